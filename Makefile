@@ -1,0 +1,26 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: search test check bench install clean
+
+search: install  ## from nothing to a result: both architectures on the embedded sample
+	$(BIN)/python -m search.run
+
+test: install  ## all tests
+	$(BIN)/python -m pytest
+
+check: install  ## format, lint, types, imports
+	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: install  ## short versions of the benchmarks
+	$(BIN)/python -m benchmarks.packing
+
+install: .venv/.installed  ## the virtual environment with the pinned dependencies
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:  ## everything that was made, but the results
+	rm -rf .venv build *.egg-info

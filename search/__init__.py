@@ -1,0 +1,1 @@
+"""Decides what to train, where, and for how long."""

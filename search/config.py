@@ -1,0 +1,260 @@
+"""What a study is: plain YAML in, frozen dataclasses out, checked once and wholly at this border.
+
+The only file that knows pydantic. Everything else receives the dataclasses.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Discriminator, Field, Tag
+
+from search.document import read_document, set_value
+from search.space import Choice, Range, check_space, contains, list_specs
+from trainables.config import Value, build_train_config, list_defaults
+from trainables.errors import InputError
+
+Count = Annotated[int, Field(ge=1)]
+Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Architecture = Literal["cnn", "resnet50"]
+
+
+def _name_branch(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "value"
+    return "choice" if "choice" in value else "range"
+
+
+SpecField = Annotated[
+    Annotated[Range, Tag("range")] | Annotated[Choice, Tag("choice")] | Annotated[Value, Tag("value")],
+    Discriminator(_name_branch),
+]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """Which images, and which of them validate."""
+
+    path: str = "sample"
+    """Folder or .zip in the layout {train,test}/{REAL,FAKE}/*, or `sample` for the embedded one."""
+    max_train_images: Annotated[int, Field(ge=4)] | None = None
+    """How many images of the training split are used, validation included; None is all."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the used training images that validates."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """What to do with a file that is no image."""
+    cache: str = "~/.cache/cifake-search"
+    """Folder of the packed images, shared by all studies on the machine."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SearchConfig:
+    """How many trials, how long, proposed and stopped by whom."""
+
+    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ("cnn", "resnet50")
+    """Which architectures are searched; each has its own sampler history and its own rungs."""
+    shares: dict[Architecture, Positive] | None = None
+    """Weight of each architecture in the number of trials; None is equal weights."""
+    num_trials: Count = 20
+    """Trials to start."""
+    max_epochs: Count = 10
+    """Epochs of a trial that nobody stops; the learning-rate schedule spans them."""
+    max_hours: Positive | None = None
+    """Wall-clock hours of searching after which the search ends."""
+    max_total_epochs: Count | None = None
+    """Epochs over all trials after which the search ends."""
+    max_concurrent: Count | None = None
+    """Trials at a time; None is what the resources hold."""
+    max_failures: Annotated[int, Field(ge=0)] = 2
+    """How often a trial may lose its worker process before it is FAIL."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Root of every random draw of the study."""
+    sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
+    """Who proposes parameters."""
+    num_startup_trials: Count = 10
+    """Random trials of an architecture before tpe or gp model it."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """Who stops trials."""
+    grace_epochs: Count = 1
+    """First rung of ASHA: no trial is stopped before it."""
+    reduction_factor: Annotated[float, Field(gt=1, lt=1000)] = 3.0
+    """One trial in so many survives a rung; the next rung is so many times higher."""
+    first: tuple[str, ...] = ()
+    """Recipe files (relative to the study's file) whose points are the first trials."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceConfig:
+    """What one trial of an architecture is granted."""
+
+    cpus: Amount = 1.0
+    """CPU cores, and so threads."""
+    gpus: Amount = 0.0
+    """GPUs; a fraction shares one."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """How the winners are retrained and tested."""
+
+    seeds: Count = 5
+    """Retrainings of each winner."""
+    top_k: Count = 1
+    """Configurations of each architecture, best on validation first."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TrackingConfig:
+    """Weights & Biases."""
+
+    mode: Literal["auto", "online", "offline", "off"] = "auto"
+    """auto is online where a key is set, else offline."""
+    project: str = "cifake-search"
+    """W&B project."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterConfig:
+    """Where trials run."""
+
+    address: str = "local"
+    """local starts Ray on this machine; auto or an address joins a running cluster."""
+    cpus: Count | None = None
+    """CPUs that a local Ray offers; None is all."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """One fixed point of the space."""
+
+    architecture: Architecture
+    params: dict[str, Value] = dataclasses.field(default_factory=dict)
+    """What differs from the defaults of trainables.config."""
+
+
+@pydantic.with_config(pydantic.ConfigDict(extra="forbid"))
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StudyConfig:
+    """A whole study."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+    """Letters, digits, dot, dash and underscore; names the folder of the results."""
+    results: str = "results"
+    """Folder that holds the study's own."""
+    data: DataConfig = DataConfig()
+    search: SearchConfig = SearchConfig()
+    space: dict[str, dict[str, SpecField]] = dataclasses.field(default_factory=dict)
+    """Per architecture, and `shared` for all, what each parameter may be; the rest keeps its default."""
+    resources: dict[Architecture, ResourceConfig] = dataclasses.field(default_factory=dict)
+    """Per architecture."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    recipes: tuple[Recipe, ...] = ()
+    """The points of `search.first`, read."""
+
+    @property
+    def directory(self) -> Path:
+        """Where everything of the study lies."""
+        return Path(self.results) / self.name
+
+    def get_resources(self, architecture: str) -> ResourceConfig:
+        """Return what one trial of an architecture is granted."""
+        return {str(name): granted for name, granted in self.resources.items()}.get(architecture, ResourceConfig())
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a study and check all of it.
+
+    Args:
+        path: YAML file; its `extends` names another one (relative to it) that it is laid over.
+        overrides: Settings such as `search.num_trials=5`, applied last.
+
+    Raises:
+        InputError: If the file, a key, a value or a corner of the space is wrong; the message has the path.
+    """
+    document = read_document(path)
+    for override in overrides:
+        set_value(document, override)
+    search = document.get("search")
+    if isinstance(search, dict) and isinstance(search.get("first"), list):
+        document["recipes"] = [read_document(path.parent / str(name)) for name in search["first"]]
+    return parse(document)
+
+
+def parse(document: Mapping[str, Any]) -> StudyConfig:
+    """Check a study given as plain values, such as `dump` returns.
+
+    Values are as strict as JSON's: "3" is no number and 1 no truth value.
+
+    Raises:
+        InputError: If a key, a value or a corner of the space is wrong; the message has the path.
+    """
+    try:
+        study = pydantic.TypeAdapter(StudyConfig).validate_json(json.dumps(document), strict=True)
+    except pydantic.ValidationError as error:
+        raise InputError("; ".join(_describe_problems(error))) from None
+    except TypeError as error:
+        raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
+    _check_search(study.search)
+    check_space(study.space, study.search.architectures)
+    for architecture, granted in study.resources.items():
+        if granted.cpus + granted.gpus == 0:
+            raise InputError(f"resources.{architecture}: expected cpus or gpus above 0")
+    for recipe in study.recipes:
+        _check_recipe(study, recipe)
+    return study
+
+
+def dump(study: StudyConfig) -> dict[str, Any]:
+    """Return a study as plain values, every default written out."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(study)))
+    return plain
+
+
+def _check_search(search: SearchConfig) -> None:
+    if len(set(search.architectures)) < len(search.architectures):
+        raise InputError(f"search.architectures = {list(search.architectures)}: expected distinct names")
+    if search.shares is not None and set(search.shares) != set(search.architectures):
+        raise InputError("search.shares: expected one weight for each of search.architectures")
+    if search.grace_epochs > search.max_epochs:
+        raise InputError(f"search.grace_epochs = {search.grace_epochs}: expected at most search.max_epochs")
+
+
+def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
+    """Check that a point to try first can be built and lies inside the space."""
+    build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0)
+    if recipe.architecture not in study.search.architectures:
+        return
+    params = list_defaults(recipe.architecture) | recipe.params
+    for name, spec in list_specs(study.space, recipe.architecture).items():
+        if not contains(spec, params[name]):
+            where = f"space.{recipe.architecture}.{name}"
+            raise InputError(
+                f"search.first: the {recipe.architecture} recipe has {name} = {params[name]!r}, outside {where}"
+            )
+
+
+def _describe_problems(error: pydantic.ValidationError) -> list[str]:
+    """Return one sentence a wrong place, without the names of pydantic's union branches."""
+    places: dict[str, Any] = {}
+    for problem in error.errors():
+        loc = problem["loc"]
+        if loc[0] == "space" and len(loc) > 3:
+            loc = (*loc[:3], *loc[4:5]) if loc[3] != "value" else loc[:3]
+        places.setdefault(".".join(map(str, loc)).removesuffix(".[key]"), problem)
+    return [_describe(path, problem) for path, problem in places.items()]
+
+
+def _describe(path: str, problem: Any) -> str:
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{path}: unknown key"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{path}: missing"
+    if "value" in problem["loc"][3:4]:
+        return f"{path} = {problem['input']!r}: expected a value, {{low: ..., high: ...}} or {{choice: [...]}}"
+    return f"{path} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,0 +1,175 @@
+"""The record of a study: every suggestion, every epoch, every end; the only truth a resumed search reads.
+
+It is an Optuna study, so that plain Optuna and optuna-dashboard open it, written so that each fact is one line of one
+append-only file, flushed to the disk before anything acts on it:
+
+- a suggestion is one line that creates the trial with all its parameters;
+- an epoch is a line with all its metrics (a system attribute of the trial) and then the line that makes it count: the
+  trial's intermediate value;
+- an end is the user attributes (seconds, device, ...), then the line that sets the state.
+
+A kill between two lines leaves a fact that does not count yet; it is written again.
+"""
+
+import dataclasses
+import enum
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from trainables.errors import InputError
+
+
+class State(enum.StrEnum):
+    """Where a trial stands; the names are Optuna's."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Trial:
+    """One configuration's training, as recorded."""
+
+    number: int
+    """Position in the study, from 0."""
+    architecture: str
+    """Key of trainables.config.MODEL_CONFIGS."""
+    params: dict[str, Any]
+    """Flat parameters, as trainables.config.build_train_config takes them."""
+    epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    """Metrics of epoch 1, 2, ... in order."""
+    state: State = State.RUNNING
+    """RUNNING until it ends."""
+    reason: str | None = None
+    """Why it is PRUNED or FAIL."""
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """seconds, device, images_per_second."""
+
+
+class Journal:
+    """Writes and reads the record; one process at a time."""
+
+    def __init__(self, path: Path, study: str, *, metric: str, note: Callable[[str], None]) -> None:
+        """Open the record, or begin it where there is none.
+
+        Args:
+            path: The journal's file.
+            study: Name of the study in it.
+            metric: Which of an epoch's metrics is the intermediate value; larger is better.
+            note: Told in a sentence when the file had to be repaired.
+
+        Raises:
+            InputError: If the file holds no study of this name.
+        """
+        if path.exists() and (torn := _cut_torn_line(path)):
+            note(f"{path}: cut off {torn} bytes of a last line that was not written to its end")
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._storage = JournalStorage(JournalFileBackend(str(path)))
+        known = [frozen.study_name for frozen in self._storage.get_all_studies()]
+        if known and study not in known:
+            raise InputError(f"{path} holds the study {', '.join(known)}, not {study}: use its name, or another folder")
+        if not known:
+            self._storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], study)
+        self._study_id = self._storage.get_study_id_from_name(study)
+        self._metric = metric
+        self._ids: dict[int, int] = {}
+        self._order = 0
+        self.elapsed_s = 0.0
+        """Seconds of searching up to the last recorded epoch."""
+
+    def load(self) -> list[Trial]:
+        """Return all trials, by number."""
+        return [self._thaw(frozen) for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False)]
+
+    def list_epochs(self) -> list[tuple[int, int]]:
+        """Return (trial number, epoch) of every recorded epoch in the order in which they were recorded."""
+        recorded = [
+            (frozen.system_attrs[_epoch_key(epoch)]["order"], frozen.number, epoch)
+            for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False)
+            for epoch in frozen.intermediate_values
+        ]
+        return [(number, epoch) for _, number, epoch in sorted(recorded)]
+
+    def add_trial(
+        self, architecture: str, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+    ) -> Trial:
+        """Record a suggestion.
+
+        Args:
+            architecture: Key of trainables.config.MODEL_CONFIGS.
+            params: All flat parameters, fixed ones included.
+            distributions: Optuna's distributions of the searched ones.
+        """
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params={f"{architecture}.{name}": params[name] for name in distributions},
+            distributions={f"{architecture}.{name}": distribution for name, distribution in distributions.items()},
+            user_attrs={"architecture": architecture, "params": dict(params)},
+        )
+        trial_id = self._storage.create_new_trial(self._study_id, template)
+        return self._thaw(self._storage.get_trial(trial_id))
+
+    def add_epoch(self, trial: Trial, metrics: Mapping[str, float], *, elapsed_s: float) -> None:
+        """Record the next epoch of a trial, here and in `trial`.
+
+        Args:
+            trial: Where the epoch belongs.
+            metrics: By name.
+            elapsed_s: Seconds that the study has been searching, over all its resumptions.
+        """
+        epoch = len(trial.epochs) + 1
+        trial_id = self._ids[trial.number]
+        row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), "metrics": dict(metrics)}
+        self._storage.set_trial_system_attr(trial_id, _epoch_key(epoch), row)
+        self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self._metric])
+        self._order += 1
+        trial.epochs.append(dict(metrics))
+
+    def end_trial(self, trial: Trial, state: State, reason: str | None, attributes: Mapping[str, Any]) -> None:
+        """Record how a trial ended, here and in `trial`; its value is its best epoch's."""
+        trial_id = self._ids[trial.number]
+        for key, value in {**attributes, "reason": reason}.items():
+            if value is not None:
+                self._storage.set_trial_user_attr(trial_id, key, value)
+        values = [max(metrics[self._metric] for metrics in trial.epochs)] if state is not State.FAIL else None
+        self._storage.set_trial_state_values(trial_id, TrialState[state], values)
+        trial.state, trial.reason, trial.attributes = state, reason, dict(attributes)
+
+    def _thaw(self, frozen: FrozenTrial) -> Trial:
+        self._ids[frozen.number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, frozen.number)
+        rows = [frozen.system_attrs[_epoch_key(epoch)] for epoch in sorted(frozen.intermediate_values)]
+        self._order = max([self._order, *(row["order"] + 1 for row in rows)])
+        self.elapsed_s = max([self.elapsed_s, *(row["elapsed_s"] for row in rows)])
+        attributes = dict(frozen.user_attrs)
+        return Trial(
+            number=frozen.number,
+            architecture=attributes.pop("architecture"),
+            params=attributes.pop("params"),
+            epochs=[dict(row["metrics"]) for row in rows],
+            state=State[frozen.state.name],
+            reason=attributes.pop("reason", None),
+            attributes=attributes,
+        )
+
+
+def _epoch_key(epoch: int) -> str:
+    return f"epoch:{epoch}"
+
+
+def _cut_torn_line(path: Path) -> int:
+    """Cut off what stands behind the last newline and return how many bytes that was."""
+    with path.open("r+b") as file:
+        content = file.read()
+        torn = len(content) - (content.rfind(b"\n") + 1)
+        if torn:
+            file.truncate(len(content) - torn)
+    return torn

@@ -1,0 +1,65 @@
+"""What a study would do, in words and numbers, before it does it."""
+
+import math
+
+from rich.console import Console
+from rich.table import Table
+
+from search.config import StudyConfig, dump
+from search.document import format_document
+from search.scheduler import list_rungs
+from search.space import Choice, Range, Spec, list_specs
+
+
+def describe_plan(config: StudyConfig, console: Console) -> None:
+    """Print the resolved study, its space, rungs, resources and the number of epochs to expect."""
+    console.print("[bold]Study[/bold]")
+    console.print(format_document({key: value for key, value in dump(config).items() if key != "space"}).rstrip())
+    for architecture in config.search.architectures:
+        granted = config.get_resources(architecture)
+        console.print()
+        title = f"[bold]Space of {architecture}[/bold]  ({granted.cpus:g} CPUs and {granted.gpus:g} GPUs per trial)"
+        console.print(_tabulate(list_specs(config.space, architecture), title))
+    search = config.search
+    low, high = estimate_epochs(config)
+    rungs = list_rungs(search.grace_epochs, search.reduction_factor, search.max_epochs)
+    console.print()
+    if search.scheduler == "asha":
+        console.print(f"Rungs: a trial may be stopped after epoch {', '.join(map(str, rungs))} of {search.max_epochs}")
+    console.print(
+        f"Epochs: about {low:,} if the scheduler stops its share, at most {high:,}, in {search.num_trials} trials"
+    )
+    models = config.evaluation.seeds * config.evaluation.top_k * len(search.architectures)
+    console.print(f"Evaluation: {models} retrainings of up to {search.max_epochs} epochs")
+
+
+def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
+    """Return the epochs of the search if one in reduction_factor trials survives each rung, and if all do."""
+    search = config.search
+    most = search.num_trials * search.max_epochs
+    expected = float(most)
+    if search.scheduler == "asha":
+        expected, survivors, before = 0.0, float(search.num_trials), 0
+        for rung in [*list_rungs(search.grace_epochs, search.reduction_factor, search.max_epochs), search.max_epochs]:
+            expected += survivors * (rung - before)
+            survivors, before = max(1.0, survivors / search.reduction_factor), rung
+    limit = search.max_total_epochs or math.inf
+    return int(min(expected, limit)), int(min(most, limit))
+
+
+def _tabulate(specs: dict[str, Spec], title: str) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("parameter")
+    table.add_column("may be")
+    for name, spec in sorted(specs.items(), key=lambda item: not isinstance(item[1], Range | Choice)):
+        table.add_row(name, _describe_spec(spec))
+    return table
+
+
+def _describe_spec(spec: Spec) -> str:
+    if isinstance(spec, Choice):
+        return " | ".join(str(value) for value in spec.choice)
+    if not isinstance(spec, Range):
+        return f"= {spec}"
+    step = f", step {spec.step:g}" if spec.step else ""
+    return f"{spec.low:g} to {spec.high:g}{', log' if spec.log else ''}{step}"

@@ -1,0 +1,123 @@
+"""Everything that must be right before the first trial: data, initial weights, the study's folder."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from search.config import StudyConfig, dump
+from search.document import read_document, write_document
+from search.provenance import describe_code
+from search.sample import build_sample
+from search.space import Choice, list_specs
+from trainables.config import build_train_config
+from trainables.data import load_info
+from trainables.errors import InputError
+from trainables.models import fetch_weights
+from trainables.pack import pack
+
+MAY_CHANGE = (
+    "cluster.",
+    "data.cache",
+    "data.path",
+    "evaluation.",
+    "resources.",
+    "results",
+    "search.max_concurrent",
+    "search.max_failures",
+    "search.max_hours",
+    "search.max_total_epochs",
+    "search.num_trials",
+    "tracking.",
+)
+"""Keys that a resumed study may have otherwise than before: none of them changes what a trial is."""
+
+
+def prepare_data(config: StudyConfig, console: Console) -> Path:
+    """Return the folder of the packed images, made with a progress bar if it was not there.
+
+    Raises:
+        InputError: If the data are not there or not as they must be.
+    """
+    cache = Path(config.data.cache).expanduser()
+    source = build_sample(cache) if config.data.path == "sample" else Path(config.data.path).expanduser()
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task(f"packing {source.name}", total=None, visible=False)
+        return pack(
+            source,
+            cache,
+            on_bad_image=config.data.on_bad_image,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
+        )
+
+
+def prepare_weights(config: StudyConfig) -> None:
+    """Fetch every initial weight that the space names, once, instead of failing in each trial.
+
+    Raises:
+        InputError: If weights cannot be had; the message names the ways out.
+    """
+    for architecture in config.search.architectures:
+        spec = list_specs(config.space, architecture).get("weights")
+        for weights in spec.choice if isinstance(spec, Choice) else [spec] if spec else []:
+            params = {"weights": weights} if isinstance(weights, str) else {}
+            fetch_weights(build_train_config(architecture, params, epochs=1, seed=0).model)
+
+
+def open_directory(config: StudyConfig, packed: Path, *, resume: bool) -> None:
+    """Make the study's folder with its study.yaml in one step, or check that it is the same study.
+
+    Raises:
+        InputError: If the folder is there without `resume`, or belongs to a study with other settings or data.
+    """
+    directory, info = config.directory, load_info(packed)
+    if directory.exists():
+        check_absent(config, resume=resume)
+        before = read_document(directory / "study.yaml")
+        check_same(before["config"], dump(config))
+        if before["data"]["fingerprint"] != info.fingerprint:
+            raise InputError(f"{config.data.path} holds other images than {directory} was started with")
+        return
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    data = {"fingerprint": info.fingerprint, "counts": info.counts, "skipped": list(info.skipped)}
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
+        staged = Path(scratch) / config.name
+        staged.mkdir()
+        record = {"config": dump(config), "data": data, "code": describe_code()}
+        write_document(staged / "study.yaml", record)
+        staged.rename(directory)
+
+
+def check_absent(config: StudyConfig, *, resume: bool) -> None:
+    """Check that nothing would be written over.
+
+    Raises:
+        InputError: If the study's folder is there and `resume` is not wished.
+    """
+    if config.directory.exists() and not resume:
+        raise InputError(f"{config.directory} exists: --resume goes on with it, --name NAME starts another study")
+
+
+def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that a resumed study's settings are those it was started with, budgets and places apart.
+
+    Raises:
+        InputError: With every difference, old value first.
+    """
+    old, new = _flatten(before), _flatten(now)
+    changed = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
+    if found := [key for key in changed if not key.startswith(MAY_CHANGE)]:
+        differences = "; ".join(f"{key}: {old.get(key)!r} became {new.get(key)!r}" for key in found)
+        raise InputError(f"the study was started with other settings ({differences}); undo that, or use another --name")
+
+
+def _flatten(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for name, below in value.items():
+        flat |= _flatten(below, f"{path}.{name}".lstrip("."))
+    return flat

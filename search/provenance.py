@@ -1,0 +1,38 @@
+"""What made a result: commit, versions, machine; and files that are there whole or not at all."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "wandb", "numpy", "pandas", "scikit-learn")
+"""Whose versions a result may depend on."""
+
+
+def describe_code() -> dict[str, Any]:
+    """Return the commit of the code, whether it was changed since, and the versions it runs on."""
+    return {
+        "commit": _ask_git("rev-parse", "HEAD"),
+        "dirty": bool(_ask_git("status", "--porcelain")),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def replace_file(partial: Path, path: Path) -> None:
+    """Put a finished file in its place: on the disk first, then renamed, so that no reader meets half of it."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _ask_git(*arguments: str) -> str | None:
+    """Return what git says of the folder that holds this package, or None outside a repository."""
+    folder = Path(__file__).parent
+    try:
+        answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

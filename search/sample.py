@@ -1,0 +1,126 @@
+"""The embedded sample data: small, made on the spot from two photos, and worth searching. It is not CIFAKE.
+
+REAL images are crops of the photos that scikit-learn ships, scaled to 32x32. FAKE images are other such crops, coded
+at half the resolution and decoded by a transposed convolution whose phases weigh unevenly: the checkerboard that
+generators leave behind (Odena et al. 2016, Deconvolution and Checkerboard Artifacts, doi:10.23915/distill.00003).
+How uneven differs from image to image, so no classifier is perfect and better ones are told from good ones.
+"""
+
+import io
+import itertools
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.datasets import load_sample_images
+
+from search.provenance import replace_file
+from trainables.config import IMAGE_SIZE
+
+VERSION = 1
+"""Part of the file's name: raised whenever the images change."""
+SEED = 5
+"""The one of 0 to 11 whose classes match closest in mean colour and contrast."""
+COUNTS = {"train": 1000, "test": 250}
+"""Images per class."""
+COLUMNS = {"train": ((0, 240), (400, 640)), "test": ((240, 400),)}
+"""Strips of the 640 pixels wide photos that each split is cropped from; no crop leaves its strip."""
+CROP_SIDES = (32, 160)
+"""Shortest and longest side of a crop, in pixels; log-uniform between."""
+UNEVENNESS = 0.4
+"""Largest share by which a phase of the decoder differs from the mean; uniform from 0."""
+SKIP = 0.5
+"""Share of the lost detail that a skip connection carries past the code."""
+NOISE = 8.0
+"""Standard deviation of the noise on all images, of either class, in grey levels of 255."""
+
+
+def build_sample(directory: Path) -> Path:
+    """Make the sample data, unless they are there.
+
+    Args:
+        directory: Where the zip lies; created if missing.
+
+    Returns:
+        A zip of 2,500 PNG images in the layout {train,test}/{REAL,FAKE}/*.png; the same bytes every time.
+    """
+    target = directory / f"sample-v{VERSION}.zip"
+    if target.exists():
+        return target
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = directory / f"{target.name}.{os.getpid()}.partial"
+    with zipfile.ZipFile(temporary, "w") as archive:
+        for name, image in _list_images():
+            archive.writestr(_describe(name), _encode(image))
+    replace_file(temporary, target)
+    return target
+
+
+def decode(image: NDArray[np.float64], unevenness: float) -> NDArray[np.float64]:
+    """Code an image at half the resolution and decode it again.
+
+    Contrast and mean of each colour channel are those of the input, so that neither gives the decoder away.
+
+    Args:
+        image: (H, W, 3) with even H and W.
+        unevenness: Share by which a phase of the decoder differs from the mean, in [0, 1].
+    """
+    height, width, channels = image.shape
+    code = image.reshape(height // 2, 2, width // 2, 2, channels).mean(axis=(1, 3))
+    lost = image - _upsample(code, 0.0)
+    decoded = _upsample(code, unevenness) + SKIP * lost
+    scale = image.std(axis=(0, 1)) / np.maximum(decoded.std(axis=(0, 1)), 1e-6)
+    normalised: NDArray[np.float64] = (decoded - decoded.mean(axis=(0, 1))) * scale + image.mean(axis=(0, 1))
+    return normalised
+
+
+def _list_images() -> Iterator[tuple[str, Image.Image]]:
+    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
+    generator = np.random.default_rng(SEED)
+    for split, label in itertools.product(COUNTS, ("FAKE", "REAL")):
+        strips = [photo.crop((left, 0, right, photo.height)) for photo in photos for left, right in COLUMNS[split]]
+        for number in range(COUNTS[split]):
+            image = _crop(strips[number % len(strips)], generator)
+            if label == "FAKE":
+                image = decode(image, UNEVENNESS * generator.random())
+            image += NOISE * generator.standard_normal(image.shape)
+            pixels = image.round().clip(0, 255).astype(np.uint8)
+            yield f"{split}/{label}/{number:04}.png", Image.fromarray(pixels)
+
+
+def _crop(strip: Image.Image, generator: np.random.Generator) -> NDArray[np.float64]:
+    """Take a random square, scale it to 32x32, mirror every other one."""
+    shortest, longest = CROP_SIDES
+    side = round(shortest * (longest / shortest) ** generator.random())
+    left, top = (int(generator.integers(length - side + 1)) for length in strip.size)
+    # Pillow's filters widen with the scale, so this is anti-aliased
+    scaled = strip.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    image = np.asarray(scaled, dtype=np.float64)
+    return image[:, ::-1].copy() if generator.random() < 0.5 else image.copy()
+
+
+def _upsample(code: NDArray[np.float64], unevenness: float) -> NDArray[np.float64]:
+    """Double height and width (h, w, 3): a transposed convolution, stride 2, kernel (1, 3, 3, 1) / 4, uneven."""
+    for _ in range(2):
+        before, after = np.concatenate([code[:1], code[:-1]]), np.concatenate([code[1:], code[-1:]])
+        even, odd = (3 * code + before) / 4 * (1 - unevenness), (3 * code + after) / 4 * (1 + unevenness)
+        code = np.stack([even, odd], axis=1).reshape(-1, *code.shape[1:]).swapaxes(0, 1)
+    return code
+
+
+def _describe(name: str) -> zipfile.ZipInfo:
+    """Describe a member without the hour and the system it was made on."""
+    member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    member.create_system = 3
+    member.external_attr = 0o644 << 16
+    return member
+
+
+def _encode(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()

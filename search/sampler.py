@@ -1,0 +1,93 @@
+"""Samplers: who proposes parameters, as a pure function of seed, trial number and history.
+
+Each architecture has a sampler and a history of its own: in a shared one, every trial of the weaker architecture
+would count as bad, and nothing would be learnt about what makes that architecture better.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.trial import TrialState, create_trial
+
+from search.journal import State, Trial
+
+
+class Sampler:
+    """Proposes parameters for one architecture.
+
+    It mirrors that architecture's part of the record in memory and keeps nothing else, so a new one that takes in
+    the same record goes on with the same proposals.
+    """
+
+    def __init__(self, name: str, distributions: Mapping[str, BaseDistribution], *, seed: int, startup: int) -> None:
+        self._make_sampler = SAMPLERS[name]
+        self._distributions = dict(distributions)
+        self._seed = seed
+        self._startup = startup
+        self._storage = optuna.storages.InMemoryStorage()
+        self._study = optuna.create_study(storage=self._storage, direction="maximize")
+        self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        self._mirrored: dict[int, int] = {}
+
+    def propose(self, number: int) -> dict[str, Any]:
+        """Return a value for each searched parameter of the trial of this number."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = self._make_sampler(_derive_seed(self._seed, number), number, self._startup)
+            asked = self._study.ask(self._distributions)
+        self._study.tell(asked.number, state=TrialState.FAIL)
+        return dict(asked.params)
+
+    def start(self, trial: Trial) -> None:
+        """Take in a trial that was handed out: it counts as running."""
+        template = create_trial(
+            state=TrialState.RUNNING,
+            params={name: trial.params[name] for name in self._distributions},
+            distributions=self._distributions,
+        )
+        self._mirrored[trial.number] = self._storage.create_new_trial(self._study_id, template)
+
+    def end(self, trial: Trial, values: Mapping[int, float]) -> None:
+        """Take in how a trial ended.
+
+        Args:
+            trial: Its state is final.
+            values: Its validation metric by epoch; the best of them is its value.
+        """
+        mirrored = self._mirrored.pop(trial.number)
+        for epoch, value in values.items():
+            self._storage.set_trial_intermediate_value(mirrored, epoch, value)
+        final = None if trial.state is State.FAIL else [max(values.values())]
+        self._storage.set_trial_state_values(mirrored, TrialState[trial.state], final)
+
+
+class _QuasiRandomSampler(QMCSampler):
+    """Optuna's QMC sampler with the trial's number as the place in the sequence, in place of a counter it keeps."""
+
+    def __init__(self, sequence_seed: int, independent_seed: int, number: int) -> None:
+        independent = RandomSampler(seed=independent_seed)
+        super().__init__(scramble=True, seed=sequence_seed, independent_sampler=independent)
+        self._warn_independent_sampling = False
+        self._number = number
+
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002
+        return self._number
+
+
+SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
+    "tpe": lambda seed, _, startup: TPESampler(seed=seed, n_startup_trials=startup, multivariate=True),
+    "random": lambda seed, *_: RandomSampler(seed=seed),
+    "gp": lambda seed, _, startup: GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
+    "qmc": lambda seed, number, _: _QuasiRandomSampler(0, seed, number),
+}
+"""Name -> sampler for one proposal, made from the trial's seed, its number and the count of random trials."""
+
+
+def _derive_seed(root: int, number: int) -> int:
+    """Return the seed of one trial's proposal: 32 bits that no other trial of the study shares by design."""
+    return int(np.random.SeedSequence([root, number]).generate_state(1)[0])

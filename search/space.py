@@ -1,0 +1,142 @@
+"""The space: what each parameter may be, every corner checked, and the same as Optuna's distributions."""
+
+import dataclasses
+import itertools
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from trainables.config import MODEL_CONFIGS, RUN_FIELDS, TrainConfig, Value, build_train_config, list_defaults
+from trainables.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Numbers from low to high, both included."""
+
+    low: int | float
+    """Smallest value."""
+    high: int | float
+    """Largest value, above low."""
+    log: bool = False
+    """Search the logarithm; low must be above 0."""
+    step: int | float | None = None
+    """Distance between neighbouring values; None is 1 for integers and any distance for floats."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """One of a few values."""
+
+    choice: tuple[Value, ...]
+    """The values, distinct, at least one."""
+
+
+Spec = Range | Choice | bool | int | float | str
+"""A Range or Choice is searched; a bare value is fixed."""
+
+Space = Mapping[str, Mapping[str, Spec]]
+"""Specs by parameter, by architecture; `shared` holds for every architecture that does not say otherwise."""
+
+
+def list_specs(space: Space, architecture: str) -> dict[str, Spec]:
+    """Return what each parameter of one architecture may be; what the space leaves out keeps its default."""
+    return list_defaults(architecture) | dict(space.get("shared", {})) | dict(space.get(architecture, {}))
+
+
+def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[str, BaseDistribution]:
+    """Return Optuna's distributions of the searched parameters, in a fixed order."""
+    return {
+        name: _build_distribution(spec, is_int=_get_hint(architecture, name) is int)
+        for name, spec in sorted(specs.items())
+        if isinstance(spec, Range | Choice)
+    }
+
+
+def check_space(space: Space, architectures: Sequence[str]) -> None:
+    """Check names, types and that every corner of the space is a training that can be built.
+
+    Raises:
+        InputError: If something is wrong; the message has the path within the study's file.
+    """
+    training = {field.name for field in dataclasses.fields(TrainConfig)} - set(RUN_FIELDS)
+    for section, specs in space.items():
+        if section != "shared" and section not in MODEL_CONFIGS:
+            raise InputError(f"space.{section}: expected `shared` or one of {', '.join(MODEL_CONFIGS)}")
+        allowed = training if section == "shared" else set(list_defaults(section))
+        if unknown := sorted(set(specs) - allowed):
+            known = ", ".join(sorted(allowed))
+            raise InputError(f"space.{section}.{unknown[0]}: unknown parameter; known: {known}")
+    for architecture in architectures:
+        _check_corners(space, architecture)
+
+
+def contains(spec: Spec, value: Value) -> bool:
+    """Answer whether a parameter may take a value."""
+    if isinstance(spec, Choice):
+        return any(type(value) is type(option) and value == option for option in spec.choice)
+    if not isinstance(spec, Range):
+        return type(value) is type(spec) and value == spec
+    if isinstance(value, bool | str) or not spec.low <= value <= spec.high:
+        return False
+    steps = 0.0 if spec.step is None else (value - spec.low) / spec.step
+    return math.isclose(steps, round(steps), abs_tol=1e-9)
+
+
+def _check_corners(space: Space, architecture: str) -> None:
+    """Check the smallest and largest values together, the model's apart from the training's."""
+    corners: dict[str, list[Value]] = {}
+    for name, spec in list_specs(space, architecture).items():
+        section = architecture if name in space.get(architecture, {}) else "shared"
+        where = f"space.{section}.{name}"
+        corners[name] = _list_extremes(spec, where)
+        for value in corners[name]:
+            _check_type(value, _get_hint(architecture, name), where)
+    model = {field.name for field in dataclasses.fields(MODEL_CONFIGS[architecture])}
+    for names in ([name for name in corners if name in model], [name for name in corners if name not in model]):
+        for values in itertools.product(*(corners[name] for name in names)):
+            try:
+                build_train_config(architecture, dict(zip(names, values, strict=True)), epochs=1, seed=0)
+            except InputError as error:
+                raise InputError(f"space.{architecture} has a corner that cannot be built: {error}") from None
+
+
+def _list_extremes(spec: Spec, where: str) -> list[Value]:
+    if isinstance(spec, Choice):
+        if not spec.choice or len({(type(value), value) for value in spec.choice}) < len(spec.choice):
+            raise InputError(f"{where}: expected distinct choices, at least one")
+        return list(spec.choice)
+    if not isinstance(spec, Range):
+        return [spec]
+    if not (math.isfinite(spec.low) and math.isfinite(spec.high) and spec.low < spec.high):
+        raise InputError(f"{where}: expected low below high, both finite, not {spec.low} and {spec.high}")
+    if spec.log and (spec.low <= 0 or spec.step is not None):
+        raise InputError(f"{where}: log needs low above 0 and no step")
+    if spec.step is not None and not 0 < spec.step <= spec.high - spec.low:
+        raise InputError(f"{where}: expected a step above 0, at most high - low, not {spec.step}")
+    return [spec.low, spec.high]
+
+
+def _get_hint(architecture: str, name: str) -> Any:
+    """Return the type of one parameter, as its dataclass declares it."""
+    return (typing.get_type_hints(TrainConfig) | typing.get_type_hints(MODEL_CONFIGS[architecture]))[name]
+
+
+def _check_type(value: Value, hint: Any, where: str) -> None:
+    if typing.get_origin(hint) is Literal:
+        options = typing.get_args(hint)
+        if not any(type(value) is type(option) and value == option for option in options):
+            raise InputError(f"{where} = {value!r}: expected one of {', '.join(map(str, options))}")
+    elif type(value) is not hint and not (hint is float and type(value) is int):
+        raise InputError(f"{where} = {value!r}: expected {hint.__name__}, not {type(value).__name__}")
+
+
+def _build_distribution(spec: Range | Choice, *, is_int: bool) -> BaseDistribution:
+    if isinstance(spec, Choice):
+        return CategoricalDistribution(spec.choice)
+    if is_int:
+        return IntDistribution(int(spec.low), int(spec.high), log=spec.log, step=int(spec.step or 1))
+    return FloatDistribution(spec.low, spec.high, log=spec.log, step=spec.step)

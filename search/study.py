@@ -1,0 +1,215 @@
+"""A study: hands out trials, takes in their epochs, decides when they end. It knows the record, not who trains.
+
+Whoever runs it (Ray Tune in tuner.py, a plain loop in the tests) does three things: `ask` for a trial, `report` each
+of its epochs, `fail` it when it breaks. Every fact is in the journal before anything acts on it, and everything here
+is rebuilt from the journal alone, so a killed study goes on as if it had never stopped.
+"""
+
+import time
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from search.config import StudyConfig
+from search.journal import Journal, State, Trial
+from search.sampler import Sampler
+from search.scheduler import SCHEDULERS, Scheduler
+from search.space import Spec, build_distributions, list_specs
+from trainables.config import list_defaults
+
+METRIC = "accuracy"
+"""The validation metric that is searched for, compared at rungs and journaled; larger is better."""
+
+NUM_EARLY_FAILURES = 5
+"""When the first so many trials to end all fail for one reason, the study halts."""
+
+
+class Listener(Protocol):
+    """Is told what happens, in the driver's process, after it was recorded."""
+
+    def on_start(self, trial: Trial) -> None:
+        """A trial was handed out; a resumed one has its epochs already."""
+
+    def on_epoch(self, trial: Trial) -> None:
+        """The last of `trial.epochs` is new."""
+
+    def on_end(self, trial: Trial) -> None:
+        """The trial's state is final."""
+
+    def close(self) -> None:
+        """Nothing more will happen."""
+
+
+class Study:
+    """One search, from its record on."""
+
+    def __init__(self, config: StudyConfig, journal: Journal, listeners: Sequence[Listener] = ()) -> None:
+        self.config = config
+        self.trials = journal.load()
+        """All trials by number."""
+        self._journal = journal
+        self._listeners = listeners
+        search = config.search
+        self._specs: dict[str, dict[str, Spec]] = {
+            name: list_specs(config.space, name) for name in search.architectures
+        }
+        self._distributions = {name: build_distributions(specs, name) for name, specs in self._specs.items()}
+        self._samplers: dict[str, Sampler] = {
+            name: Sampler(search.sampler, found, seed=search.seed, startup=search.num_startup_trials)
+            for name, found in self._distributions.items()
+        }
+        self._schedulers: dict[str, Scheduler] = {
+            name: SCHEDULERS[search.scheduler](search) for name in search.architectures
+        }
+        self._waiting: deque[Trial] = deque()
+        self._running: dict[int, Trial] = {}
+        self._devices: dict[int, str] = {}
+        self._started = time.monotonic() - journal.elapsed_s
+        self._replay()
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds of searching, over all resumptions."""
+        return time.monotonic() - self._started
+
+    @property
+    def num_epochs(self) -> int:
+        """Epochs recorded over all trials."""
+        return sum(len(trial.epochs) for trial in self.trials)
+
+    @property
+    def halt_reason(self) -> str | None:
+        """Why nothing more should be trained although trials are left, or None."""
+        search = self.config.search
+        if search.max_hours is not None and self.elapsed_s >= search.max_hours * 3600:
+            return f"the budget of {search.max_hours:g} hours is used"
+        if search.max_total_epochs is not None and self.num_epochs >= search.max_total_epochs:
+            return f"the budget of {search.max_total_epochs} epochs is used"
+        ended = [trial for trial in self.trials if trial.state is not State.RUNNING][:NUM_EARLY_FAILURES]
+        if len(ended) == NUM_EARLY_FAILURES and all(trial.state is State.FAIL for trial in ended):
+            reasons = {trial.reason for trial in ended}
+            if len(reasons) == 1:
+                return f"the first {NUM_EARLY_FAILURES} trials all failed: {reasons.pop()}"
+        return None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no trial is left to hand out or to wait for."""
+        return not self._waiting and not self._running and len(self.trials) >= self.config.search.num_trials
+
+    def ask(self) -> Trial | None:
+        """Hand out the next trial, unfinished ones first; None when none is left or the study halts."""
+        if self.halt_reason:
+            return None
+        if self._waiting:
+            trial = self._waiting.popleft()
+        elif len(self.trials) >= self.config.search.num_trials:
+            return None
+        else:
+            trial = self._propose()
+        self._running[trial.number] = trial
+        for listener in self._listeners:
+            listener.on_start(trial)
+        return trial
+
+    def report(self, number: int, metrics: Mapping[str, float], device: str) -> bool:
+        """Take in an epoch of a trial and return whether the trial ends with it.
+
+        An epoch that is recorded already, as a resumed worker may report it again, changes nothing.
+        """
+        trial = self._running[number]
+        self._devices[number] = device
+        if metrics["epoch"] <= len(trial.epochs):
+            return False
+        assert metrics["epoch"] == len(trial.epochs) + 1, f"trial {number} skipped an epoch: {metrics['epoch']}"
+        self._journal.add_epoch(trial, metrics, elapsed_s=self.elapsed_s)
+        for listener in self._listeners:
+            listener.on_epoch(trial)
+        stop = self._schedulers[trial.architecture].report(number, len(trial.epochs), metrics[METRIC])
+        return self._end_if_due(trial, stop=stop)
+
+    def fail(self, number: int, reason: str, traceback: str | None = None) -> None:
+        """Record that a trial broke; the search goes on."""
+        self._end(self._running[number], State.FAIL, reason, traceback)
+
+    def halt(self, reason: str) -> None:
+        """End every trial that is under way as pruned for this reason."""
+        for trial in [*self._running.values(), *self._waiting]:
+            state = State.PRUNED if trial.epochs else State.FAIL
+            self._running[trial.number] = trial
+            self._end(trial, state, reason)
+        self._waiting.clear()
+
+    def _propose(self) -> Trial:
+        number = len(self.trials)
+        recipes = [recipe for recipe in self.config.recipes if recipe.architecture in self._specs]
+        architecture: str
+        params: dict[str, Any]
+        if number < len(recipes):
+            architecture = recipes[number].architecture
+            params = list_defaults(architecture) | recipes[number].params
+        else:
+            architecture = choose_architecture(self._count_trials(), self._get_shares())
+            params = {**self._specs[architecture], **self._samplers[architecture].propose(number)}
+        trial = self._journal.add_trial(architecture, params, self._distributions[architecture])
+        self._samplers[architecture].start(trial)
+        self.trials.append(trial)
+        return trial
+
+    def _end_if_due(self, trial: Trial, *, stop: bool) -> bool:
+        if len(trial.epochs) >= self.config.search.max_epochs:
+            self._end(trial, State.COMPLETE, None)
+        elif stop:
+            self._end(trial, State.PRUNED, f"stopped by {self.config.search.scheduler} at epoch {len(trial.epochs)}")
+        return trial.state is not State.RUNNING
+
+    def _end(self, trial: Trial, state: State, reason: str | None, traceback: str | None = None) -> None:
+        seconds = sum(metrics["seconds"] for metrics in trial.epochs)
+        attributes = {"seconds": round(seconds, 3), "device": self._devices.get(trial.number), "traceback": traceback}
+        if trial.epochs:
+            speeds = [metrics["images_per_second"] for metrics in trial.epochs]
+            attributes["images_per_second"] = round(sum(speeds) / len(speeds), 1)
+        known = {key: value for key, value in attributes.items() if value is not None}
+        self._journal.end_trial(trial, state, reason, known)
+        self._running.pop(trial.number, None)
+        self._samplers[trial.architecture].end(trial, _list_values(trial))
+        for listener in self._listeners:
+            listener.on_end(trial)
+
+    def _replay(self) -> None:
+        """Bring samplers and schedulers to where the record ends, and line up what is unfinished."""
+        for trial in self.trials:
+            self._samplers[trial.architecture].start(trial)
+        stops: dict[int, bool] = {}
+        for number, epoch in self._journal.list_epochs():
+            trial = self.trials[number]
+            value = trial.epochs[epoch - 1][METRIC]
+            stops[number] = self._schedulers[trial.architecture].report(number, epoch, value)
+        for trial in self.trials:
+            if trial.state is not State.RUNNING:
+                self._samplers[trial.architecture].end(trial, _list_values(trial))
+            elif not self._end_if_due(trial, stop=stops.get(trial.number, False)):
+                self._waiting.append(trial)
+
+    def _count_trials(self) -> dict[str, int]:
+        return dict(Counter(trial.architecture for trial in self.trials))
+
+    def _get_shares(self) -> dict[str, float]:
+        search = self.config.search
+        return {name: (search.shares or {}).get(name, 1.0) for name in search.architectures}
+
+
+def choose_architecture(counts: Mapping[str, int], shares: Mapping[str, float]) -> str:
+    """Return the architecture that is furthest behind its share of the trials; the first named wins a tie.
+
+    Args:
+        counts: Trials so far, by architecture.
+        shares: Weights, by architecture, above 0.
+    """
+    due = sum(counts.values()) + 1
+    total = sum(shares.values())
+    return max(shares, key=lambda name: shares[name] / total * due - counts.get(name, 0))
+
+
+def _list_values(trial: Trial) -> dict[int, float]:
+    return {epoch: metrics[METRIC] for epoch, metrics in enumerate(trial.epochs, start=1)}

@@ -1,0 +1,46 @@
+"""What driver and worker tell each other: plain data, no torch and no Ray."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """All that a worker needs to know of one trial."""
+
+    number: int
+    """The trial's number in its study."""
+    architecture: str
+    params: dict[str, Any]
+    seed: int
+    """The trial's own seed."""
+    max_epochs: int
+    """Length of the schedule."""
+    epochs_done: int
+    """Epochs that the record holds already."""
+    pack: str
+    """Folder of the packed images."""
+    val_fraction: float
+    max_train_images: int | None
+    split_seed: int
+    """Seed of the train/validation split, the same for all trials of a study."""
+    checkpoint: str
+    """File of the trial's checkpoint."""
+    cpus: float
+    """Granted cores, and so threads."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Report:
+    """One epoch, on its way to the driver."""
+
+    metrics: dict[str, float]
+    device: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a trial cannot go on."""
+
+    reason: str
+    traceback: str

@@ -1,0 +1,49 @@
+"""The bridge: pulls epochs from `train` in a worker process and hands each to the driver.
+
+A checkpoint is on the disk before its epoch is reported, so an epoch that the driver has recorded is never trained
+again, and one that it has not recorded is reported from the checkpoint instead of being trained twice.
+"""
+
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from search.task import Failure, Report, Task
+from trainables import checkpoint
+from trainables.config import build_train_config
+from trainables.data import open_train
+from trainables.errors import TrainingError
+from trainables.runtime import describe_device, limit_threads, pick_device
+from trainables.train import train
+
+
+def run_trial(task: Task) -> Iterator[Report | Failure]:
+    """Train one trial, an epoch a step, from its checkpoint where there is one."""
+    try:
+        yield from _run(task)
+    except TrainingError as error:
+        yield Failure(str(error), "")
+    except torch.OutOfMemoryError as error:
+        yield Failure("out of GPU memory", str(error))
+    except Exception as error:  # noqa: BLE001 whatever a configuration does, it is that trial's end and no other's
+        yield Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _run(task: Task) -> Iterator[Report]:
+    limit_threads(max(1, int(task.cpus)))
+    device = pick_device()
+    name = describe_device(device)
+    config = build_train_config(task.architecture, task.params, epochs=task.max_epochs, seed=task.seed)
+    train_split, val_split = open_train(
+        Path(task.pack), val_fraction=task.val_fraction, seed=task.split_seed, max_images=task.max_train_images
+    )
+    path = Path(task.checkpoint)
+    state = checkpoint.load(path)
+    for metrics in state["history"][task.epochs_done :] if state else ():
+        yield Report(metrics, name)
+    for epoch in train(config, train_split, val_split, device=device, resume=state):
+        checkpoint.save(path, epoch.state())
+        if epoch.number > task.epochs_done:
+            yield Report(epoch.metrics, name)

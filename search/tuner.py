@@ -1,0 +1,157 @@
+"""Runs a study on Ray Tune: Tune places, starts and reuses the workers, the study decides.
+
+Tune asks its searcher for configurations, its scheduler after each result and its stopper between events; all three
+are the study. Nothing of Tune's own state outlives the run: the journal does.
+"""
+
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import PlacementGroupFactory
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from search.journal import Trial
+from search.study import Study
+from search.task import Failure, Report, Task
+
+MakeTask = Callable[[Trial], Task]
+Work = Callable[[Task], Iterator[Report | Failure]]
+
+
+class Interrupted(Exception):  # noqa: N818 the user's wish, no error
+    """The user pressed Ctrl-C; the study can be resumed."""
+
+
+def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> None:
+    """Train trials until the study has no more to hand out.
+
+    Args:
+        study: Decides everything.
+        work: What a worker does with a task, such as search.trial.run_trial; anything picklable.
+        make_task: Says what a worker needs to know of a trial.
+        slots: Trials at a time.
+
+    Raises:
+        Interrupted: After Ctrl-C; trials under way stay as recorded and are handed out again on resuming.
+    """
+
+    def trainable(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for message in work(config["task"]):
+            yield {"message": message}
+
+    with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch, _watch_interrupt() as pressed:
+        errors: dict[str, str] = {}
+        tune.Tuner(
+            tune.with_resources(trainable, lambda config: PlacementGroupFactory([config["bundle"]])),
+            tune_config=tune.TuneConfig(
+                search_alg=_Proposals(study, make_task, errors),
+                scheduler=_Stopping(study, errors),
+                num_samples=-1,
+                max_concurrent_trials=slots,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=study.config.name,
+                storage_path=scratch,
+                stop=_Halting(study, pressed),
+                failure_config=tune.FailureConfig(max_failures=study.config.search.max_failures),
+                verbose=0,
+            ),
+        ).fit()
+    if pressed:
+        raise Interrupted
+    if study.halt_reason:
+        study.halt(study.halt_reason)
+
+
+class _Proposals(Searcher):  # type: ignore[misc]
+    """Tune's view of `Study.ask` and of a worker that is lost for good."""
+
+    def __init__(self, study: Study, make_task: MakeTask, errors: dict[str, str]) -> None:
+        super().__init__()
+        self._study = study
+        self._errors = errors
+        self._make_task = make_task
+        self._numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        trial = self._study.ask()
+        if trial is None:
+            return str(Searcher.FINISHED)
+        self._numbers[trial_id] = trial.number
+        granted = self._study.config.get_resources(trial.architecture)
+        bundle = {"CPU": granted.cpus, "GPU": granted.gpus}
+        return {"task": self._make_task(trial), "number": trial.number, "bundle": bundle}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
+        number = self._numbers.pop(trial_id)
+        if error:
+            times = self._study.config.search.max_failures + 1
+            error_text = self._errors.pop(trial_id, "no word from Ray")
+            last_line = error_text.strip().splitlines()[-1]
+            self._study.fail(number, f"its worker broke down {times} times, last: {last_line}", error_text)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the journal holds the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: the journal holds the state."""
+
+
+class _Stopping(FIFOScheduler):  # type: ignore[misc]
+    """Tune's view of `Study.report`; notes what Ray says of a lost worker."""
+
+    def __init__(self, study: Study, errors: dict[str, str]) -> None:
+        super().__init__()
+        self._study = study
+        self._errors = errors
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
+        self._errors[trial.trial_id] = Path(trial.error_file).read_text(encoding="utf-8")
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
+        message: Report | Failure = result["message"]
+        number: int = trial.config["number"]
+        if isinstance(message, Failure):
+            self._study.fail(number, message.reason, message.traceback or None)
+            return str(TrialScheduler.STOP)
+        stop = self._study.report(number, message.metrics, message.device)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+
+class _Halting(Stopper):  # type: ignore[misc]
+    """Tune's view of a study that halts, or of a user who wants it to."""
+
+    def __init__(self, study: Study, pressed: list[int]) -> None:
+        self._study = study
+        self._pressed = pressed
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+        return False
+
+    def stop_all(self) -> bool:
+        return bool(self._pressed) or self._study.halt_reason is not None
+
+
+@contextmanager
+def _watch_interrupt() -> Iterator[list[int]]:
+    """Yield a list that holds something once Ctrl-C was pressed; the second press ends the program at once."""
+    pressed: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,98 @@
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from search.journal import Journal, State
+from trainables.errors import InputError
+
+PARAMS = {"learning_rate": 0.01, "head": "gap"}
+DISTRIBUTIONS = {"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)}
+
+
+def open_journal(path, study="x"):
+    notes = []
+    journal = Journal(path / "study.journal", study, metric="accuracy", note=notes.append)
+    return journal, notes
+
+
+def fill(journal):
+    """Record a complete, a pruned, a failed and a running trial, epochs interleaved."""
+    trials = [journal.add_trial("cnn", PARAMS, DISTRIBUTIONS) for _ in range(4)]
+    for epoch in (1, 2):
+        for trial in (trials[3], trials[0], trials[1]):
+            journal.add_epoch(
+                trial, {"epoch": epoch, "accuracy": 0.5 + 0.1 * trial.number + 0.01 * epoch}, elapsed_s=epoch
+            )
+    journal.end_trial(trials[0], State.COMPLETE, None, {"seconds": 3.5, "device": "cpu"})
+    journal.end_trial(trials[1], State.PRUNED, "stopped by asha at epoch 2", {"seconds": 2.0})
+    journal.end_trial(trials[2], State.FAIL, "loss is nan in epoch 1", {})
+    return trials
+
+
+def test_what_is_written_is_what_is_read(tmp_path):
+    trials = fill(open_journal(tmp_path)[0])
+    assert open_journal(tmp_path)[0].load() == trials
+
+
+def test_epochs_are_listed_in_the_order_in_which_they_were_recorded(tmp_path):
+    journal, _ = open_journal(tmp_path)
+    fill(journal)
+    expected = [(3, 1), (0, 1), (1, 1), (3, 2), (0, 2), (1, 2)]
+    assert journal.list_epochs() == expected
+    again, _ = open_journal(tmp_path)
+    again.add_epoch(again.load()[3], {"epoch": 3, "accuracy": 0.9}, elapsed_s=9)
+    assert again.list_epochs() == [*expected, (3, 3)]
+    assert again.elapsed_s == 2
+
+
+def test_plain_optuna_reads_states_curves_and_attributes(tmp_path):
+    fill(open_journal(tmp_path)[0])
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+    complete, pruned, failed, running = optuna.load_study(study_name="x", storage=storage).trials
+    assert complete.state is TrialState.COMPLETE
+    assert complete.value == pytest.approx(0.52)
+    assert complete.params == {"cnn.learning_rate": 0.01}
+    assert pruned.state is TrialState.PRUNED
+    assert pruned.intermediate_values == pytest.approx({1: 0.61, 2: 0.62})
+    assert pruned.user_attrs["architecture"] == "cnn"
+    assert pruned.user_attrs["params"] == PARAMS
+    assert failed.state is TrialState.FAIL
+    assert failed.user_attrs["reason"] == "loss is nan in epoch 1"
+    assert running.state is TrialState.RUNNING
+
+
+def test_a_torn_last_line_is_cut_off_and_said(tmp_path):
+    trials = fill(open_journal(tmp_path)[0])
+    path = tmp_path / "study.journal"
+    with path.open("ab") as file:
+        file.write(b'{"op_code":4,"worker_id":"x')
+    journal, notes = open_journal(tmp_path)
+    assert journal.load() == trials
+    assert "cut off 27 bytes" in notes[0]
+    journal.add_epoch(journal.load()[3], {"epoch": 3, "accuracy": 0.9}, elapsed_s=3)
+    assert len(open_journal(tmp_path)[0].load()[3].epochs) == 3
+
+
+def test_cutting_the_file_after_any_line_leaves_a_record_that_can_go_on(tmp_path):
+    fill(open_journal(tmp_path)[0])
+    lines = (tmp_path / "study.journal").read_bytes().splitlines(keepends=True)
+    for count in range(len(lines)):
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        (folder / "study.journal").write_bytes(b"".join(lines[:count]))
+        journal, _ = open_journal(folder)
+        for trial in journal.load():
+            assert [metrics["epoch"] for metrics in trial.epochs] == list(range(1, len(trial.epochs) + 1))
+            if trial.state is State.RUNNING:
+                journal.add_epoch(trial, {"epoch": len(trial.epochs) + 1, "accuracy": 0.5}, elapsed_s=1)
+                journal.end_trial(trial, State.COMPLETE, None, {})
+        assert all(trial.state is not State.RUNNING for trial in open_journal(folder)[0].load())
+
+
+def test_a_file_of_another_study_is_refused(tmp_path):
+    fill(open_journal(tmp_path)[0])
+    with pytest.raises(InputError, match="holds the study x, not y"):
+        open_journal(tmp_path, "y")

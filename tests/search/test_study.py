@@ -1,0 +1,204 @@
+import math
+
+import pytest
+
+from search.config import parse
+from search.journal import Journal, State
+from search.study import METRIC, Study, choose_architecture
+
+SPACE = {
+    "shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}},
+    "cnn": {"filters": {"low": 8, "high": 64, "log": True}, "head": {"choice": ["flatten", "gap"]}},
+}
+
+
+class Recorder:
+    """A listener that keeps what it was told."""
+
+    def __init__(self):
+        self.events = []
+
+    def on_start(self, trial):
+        self.events.append(("start", trial.number))
+
+    def on_epoch(self, trial):
+        self.events.append(("epoch", trial.number, len(trial.epochs)))
+
+    def on_end(self, trial):
+        self.events.append(("end", trial.number, trial.state))
+
+    def close(self):
+        self.events.append(("close",))
+
+
+def open_study(folder, listeners=(), recipes=(), **search):
+    settings = {"num_trials": 24, "max_epochs": 9, "num_startup_trials": 4, "seed": 3, **search}
+    config = parse({"name": "x", "search": settings, "space": SPACE, "recipes": list(recipes)})
+    return Study(config, Journal(folder / "study.journal", "x", metric=METRIC, note=print), listeners)
+
+
+def measure(trial, epoch):
+    """A closed-form learning curve: best at a learning rate of 0.003, rising with the epochs."""
+    accuracy = 0.9 - 0.1 * abs(math.log10(trial.params["learning_rate"]) + 2.5) * (1 + 1 / epoch)
+    return {"epoch": epoch, "accuracy": accuracy, "seconds": 0.5, "images_per_second": 100.0}
+
+
+def run(study, limit=None):
+    """Run one trial after the other; stop, as if killed, after `limit` epochs. Return whether it came to its end."""
+    trained = 0
+    while (trial := study.ask()) is not None:
+        stop = False
+        while not stop:
+            if trained == limit:
+                return False
+            stop = study.report(trial.number, measure(trial, len(trial.epochs) + 1), "cpu")
+            trained += 1
+    return True
+
+
+def summarize(study):
+    return [(t.number, t.architecture, t.params, t.epochs, t.state, t.reason) for t in study.trials]
+
+
+def test_a_study_ends_with_the_configured_number_of_trials_none_running(tmp_path):
+    study = open_study(tmp_path)
+    assert run(study)
+    assert study.is_finished
+    assert [trial.number for trial in study.trials] == list(range(24))
+    assert {trial.state for trial in study.trials} == {State.COMPLETE, State.PRUNED}
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 5, 8, 13])
+def test_a_study_that_is_killed_again_and_again_equals_one_that_is_not(tmp_path, limit):
+    (tmp_path / "straight").mkdir()
+    (tmp_path / "killed").mkdir()
+    straight = open_study(tmp_path / "straight")
+    run(straight)
+    while not run(killed := open_study(tmp_path / "killed"), limit):
+        pass
+    assert summarize(killed) == summarize(straight)
+
+
+def test_extending_a_finished_study_goes_on_as_if_it_had_been_longer_from_the_start(tmp_path):
+    (tmp_path / "short").mkdir()
+    (tmp_path / "long").mkdir()
+    run(open_study(tmp_path / "short", num_trials=10))
+    extended, straight = open_study(tmp_path / "short"), open_study(tmp_path / "long")
+    run(extended)
+    run(straight)
+    assert summarize(extended) == summarize(straight)
+
+
+def test_an_epoch_that_is_reported_again_changes_nothing(tmp_path):
+    study = open_study(tmp_path)
+    trial = study.ask()
+    study.report(trial.number, measure(trial, 1), "cpu")
+    assert not study.report(trial.number, measure(trial, 1), "cpu")
+    assert len(open_study(tmp_path).trials[0].epochs) == 1
+
+
+def test_a_skipped_epoch_is_a_bug(tmp_path):
+    study = open_study(tmp_path)
+    trial = study.ask()
+    with pytest.raises(AssertionError, match="skipped an epoch"):
+        study.report(trial.number, measure(trial, 2), "cpu")
+
+
+def test_a_failed_trial_keeps_its_reason_and_the_search_goes_on(tmp_path):
+    study = open_study(tmp_path, num_trials=3)
+    study.fail(study.ask().number, "loss is nan in epoch 1", "the traceback")
+    run(study)
+    failed = open_study(tmp_path, num_trials=3).trials[0]
+    assert (failed.state, failed.reason) == (State.FAIL, "loss is nan in epoch 1")
+    assert failed.attributes["traceback"] == "the traceback"
+    assert study.is_finished
+
+
+def test_a_stop_that_was_decided_but_not_recorded_is_decided_again(tmp_path):
+    study = open_study(tmp_path, num_trials=9, scheduler="asha")
+    run(study)
+    pruned = next(trial for trial in study.trials if trial.state is State.PRUNED)
+    lines = (tmp_path / "study.journal").read_text().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if f'"trial_id":{pruned.number},' in line and '"state"' in line)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "study.journal").write_text("".join(lines[:last]))
+    resumed = open_study(tmp_path / "cut", num_trials=9).trials[pruned.number]
+    assert (resumed.state, resumed.reason, resumed.epochs) == (State.PRUNED, pruned.reason, pruned.epochs)
+
+
+def test_five_first_failures_for_one_reason_halt_the_study(tmp_path):
+    study = open_study(tmp_path)
+    for _ in range(5):
+        study.fail(study.ask().number, "the disk is on fire")
+    assert study.ask() is None
+    assert study.halt_reason == "the first 5 trials all failed: the disk is on fire"
+
+
+def test_five_first_failures_for_different_reasons_do_not_halt_the_study(tmp_path):
+    study = open_study(tmp_path)
+    for number in range(5):
+        study.fail(study.ask().number, f"reason {number}")
+    assert study.ask() is not None
+
+
+def test_a_budget_of_epochs_halts_the_study_and_prunes_what_is_under_way(tmp_path):
+    study = open_study(tmp_path, max_total_epochs=4, scheduler="none")
+    first, second = study.ask(), study.ask()
+    for trial in (first, first, second, second):
+        study.report(trial.number, measure(trial, len(trial.epochs) + 1), "cpu")
+    assert study.ask() is None
+    study.halt(study.halt_reason)
+    assert [trial.state for trial in study.trials] == [State.PRUNED, State.PRUNED]
+    assert study.trials[0].reason == "the budget of 4 epochs is used"
+
+
+def test_hours_are_counted_over_resumptions(tmp_path):
+    study = open_study(tmp_path, max_hours=1.0)
+    study._started -= 3590
+    trial = study.ask()
+    study.report(trial.number, measure(trial, 1), "cpu")
+    resumed = open_study(tmp_path, max_hours=1.0)
+    assert resumed.halt_reason is None
+    assert resumed.elapsed_s > 3589
+    resumed._started -= 11
+    assert resumed.halt_reason == "the budget of 1 hours is used"
+
+
+def test_recipes_are_the_first_trials(tmp_path):
+    recipes = [{"architecture": "resnet50"}, {"architecture": "cnn", "params": {"filters": 48}}]
+    with pytest.raises(ValueError, match="learning_rate"):
+        open_study(tmp_path, recipes=[{"architecture": "cnn", "params": {"learning_rate": 0.5}}])
+    study = open_study(tmp_path, recipes=recipes)
+    assert [study.ask().architecture for _ in range(2)] == ["resnet50", "cnn"]
+    assert study.trials[1].params["filters"] == 48
+    assert study.trials[1].params["learning_rate"] == 1e-3
+
+
+def test_listeners_are_told_after_the_record_was_written(tmp_path):
+    class Reader(Recorder):
+        def on_epoch(self, trial):
+            recorded = Journal(tmp_path / "study.journal", "x", metric=METRIC, note=print).load()[trial.number]
+            assert recorded.epochs == trial.epochs
+            super().on_epoch(trial)
+
+    reader = Reader()
+    run(open_study(tmp_path, [reader], num_trials=2, max_epochs=2))
+    assert reader.events[:4] == [("start", 0), ("epoch", 0, 1), ("epoch", 0, 2), ("end", 0, State.COMPLETE)]
+
+
+def test_architectures_get_their_shares():
+    counts = {}
+    for _ in range(130):
+        chosen = choose_architecture(counts, {"cnn": 100, "resnet50": 30})
+        counts[chosen] = counts.get(chosen, 0) + 1
+    assert counts == {"cnn": 100, "resnet50": 30}
+
+
+def test_no_architecture_waits_long_for_its_first_trial():
+    counts = {"cnn": 0}
+    order = []
+    for _ in range(4):
+        chosen = choose_architecture(counts, {"cnn": 3, "resnet50": 1})
+        counts[chosen] = counts.get(chosen, 0) + 1
+        order.append(chosen)
+    assert order == ["cnn", "cnn", "resnet50", "cnn"]

@@ -1,0 +1,248 @@
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.journal import State, Trial
+from search.tracking import PATIENCE_S, Tracker, build_tracker
+
+KEY = "0123456789" * 4
+
+
+@pytest.fixture
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def build(tmp_path: Path, warnings: list[str]) -> Callable[[str], Tracker]:
+    return lambda mode: build_tracker(
+        mode, study="demo", project="cifake", directory=tmp_path / "results", warn=warnings.append
+    )
+
+
+def make_trial(number: int = 0, *, num_epochs: int = 0) -> Trial:
+    trial = Trial(number=number, architecture="cnn", params={"filters": 32, "learning_rate": 0.001, "flip": True})
+    for _ in range(num_epochs):
+        add_epoch(trial)
+    return trial
+
+
+def add_epoch(trial: Trial) -> Trial:
+    epoch = len(trial.epochs) + 1
+    trial.epochs.append({"epoch": float(epoch), "loss": 1.0 / epoch, "accuracy": [0.5, 0.875, 0.75][epoch % 3]})
+    return trial
+
+
+def play(tracker: Tracker, trial: Trial, *, num_epochs: int = 3, state: State = State.COMPLETE) -> None:
+    tracker.on_start(trial)
+    for _ in range(num_epochs):
+        tracker.on_epoch(add_epoch(trial))
+    if state is not State.RUNNING:
+        trial.state = state
+        tracker.on_end(trial)
+
+
+def list_metrics(history: list[dict[str, Any]]) -> list[dict[str, float]]:
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in history]
+
+
+@pytest.mark.usefixtures("wandb_home")
+def test_every_value_of_a_trial_lies_in_its_offline_file(build, read_wandb_files, tmp_path, warnings):
+    tracker, trial = build("offline"), make_trial(7)
+    trial.attributes = {"seconds": 1.5, "device": "cpu", "images_per_second": 1800.0}
+    trial.reason = "stopped by asha at epoch 3"
+    play(tracker, trial, state=State.PRUNED)
+    tracker.close()
+
+    [file] = read_wandb_files(tmp_path / "results" / "wandb")
+    assert (file.run.run_id, file.run.run_group, file.run.project) == ("demo-0007", "demo", "cifake")
+    assert (file.run.display_name, list(file.run.tags)) == ("trial 7 cnn", ["cnn"])
+    assert file.config == {"architecture": "cnn", **trial.params}
+    assert list_metrics(file.history) == trial.epochs
+    assert [row["_step"] for row in file.history] == [1, 2, 3]
+    assert {key: file.summary[key] for key in ("state", "reason", "best_accuracy", *trial.attributes)} == {
+        "state": "PRUNED",
+        "reason": "stopped by asha at epoch 3",
+        "best_accuracy": 0.875,
+        **trial.attributes,
+    }
+    assert file.metrics["*"].step_metric == file.metrics["accuracy"].step_metric == "epoch"
+    assert file.exit_code == 0
+    assert warnings == []
+
+
+@pytest.mark.usefixtures("wandb_home")
+def test_a_failed_trial_is_a_failed_run_and_an_unfinished_one_a_killed_run(build, read_wandb_files, tmp_path):
+    tracker, failed = build("offline"), make_trial(0)
+    failed.reason = "loss is nan in epoch 3"
+    play(tracker, failed, state=State.FAIL)
+    play(tracker, make_trial(1), state=State.RUNNING)
+    tracker.close()
+
+    files = {file.run.run_id: file for file in read_wandb_files(tmp_path)}
+    assert (files["demo-0000"].exit_code, files["demo-0000"].summary["reason"]) == (1, "loss is nan in epoch 3")
+    assert files["demo-0001"].exit_code == 255
+    assert len(files["demo-0001"].history) == 3
+
+
+@pytest.mark.usefixtures("wandb_home")
+def test_a_resumed_trial_continues_its_run_with_the_new_epochs_only(build, read_wandb_files, tmp_path):
+    trial = make_trial()
+    first = build("offline")
+    play(first, trial, num_epochs=2, state=State.RUNNING)
+    first.close()
+    second = build("offline")
+    play(second, trial, num_epochs=1)
+    second.close()
+
+    before, after = read_wandb_files(tmp_path)
+    assert before.run.run_id == after.run.run_id == "demo-0000"
+    assert list_metrics(before.history + after.history) == trial.epochs
+    assert [row["_step"] for row in after.history] == [3]
+    assert after.summary["best_accuracy"] == 0.875
+
+
+@pytest.mark.usefixtures("wandb_home")
+def test_an_end_that_was_not_told_before_a_kill_still_closes_the_run(build, read_wandb_files, tmp_path):
+    trial = make_trial(num_epochs=3)
+    trial.state = State.COMPLETE
+    tracker = build("offline")
+    tracker.on_end(trial)
+    tracker.close()
+
+    [file] = read_wandb_files(tmp_path)
+    assert (file.summary["state"], file.exit_code, file.history) == ("COMPLETE", 0, [])
+
+
+def test_off_never_imports_wandb(tmp_path):
+    script = (
+        "import sys, pathlib\n"
+        "from search.journal import Trial\n"
+        "from search.tracking import build_tracker\n"
+        "tracker = build_tracker('off', study='s', project='p', directory=pathlib.Path(sys.argv[1]), warn=print)\n"
+        "tracker.on_start(Trial(number=0, architecture='cnn', params={}))\n"
+        "tracker.close()\n"
+        "sys.exit('wandb' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, tmp_path], check=False).returncode == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_online_runs_reach_the_server_value_by_value(build, wandb_server, warnings):
+    tracker, trials = build("auto"), [make_trial(0), make_trial(1)]
+    for trial in trials:
+        play(tracker, trial)
+    tracker.close()
+
+    for trial in trials:
+        assert list_metrics(wandb_server.list_history(f"demo-{trial.number:04d}")) == trial.epochs
+    run = next(run for run in wandb_server.runs if run["name"] == "demo-0001")
+    assert (run["project"], run["groupName"], run["tags"]) == ("cifake", "demo", ["cnn"])
+    config = {key: item["value"] for key, item in json.loads(run["config"]).items()}
+    assert {key: config[key] for key in ("architecture", *trials[1].params)} == {
+        "architecture": "cnn",
+        **trials[1].params,
+    }
+    assert warnings == []
+
+
+def test_a_resumed_online_run_is_sent_what_the_server_lacks(build, wandb_server):
+    wandb_server.last_step = 2
+    tracker, trial = build("online"), make_trial(num_epochs=4)
+    play(tracker, trial, num_epochs=1)
+    tracker.close()
+
+    assert list_metrics(wandb_server.list_history("demo-0000")) == trial.epochs[2:]
+
+
+@pytest.mark.parametrize("manner", ["refuse", "fail", "hang"])
+def test_a_server_that_does_not_accept_costs_one_warning_and_no_data(
+    build, wandb_server, warnings, read_wandb_files, tmp_path, capfd, manner
+):
+    wandb_server.manner = manner
+    tracker, trials = build("auto"), [make_trial(0), make_trial(1)]
+    begin = time.monotonic()
+    for trial in trials:
+        play(tracker, trial)
+    told = time.monotonic()
+    tracker.close()
+
+    assert told - begin < 0.2
+    assert time.monotonic() - begin < PATIENCE_S + 1
+    assert len(warnings) == 1
+    assert "goes on offline" in warnings[0]
+    files = read_wandb_files(tmp_path)
+    for trial in trials:
+        assert trial.epochs in [
+            list_metrics(file.history) for file in files if file.run.run_id == f"demo-000{trial.number}"
+        ]
+    assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY not in "".join(warnings)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_server_that_fails_later_moves_running_trials_offline(
+    build, wandb_server, warnings, read_wandb_files, tmp_path
+):
+    tracker, early, late = build("online"), make_trial(0), make_trial(1)
+    play(tracker, early, num_epochs=2, state=State.RUNNING)
+    wait_until(lambda: len(wandb_server.runs) > 0)
+    wandb_server.manner = "refuse"
+    play(tracker, late, state=State.RUNNING)
+    for trial in (early, late):
+        tracker.on_epoch(add_epoch(trial))
+        trial.state = State.COMPLETE
+        tracker.on_end(trial)
+    tracker.close()
+
+    assert len(warnings) == 1
+    files = read_wandb_files(tmp_path)
+    for trial in (early, late):
+        rows = [row for file in files if file.run.run_id == f"demo-000{trial.number}" for row in file.history]
+        assert list_metrics(rows) == trial.epochs
+
+
+@pytest.mark.usefixtures("wandb_home")
+@pytest.mark.parametrize(
+    ("mode", "key", "reason"), [("online", None, "no API key is set"), ("auto", "short", "must have 40+ characters")]
+)
+def test_a_missing_or_malformed_key_goes_on_offline(
+    build, warnings, monkeypatch, read_wandb_files, tmp_path, mode, key, reason
+):
+    if key:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    tracker, trial = build(mode), make_trial()
+    play(tracker, trial)
+    tracker.close()
+
+    assert len(warnings) == 1
+    assert reason in warnings[0]
+    assert not key or key not in warnings[0]
+    [file] = read_wandb_files(tmp_path)
+    assert list_metrics(file.history) == trial.epochs
+
+
+@pytest.mark.usefixtures("wandb_home")
+def test_a_folder_that_cannot_be_written_ends_tracking_with_one_warning(build, warnings, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "wandb").write_text("a file where a folder should be")
+    tracker = build("offline")
+    play(tracker, make_trial(0))
+    play(tracker, make_trial(1))
+    tracker.close()
+
+    assert len(warnings) == 1
+    assert "tracking ends" in warnings[0]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -1,0 +1,126 @@
+"""The study on a real Ray Tune, with a closed-form learning curve in place of training."""
+
+import os
+import time
+
+import pytest
+
+from search.cluster import connect, count_slots
+from search.config import parse
+from search.journal import Journal, State
+from search.study import METRIC, Study
+from search.task import Failure, Report, Task
+from search.tuner import run_study
+from trainables.errors import InputError
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+
+
+def build_config(**search):
+    settings = {"num_trials": 10, "max_epochs": 5, "architectures": ["cnn"], "max_failures": 1, **search}
+    space = {"cnn": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}}
+    return parse({"name": "x", "search": settings, "space": space, "cluster": {"cpus": 2}})
+
+
+def open_study(config, folder, listeners=()):
+    return Study(config, Journal(folder / "study.journal", "x", metric=METRIC, note=print), listeners)
+
+
+def make_task(trial):
+    return Task(
+        number=trial.number,
+        architecture=trial.architecture,
+        params=trial.params,
+        seed=0,
+        max_epochs=5,
+        epochs_done=len(trial.epochs),
+        pack="",
+        val_fraction=0.1,
+        max_train_images=None,
+        split_seed=0,
+        checkpoint="",
+        cpus=1,
+    )
+
+
+def make_work(folder):
+    """Return a worker's function: trial 1 breaks, trial 2 loses its process once, trial 3 always."""
+
+    def work(task):
+        import math
+
+        for epoch in range(task.epochs_done + 1, task.max_epochs + 1):
+            if task.number == 1 and epoch == 2:
+                yield Failure("loss is nan in epoch 2", "")
+            marker = folder / f"died-{task.number}"
+            if task.number == 3 or (task.number == 2 and epoch == 2 and not marker.exists()):
+                marker.touch()
+                os._exit(1)
+            accuracy = 0.9 - 0.1 * abs(math.log10(task.params["learning_rate"]) + 2.5) / epoch
+            metrics = {"epoch": epoch, "accuracy": accuracy, "seconds": 0.01, "images_per_second": 100.0}
+            yield Report(metrics, "a closed form")
+
+    return work
+
+
+def test_a_search_with_broken_trials_and_lost_workers_ends_whole(tmp_path):
+    config = build_config(num_trials=6, scheduler="none")
+    study = open_study(config, tmp_path)
+    with connect(config) as resources:
+        assert count_slots(config, resources) == 2
+        run_study(study, make_work(tmp_path), make_task, slots=2)
+    recorded = open_study(config, tmp_path)
+    assert recorded.is_finished
+    assert [(t.state, t.epochs) for t in recorded.trials] == [(t.state, t.epochs) for t in study.trials]
+    states = [trial.state for trial in recorded.trials]
+    assert states == [State.COMPLETE, State.FAIL, State.COMPLETE, State.FAIL, State.COMPLETE, State.COMPLETE]
+    assert recorded.trials[1].reason == "loss is nan in epoch 2"
+    assert recorded.trials[3].reason.startswith("its worker broke down 2 times")
+    assert (tmp_path / "died-2").exists()
+    for trial in recorded.trials:
+        assert [metrics["epoch"] for metrics in trial.epochs] == list(range(1, len(trial.epochs) + 1))
+
+
+def test_trials_run_side_by_side(tmp_path):
+    config = build_config(num_trials=4, scheduler="none", max_epochs=1)
+
+    def work(_):
+        time.sleep(1.0)
+        metrics = {"epoch": 1, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}
+        yield Report(metrics, "a sleeper")
+
+    class Watcher:
+        def __init__(self):
+            self.running, self.most = 0, 0
+
+        def on_start(self, _):
+            self.running += 1
+            self.most = max(self.most, self.running)
+
+        def on_epoch(self, _):
+            pass
+
+        def on_end(self, _):
+            self.running -= 1
+
+        def close(self):
+            pass
+
+    watcher = Watcher()
+    study = open_study(config, tmp_path, [watcher])
+    with connect(config):
+        run_study(study, work, make_task, slots=2)
+    assert study.is_finished
+    assert watcher.most == 2
+
+
+def test_a_trial_that_fits_no_node_is_refused():
+    config = parse({"name": "x", "resources": {"cnn": {"cpus": 3}}, "cluster": {"cpus": 2}})
+    with pytest.raises(InputError, match="asks for 3 CPUs and 0 GPUs, but the nodes have 2 CPUs"), connect(config):
+        pass
+
+
+def test_an_address_where_no_cluster_answers_is_refused():
+    config = parse({"name": "x", "cluster": {"address": "127.0.0.1:1"}})
+    with pytest.raises(InputError, match="no Ray cluster answers"), connect(config):
+        pass

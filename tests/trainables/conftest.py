@@ -1,0 +1,67 @@
+"""Small data sets on disk, made of seeded noise."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainables.pack import pack
+
+COUNTS = {"train/FAKE": 14, "train/REAL": 26, "test/FAKE": 4, "test/REAL": 6}
+
+
+def _write_noise(path: Path, seed: int, *, size: int = 32) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(256, size=(size, size, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(path)
+    return path
+
+
+def _write_images(folder: Path) -> Path:
+    for start, (part, count) in enumerate(COUNTS.items()):
+        for number in range(count):
+            _write_noise(folder / part / f"{number}.png", 1000 * start + number)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def write_noise() -> Callable[..., Path]:
+    """Write an image of noise, in the format of its name: write_noise(path, seed, size=32)."""
+    return _write_noise
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """A data set of 40 training and 10 test images, all different."""
+    return _write_images(tmp_path / "images")
+
+
+@pytest.fixture
+def image_zip(image_folder: Path) -> Path:
+    """The images of image_folder in a zip."""
+    return Path(shutil.make_archive(str(image_folder.parent / "zipped"), "zip", image_folder))
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """Where packs go; not there yet."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pack of 40 training images, of which 3 are left out, and 10 test images."""
+    folder = _write_images(tmp_path_factory.mktemp("source"))
+    shutil.copy(folder / "test/FAKE/0.png", folder / "train/FAKE/3.png")
+    shutil.copy(folder / "train/REAL/0.png", folder / "train/REAL/10.png")
+    shutil.copy(folder / "train/REAL/0.png", folder / "train/REAL/11.png")
+    return pack(folder, tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def pack_copy(packed: Path, tmp_path: Path) -> Path:
+    """The same pack, to be damaged."""
+    return Path(shutil.copytree(packed, tmp_path / packed.name))

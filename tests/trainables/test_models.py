@@ -1,0 +1,181 @@
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import resnet50
+
+from trainables.config import CnnConfig, ModelConfig, ResNet50Config
+from trainables.errors import InputError
+from trainables.models import build_model, count_parameters, fetch_weights
+
+CNN_CORNERS = [
+    {"num_blocks": blocks, "convs_per_block": convs, "kernel_size": kernel, "batch_norm": norm, "head": head}
+    for blocks, convs, kernel, norm, head in itertools.product(
+        (1, 2, 5), (1, 2), (1, 7), (False, True), ("flatten", "gap")
+    )
+]
+
+
+def draw_images(num: int) -> torch.Tensor:
+    return torch.rand(num, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def build_stock(num_classes: int = 1000) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        return resnet50(num_classes=num_classes)
+
+
+def test_the_default_cnn_is_the_papers_with_141345_parameters() -> None:
+    assert count_parameters(build_model(CnnConfig())) == 141_345
+
+
+def test_the_small_cnn_of_the_literature_has_287585_parameters() -> None:
+    config = CnnConfig(num_blocks=3, convs_per_block=2, growth=2.0, batch_norm=True, head="gap", dense_layers=0)
+    assert count_parameters(build_model(config)) == 287_585
+
+
+def test_the_default_resnet50_is_the_papers_with_23510081_parameters() -> None:
+    assert count_parameters(build_model(ResNet50Config())) == 23_510_081
+
+
+def test_relu_behind_the_pooling_changes_neither_logits_nor_gradients() -> None:
+    ours = build_model(CnnConfig())
+    convs = [module for module in ours.modules() if isinstance(module, nn.Conv2d)]
+    dense = [module for module in ours.modules() if isinstance(module, nn.Linear)]
+    images = draw_images(16)
+    maps = images
+    for conv in convs:
+        maps = torch.max_pool2d(torch.relu(conv(maps)), 2)
+    expected = dense[1](torch.relu(dense[0](maps.flatten(1)))).flatten()
+    logits = ours(images)
+    assert torch.equal(logits, expected)
+    gradients = torch.autograd.grad(logits.sum(), list(ours.parameters()))
+    references = torch.autograd.grad(expected.sum(), list(ours.parameters()))
+    assert all(torch.equal(*pair) for pair in zip(gradients, references, strict=True))
+
+
+@pytest.mark.parametrize("corner", CNN_CORNERS, ids=lambda corner: "-".join(map(str, corner.values())))
+def test_every_corner_of_the_cnn_gives_one_logit_per_image(corner: dict[str, object]) -> None:
+    model = build_model(CnnConfig(filters=4, growth=1.5, dropout=0.5, **corner))
+    logits = model(draw_images(2))
+    logits.sum().backward()
+    assert logits.shape == (2,)
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("dense_layers", [0, 3])
+def test_the_head_has_as_many_hidden_layers_as_asked(dense_layers: int) -> None:
+    model = build_model(CnnConfig(dense_layers=dense_layers))
+    assert sum(isinstance(module, nn.Linear) for module in model.modules()) == dense_layers + 1
+
+
+@pytest.mark.parametrize("config", [CnnConfig(), ResNet50Config()], ids=["cnn", "resnet50"])
+def test_weights_follow_from_the_seed_alone_and_the_callers_generator_is_untouched(config: ModelConfig) -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = build_model(config, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second, other = build_model(config, seed=3), build_model(config, seed=4)
+    assert all(torch.equal(*pair) for pair in zip(first.parameters(), second.parameters(), strict=True))
+    assert not torch.equal(next(first.parameters()), next(other.parameters()))
+
+
+@pytest.mark.parametrize(("stem", "side"), [("imagenet", 1), ("cifar", 4)])
+def test_the_stem_decides_the_size_of_the_last_maps(stem: str, side: int) -> None:
+    model = build_model(ResNet50Config(stem=stem)).eval()
+    shapes: list[torch.Size] = []
+    model.layer4.register_forward_hook(lambda _module, _inputs, maps: shapes.append(maps.shape))
+    with torch.inference_mode():
+        assert model(draw_images(1)).shape == (1,)
+    assert shapes == [(1, 2048, side, side)]
+
+
+@pytest.mark.parametrize("input_size", [64, 128])
+def test_images_are_upsampled_inside_the_model(input_size: int) -> None:
+    model = build_model(ResNet50Config(input_size=input_size)).eval()
+    shapes: list[torch.Size] = []
+    model.conv1.register_forward_pre_hook(lambda _module, inputs: shapes.append(inputs[0].shape))
+    with torch.inference_mode():
+        model(draw_images(1))
+    assert shapes == [(1, 3, input_size, input_size)]
+
+
+@pytest.mark.parametrize("trainable_stages", [0, 2, 5])
+def test_frozen_stages_neither_learn_nor_renew_their_statistics(trainable_stages: int) -> None:
+    model = build_model(ResNet50Config(trainable_stages=trainable_stages, hidden_layers=1, dropout=0.5)).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model(draw_images(2)).sum().backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter += 1.0
+    moved = {name.partition(".")[0] for name, old in before.items() if not torch.equal(model.state_dict()[name], old)}
+    stages = [{"layer4"}, {"layer3"}, {"layer2"}, {"layer1"}, {"conv1", "bn1"}]
+    assert moved == {"fc"}.union(*stages[:trainable_stages])
+
+
+@pytest.mark.parametrize(("stem", "num_fresh"), [("imagenet", 2), ("cifar", 3)])
+def test_a_state_dict_fills_all_but_the_head_and_a_new_stem(tmp_path: Path, stem: str, num_fresh: int) -> None:
+    stock = build_stock().state_dict()
+    torch.save(stock, tmp_path / "stock.pt")
+    model = build_model(ResNet50Config(stem=stem, weights=str(tmp_path / "stock.pt")))
+    ours = model.state_dict()
+    same = [name for name in stock if name in ours and torch.equal(stock[name], ours[name])]
+    assert len(same) == len(stock) - num_fresh
+    assert model(draw_images(2)).shape == (2,)
+
+
+def test_loaded_weights_see_images_normalised_as_torchvision_trained_them(tmp_path: Path) -> None:
+    stock = build_stock(num_classes=1).eval()
+    torch.save(stock.state_dict(), tmp_path / "stock.pt")
+    model = build_model(ResNet50Config(weights=str(tmp_path / "stock.pt"))).eval()
+    model.fc[1].load_state_dict(stock.fc.state_dict())
+    images = draw_images(2)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.inference_mode():
+        expected = stock((images - mean.view(3, 1, 1)) / std.view(3, 1, 1)).flatten()
+        torch.testing.assert_close(model(images), expected)
+
+
+def test_weights_that_cannot_be_downloaded_name_the_two_ways_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(InputError, match=r"(?s)cannot be fetched.*`weights: none`.*path of a state dict"):
+        fetch_weights(ResNet50Config(weights="imagenet"))
+
+
+def test_weights_that_do_not_exist_are_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.pt': no such file"):
+        fetch_weights(ResNet50Config(weights=str(tmp_path / "nowhere.pt")))
+
+
+def test_weights_of_another_model_are_an_input_error(tmp_path: Path) -> None:
+    torch.save(build_model(CnnConfig()).state_dict(), tmp_path / "cnn.pt")
+    with pytest.raises(InputError, match=r"cnn\.pt': \d+ tensors are missing, unknown or of another shape"):
+        fetch_weights(ResNet50Config(weights=str(tmp_path / "cnn.pt")))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a state dict"])
+def test_weights_that_are_no_tensors_are_an_input_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "weights.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"not a file of tensors"):
+        fetch_weights(ResNet50Config(weights=str(tmp_path / "weights.pt")))
+
+
+def test_weights_that_are_no_mapping_are_an_input_error(tmp_path: Path) -> None:
+    torch.save([torch.zeros(3)], tmp_path / "list.pt")
+    with pytest.raises(InputError, match=r"not a state dict"):
+        fetch_weights(ResNet50Config(weights=str(tmp_path / "list.pt")))
+
+
+@pytest.mark.parametrize("config", [CnnConfig(), ResNet50Config()], ids=["cnn", "resnet50"])
+def test_models_that_start_from_nothing_fetch_nothing(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    fetch_weights(config)

@@ -1,0 +1,75 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from trainables.config import CnnConfig, ResNet50Config, TrainConfig
+from trainables.models import build_model
+from trainables.optim import OPTIMIZERS, SCHEDULES, build_optimizer, constant, cosine, schedule
+
+
+@pytest.mark.parametrize(
+    ("progress", "warmup_frac", "expected"),
+    [
+        (0.0, 0.0, 1.0),
+        (0.5, 0.0, 0.5),
+        (1.0, 0.0, 0.0),
+        (0.0, 0.2, 0.0),
+        (0.1, 0.2, 0.5),
+        (0.2, 0.2, 1.0),
+        (0.6, 0.2, 0.5),
+        (1.0, 0.2, 0.0),
+    ],
+)
+def test_cosine_warms_up_to_one_and_decays_to_zero(progress: float, warmup_frac: float, expected: float) -> None:
+    assert cosine(progress, warmup_frac=warmup_frac) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("progress", "warmup_frac", "expected"),
+    [(0.0, 0.0, 1.0), (1.0, 0.0, 1.0), (0.0, 0.5, 0.0), (0.25, 0.5, 0.5), (0.5, 0.5, 1.0), (1.0, 0.5, 1.0)],
+)
+def test_constant_warms_up_to_one_and_stays(progress: float, warmup_frac: float, expected: float) -> None:
+    assert constant(progress, warmup_frac=warmup_frac) == expected
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("progress", [-0.01, 1.01, math.nan])
+def test_progress_outside_zero_to_one_is_refused(name: str, progress: float) -> None:
+    with pytest.raises(ValueError, match=r"progress = .*: expected 0 to 1"):
+        SCHEDULES[name](progress, warmup_frac=0.5)
+
+
+def test_the_schedule_scales_the_peak_rate_and_sets_every_group() -> None:
+    config = TrainConfig(model=CnnConfig(), epochs=1, learning_rate=0.4, schedule="cosine")
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)], lr=9.0)
+    assert schedule(optimizer, config, 0.5) == pytest.approx(0.2)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.2])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_takes_rate_and_decay_and_lowers_a_convex_loss(name: str) -> None:
+    config = TrainConfig(model=CnnConfig(), epochs=1, optimizer=name, learning_rate=0.1, weight_decay=0.01)
+    model = nn.Linear(4, 1)
+    optimizer = build_optimizer(config, model)
+    assert (optimizer.defaults["lr"], optimizer.defaults["weight_decay"]) == (0.1, 0.01)
+    losses = []
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss = (model(torch.eye(4)) - 1.0).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.05 * losses[0]
+
+
+def test_sgd_has_nesterov_momentum() -> None:
+    optimizer = build_optimizer(TrainConfig(model=CnnConfig(), epochs=1, optimizer="sgd"), nn.Linear(1, 1))
+    assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
+
+
+def test_frozen_weights_are_not_handed_to_the_optimizer() -> None:
+    model = build_model(ResNet50Config(trainable_stages=0))
+    optimizer = build_optimizer(TrainConfig(model=ResNet50Config(), epochs=1), model)
+    assert [tuple(parameter.shape) for parameter in optimizer.param_groups[0]["params"]] == [(1, 2048), (1,)]

@@ -1,0 +1,79 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from trainables.runtime import autocast, build_generator, derive_seed, describe_device, pick_device, seed_block
+
+CPU = torch.device("cpu")
+
+
+def test_derived_seeds_differ_in_every_part_and_fit_63_bits() -> None:
+    seeds = {
+        derive_seed(seed, purpose, epoch)
+        for seed in (0, 1, 10, 2**62)
+        for purpose in ("shuffling", "dropout")
+        for epoch in range(12)
+    }
+    assert len(seeds) == 4 * 2 * 12
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_derived_seeds_are_the_same_in_every_version_and_process() -> None:
+    assert derive_seed(0, "shuffling", 1) == 1595542553827874528
+
+
+def test_generators_of_the_same_seed_draw_the_same() -> None:
+    draws = [torch.rand(5, generator=build_generator(CPU, seed)) for seed in (1, 1, 2)]
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+
+
+def test_a_seeded_block_repeats_and_leaves_the_callers_generator_alone() -> None:
+    before = torch.get_rng_state()
+    draws = []
+    for _ in range(2):
+        with seed_block(5, CPU):
+            draws.append(torch.rand(4))
+    assert torch.equal(*draws)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def draw_and_fail() -> None:
+    with seed_block(5, CPU):
+        torch.rand(4)
+        raise RuntimeError("broken")
+
+
+def test_a_seeded_block_that_fails_still_gives_the_generator_back() -> None:
+    before = torch.get_rng_state()
+    with pytest.raises(RuntimeError, match="broken"):
+        draw_and_fail()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_device_is_cuda_when_there_is_one() -> None:
+    assert pick_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_device_has_a_name() -> None:
+    assert describe_device(pick_device()).strip()
+
+
+def test_nothing_is_cast_on_a_cpu() -> None:
+    with autocast(CPU):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def test_threads_are_limited_again_and_again_in_one_process() -> None:
+    code = (
+        "import torch\n"
+        "from trainables.runtime import limit_threads\n"
+        "for num in (1, 2, 1):\n"
+        "    limit_threads(num)\n"
+        "    torch.rand(500, 500) @ torch.rand(500, 500)\n"
+        "    print(torch.get_num_threads(), torch.get_num_interop_threads())\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split("\n")[:3] == ["1 1", "2 1", "1 1"]

@@ -1,0 +1,1 @@
+"""Trains one image classifier: pure PyTorch, no Ray, no tracking, no YAML."""

@@ -1,0 +1,77 @@
+"""Checkpoints that survive a kill at any line: written atomically, checksummed, the one before kept.
+
+A file is the SHA-256 of the rest (32 bytes), then what torch.save wrote; loading unpickles tensors and plain
+containers only.
+"""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+DIGEST_BYTES = 32
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a state; an intact one already there becomes `path` + ".previous".
+
+    A damaged one is written over instead, so that it never displaces the last intact one.
+
+    Args:
+        path: File to write; its folder is made if missing.
+        state: Tensors and plain containers.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    payload = io.BytesIO()
+    torch.save(state, payload)
+    partial = _add_suffix(path, ".partial")
+    with partial.open("wb") as file:
+        file.write(hashlib.sha256(payload.getbuffer()).digest())
+        file.write(payload.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())
+    if _read_intact(path) is not None:
+        path.replace(_add_suffix(path, ".previous"))
+    partial.replace(path)
+    _sync_folder(path.parent)
+
+
+def load(path: Path) -> dict[str, Any] | None:
+    """Read the newest intact state, its tensors on the CPU.
+
+    Returns:
+        What `save` was given last; if that file is missing, truncated or altered, the one before; None if
+        neither is intact.
+    """
+    for candidate in (path, _add_suffix(path, ".previous")):
+        payload = _read_intact(candidate)
+        if payload is not None:
+            state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+            return state
+    return None
+
+
+def _read_intact(path: Path) -> memoryview | None:
+    """Return what follows the checksum, or None if there is no file or the checksum does not hold."""
+    try:
+        content = memoryview(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    digest, payload = content[:DIGEST_BYTES], content[DIGEST_BYTES:]
+    return payload if hashlib.sha256(payload).digest() == digest else None
+
+
+def _add_suffix(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the renames in a folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,15 @@
+"""What can go wrong by nobody's mistake in the code.
+
+ValueError
++-- InputError      the user can mend it: one sentence, exit code 2
+RuntimeError
++-- TrainingError   one trial cannot go on: recorded as its reason, the search continues
+"""
+
+
+class InputError(ValueError):
+    """Input that the user can mend; the message names the value and the cure."""
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on; the message is the reason that is recorded."""

@@ -1,0 +1,79 @@
+"""The machine: device, threads, and where every random draw comes from."""
+
+import contextlib
+import hashlib
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+
+def pick_device() -> torch.device:
+    """Return the CUDA device that this process was granted, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe_device(device: torch.device) -> str:
+    """Return the name of the GPU, or of the CPU's model."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def limit_threads(num_threads: int) -> None:
+    """Let this process compute on so many threads and no more, so that trials side by side do not crowd.
+
+    May be called again by the next trial in the process.
+    """
+    torch.set_num_threads(num_threads)
+    # PyTorch lets the inter-op pool be sized once, before its first use; later calls find it as small already.
+    with contextlib.suppress(RuntimeError):
+        torch.set_num_interop_threads(1)
+
+
+def allow_tf32(device: torch.device) -> None:
+    """Let CUDA round what stays float32 to TF32 inside matrix products; for this process, from now on."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Compute in bfloat16 where it is safe, on CUDA; on a CPU bfloat16 is slower, so nothing changes there."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def derive_seed(seed: int, purpose: str, epoch: int = 0) -> int:
+    """Derive a seed in [0, 2^63) for one purpose and epoch.
+
+    So no generator is carried from one epoch to the next, and none has to be saved: an epoch is a pure function
+    of weights, optimizer state, seed and epoch number.
+    """
+    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def build_generator(device: torch.device, seed: int) -> torch.Generator:
+    """Build a generator of random numbers on a device."""
+    return torch.Generator(device=device).manual_seed(seed)
+
+
+@contextlib.contextmanager
+def seed_block(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed PyTorch's global generators for a block; on leaving, the caller's are as they were.
+
+    Initialisation and dropout can draw from nothing else. Never yield from a generator inside the block: the
+    consumer would run on these seeds.
+
+    Args:
+        seed: In [0, 2^63).
+        device: Whose generator, beside the CPU's, the block draws from.
+    """
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        yield
