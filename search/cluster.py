@@ -37,27 +37,25 @@ def connect(config: StudyConfig) -> Iterator[dict[str, float]]:
         InputError: If no cluster answers at the address, or a trial fits no node.
     """
     os.environ.update(QUIET)
-    local = config.cluster.address == "local"
     _check_answer(config.cluster.address)
-    try:
-        ray.init(
-            address=config.cluster.address,
-            num_cpus=config.cluster.cpus if local else None,
-            include_dashboard=False if local else None,
-            configure_logging=True,
-            logging_level="ERROR",
-            log_to_driver=False,
-        )
-    except ConnectionError as error:
-        raise InputError(f"cluster.address = {config.cluster.address!r}: no Ray cluster answers ({error})") from None
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        _check_fit(config, nodes)
-        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+    local = config.cluster.address == "local"
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        try:
+            ray.init(
+                address=config.cluster.address,
+                num_cpus=config.cluster.cpus if local else None,
+                include_dashboard=False if local else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+        except ConnectionError as error:
+            raise InputError(f"cluster.address: no Ray cluster answers at {config.cluster.address!r}") from error
+        try:
+            logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+            _check_fit(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
             yield ray.cluster_resources()
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _check_answer(address: str) -> None:
@@ -68,7 +66,7 @@ def _check_answer(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
-        raise InputError(f"cluster.address = {address!r}: no Ray cluster answers ({error})") from None
+        raise InputError(f"cluster.address: no Ray cluster answers at {address!r}") from error
 
 
 def count_slots(config: StudyConfig, resources: dict[str, float]) -> int:

@@ -91,9 +91,15 @@ def _run(config: StudyConfig, console: Console, *, resume: bool) -> None:
 
 def _search(config: StudyConfig, packed: Path, resources: dict[str, float], console: Console) -> Study:
     search, directory = config.search, config.directory
+    journal = Journal(directory / "study.journal", config.name, metric=METRIC, note=console.print)
     with contextlib.ExitStack() as stack:
         live = build_live(
-            total_trials=search.num_trials, max_epochs=search.max_epochs, max_hours=search.max_hours, console=console
+            total_trials=search.num_trials,
+            max_epochs=search.max_epochs,
+            max_hours=search.max_hours,
+            console=console,
+            trials=journal.load(),
+            elapsed_s=journal.elapsed_s,
         )
         stack.callback(live.close)
         tracker = build_tracker(
@@ -104,7 +110,6 @@ def _search(config: StudyConfig, packed: Path, resources: dict[str, float], cons
             warn=live.note,
         )
         stack.callback(tracker.close)
-        journal = Journal(directory / "study.journal", config.name, metric=METRIC, note=live.note)
         study = Study(config, journal, [tracker, live])
         run_study(
             study,

@@ -10,7 +10,7 @@ import io
 import itertools
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from sklearn.datasets import load_sample_images
 
 from search.provenance import replace_file
 from trainables.config import IMAGE_SIZE
+from trainables.data import CLASSES
 
 VERSION = 1
 """Part of the file's name: raised whenever the images change."""
@@ -31,11 +32,11 @@ COLUMNS = {"train": ((0, 240), (400, 640)), "test": ((240, 400),)}
 """Strips of the 640 pixels wide photos that each split is cropped from; no crop leaves its strip."""
 CROP_SIDES = (32, 160)
 """Shortest and longest side of a crop, in pixels; log-uniform between."""
-UNEVENNESS = 0.4
+UNEVENNESS = 0.5
 """Largest share by which a phase of the decoder differs from the mean; uniform from 0."""
-SKIP = 0.5
+SKIP = 0.3
 """Share of the lost detail that a skip connection carries past the code."""
-NOISE = 8.0
+NOISE = 4.0
 """Standard deviation of the noise on all images, of either class, in grey levels of 255."""
 
 
@@ -54,10 +55,30 @@ def build_sample(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     temporary = directory / f"{target.name}.{os.getpid()}.partial"
     with zipfile.ZipFile(temporary, "w") as archive:
-        for name, image in _list_images():
+        for name, image in draw_images(load_sample_images().images):  # type: ignore[no-untyped-call]
             archive.writestr(_describe(name), _encode(image))
     replace_file(temporary, target)
     return target
+
+
+def draw_images(photos: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """Draw the images of all splits and classes.
+
+    Args:
+        photos: (H, 640, 3) each, H at least 160.
+
+    Yields:
+        Name of the file and image (32, 32, 3).
+    """
+    generator = np.random.default_rng(SEED)
+    for split, label in itertools.product(COUNTS, CLASSES):
+        strips = [Image.fromarray(photo[:, left:right]) for photo in photos for left, right in COLUMNS[split]]
+        for number in range(COUNTS[split]):
+            image = _crop(strips[number % len(strips)], generator)
+            if label == "FAKE":
+                image = decode(image, UNEVENNESS * generator.random())
+            image = image + NOISE * generator.standard_normal(image.shape)
+            yield f"{split}/{label}/{number:04}.png", image.round().clip(0, 255).astype(np.uint8)
 
 
 def decode(image: NDArray[np.float64], unevenness: float) -> NDArray[np.float64]:
@@ -78,20 +99,6 @@ def decode(image: NDArray[np.float64], unevenness: float) -> NDArray[np.float64]
     return normalised
 
 
-def _list_images() -> Iterator[tuple[str, Image.Image]]:
-    photos = [Image.fromarray(photo) for photo in load_sample_images().images]
-    generator = np.random.default_rng(SEED)
-    for split, label in itertools.product(COUNTS, ("FAKE", "REAL")):
-        strips = [photo.crop((left, 0, right, photo.height)) for photo in photos for left, right in COLUMNS[split]]
-        for number in range(COUNTS[split]):
-            image = _crop(strips[number % len(strips)], generator)
-            if label == "FAKE":
-                image = decode(image, UNEVENNESS * generator.random())
-            image += NOISE * generator.standard_normal(image.shape)
-            pixels = image.round().clip(0, 255).astype(np.uint8)
-            yield f"{split}/{label}/{number:04}.png", Image.fromarray(pixels)
-
-
 def _crop(strip: Image.Image, generator: np.random.Generator) -> NDArray[np.float64]:
     """Take a random square, scale it to 32x32, mirror every other one."""
     shortest, longest = CROP_SIDES
@@ -100,7 +107,7 @@ def _crop(strip: Image.Image, generator: np.random.Generator) -> NDArray[np.floa
     # Pillow's filters widen with the scale, so this is anti-aliased
     scaled = strip.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
     image = np.asarray(scaled, dtype=np.float64)
-    return image[:, ::-1].copy() if generator.random() < 0.5 else image.copy()
+    return image[:, ::-1] if generator.random() < 0.5 else image
 
 
 def _upsample(code: NDArray[np.float64], unevenness: float) -> NDArray[np.float64]:
@@ -120,7 +127,7 @@ def _describe(name: str) -> zipfile.ZipInfo:
     return member
 
 
-def _encode(image: Image.Image) -> bytes:
+def _encode(image: NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    Image.fromarray(image).save(buffer, format="PNG")
     return buffer.getvalue()

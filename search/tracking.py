@@ -7,6 +7,7 @@ is tracked offline, and where that fails too tracking ends; either is said in on
 import dataclasses
 import logging
 import re
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,8 @@ PATIENCE_S = 5.0
 """Longest wait for W&B in all; it happens in `close`."""
 SERVER_TIMEOUT_S = 3.0
 """Longest time that the server may take to open a run, or to take in the rest of one that ends."""
+FREE_BYTES = 16 * 2**20
+"""Where the disk has less than this left tracking ends, because W&B's own process drops data without a word."""
 EXIT_CODES = {State.COMPLETE: 0, State.PRUNED: 0, State.FAIL: 1, State.RUNNING: 255}
 """W&B shows 0 as finished, 1 as failed and 255 as killed, which is what an interrupted search leaves."""
 SETTINGS = {
@@ -74,7 +77,7 @@ class Tracker:
 
     def close(self) -> None:
         """Finish what is open and stop W&B's own process."""
-        if self._mode != "off" and not wait_for([self._worker.submit(self._disconnect)], PATIENCE_S).done:
+        if not wait_for([self._worker.submit(self._disconnect)], PATIENCE_S).done:
             self._warn(f"Weights & Biases takes too long; {self._directory / 'wandb'} keeps what it did not take in")
         self._mode = "off"
         self._worker.shutdown(wait=False, cancel_futures=True)
@@ -114,6 +117,9 @@ class Tracker:
     def _open(self, trial: Trial) -> Any:
         import wandb
 
+        self._directory.mkdir(parents=True, exist_ok=True)
+        if (free := shutil.disk_usage(self._directory).free) < FREE_BYTES:
+            raise OSError(f"{free / 2**20:.1f} MiB are free on the disk of {self._directory}")
         run = wandb.init(
             project=self._project,
             group=self._study,

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from ray import tune
 from ray.tune import PlacementGroupFactory
@@ -71,7 +71,17 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> N
         study.halt(study.halt_reason)
 
 
-class _Proposals(Searcher):  # type: ignore[misc]
+class _Driver:
+    """Stays in the driver's process: Tune's snapshots, which nobody reads, hold an empty shell of it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object.__new__, (type(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class _Proposals(_Driver, Searcher):
     """Tune's view of `Study.ask` and of a worker that is lost for good."""
 
     def __init__(self, study: Study, make_task: MakeTask, errors: dict[str, str]) -> None:
@@ -81,10 +91,10 @@ class _Proposals(Searcher):  # type: ignore[misc]
         self._make_task = make_task
         self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
         trial = self._study.ask()
         if trial is None:
-            return str(Searcher.FINISHED)
+            return Searcher.FINISHED
         self._numbers[trial_id] = trial.number
         granted = self._study.config.get_resources(trial.architecture)
         bundle = {"CPU": granted.cpus, "GPU": granted.gpus}
@@ -105,11 +115,11 @@ class _Proposals(Searcher):  # type: ignore[misc]
         """Restore nothing: the journal holds the state."""
 
 
-class _Stopping(FIFOScheduler):  # type: ignore[misc]
+class _Stopping(_Driver, FIFOScheduler):
     """Tune's view of `Study.report`; notes what Ray says of a lost worker."""
 
     def __init__(self, study: Study, errors: dict[str, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._study = study
         self._errors = errors
 
@@ -126,7 +136,7 @@ class _Stopping(FIFOScheduler):  # type: ignore[misc]
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
 
-class _Halting(Stopper):  # type: ignore[misc]
+class _Halting(_Driver, Stopper):
     """Tune's view of a study that halts, or of a user who wants it to."""
 
     def __init__(self, study: Study, pressed: list[int]) -> None:

@@ -129,7 +129,7 @@ def _train_epoch(
                 logits = model(to_float(images)).float()
             loss = functional.binary_cross_entropy_with_logits(logits, labels)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             rate = schedule(optimizer, config, progress=(number - 1 + (step + 0.5) / num_steps) / config.epochs)
             optimizer.step()
             loss_sum += loss.detach()

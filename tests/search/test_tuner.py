@@ -1,6 +1,7 @@
 """The study on a real Ray Tune, with a closed-form learning curve in place of training."""
 
 import os
+import threading
 import time
 
 import pytest
@@ -92,6 +93,7 @@ def test_trials_run_side_by_side(tmp_path):
     class Watcher:
         def __init__(self):
             self.running, self.most = 0, 0
+            self.unpicklable = threading.Lock()
 
         def on_start(self, _):
             self.running += 1

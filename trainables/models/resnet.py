@@ -94,7 +94,7 @@ def _fetch_imagenet() -> Mapping[str, Tensor]:
     weights = ResNet50_Weights.IMAGENET1K_V2
     try:
         state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
             f"weights = 'imagenet': {weights.url} cannot be fetched ({error}); "
             "use `weights: none` or `weights:` with the path of a state dict"

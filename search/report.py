@@ -1,0 +1,295 @@
+"""A study's result as a table and figures: a pure function of the result."""
+
+import csv
+import dataclasses
+import io
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from rich.text import Text
+
+from search.journal import Trial
+from search.provenance import replace_file
+from search.published import PUBLISHED
+from trainables.config import list_defaults
+from trainables.data import CLASSES
+
+METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
+"""What is compared, with its heading."""
+COLUMNS = ("model", "source", "seeds", *(name + end for name in METRICS for end in ("", "_std")), "parameters")
+COUNTS = ("seeds", "parameters")
+TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
+"""Blue and vermilion. Source: Wong 2011, Points of view: Color blindness, Nature Methods 8:441."""
+DPI = 150
+LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class TestedModel:
+    """One retrained winner, tested once."""
+
+    architecture: str
+    """Key of trainables.config.MODEL_CONFIGS."""
+    rank: int
+    """1 for the architecture's best configuration on validation, which is the one compared."""
+    seed: int
+    """Number of the retraining, from 0."""
+    parameters: int
+    """Parameters of the model."""
+    metrics: dict[str, float]
+    """accuracy, precision, recall, f1, auroc, in [0, 1], and loss."""
+    confusion: tuple[tuple[int, int], tuple[int, int]]
+    """Counts of test images: rows true FAKE, REAL; columns predicted FAKE, REAL."""
+    trial: int
+    """Number of the trial whose configuration it is."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """All that a report says."""
+
+    study: str
+    """Name of the study."""
+    models: list[TestedModel]
+    trials: list[Trial]
+    notes: list[str]
+    """Sentences to print under the table."""
+
+
+def summarize(result: Result) -> pd.DataFrame:
+    """Compare each architecture's best configuration with the published results.
+
+    Returns:
+        COLUMNS. Metrics lie in [0, 1]: means over the seeds and their sample standard deviations; empty where unknown.
+    """
+    rows = [_summarize_seeds(name, models) for (name, rank), models in _group(result.models).items() if rank == 1]
+    for published in PUBLISHED:
+        known = {"model": published.model, "source": "published", "parameters": published.parameters}
+        rows.append(known | published.metrics)
+    return _build_frame(rows)
+
+
+def write_report(result: Result, directory: Path) -> list[Path]:
+    """Write comparison.csv, .md and .tex and, per architecture, a confusion matrix and the winner's curves.
+
+    Args:
+        result: What to report.
+        directory: Created if missing; the files of an earlier report are replaced, each in one step.
+
+    Returns:
+        The files.
+    """
+    frame = summarize(result)
+    contents = {
+        "comparison.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
+        "comparison.md": format_markdown(result).encode(),
+        "comparison.tex": format_latex(frame).encode(),
+    }
+    trials = {trial.number: trial for trial in result.trials}
+    for (architecture, rank), models in _group(result.models).items():
+        if rank == 1:
+            contents[f"figures/{architecture}_confusion.png"] = _render_png(draw_confusion(models))
+            contents[f"figures/{architecture}_curves.png"] = _render_png(draw_curves(trials[models[0].trial]))
+    return [_write(directory / name, content) for name, content in contents.items()]
+
+
+def write_trials(trials: Sequence[Trial], path: Path) -> Path:
+    """Write a row per trial: how it went, then its parameters, empty where its architecture has none of the name."""
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    rows = [_describe(trial) | _list_params(trial, names) for trial in trials]
+    columns = [*_describe(Trial(number=0, architecture="", params={})), *names]
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return _write(path, buffer.getvalue().encode())
+
+
+def render(result: Result) -> Text:
+    """Return the comparison for a terminal of 80 columns; all but the accuracies' deviations stand in the files."""
+    rows = [["Test, %", *METRICS.values(), "Parameters"]]
+    for row in summarize(result).to_dict("records"):
+        seeds = "" if pd.isna(row["seeds"]) else f", {_format_seeds(row['seeds'])}"
+        means = [_format_percent(row[name]) for name in METRICS if name != "accuracy"]
+        accuracy = _format_percent(row["accuracy"], row["accuracy_std"])
+        rows.append([row["model"] + seeds, accuracy, *means, _format_count(row["parameters"])])
+    lines = ["  ".join(cells).rstrip() for cells in _align(rows)]
+    return Text("\n".join([*lines, "", *result.notes]))
+
+
+def format_markdown(result: Result) -> str:
+    """Return the comparison in percent, the lower ranks if there are any, and the notes."""
+    lines = [f"# Study {result.study} on the test split, in percent", "", *_format_pipes(summarize(result))]
+    groups = _group(result.models).items()
+    lower = [_summarize_seeds(f"{name}, rank {rank}", models) for (name, rank), models in groups if rank > 1]
+    if lower:
+        lines += ["", "Ranked lower on validation:", "", *_format_pipes(_build_frame(lower))]
+    for note in result.notes:
+        lines += ["", note]
+    return "\n".join(lines) + "\n"
+
+
+def format_latex(frame: pd.DataFrame) -> str:
+    r"""Return the comparison in percent as a tabular environment, to be \input; it needs no package."""
+    header, *rows = [[cell.translate(LATEX_ESCAPES) for cell in row] for row in _format_cells(frame)]
+    lines = [r"\begin{tabular}{ll" + "r" * (len(header) - 2) + "}", r"\hline"]
+    lines += [" & ".join(header) + r" \\", r"\hline", *(" & ".join(row) + r" \\" for row in rows)]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def draw_confusion(models: Sequence[TestedModel]) -> Figure:
+    """Draw one confusion matrix: the sum over the seeds, coloured by the share of the true class."""
+    counts = np.sum([tested.confusion for tested in models], axis=0)
+    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
+    figure = Figure(figsize=(4.4, 3.9), layout="constrained")
+    axes = figure.add_subplot()
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for (row, column), count in np.ndenumerate(counts):
+        text = f"{count:,}\n{shares[row, column]:.2%}"
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
+    axes.set(xticks=(0, 1), xticklabels=CLASSES, yticks=(0, 1), yticklabels=CLASSES)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(f"{models[0].architecture} on test, sum over {_format_seeds(len(models))}")
+    figure.colorbar(picture, ax=axes, format=PercentFormatter(1.0), label="share of the true class", shrink=0.85)
+    return figure
+
+
+def draw_curves(trial: Trial) -> Figure:
+    """Draw loss and accuracy per epoch, on train (while it learns) and on validation, and the epoch that won."""
+    epochs = range(1, len(trial.epochs) + 1)
+    figure = Figure(figsize=(8.4, 3.5), layout="constrained")
+    figure.suptitle(f"{trial.architecture}, trial {trial.number}: the configuration that won on validation")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for key, label, colour, marker in (
+            (f"train_{name}", "train", TRAIN_COLOUR, "o"),
+            (name, "validation", VAL_COLOUR, "s"),
+        ):
+            values = [metrics[key] for metrics in trial.epochs]
+            axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
+        axes.axvline(_get_best_epoch(trial), color="grey", linestyle=":", label="best on validation")
+        axes.set(xlabel="epoch", ylabel=name)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(alpha=0.3)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.legend()
+    return figure
+
+
+def _group(models: Iterable[TestedModel]) -> dict[tuple[str, int], list[TestedModel]]:
+    """Return the models of each architecture and rank."""
+    groups: dict[tuple[str, int], list[TestedModel]] = {}
+    for tested in models:
+        groups.setdefault((tested.architecture, tested.rank), []).append(tested)
+    return groups
+
+
+def _summarize_seeds(name: str, models: Sequence[TestedModel]) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": name, "source": "this study"}
+    row |= {"seeds": len(models), "parameters": models[0].parameters}
+    for metric in METRICS:
+        values = [tested.metrics[metric] for tested in models]
+        row[metric] = statistics.fmean(values)
+        row[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    return row
+
+
+def _build_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    types = {name: "Int64" if name in COUNTS else "float64" for name in COLUMNS[2:]}
+    return frame.astype(types)
+
+
+def _format_cells(frame: pd.DataFrame) -> list[list[str]]:
+    """Return heading and rows as a reader wants them; mean and deviation share a cell."""
+    cells = [["Model", "Source", "Seeds", *METRICS.values(), "Parameters"]]
+    for row in frame.to_dict("records"):
+        metrics = [_format_percent(row[name], row[f"{name}_std"]) for name in METRICS]
+        cells.append(
+            [row["model"], row["source"], _format_count(row["seeds"]), *metrics, _format_count(row["parameters"])]
+        )
+    return cells
+
+
+def _format_pipes(frame: pd.DataFrame) -> list[str]:
+    header, *rows = _align([[cell.replace("|", r"\|") for cell in row] for row in _format_cells(frame)])
+    rule = ["-" * len(cell) if column < 2 else "-" * (len(cell) - 1) + ":" for column, cell in enumerate(header)]
+    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Pad each column to its widest cell; text to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = [not any(cell[:1].isdigit() for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        [cell.ljust(width) if text else cell.rjust(width) for cell, width, text in zip(row, widths, left, strict=True)]
+        for row in rows
+    ]
+
+
+def _format_percent(mean: float, deviation: float = float("nan")) -> str:
+    if pd.isna(mean):
+        return ""
+    return f"{100 * mean:.2f}" if pd.isna(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def _format_count(count: Any) -> str:
+    return "" if pd.isna(count) else f"{count:,}"
+
+
+def _format_seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _describe(trial: Trial) -> dict[str, Any]:
+    """Return how a trial went; what is not known of it is None."""
+    accuracies = [metrics["accuracy"] for metrics in trial.epochs]
+    return {
+        "number": trial.number,
+        "architecture": trial.architecture,
+        "state": trial.state.value,
+        "reason": trial.reason,
+        "epochs": len(trial.epochs),
+        "best_accuracy": max(accuracies, default=None),
+        "last_accuracy": accuracies[-1] if accuracies else None,
+        **{name: trial.attributes.get(name) for name in ("seconds", "device", "images_per_second")},
+    }
+
+
+def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
+    """Return a trial's values under the given names: None where its architecture has no such parameter."""
+    values = {**list_defaults(trial.architecture), **trial.params}
+    return {name: values.get(name) for name in names}
+
+
+def _get_best_epoch(trial: Trial) -> int:
+    accuracies = [metrics["accuracy"] for metrics in trial.epochs]
+    return accuracies.index(max(accuracies)) + 1
+
+
+def _render_png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    replace_file(partial, path)
+    return path

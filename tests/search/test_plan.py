@@ -1,0 +1,17 @@
+import pytest
+
+from search.config import parse
+from search.plan import estimate_epochs
+
+
+@pytest.mark.parametrize(
+    ("search", "epochs"),
+    [
+        ({"num_trials": 9, "max_epochs": 9, "scheduler": "none"}, (81, 81)),
+        ({"num_trials": 9, "max_epochs": 9}, (9 * 1 + 3 * 2 + 1 * 6, 81)),
+        ({"num_trials": 9, "max_epochs": 9, "max_total_epochs": 12}, (12, 12)),
+        ({"num_trials": 2, "max_epochs": 9}, (2 + 2 + 6, 18)),
+    ],
+)
+def test_the_estimate_lets_one_in_reduction_factor_survive_each_rung(search, epochs):
+    assert estimate_epochs(parse({"name": "x", "search": search})) == epochs

@@ -1,0 +1,85 @@
+"""The command line: what a user sees when something is wrong, and what --dry-run says."""
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from search.run import main
+
+APP = typer.Typer()
+APP.command()(main)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Return a function that calls the command line in an empty folder and returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.yaml").write_text(
+        f"name: mine\ndata: {{path: images, cache: {tmp_path}/cache}}\ntracking: {{mode: 'off'}}\n"
+    )
+
+    def call(*arguments):
+        result = CliRunner().invoke(APP, arguments)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.yaml"], "cannot read nowhere.yaml: no such file or directory"),
+        (["study.yaml", "--set", "search.num_trails=3"], "search.num_trails: unknown key"),
+        (["study.yaml", "--set", "search.num_trials=many"], "search.num_trials = 'many'"),
+        (["study.yaml", "--set", "search.num_trials"], "expected PATH=VALUE"),
+        (["study.yaml", "--name", "a/b"], "name = 'a/b'"),
+        (["study.yaml", "--set", "space.cnn.num_blocks={low: 2, high: 6}"], "has a corner that cannot be built"),
+        (["study.yaml"], "images"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(run, tmp_path, arguments, message):
+    before = sorted(tmp_path.rglob("*"))
+    code, _, stderr = run(*arguments)
+    assert code == 2
+    assert stderr.startswith("error: ")
+    assert message in stderr
+    assert len(stderr.strip().splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_results_folder_that_exists_is_not_touched_without_resume(run, tmp_path):
+    folder = tmp_path / "results" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "study.yaml").write_text("mine")
+    code, _, stderr = run("study.yaml")
+    assert code == 2
+    assert "results/mine exists: --resume goes on with it, --name NAME starts another study" in stderr
+    assert (folder / "study.yaml").read_text() == "mine"
+
+
+def test_weights_that_cannot_be_had_are_one_error_before_the_search(run, tmp_path, image_folder):
+    settings = [f"data.path={image_folder}", f"space.resnet50.weights={tmp_path}/nowhere.pt"]
+    code, _, stderr = run("study.yaml", *[part for value in settings for part in ("--set", value)])
+    assert code == 2
+    assert "nowhere.pt" in stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
+    code, stdout, _ = run(
+        "study.yaml",
+        "--dry-run",
+        "--set", "search.max_epochs=9",
+        "--set", "search.num_trials=18",
+        "--set", "space.cnn.filters={low: 8, high: 64, log: true}",
+    )  # fmt: skip
+    assert code == 0
+    assert "num_trials: 18" in stdout
+    assert "8 to 64, log" in stdout
+    assert "1 CPUs and 0 GPUs per trial" in stdout
+    assert "a trial may be stopped after epoch 1, 3 of 9" in stdout
+    assert "about 42 if the scheduler stops its share, at most 162, in 18 trials" in stdout
+    assert "Evaluation: 10 retrainings" in stdout
+    assert not (tmp_path / "results").exists()

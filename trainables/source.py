@@ -1,0 +1,169 @@
+"""Finds and reads the images of a data set, in a folder or in a zip.
+
+They come in the published layout {train,test}/{REAL,FAKE}/*; whatever else lies there is left alone.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import lzma
+import os
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+from trainables.data import CLASSES, SPLITS
+from trainables.errors import InputError
+
+CHUNK = 512
+"""Files that a thread reads or decodes at a time."""
+CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
+"""What file managers leave behind, besides hidden files."""
+LAYOUT = "{train,test}/{REAL,FAKE}/*"
+CORRUPT = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
+"""What zipfile raises on a damaged zip."""
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One image file of a source."""
+
+    name: str
+    """SPLIT/CLASS/FILE."""
+    crc: int
+    """CRC-32 of the file's bytes."""
+    size: int
+    """Bytes."""
+
+
+class Folder:
+    """Images in a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def list_members(self) -> list[Member]:
+        """Return all image files; each is read for its CRC."""
+        with ThreadPoolExecutor() as pool:
+            return list(itertools.chain.from_iterable(pool.map(self._measure, cut(_list_files(self.path)))))
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one file."""
+        return (self.path / name).read_bytes()
+
+    def _measure(self, names: Sequence[str]) -> list[Member]:
+        files = ((name, self.read(name)) for name in names)
+        return [Member(name=name, crc=zlib.crc32(data), size=len(data)) for name, data in files]
+
+
+class Archive:
+    """Images in a zip."""
+
+    def __init__(self, path: Path, file: zipfile.ZipFile) -> None:
+        self.path = path
+        self._file = file
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        for entry in file.infolist():
+            name = PurePosixPath(entry.orig_filename)
+            if problem := _find_problem(entry, name):
+                raise InputError(f"{path}: its member {entry.orig_filename!r} {problem}: make the zip anew without")
+            if not entry.is_dir() and _is_image(name.parts):
+                self._entries[str(name)] = entry
+
+    def list_members(self) -> list[Member]:
+        """Return all image files, as the central directory has them."""
+        return [Member(name=name, crc=entry.CRC, size=entry.file_size) for name, entry in self._entries.items()]
+
+    def read(self, name: str) -> bytes:
+        """Return the bytes of one file."""
+        try:
+            return self._file.read(self._entries[name])
+        except CORRUPT as error:
+            raise InputError(f"{self.path} is corrupt at {name} ({error}): fetch it again") from error
+
+
+Source = Folder | Archive
+
+
+def _is_image(parts: Sequence[str]) -> bool:
+    """Whether a path inside the source is one of the images."""
+    hidden = any(part.startswith(".") or part in CLUTTER for part in parts)
+    return len(parts) > 2 and parts[0] in SPLITS and parts[1] in CLASSES and not hidden
+
+
+def _find_problem(entry: zipfile.ZipInfo, name: PurePosixPath) -> str | None:
+    """Say why a zip's member cannot be trusted or read."""
+    if name.is_absolute() or ".." in name.parts or "\\" in str(name) or str(name)[1:2] == ":":
+        return "leaves the folder or has a backslash"
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        return "is a symbolic link"
+    return "is encrypted" if entry.flag_bits & 1 else None
+
+
+def _list_files(root: Path) -> list[str]:
+    """Return the names of a folder's images, sorted."""
+    names = []
+    for split, label in itertools.product(SPLITS, CLASSES):
+        if not (root / split / label).is_dir():
+            continue
+        for folder, _, files in os.walk(root / split / label, onerror=_fail):
+            parts = Path(folder).relative_to(root).parts
+            names += ["/".join((*parts, file)) for file in files if _is_image((*parts, file))]
+    return sorted(names)
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def sign_source(source: Path) -> str:
+    """Return what is the same as long as nobody touches the source: a hash of names, sizes and times.
+
+    The change time is part of it, because copying tools set the modification time back.
+    """
+    if not source.exists():
+        raise InputError(f"{source} does not exist: give the folder or zip of the images")
+    digest = hashlib.sha256(f"{source.resolve()}".encode(errors="surrogateescape"))
+    for name in _list_files(source) if source.is_dir() else ("",):
+        state = (source / name).stat()
+        line = f"\0{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """Open a folder or a zip.
+
+    Raises:
+        InputError: If it is neither, or a zip that is corrupt or not to be trusted.
+    """
+    if path.is_dir():
+        yield Folder(path)
+        return
+    if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is neither a folder nor a zip: give one with images in {LAYOUT}")
+    try:
+        file = zipfile.ZipFile(path)
+    except CORRUPT as error:
+        raise InputError(f"{path} is a corrupt zip ({error}): fetch it again") from error
+    with file:
+        yield Archive(path, file)
+
+
+def require_classes(source: Path, present: set[str], complaint: str) -> None:
+    """Complain unless both classes of both splits are present, as SPLIT/CLASS."""
+    needed = (f"{split}/{label}" for split, label in itertools.product(SPLITS, CLASSES))
+    if missing := [part for part in needed if part not in present]:
+        raise InputError(f"{source} {complaint} {', '.join(missing)}: expected images in {LAYOUT}")
+
+
+def cut(items: list[T]) -> list[list[T]]:
+    """Cut a list into what a thread does at a time."""
+    return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]
