@@ -19,7 +19,6 @@ from search.config import StudyConfig
 from search.journal import State, Trial
 from search.provenance import replace_file
 from search.report import TestedModel
-from search.study import METRIC
 from trainables.config import build_train_config
 from trainables.data import load_info, open_full_train, open_test
 from trainables.errors import InputError
@@ -57,7 +56,7 @@ class Retraining:
 def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int) -> list[Trial]:
     """Return an architecture's best trials by their best validation accuracy; the earlier one wins a tie."""
     able = [trial for trial in trials if trial.architecture == architecture and trial.state is not State.FAIL]
-    return sorted(able, key=lambda trial: (-_get_best(trial)[0], trial.number))[:top_k]
+    return sorted(able, key=lambda trial: (-trial.get_peak()[0], trial.number))[:top_k]
 
 
 def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> None:
@@ -90,7 +89,7 @@ def plan(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> list
                         params=trial.params,
                         train_seed=derive_seed(config.search.seed, f"retraining {architecture} {rank} {seed}"),
                         max_epochs=config.search.max_epochs,
-                        epochs=_get_best(trial)[1],
+                        epochs=trial.get_peak()[1],
                         max_train_images=config.data.max_train_images,
                         split_seed=config.search.seed,
                         fingerprint=fingerprint,
@@ -186,12 +185,6 @@ def score(labels: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
         "metrics": {name: float(value) for name, value in values.items()},
         "confusion": tuple(tuple(row) for row in confusion),
     }
-
-
-def _get_best(trial: Trial) -> tuple[float, int]:
-    """Return a trial's best validation accuracy and the epoch that first had it, from 1."""
-    values = [metrics[METRIC] for metrics in trial.epochs]
-    return max(values), values.index(max(values)) + 1
 
 
 def _wait(references: list[Any]) -> Iterator[Any]:

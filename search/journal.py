@@ -25,6 +25,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainables.errors import InputError
 
+METRIC = "accuracy"
+"""The validation metric that is searched for, compared at rungs and journaled; larger is better."""
+
 
 class State(enum.StrEnum):
     """Where a trial stands; the names are Optuna's."""
@@ -54,17 +57,25 @@ class Trial:
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """seconds, device, images_per_second."""
 
+    def list_values(self) -> list[float]:
+        """Return the validation metric of epoch 1, 2, ..."""
+        return [metrics[METRIC] for metrics in self.epochs]
+
+    def get_peak(self) -> tuple[float, int]:
+        """Return the best of the values and the epoch that first had it; there must be an epoch."""
+        values = self.list_values()
+        return max(values), values.index(max(values)) + 1
+
 
 class Journal:
     """Writes and reads the record; one process at a time."""
 
-    def __init__(self, path: Path, study: str, *, metric: str, note: Callable[[str], None]) -> None:
+    def __init__(self, path: Path, study: str, *, note: Callable[[str], None]) -> None:
         """Open the record, or begin it where there is none.
 
         Args:
             path: The journal's file.
             study: Name of the study in it.
-            metric: Which of an epoch's metrics is the intermediate value; larger is better.
             note: Told in a sentence when the file had to be repaired.
 
         Raises:
@@ -80,7 +91,6 @@ class Journal:
         if not known:
             self._storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], study)
         self._study_id = self._storage.get_study_id_from_name(study)
-        self._metric = metric
         self._ids: dict[int, int] = {}
         self._order = 0
         self.elapsed_s = 0.0
@@ -130,7 +140,7 @@ class Journal:
         trial_id = self._ids[trial.number]
         row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), "metrics": dict(metrics)}
         self._storage.set_trial_system_attr(trial_id, _epoch_key(epoch), row)
-        self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self._metric])
+        self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[METRIC])
         self._order += 1
         trial.epochs.append(dict(metrics))
 
@@ -140,7 +150,7 @@ class Journal:
         for key, value in {**attributes, "reason": reason}.items():
             if value is not None:
                 self._storage.set_trial_user_attr(trial_id, key, value)
-        values = [max(metrics[self._metric] for metrics in trial.epochs)] if state is not State.FAIL else None
+        values = None if state is State.FAIL else [trial.get_peak()[0]]
         self._storage.set_trial_state_values(trial_id, TrialState[state], values)
         trial.state, trial.reason, trial.attributes = state, reason, dict(attributes)
 

@@ -44,7 +44,7 @@ class PlainLog:
         if trial.state is State.FAIL or not trial.epochs:
             result = str(trial.reason)
         else:
-            last, best = trial.epochs[-1]["accuracy"], get_peak(trial)[0]
+            last, best = trial.epochs[-1]["accuracy"], trial.get_peak()[0]
             result = f"accuracy {last:.4f} (best {best:.4f}), {_speed(trial)}"
         self.note(f"{_name(trial)} {trial.state} after {count}: {result}")
 
@@ -74,7 +74,7 @@ class LiveView:
         self._max_s = None if max_hours is None else max_hours * 3600
         self._console = console
         self._trials = {trial.number: trial for trial in trials}
-        self._peaks = {trial.number: get_peak(trial) for trial in trials if trial.epochs}
+        self._peaks = {trial.number: trial.get_peak() for trial in trials if trial.epochs}
         self._running: dict[int, Trial] = {}
         self._ended = 0
         self._begun = time.monotonic()
@@ -85,12 +85,12 @@ class LiveView:
         """Show the trial among the running ones."""
         self._trials[trial.number] = self._running[trial.number] = trial
         if trial.epochs:
-            self._peaks[trial.number] = get_peak(trial)
+            self._peaks[trial.number] = trial.get_peak()
         self._live.start()
 
     def on_epoch(self, trial: Trial) -> None:
         """Take in the last epoch."""
-        self._peaks[trial.number] = get_peak(trial)
+        self._peaks[trial.number] = trial.get_peak()
 
     def on_end(self, trial: Trial) -> None:
         """Count the trial as ended; a failed one also leaves a line with its reason."""
@@ -159,7 +159,7 @@ class LiveView:
                 table.add_row(trial.architecture, str(trial.number), epoch)
                 continue
             last = trial.epochs[-1]
-            values = (last["accuracy"], get_peak(trial)[0], last["loss"])
+            values = (last["accuracy"], trial.get_peak()[0], last["loss"])
             speed = f"{last['images_per_second']:,.0f}"
             table.add_row(trial.architecture, str(trial.number), epoch, *(f"{value:.4f}" for value in values), speed)
         return table
@@ -201,12 +201,6 @@ def format_params(params: Mapping[str, Any]) -> str:
     return " ".join(
         f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
     )
-
-
-def get_peak(trial: Trial) -> tuple[float, int]:
-    """Return a trial's best accuracy and the epoch of it, the first of equals."""
-    accuracies = [metrics["accuracy"] for metrics in trial.epochs]
-    return max(accuracies), accuracies.index(max(accuracies)) + 1
 
 
 def _build_table(name: str, *columns: str) -> Table:

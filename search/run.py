@@ -21,7 +21,7 @@ from search.live import build_live
 from search.plan import describe_plan
 from search.prepare import check_absent, open_directory, prepare_data, prepare_weights
 from search.report import Result, TestedModel, render, write_report, write_trials
-from search.study import METRIC, Study
+from search.study import Study
 from search.task import Task
 from search.tracking import build_tracker
 from search.trial import run_trial
@@ -91,7 +91,7 @@ def _run(config: StudyConfig, console: Console, *, resume: bool) -> None:
 
 def _search(config: StudyConfig, packed: Path, resources: dict[str, float], console: Console) -> Study:
     search, directory = config.search, config.directory
-    journal = Journal(directory / "study.journal", config.name, metric=METRIC, note=console.print)
+    journal = Journal(directory / "study.journal", config.name, note=console.print)
     with contextlib.ExitStack() as stack:
         live = build_live(
             total_trials=search.num_trials,

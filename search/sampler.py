@@ -52,17 +52,12 @@ class Sampler:
         )
         self._mirrored[trial.number] = self._storage.create_new_trial(self._study_id, template)
 
-    def end(self, trial: Trial, values: Mapping[int, float]) -> None:
-        """Take in how a trial ended.
-
-        Args:
-            trial: Its state is final.
-            values: Its validation metric by epoch; the best of them is its value.
-        """
+    def end(self, trial: Trial) -> None:
+        """Take in how a trial ended: its whole curve, its final state, and its best epoch as its value."""
         mirrored = self._mirrored.pop(trial.number)
-        for epoch, value in values.items():
+        for epoch, value in enumerate(trial.list_values(), start=1):
             self._storage.set_trial_intermediate_value(mirrored, epoch, value)
-        final = None if trial.state is State.FAIL else [max(values.values())]
+        final = None if trial.state is State.FAIL else [trial.get_peak()[0]]
         self._storage.set_trial_state_values(mirrored, TrialState[trial.state], final)
 
 

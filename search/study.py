@@ -11,14 +11,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from search.config import StudyConfig
-from search.journal import Journal, State, Trial
+from search.journal import METRIC, Journal, State, Trial
 from search.sampler import Sampler
 from search.scheduler import SCHEDULERS, Scheduler
 from search.space import Spec, build_distributions, list_specs
 from trainables.config import list_defaults
-
-METRIC = "accuracy"
-"""The validation metric that is searched for, compared at rungs and journaled; larger is better."""
 
 NUM_EARLY_FAILURES = 5
 """When the first so many trials to end all fail for one reason, the study halts."""
@@ -172,7 +169,7 @@ class Study:
         known = {key: value for key, value in attributes.items() if value is not None}
         self._journal.end_trial(trial, state, reason, known)
         self._running.pop(trial.number, None)
-        self._samplers[trial.architecture].end(trial, _list_values(trial))
+        self._samplers[trial.architecture].end(trial)
         for listener in self._listeners:
             listener.on_end(trial)
 
@@ -183,11 +180,10 @@ class Study:
         stops: dict[int, bool] = {}
         for number, epoch in self._journal.list_epochs():
             trial = self.trials[number]
-            value = trial.epochs[epoch - 1][METRIC]
-            stops[number] = self._schedulers[trial.architecture].report(number, epoch, value)
+            stops[number] = self._schedulers[trial.architecture].report(number, epoch, trial.list_values()[epoch - 1])
         for trial in self.trials:
             if trial.state is not State.RUNNING:
-                self._samplers[trial.architecture].end(trial, _list_values(trial))
+                self._samplers[trial.architecture].end(trial)
             elif not self._end_if_due(trial, stop=stops.get(trial.number, False)):
                 self._waiting.append(trial)
 
@@ -209,7 +205,3 @@ def choose_architecture(counts: Mapping[str, int], shares: Mapping[str, float]) 
     due = sum(counts.values()) + 1
     total = sum(shares.values())
     return max(shares, key=lambda name: shares[name] / total * due - counts.get(name, 0))
-
-
-def _list_values(trial: Trial) -> dict[int, float]:
-    return {epoch: metrics[METRIC] for epoch, metrics in enumerate(trial.epochs, start=1)}

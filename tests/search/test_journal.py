@@ -1,3 +1,12 @@
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
@@ -14,7 +23,7 @@ DISTRIBUTIONS = {"learning_rate": FloatDistribution(1e-4, 1e-1, log=True)}
 
 def open_journal(path, study="x"):
     notes = []
-    journal = Journal(path / "study.journal", study, metric="accuracy", note=notes.append)
+    journal = Journal(path / "study.journal", study, note=notes.append)
     return journal, notes
 
 
@@ -96,3 +105,32 @@ def test_a_file_of_another_study_is_refused(tmp_path):
     fill(open_journal(tmp_path)[0])
     with pytest.raises(InputError, match="holds the study x, not y"):
         open_journal(tmp_path, "y")
+
+
+def test_optuna_dashboard_opens_the_journal(tmp_path):
+    fill(open_journal(tmp_path)[0])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(sys.executable).with_name("optuna-dashboard")
+    command = [program, tmp_path / "study.journal", "--host", "127.0.0.1", "--port", str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            studies = ask(f"http://127.0.0.1:{port}/api/studies")["study_summaries"]
+            assert [study["study_name"] for study in studies] == ["x"]
+            trials = ask(f"http://127.0.0.1:{port}/api/studies/{studies[0]['study_id']}?after=0")["trials"]
+            assert [trial["state"] for trial in trials] == ["Complete", "Pruned", "Fail", "Running"]
+            assert [point["value"] for point in trials[1]["intermediate_values"]] == pytest.approx([0.61, 0.62])
+        finally:
+            server.terminate()
+
+
+def ask(address):
+    """Return what a server on this machine answers, once it is up."""
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(address, timeout=10) as answer:
+                return json.load(answer)
+        except (ConnectionError, urllib.error.URLError):
+            time.sleep(0.1)
+    raise AssertionError(f"nobody answers at {address}")

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from search.sample import COLUMNS, CROP_SIDES, build_sample, decode, draw_images
 from trainables.config import CnnConfig, TrainConfig
 from trainables.data import open_train
+from trainables.errors import InputError
 from trainables.pack import pack
 from trainables.train import train
 
@@ -57,6 +58,12 @@ def test_a_sample_that_is_there_is_not_built_again(sample):
 def test_half_a_sample_of_a_killed_build_is_not_taken_for_one(sample, tmp_path):
     (tmp_path / f"{sample.name}.12345.partial").write_bytes(sample.read_bytes()[:1000])
     assert build_sample(tmp_path).read_bytes() == sample.read_bytes()
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(InputError, match="cannot write the sample data into"):
+        build_sample(tmp_path / "taken")
 
 
 def test_train_and_test_come_from_disjoint_regions():

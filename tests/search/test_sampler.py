@@ -23,9 +23,9 @@ def make_trial(number, params):
 
 def end(sampler, trial):
     """End every seventh trial as failed, every third as pruned, the rest as complete."""
-    values = {1: trial.params["learning_rate"], 2: trial.params["learning_rate"] * 2}
+    trial.epochs = [{"accuracy": trial.params["learning_rate"] * factor} for factor in (1, 2)]
     trial.state = State.FAIL if trial.number % 7 == 6 else State.PRUNED if trial.number % 3 == 0 else State.COMPLETE
-    sampler.end(trial, values if trial.state is not State.FAIL else {})
+    sampler.end(trial)
 
 
 def run(sampler, trials, until, lag=2):
@@ -79,7 +79,7 @@ def test_proposals_differ_from_one_another_even_when_all_trials_fail(name):
         trial = make_trial(number, sampler.propose(number))
         sampler.start(trial)
         trial.state = State.FAIL
-        sampler.end(trial, {})
+        sampler.end(trial)
         seen.append(tuple(trial.params.values()))
     assert len(set(seen)) == 6
 
@@ -97,7 +97,8 @@ def test_tpe_learns_from_pruned_trials():
             trial = make_trial(number, sampler.propose(number))
             sampler.start(trial)
             trial.state = State.PRUNED
-            sampler.end(trial, {1: -abs(trial.params["filters"] - 16)})
+            trial.epochs = [{"accuracy": -abs(trial.params["filters"] - 16)}]
+            sampler.end(trial)
     late = [sampler.propose(number)["filters"] for number in range(40, 60)]
     early = [build("random").propose(number)["filters"] for number in range(20)]
     assert sum(abs(value - 16) for value in late) < sum(abs(value - 16) for value in early)

@@ -4,7 +4,7 @@ import pytest
 
 from search.config import parse
 from search.journal import Journal, State
-from search.study import METRIC, Study, choose_architecture
+from search.study import Study, choose_architecture
 
 SPACE = {
     "shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}},
@@ -34,7 +34,7 @@ class Recorder:
 def open_study(folder, listeners=(), recipes=(), **search):
     settings = {"num_trials": 24, "max_epochs": 9, "num_startup_trials": 4, "seed": 3, **search}
     config = parse({"name": "x", "search": settings, "space": SPACE, "recipes": list(recipes)})
-    return Study(config, Journal(folder / "study.journal", "x", metric=METRIC, note=print), listeners)
+    return Study(config, Journal(folder / "study.journal", "x", note=print), listeners)
 
 
 def measure(trial, epoch):
@@ -177,7 +177,7 @@ def test_recipes_are_the_first_trials(tmp_path):
 def test_listeners_are_told_after_the_record_was_written(tmp_path):
     class Reader(Recorder):
         def on_epoch(self, trial):
-            recorded = Journal(tmp_path / "study.journal", "x", metric=METRIC, note=print).load()[trial.number]
+            recorded = Journal(tmp_path / "study.journal", "x", note=print).load()[trial.number]
             assert recorded.epochs == trial.epochs
             super().on_epoch(trial)
 

@@ -9,7 +9,7 @@ import pytest
 from search.cluster import connect, count_slots
 from search.config import parse
 from search.journal import Journal, State
-from search.study import METRIC, Study
+from search.study import Study
 from search.task import Failure, Report, Task
 from search.tuner import run_study
 from trainables.errors import InputError
@@ -24,7 +24,7 @@ def build_config(**search):
 
 
 def open_study(config, folder, listeners=()):
-    return Study(config, Journal(folder / "study.journal", "x", metric=METRIC, note=print), listeners)
+    return Study(config, Journal(folder / "study.journal", "x", note=print), listeners)
 
 
 def make_task(trial):

@@ -1,0 +1,155 @@
+"""The whole system through its command line: real Ray, real training, real W&B files, a real kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pandas as pd
+import pytest
+import safetensors.torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+
+from search.document import read_document
+from trainables.config import build_train_config
+from trainables.models import build_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parent.parent
+STUDY = """
+name: tiny
+data: {{path: sample, max_train_images: 200, val_fraction: 0.25, cache: {cache}}}
+search: {{architectures: [cnn], num_trials: 4, max_epochs: 3, reduction_factor: 2, num_startup_trials: 2}}
+space:
+  shared: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}, batch_size: 32}}
+  cnn: {{filters: {{choice: [8, 16]}}}}
+evaluation: {{seeds: 2}}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(STUDY.format(cache=tmp_path / "cache"))
+    return path
+
+
+def start(folder, *arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "true"}
+    environment.pop("WANDB_API_KEY", None)
+    return subprocess.Popen(
+        [sys.executable, "-u", "-m", "search.run", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_line(process, words):
+    """Read the output up to a line that holds the words, and return all lines so far."""
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if words in line:
+            return lines
+    raise AssertionError("".join(lines))
+
+
+def finish(folder, *arguments):
+    process = start(folder, *arguments)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+def load_trials(folder):
+    storage = JournalStorage(JournalFileBackend(str(folder / "results" / "tiny" / "study.journal")))
+    return optuna.load_study(study_name="tiny", storage=storage).trials
+
+
+def check_whole(trials, count):
+    assert len(trials) == count
+    assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:
+        assert sorted(trial.intermediate_values) == list(range(1, len(trial.intermediate_values) + 1))
+        assert set(trial.user_attrs) >= {"architecture", "params", "seconds", "device", "images_per_second"}
+
+
+def test_a_killed_search_goes_on_to_the_same_end_as_an_unkilled_one(tmp_path, study):
+    for name in ("straight", "killed"):
+        (tmp_path / name).mkdir()
+    settings = ["--set", "search.max_concurrent=1"]
+    output = finish(tmp_path / "straight", str(study), *settings)
+    assert "Report: results/tiny/report" in output
+
+    killed = tmp_path / "killed"
+    process = start(killed, str(study), *settings)
+    wait_for_line(process, "epoch 2/3")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    refused = start(killed, str(study), *settings)
+    assert "exists: --resume goes on with it" in refused.communicate(timeout=60)[0]
+    assert refused.returncode == 2
+    finish(killed, str(study), *settings, "--resume")
+
+    straight, resumed = load_trials(tmp_path / "straight"), load_trials(killed)
+    check_whole(resumed, 4)
+    for one, other in zip(straight, resumed, strict=True):
+        assert one.params == other.params
+        assert one.intermediate_values == other.intermediate_values
+        assert one.state == other.state
+    comparisons = [
+        pd.read_csv(tmp_path / name / "results/tiny/report/comparison.csv") for name in ("straight", "killed")
+    ]
+    pd.testing.assert_frame_equal(*comparisons)
+
+
+def test_ctrl_c_says_how_to_resume_and_the_study_can_be_extended(tmp_path, study):
+    process = start(tmp_path, str(study))
+    wait_for_line(process, "epoch 1/3")
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert time.monotonic() - began < 30
+    assert output.strip().endswith("the same command with --resume goes on from here")
+
+    finish(tmp_path, "--resume", "--name", "tiny")
+    check_whole(load_trials(tmp_path), 4)
+    before = [(trial.params, trial.intermediate_values) for trial in load_trials(tmp_path)]
+    finish(tmp_path, "--resume", "--name", "tiny", "--set", "search.num_trials=6")
+    check_whole(load_trials(tmp_path), 6)
+    assert [(trial.params, trial.intermediate_values) for trial in load_trials(tmp_path)[:4]] == before
+    check_results(tmp_path / "results" / "tiny")
+
+
+def check_results(folder):
+    """Check that everything the README promises lies there, and fits together."""
+    record = read_document(folder / "study.yaml")
+    assert set(record) == {"config", "data", "code"}
+    assert len(pd.read_csv(folder / "trials.csv")) == 6
+    comparison = pd.read_csv(folder / "report" / "comparison.csv")
+    assert list(comparison["source"]) == ["this study", "published", "published", "published"]
+    assert comparison.loc[0, "seeds"] == 2
+    assert (folder / "report" / "comparison.md").read_text().startswith("# ")
+    assert "\\begin{tabular}" in (folder / "report" / "comparison.tex").read_text()
+    assert {path.name for path in (folder / "report" / "figures").iterdir()} == {"cnn_confusion.png", "cnn_curves.png"}
+    for seed in (0, 1):
+        content = json.loads((folder / "models" / f"cnn-seed{seed}.json").read_text())
+        assert content["retraining"]["fingerprint"] == record["data"]["fingerprint"]
+        config = build_train_config("cnn", content["retraining"]["params"], epochs=1, seed=0)
+        build_model(config.model).load_state_dict(
+            safetensors.torch.load_file(folder / "models" / f"cnn-seed{seed}.safetensors")
+        )
+    assert len(list((folder / "wandb").glob("offline-run-*"))) >= 6
+    assert not (folder / "checkpoints").exists()
