@@ -8,25 +8,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 from rich.text import Text
 
+from search.figures import draw_confusion, draw_curves, render_png
 from search.journal import Trial
 from search.provenance import replace_file
 from search.published import PUBLISHED
 from trainables.config import list_defaults
-from trainables.data import CLASSES
 
 METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
 """What is compared, with its heading."""
 COLUMNS = ("model", "source", "seeds", *(name + end for name in METRICS for end in ("", "_std")), "parameters")
 COUNTS = ("seeds", "parameters")
-TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
-"""Blue and vermilion. Source: Wong 2011, Points of view: Color blindness, Nature Methods 8:441."""
-DPI = 150
 LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -102,8 +96,10 @@ def write_report(result: Result, directory: Path) -> list[Path]:
     trials = {trial.number: trial for trial in result.trials}
     for (architecture, rank), models in _group(result.models).items():
         if rank == 1:
-            contents[f"figures/{architecture}_confusion.png"] = _render_png(draw_confusion(models))
-            contents[f"figures/{architecture}_curves.png"] = _render_png(draw_curves(trials[models[0].trial]))
+            contents[f"figures/{architecture}_confusion.png"] = render_png(
+                draw_confusion([tested.confusion for tested in models], architecture)
+            )
+            contents[f"figures/{architecture}_curves.png"] = render_png(draw_curves(trials[models[0].trial]))
     return [_write(directory / name, content) for name, content in contents.items()]
 
 
@@ -149,45 +145,6 @@ def format_latex(frame: pd.DataFrame) -> str:
     lines = [r"\begin{tabular}{ll" + "r" * (len(header) - 2) + "}", r"\hline"]
     lines += [" & ".join(header) + r" \\", r"\hline", *(" & ".join(row) + r" \\" for row in rows)]
     return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
-
-
-def draw_confusion(models: Sequence[TestedModel]) -> Figure:
-    """Draw one confusion matrix: the sum over the seeds, coloured by the share of the true class."""
-    counts = np.sum([tested.confusion for tested in models], axis=0)
-    shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
-    figure = Figure(figsize=(4.4, 3.9), layout="constrained")
-    axes = figure.add_subplot()
-    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        text = f"{count:,}\n{shares[row, column]:.2%}"
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
-    axes.set(xticks=(0, 1), xticklabels=CLASSES, yticks=(0, 1), yticklabels=CLASSES)
-    axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(f"{models[0].architecture} on test, sum over {_format_seeds(len(models))}")
-    figure.colorbar(picture, ax=axes, format=PercentFormatter(1.0), label="share of the true class", shrink=0.85)
-    return figure
-
-
-def draw_curves(trial: Trial) -> Figure:
-    """Draw loss and accuracy per epoch, on train (while it learns) and on validation, and the epoch that won."""
-    epochs = range(1, len(trial.epochs) + 1)
-    figure = Figure(figsize=(8.4, 3.5), layout="constrained")
-    figure.suptitle(f"{trial.architecture}, trial {trial.number}: the configuration that won on validation")
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for key, label, colour, marker in (
-            (f"train_{name}", "train", TRAIN_COLOUR, "o"),
-            (name, "validation", VAL_COLOUR, "s"),
-        ):
-            values = [metrics[key] for metrics in trial.epochs]
-            axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
-        axes.axvline(_get_best_epoch(trial), color="grey", linestyle=":", label="best on validation")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(alpha=0.3)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.legend()
-    return figure
 
 
 def _group(models: Iterable[TestedModel]) -> dict[tuple[str, int], list[TestedModel]]:
@@ -257,15 +214,15 @@ def _format_seeds(count: int) -> str:
 
 def _describe(trial: Trial) -> dict[str, Any]:
     """Return how a trial went; what is not known of it is None."""
-    accuracies = [metrics["accuracy"] for metrics in trial.epochs]
+    values = trial.list_values()
     return {
         "number": trial.number,
         "architecture": trial.architecture,
         "state": trial.state.value,
         "reason": trial.reason,
         "epochs": len(trial.epochs),
-        "best_accuracy": max(accuracies, default=None),
-        "last_accuracy": accuracies[-1] if accuracies else None,
+        "best_accuracy": max(values, default=None),
+        "last_accuracy": values[-1] if values else None,
         **{name: trial.attributes.get(name) for name in ("seconds", "device", "images_per_second")},
     }
 
@@ -274,17 +231,6 @@ def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
     """Return a trial's values under the given names: None where its architecture has no such parameter."""
     values = {**list_defaults(trial.architecture), **trial.params}
     return {name: values.get(name) for name in names}
-
-
-def _get_best_epoch(trial: Trial) -> int:
-    accuracies = [metrics["accuracy"] for metrics in trial.epochs]
-    return accuracies.index(max(accuracies)) + 1
-
-
-def _render_png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
-    return buffer.getvalue()
 
 
 def _write(path: Path, content: bytes) -> Path:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from trainables.pack import pack
@@ -25,6 +26,12 @@ def _write_images(folder: Path) -> Path:
         for number in range(count):
             _write_noise(folder / part / f"{number}.png", 1000 * start + number)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Keep small trainings from waiting for threads that other processes hold."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

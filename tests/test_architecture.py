@@ -14,7 +14,7 @@ DOORS = {
     "pydantic": {"search/config.py"},
     "optuna": {"search/space.py", "search/sampler.py", "search/journal.py"},
     "ray": {"search/tuner.py", "search/cluster.py", "search/evaluate.py"},
-    "matplotlib": {"search/report.py"},
+    "matplotlib": {"search/figures.py"},
     "pandas": {"search/report.py"},
     "safetensors": {"search/evaluate.py"},
 }

@@ -10,7 +10,7 @@ from PIL import Image
 from search import report
 from search.journal import State, Trial
 from search.published import PUBLISHED
-from search.report import Result, draw_confusion, draw_curves, render, summarize, write_report, write_trials
+from search.report import Result, render, summarize, write_report, write_trials
 from trainables.config import CnnConfig
 
 COLUMNS = (
@@ -162,22 +162,6 @@ def test_an_earlier_report_is_replaced_and_a_second_one_is_the_same(tmp_path):
     assert {path: path.read_bytes() for path in write_report(make_result(), tmp_path)} == before
     write_report(make_result([make_model(accuracy=0.5)]), tmp_path)
     assert pd.read_csv(tmp_path / "comparison.csv").loc[0, "accuracy"] == 0.5
-
-
-def test_a_confusion_matrix_sums_over_the_seeds():
-    axes = draw_confusion([make_model(seed=seed) for seed in range(2)]).axes[0]
-    texts = [text.get_text() for text in axes.texts]
-    assert texts == ["180\n90.00%", "20\n10.00%", "15\n7.50%", "185\n92.50%"]
-    assert axes.get_title() == "cnn on test, sum over 2 seeds"
-
-
-def test_curves_show_train_and_validation_and_the_epoch_that_won():
-    loss, accuracy = draw_curves(make_trial()).axes
-    drawn = {line.get_label(): list(line.get_ydata()) for line in accuracy.get_lines()}
-    assert drawn["train"] == pytest.approx([0.75, 0.8, 0.85])
-    assert drawn["validation"] == [0.7, 0.9, 0.8]
-    assert [line.get_label() for line in loss.get_lines()] == ["train", "validation", "best on validation"]
-    assert set(accuracy.get_lines()[-1].get_xdata()) == {2}
 
 
 def test_trials_are_rows_with_their_parameters_in_columns(tmp_path):

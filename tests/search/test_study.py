@@ -4,6 +4,8 @@ import pytest
 
 from search.config import parse
 from search.journal import Journal, State
+from search.sampler import SAMPLERS
+from search.scheduler import SCHEDULERS
 from search.study import Study, choose_architecture
 
 SPACE = {
@@ -77,6 +79,21 @@ def test_a_study_that_is_killed_again_and_again_equals_one_that_is_not(tmp_path,
     while not run(killed := open_study(tmp_path / "killed"), limit):
         pass
     assert summarize(killed) == summarize(straight)
+
+
+@pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
+@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+def test_every_sampler_with_every_scheduler_survives_a_kill(tmp_path, sampler, scheduler):
+    search = {"sampler": sampler, "scheduler": scheduler, "num_trials": 8, "max_epochs": 4}
+    (tmp_path / "straight").mkdir()
+    (tmp_path / "killed").mkdir()
+    straight = open_study(tmp_path / "straight", **search)
+    run(straight)
+    assert not run(open_study(tmp_path / "killed", **search), 7)
+    killed = open_study(tmp_path / "killed", **search)
+    assert run(killed)
+    assert summarize(killed) == summarize(straight)
+    assert all(trial.state is not State.RUNNING for trial in killed.trials)
 
 
 def test_extending_a_finished_study_goes_on_as_if_it_had_been_longer_from_the_start(tmp_path):
