@@ -4,7 +4,6 @@ python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [-
 """
 
 import contextlib
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,12 +11,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from search.checkpoints import Checkpoints
 from search.cluster import connect, count_slots
 from search.config import StudyConfig, load, parse
 from search.document import read_document, set_value
 from search.evaluate import check_winners, evaluate
 from search.journal import Journal, Trial
 from search.live import build_live
+from search.lock import hold
 from search.plan import describe_plan
 from search.prepare import check_absent, open_directory, prepare_data, prepare_weights
 from search.report import Result, TestedModel, render, write_report, write_trials
@@ -76,8 +77,10 @@ def _run(config: StudyConfig, console: Console, *, resume: bool) -> None:
     check_absent(config, resume=resume)
     packed = prepare_data(config, console)
     prepare_weights(config)
-    with connect(config) as resources:
+    with contextlib.ExitStack() as stack:
+        resources = stack.enter_context(connect(config))
         open_directory(config, packed, resume=resume)
+        stack.enter_context(hold(config.directory / "study.lock"))
         study = _search(config, packed, resources, console)
         write_trials(study.trials, config.directory / "trials.csv")
         check_winners(config, study.trials)
@@ -110,18 +113,20 @@ def _search(config: StudyConfig, packed: Path, resources: dict[str, float], cons
             warn=live.note,
         )
         stack.callback(tracker.close)
-        study = Study(config, journal, [tracker, live])
+        checkpoints = Checkpoints(directory / "checkpoints")
+        stack.callback(checkpoints.close)
+        study = Study(config, journal, [checkpoints, tracker, live])
+        checkpoints.sweep(study.trials)
         run_study(
             study,
             run_trial,
-            lambda trial: _build_task(config, trial, packed),
+            lambda trial: _build_task(config, trial, packed, checkpoints.get_path(trial.number)),
             slots=count_slots(config, resources),
         )
-    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
     return study
 
 
-def _build_task(config: StudyConfig, trial: Trial, packed: Path) -> Task:
+def _build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Task:
     return Task(
         number=trial.number,
         architecture=trial.architecture,
@@ -133,7 +138,7 @@ def _build_task(config: StudyConfig, trial: Trial, packed: Path) -> Task:
         val_fraction=config.data.val_fraction,
         max_train_images=config.data.max_train_images,
         split_seed=config.search.seed,
-        checkpoint=str((config.directory / "checkpoints" / f"trial-{trial.number}.ckpt").resolve()),
+        checkpoint=str(checkpoint),
         cpus=config.get_resources(trial.architecture).cpus,
     )
 
