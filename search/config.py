@@ -71,6 +71,8 @@ class SearchConfig:
     """Trials at a time; None is what the resources hold."""
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often a trial may lose its worker process before it is FAIL."""
+    trial_timeout_s: Positive | None = None
+    """Seconds without an epoch, the worker's start included, after which a trial is FAIL; None waits for ever."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Root of every random draw of the study."""
     sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"

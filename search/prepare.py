@@ -14,7 +14,7 @@ from search.provenance import describe_code
 from search.sample import build_sample
 from search.space import Choice, list_specs
 from trainables.config import build_train_config
-from trainables.data import load_info
+from trainables.data import load_info, open_train
 from trainables.errors import InputError
 from trainables.models import fetch_weights
 from trainables.pack import pack
@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "search.max_hours",
     "search.max_total_epochs",
     "search.num_trials",
+    "search.trial_timeout_s",
     "tracking.",
 )
 """Keys that a resumed study may have otherwise than before: none of them changes what a trial is."""
@@ -40,18 +41,21 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
     """Return the folder of the packed images, made with a progress bar if it was not there.
 
     Raises:
-        InputError: If the data are not there or not as they must be.
+        InputError: If the data are not there, not as they must be, or too few to train and validate on.
     """
     cache = Path(config.data.cache).expanduser()
     source = build_sample(cache) if config.data.path == "sample" else Path(config.data.path).expanduser()
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task(f"packing {source.name}", total=None, visible=False)
-        return pack(
+        packed = pack(
             source,
             cache,
             on_bad_image=config.data.on_bad_image,
             progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
         )
+    data = config.data
+    open_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
+    return packed
 
 
 def prepare_weights(config: StudyConfig) -> None:

@@ -25,7 +25,7 @@ from search.report import Result, TestedModel, render, write_report, write_trial
 from search.study import Study
 from search.task import Task
 from search.tracking import build_tracker
-from search.trial import run_trial
+from search.trial import DISK_FULL, run_trial
 from search.tuner import Interrupted, run_study
 from trainables.data import load_info
 from trainables.errors import InputError
@@ -54,6 +54,11 @@ def main(
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        typer.echo(f"error: no space left ({error}); free some, then the same command with --resume goes on", err=True)
+        raise typer.Exit(1) from None
     except (Interrupted, KeyboardInterrupt):
         typer.echo("interrupted; the same command with --resume goes on from here", err=True)
         raise typer.Exit(130) from None

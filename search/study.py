@@ -112,8 +112,11 @@ class Study:
     def report(self, number: int, metrics: Mapping[str, float], device: str) -> bool:
         """Take in an epoch of a trial and return whether the trial ends with it.
 
-        An epoch that is recorded already, as a resumed worker may report it again, changes nothing.
+        An epoch that is recorded already, as a resumed worker may report it again, changes nothing, and neither does
+        one of a trial that has ended.
         """
+        if number not in self._running:
+            return True
         trial = self._running[number]
         self._devices[number] = device
         if metrics["epoch"] <= len(trial.epochs):

@@ -44,3 +44,5 @@ class Failure:
 
     reason: str
     traceback: str
+    is_disk_full: bool = False
+    """Not the trial's fault: the search ends, and the trial goes on when it is resumed."""

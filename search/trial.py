@@ -4,6 +4,7 @@ A checkpoint is on the disk before its epoch is reported, so an epoch that the d
 again, and one that it has not recorded is reported from the checkpoint instead of being trained twice.
 """
 
+import errno
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from trainables.errors import TrainingError
 from trainables.runtime import describe_device, limit_threads, pick_device
 from trainables.train import train
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 def run_trial(task: Task) -> Iterator[Report | Failure]:
     """Train one trial, an epoch a step, from its checkpoint where there is one."""
@@ -27,6 +30,8 @@ def run_trial(task: Task) -> Iterator[Report | Failure]:
         yield Failure(str(error), "")
     except torch.OutOfMemoryError as error:
         yield Failure("out of GPU memory", str(error))
+    except OSError as error:
+        yield Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), is_disk_full=error.errno in DISK_FULL)
     except Exception as error:  # noqa: BLE001 whatever a configuration does, it is that trial's end and no other's
         yield Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
 

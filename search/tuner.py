@@ -4,20 +4,24 @@ Tune asks its searcher for configurations, its scheduler after each result and i
 are the study. Nothing of Tune's own state outlives the run: the journal does.
 """
 
+import errno
+import math
 import signal
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+import ray
 from ray import tune
-from ray.tune import PlacementGroupFactory
+from ray.tune import PlacementGroupFactory, TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from search.journal import Trial
+from search.journal import State, Trial
 from search.study import Study
 from search.task import Failure, Report, Task
 
@@ -46,7 +50,7 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> N
         for message in work(config["task"]):
             yield {"message": message}
 
-    with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch, _watch_interrupt() as pressed:
+    with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch, _watch_interrupt() as pressed, _unwrap():
         errors: dict[str, str] = {}
         tune.Tuner(
             tune.with_resources(trainable, lambda config: PlacementGroupFactory([config["bundle"]])),
@@ -102,7 +106,7 @@ class _Proposals(_Driver, Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
         number = self._numbers.pop(trial_id)
-        if error:
+        if error and self._study.trials[number].state is State.RUNNING:
             times = self._study.config.search.max_failures + 1
             error_text = self._errors.pop(trial_id, "no word from Ray")
             last_line = error_text.strip().splitlines()[-1]
@@ -122,13 +126,30 @@ class _Stopping(_Driver, FIFOScheduler):
         super().__init__()  # type: ignore[no-untyped-call]
         self._study = study
         self._errors = errors
+        self._heard: dict[str, float] = {}
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """Tune calls this in each of its steps: the place to look for trials that hang."""
+        timeout_s = self._study.config.search.trial_timeout_s or math.inf
+        for trial in tune_controller.get_live_trials():
+            if trial.status != "RUNNING":
+                self._heard.pop(trial.trial_id, None)
+            elif time.monotonic() - self._heard.setdefault(trial.trial_id, time.monotonic()) > timeout_s:
+                self._study.fail(trial.config["number"], f"no epoch within {timeout_s:g} seconds")
+                trial.max_failures = 0  # so that Tune does not start it again
+                ray.kill(trial.temporary_state.ray_actor)
+                self._heard[trial.trial_id] = math.inf
+        return super().choose_trial_to_run(tune_controller)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
         self._errors[trial.trial_id] = Path(trial.error_file).read_text(encoding="utf-8")
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
+        self._heard[trial.trial_id] = time.monotonic()
         message: Report | Failure = result["message"]
         number: int = trial.config["number"]
+        if isinstance(message, Failure) and message.is_disk_full:
+            raise OSError(errno.ENOSPC, f"trial {number}: {message.reason}")
         if isinstance(message, Failure):
             self._study.fail(number, message.reason, message.traceback or None)
             return str(TrialScheduler.STOP)
@@ -148,6 +169,17 @@ class _Halting(_Driver, Stopper):
 
     def stop_all(self) -> bool:
         return bool(self._pressed) or self._study.halt_reason is not None
+
+
+@contextmanager
+def _unwrap() -> Iterator[None]:
+    """Raise what broke in the study, such as a journal on a full disk, instead of Tune's text about it."""
+    try:
+        yield
+    except TuneError as error:
+        if isinstance(error.__context__, Exception):
+            raise error.__context__ from None
+        raise
 
 
 @contextmanager

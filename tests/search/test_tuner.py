@@ -116,6 +116,45 @@ def test_trials_run_side_by_side(tmp_path):
     assert watcher.most == 2
 
 
+def test_a_trial_that_hangs_fails_and_the_search_goes_on(tmp_path):
+    config = build_config(num_trials=3, scheduler="none", max_epochs=2, trial_timeout_s=6.0)
+
+    def work(task):
+        for epoch in (1, 2):
+            if task.number == 1 and epoch == 2:
+                time.sleep(100)
+            yield Report({"epoch": epoch, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}, "a sleeper")
+
+    study = open_study(config, tmp_path)
+    began = time.monotonic()
+    with connect(config):
+        run_study(study, work, make_task, slots=2)
+    assert time.monotonic() - began < 60
+    assert [trial.state for trial in study.trials] == [State.COMPLETE, State.FAIL, State.COMPLETE]
+    assert study.trials[1].reason == "no epoch within 6 seconds"
+    assert len(study.trials[1].epochs) == 1
+
+
+def test_a_full_disk_ends_the_search_but_no_trial(tmp_path):
+    config = build_config(num_trials=2, scheduler="none", max_epochs=2)
+    marker = tmp_path / "freed"
+
+    def work(task):
+        if task.number == 1 and not marker.exists():
+            yield Failure("OSError: [Errno 28] No space left on device", "", is_disk_full=True)
+        for epoch in range(task.epochs_done + 1, 3):
+            yield Report({"epoch": epoch, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}, "a writer")
+
+    with connect(config):
+        with pytest.raises(OSError, match=r"trial 1: .*No space left"):
+            run_study(open_study(config, tmp_path), work, make_task, slots=1)
+        resumed = open_study(config, tmp_path)
+        assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.RUNNING]
+        marker.touch()
+        run_study(resumed, work, make_task, slots=1)
+    assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.COMPLETE]
+
+
 def test_a_trial_that_fits_no_node_is_refused():
     config = parse({"name": "x", "resources": {"cnn": {"cpus": 3}}, "cluster": {"cpus": 2}})
     with pytest.raises(InputError, match="asks for 3 CPUs and 0 GPUs, but the nodes have 2 CPUs"), connect(config):
