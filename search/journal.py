@@ -13,7 +13,8 @@ A kill between two lines leaves a fact that does not count yet; it is written ag
 
 import dataclasses
 import enum
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,12 @@ class Journal:
         values = None if state is State.FAIL else [trial.get_peak()[0]]
         self._storage.set_trial_state_values(trial_id, TrialState[state], values)
         trial.state, trial.reason, trial.attributes = state, reason, dict(attributes)
+
+    def add_change(self, differences: Sequence[str]) -> None:
+        """Record that the study went on although something was changed by hand."""
+        known = self._storage.get_study_user_attrs(self._study_id).get("changes", [])
+        change = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "differences": list(differences)}
+        self._storage.set_study_user_attr(self._study_id, "changes", [*known, change])
 
     def _thaw(self, frozen: FrozenTrial) -> Trial:
         self._ids[frozen.number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, frozen.number)

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from search.config import StudyConfig, dump
 from search.document import read_document, write_document
-from search.provenance import describe_code
+from search.provenance import describe_code, replace_file
 from search.sample import build_sample
 from search.space import Choice, list_specs
 from trainables.config import build_train_config
@@ -71,28 +71,30 @@ def prepare_weights(config: StudyConfig) -> None:
             fetch_weights(build_train_config(architecture, params, epochs=1, seed=0).model)
 
 
-def open_directory(config: StudyConfig, packed: Path, *, resume: bool) -> None:
+def open_directory(config: StudyConfig, packed: Path, *, resume: bool, accept_changes: bool = False) -> list[str]:
     """Make the study's folder with its study.yaml in one step, or check that it is the same study.
 
+    Returns:
+        What differs from what the study was started with, if that is accepted; to be recorded.
+
     Raises:
-        InputError: If the folder is there without `resume`, or belongs to a study with other settings or data.
+        InputError: If the folder is there without `resume`, or something differs that is not accepted.
     """
     directory, info = config.directory, load_info(packed)
-    if directory.exists():
-        check_absent(config, resume=resume)
-        before = read_document(directory / "study.yaml")
-        check_same(before["config"], dump(config))
-        if before["data"]["fingerprint"] != info.fingerprint:
-            raise InputError(f"{config.data.path} holds other images than {directory} was started with")
-        return
-    directory.parent.mkdir(parents=True, exist_ok=True)
     data = {"fingerprint": info.fingerprint, "counts": info.counts, "skipped": list(info.skipped)}
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
-        staged = Path(scratch) / config.name
-        staged.mkdir()
-        record = {"config": dump(config), "data": data, "code": describe_code()}
-        write_document(staged / "study.yaml", record)
-        staged.rename(directory)
+    now = {"config": dump(config), "data": data, "code": describe_code()}
+    if not directory.exists():
+        _create(directory, now)
+        return []
+    check_absent(config, resume=resume)
+    before = read_document(directory / "study.yaml")
+    differences = list_differences(before, now)
+    if differences and not accept_changes:
+        cure = "undo that, use another --name, or pass --accept-changes"
+        raise InputError(f"{directory} was started otherwise ({'; '.join(differences)}): {cure}")
+    kept = before | ({"config": now["config"]} if not differences else now)
+    _replace(directory / "study.yaml", kept)
+    return differences
 
 
 def check_absent(config: StudyConfig, *, resume: bool) -> None:
@@ -105,21 +107,41 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
         raise InputError(f"{config.directory} exists: --resume goes on with it, --name NAME starts another study")
 
 
-def check_same(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that a resumed study's settings are those it was started with, budgets and places apart.
+def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return what would make a resumed study another study: settings but budgets and places, images, code.
 
-    Raises:
-        InputError: With every difference, old value first.
+    Args:
+        before: study.yaml as it lies there.
+        now: study.yaml as it would be written.
     """
-    old, new = _flatten(before), _flatten(now)
-    changed = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
-    if found := [key for key in changed if not key.startswith(MAY_CHANGE)]:
-        differences = "; ".join(f"{key}: {old.get(key)!r} became {new.get(key)!r}" for key in found)
-        raise InputError(f"the study was started with other settings ({differences}); undo that, or use another --name")
+    old, new = _flatten(before["config"]), _flatten(now["config"])
+    keys = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
+    found = [f"{key}: {old.get(key)!r} became {new.get(key)!r}" for key in keys if not key.startswith(MAY_CHANGE)]
+    if before["data"]["fingerprint"] != now["data"]["fingerprint"]:
+        found.append(f"data.path: {now['config']['data']['path']} holds other images")
+    old, new = _flatten(before["code"]), _flatten(now["code"])
+    keys = [key for key in sorted(set(old) | set(new)) if key != "dirty" and old.get(key) != new.get(key)]
+    return [*found, *(f"{key}: {old.get(key)} became {new.get(key)}" for key in keys)]
+
+
+def _create(directory: Path, record: Mapping[str, Any]) -> None:
+    """Make the folder with its record in one step."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
+        staged = Path(scratch) / directory.name
+        staged.mkdir()
+        _replace(staged / "study.yaml", record)
+        staged.rename(directory)
+
+
+def _replace(path: Path, record: Mapping[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    write_document(partial, record)
+    replace_file(partial, path)
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping) or not value:
+    if not isinstance(value, Mapping):
         return {path: value}
     flat: dict[str, Any] = {}
     for name, below in value.items():

@@ -1,6 +1,7 @@
 """The command line: read the study, run it, evaluate the winners, write the report.
 
-python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [--dry-run]
+python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [--accept-changes]
+    [--dry-run]
 """
 
 import contextlib
@@ -39,6 +40,9 @@ def main(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a key.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study and of its folder in results/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this name.")] = False,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on although settings, data or code differ; recorded.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; train nothing.")] = False,
 ) -> None:
     """Search both architectures, retrain the winners, test them, and write the comparison."""
@@ -50,7 +54,7 @@ def main(
         if dry_run:
             describe_plan(study, console)
         else:
-            _run(study, console, resume=resume)
+            _run(study, console, resume=resume, accept_changes=accept_changes)
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
@@ -78,15 +82,18 @@ def _read_stored(overrides: list[str]) -> StudyConfig | None:
     return parse(before)
 
 
-def _run(config: StudyConfig, console: Console, *, resume: bool) -> None:
+def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool) -> None:
     check_absent(config, resume=resume)
     packed = prepare_data(config, console)
     prepare_weights(config)
     with contextlib.ExitStack() as stack:
         resources = stack.enter_context(connect(config))
-        open_directory(config, packed, resume=resume)
+        changes = open_directory(config, packed, resume=resume, accept_changes=accept_changes)
         stack.enter_context(hold(config.directory / "study.lock"))
-        study = _search(config, packed, resources, console)
+        journal = Journal(config.directory / "study.journal", config.name, note=console.print)
+        if changes:
+            journal.add_change(changes)
+        study = _search(config, journal, packed, resources, console)
         write_trials(study.trials, config.directory / "trials.csv")
         check_winners(config, study.trials)
         console.print("Retraining the winners on train and validation, testing each once:")
@@ -97,9 +104,10 @@ def _run(config: StudyConfig, console: Console, *, resume: bool) -> None:
     console.print(f"Report: {config.directory / 'report'}")
 
 
-def _search(config: StudyConfig, packed: Path, resources: dict[str, float], console: Console) -> Study:
+def _search(
+    config: StudyConfig, journal: Journal, packed: Path, resources: dict[str, float], console: Console
+) -> Study:
     search, directory = config.search, config.directory
-    journal = Journal(directory / "study.journal", config.name, note=console.print)
     with contextlib.ExitStack() as stack:
         live = build_live(
             total_trials=search.num_trials,

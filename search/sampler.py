@@ -44,17 +44,21 @@ class Sampler:
         return dict(asked.params)
 
     def start(self, trial: Trial) -> None:
-        """Take in a trial that was handed out: it counts as running."""
-        template = create_trial(
-            state=TrialState.RUNNING,
-            params={name: trial.params[name] for name in self._distributions},
-            distributions=self._distributions,
-        )
+        """Take in a trial that was handed out: it counts as running, unless it lies outside a space changed since."""
+        try:
+            template = create_trial(
+                state=TrialState.RUNNING,
+                params={name: trial.params[name] for name in self._distributions},
+                distributions=self._distributions,
+            )
+        except ValueError:
+            return
         self._mirrored[trial.number] = self._storage.create_new_trial(self._study_id, template)
 
     def end(self, trial: Trial) -> None:
         """Take in how a trial ended: its whole curve, its final state, and its best epoch as its value."""
-        mirrored = self._mirrored.pop(trial.number)
+        if (mirrored := self._mirrored.pop(trial.number, None)) is None:
+            return
         for epoch, value in enumerate(trial.list_values(), start=1):
             self._storage.set_trial_intermediate_value(mirrored, epoch, value)
         final = None if trial.state is State.FAIL else [trial.get_peak()[0]]

@@ -47,17 +47,14 @@ class Study:
         self._journal = journal
         self._listeners = listeners
         search = config.search
-        self._specs: dict[str, dict[str, Spec]] = {
-            name: list_specs(config.space, name) for name in search.architectures
-        }
+        names = dict.fromkeys([*search.architectures, *(trial.architecture for trial in self.trials)])
+        self._specs: dict[str, dict[str, Spec]] = {name: list_specs(config.space, name) for name in names}
         self._distributions = {name: build_distributions(specs, name) for name, specs in self._specs.items()}
         self._samplers: dict[str, Sampler] = {
             name: Sampler(search.sampler, found, seed=search.seed, startup=search.num_startup_trials)
             for name, found in self._distributions.items()
         }
-        self._schedulers: dict[str, Scheduler] = {
-            name: SCHEDULERS[search.scheduler](search) for name in search.architectures
-        }
+        self._schedulers: dict[str, Scheduler] = {name: SCHEDULERS[search.scheduler](search) for name in names}
         self._waiting: deque[Trial] = deque()
         self._running: dict[int, Trial] = {}
         self._devices: dict[int, str] = {}
@@ -142,7 +139,7 @@ class Study:
 
     def _propose(self) -> Trial:
         number = len(self.trials)
-        recipes = [recipe for recipe in self.config.recipes if recipe.architecture in self._specs]
+        recipes = [recipe for recipe in self.config.recipes if recipe.architecture in self.config.search.architectures]
         architecture: str
         params: dict[str, Any]
         if number < len(recipes):

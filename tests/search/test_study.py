@@ -219,3 +219,22 @@ def test_no_architecture_waits_long_for_its_first_trial():
         counts[chosen] = counts.get(chosen, 0) + 1
         order.append(chosen)
     assert order == ["cnn", "cnn", "resnet50", "cnn"]
+
+
+def test_a_study_whose_space_was_changed_by_hand_goes_on(tmp_path):
+    run(open_study(tmp_path, num_trials=6))
+    config = parse(
+        {
+            "name": "x",
+            "search": {"num_trials": 12, "max_epochs": 9, "architectures": ["cnn"]},
+            "space": {
+                "cnn": {"filters": {"choice": [8, 100]}, "learning_rate": {"low": 1e-3, "high": 1e-2, "log": True}}
+            },
+        }
+    )
+    journal = Journal(tmp_path / "study.journal", "x", note=print)
+    journal.add_change(["space.cnn.filters: changed"])
+    changed = Study(config, journal)
+    assert run(changed)
+    assert [trial.architecture for trial in changed.trials[6:]] == ["cnn"] * 6
+    assert {trial.params["filters"] for trial in changed.trials[6:]} <= {8, 100}
