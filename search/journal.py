@@ -54,7 +54,7 @@ class Trial:
     state: State = State.RUNNING
     """RUNNING until it ends."""
     reason: str | None = None
-    """Why it is PRUNED or FAIL."""
+    """Why it is PRUNED or FAIL; of a RUNNING one what a kill between reason and state left."""
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """seconds, device, images_per_second."""
 
@@ -129,31 +129,36 @@ class Journal:
         trial_id = self._storage.create_new_trial(self._study_id, template)
         return self._thaw(self._storage.get_trial(trial_id))
 
-    def add_epoch(self, trial: Trial, metrics: Mapping[str, float], *, elapsed_s: float) -> None:
+    def add_epoch(self, trial: Trial, metrics: Mapping[str, float], *, device: str, elapsed_s: float) -> None:
         """Record the next epoch of a trial, here and in `trial`.
 
         Args:
             trial: Where the epoch belongs.
             metrics: By name.
+            device: Name of the GPU or CPU that trained it.
             elapsed_s: Seconds that the study has been searching, over all its resumptions.
         """
         epoch = len(trial.epochs) + 1
         trial_id = self._ids[trial.number]
-        row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), "metrics": dict(metrics)}
+        row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), "device": device}
+        row["metrics"] = dict(metrics)
         self._storage.set_trial_system_attr(trial_id, _epoch_key(epoch), row)
         self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[METRIC])
         self._order += 1
         trial.epochs.append(dict(metrics))
+        trial.attributes["device"] = device
 
     def end_trial(self, trial: Trial, state: State, reason: str | None, attributes: Mapping[str, Any]) -> None:
         """Record how a trial ended, here and in `trial`; its value is its best epoch's."""
         trial_id = self._ids[trial.number]
-        for key, value in {**attributes, "reason": reason}.items():
-            if value is not None:
-                self._storage.set_trial_user_attr(trial_id, key, value)
+        known = trial.attributes | dict(attributes)
+        for key, value in known.items():
+            self._storage.set_trial_user_attr(trial_id, key, value)
+        if reason != trial.reason:  # which an end that a kill cut off may have left
+            self._storage.set_trial_user_attr(trial_id, "reason", reason)
         values = None if state is State.FAIL else [trial.get_peak()[0]]
         self._storage.set_trial_state_values(trial_id, TrialState[state], values)
-        trial.state, trial.reason, trial.attributes = state, reason, dict(attributes)
+        trial.state, trial.reason, trial.attributes = state, reason, known
 
     def add_change(self, differences: Sequence[str]) -> None:
         """Record that the study went on although something was changed by hand."""
@@ -167,6 +172,8 @@ class Journal:
         self._order = max([self._order, *(row["order"] + 1 for row in rows)])
         self.elapsed_s = max([self.elapsed_s, *(row["elapsed_s"] for row in rows)])
         attributes = dict(frozen.user_attrs)
+        if rows:
+            attributes["device"] = rows[-1]["device"]
         return Trial(
             number=frozen.number,
             architecture=attributes.pop("architecture"),

@@ -57,7 +57,6 @@ class Study:
         self._schedulers: dict[str, Scheduler] = {name: SCHEDULERS[search.scheduler](search) for name in names}
         self._waiting: deque[Trial] = deque()
         self._running: dict[int, Trial] = {}
-        self._devices: dict[int, str] = {}
         self._started = time.monotonic() - journal.elapsed_s
         self._replay()
 
@@ -115,11 +114,10 @@ class Study:
         if number not in self._running:
             return True
         trial = self._running[number]
-        self._devices[number] = device
         if metrics["epoch"] <= len(trial.epochs):
             return False
         assert metrics["epoch"] == len(trial.epochs) + 1, f"trial {number} skipped an epoch: {metrics['epoch']}"
-        self._journal.add_epoch(trial, metrics, elapsed_s=self.elapsed_s)
+        self._journal.add_epoch(trial, metrics, device=device, elapsed_s=self.elapsed_s)
         for listener in self._listeners:
             listener.on_epoch(trial)
         stop = self._schedulers[trial.architecture].report(number, len(trial.epochs), metrics[METRIC])
@@ -162,12 +160,13 @@ class Study:
 
     def _end(self, trial: Trial, state: State, reason: str | None, traceback: str | None = None) -> None:
         seconds = sum(metrics["seconds"] for metrics in trial.epochs)
-        attributes = {"seconds": round(seconds, 3), "device": self._devices.get(trial.number), "traceback": traceback}
+        attributes: dict[str, Any] = {"seconds": round(seconds, 3)}
         if trial.epochs:
             speeds = [metrics["images_per_second"] for metrics in trial.epochs]
             attributes["images_per_second"] = round(sum(speeds) / len(speeds), 1)
-        known = {key: value for key, value in attributes.items() if value is not None}
-        self._journal.end_trial(trial, state, reason, known)
+        if traceback is not None:
+            attributes["traceback"] = traceback
+        self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
         self._samplers[trial.architecture].end(trial)
         for listener in self._listeners:

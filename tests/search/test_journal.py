@@ -33,9 +33,12 @@ def fill(journal):
     for epoch in (1, 2):
         for trial in (trials[3], trials[0], trials[1]):
             journal.add_epoch(
-                trial, {"epoch": epoch, "accuracy": 0.5 + 0.1 * trial.number + 0.01 * epoch}, elapsed_s=epoch
+                trial,
+                {"epoch": epoch, "accuracy": 0.5 + 0.1 * trial.number + 0.01 * epoch},
+                device="cpu",
+                elapsed_s=epoch,
             )
-    journal.end_trial(trials[0], State.COMPLETE, None, {"seconds": 3.5, "device": "cpu"})
+    journal.end_trial(trials[0], State.COMPLETE, None, {"seconds": 3.5})
     journal.end_trial(trials[1], State.PRUNED, "stopped by asha at epoch 2", {"seconds": 2.0})
     journal.end_trial(trials[2], State.FAIL, "loss is nan in epoch 1", {})
     return trials
@@ -52,7 +55,7 @@ def test_epochs_are_listed_in_the_order_in_which_they_were_recorded(tmp_path):
     expected = [(3, 1), (0, 1), (1, 1), (3, 2), (0, 2), (1, 2)]
     assert journal.list_epochs() == expected
     again, _ = open_journal(tmp_path)
-    again.add_epoch(again.load()[3], {"epoch": 3, "accuracy": 0.9}, elapsed_s=9)
+    again.add_epoch(again.load()[3], {"epoch": 3, "accuracy": 0.9}, device="cpu", elapsed_s=9)
     assert again.list_epochs() == [*expected, (3, 3)]
     assert again.elapsed_s == 2
 
@@ -81,7 +84,7 @@ def test_a_torn_last_line_is_cut_off_and_said(tmp_path):
     journal, notes = open_journal(tmp_path)
     assert journal.load() == trials
     assert "cut off 27 bytes" in notes[0]
-    journal.add_epoch(journal.load()[3], {"epoch": 3, "accuracy": 0.9}, elapsed_s=3)
+    journal.add_epoch(journal.load()[3], {"epoch": 3, "accuracy": 0.9}, device="cpu", elapsed_s=3)
     assert len(open_journal(tmp_path)[0].load()[3].epochs) == 3
 
 
@@ -96,7 +99,7 @@ def test_cutting_the_file_after_any_line_leaves_a_record_that_can_go_on(tmp_path
         for trial in journal.load():
             assert [metrics["epoch"] for metrics in trial.epochs] == list(range(1, len(trial.epochs) + 1))
             if trial.state is State.RUNNING:
-                journal.add_epoch(trial, {"epoch": len(trial.epochs) + 1, "accuracy": 0.5}, elapsed_s=1)
+                journal.add_epoch(trial, {"epoch": len(trial.epochs) + 1, "accuracy": 0.5}, device="cpu", elapsed_s=1)
                 journal.end_trial(trial, State.COMPLETE, None, {})
         assert all(trial.state is not State.RUNNING for trial in open_journal(folder)[0].load())
 
