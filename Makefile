@@ -14,6 +14,7 @@ check: install  ## format, lint, types, imports
 
 bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.packing
+	$(BIN)/python -m benchmarks.chaos --kills 2 --trials 20
 
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import optuna
 import pandas as pd
+import psutil
 import pytest
 import safetensors.torch
 from optuna.storages import JournalStorage
@@ -131,6 +132,24 @@ def test_ctrl_c_says_how_to_resume_and_the_study_can_be_extended(tmp_path, study
     check_whole(load_trials(tmp_path), 6)
     assert [(trial.params, trial.intermediate_values) for trial in load_trials(tmp_path)[:4]] == before
     check_results(tmp_path / "results" / "tiny")
+
+
+def test_a_killed_worker_costs_its_trial_no_epoch(tmp_path, study):
+    process = start(tmp_path, str(study), "--set", "search.scheduler=none", "--set", "search.num_trials=2")
+    lines = wait_for_line(process, "epoch 1/3")
+    workers = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "ImplicitFunc" in child.name()
+    ]
+    assert workers
+    for worker in workers:
+        worker.kill()
+    output = "".join(lines) + process.communicate(timeout=240)[0]
+    assert process.returncode == 0, output
+    trials = load_trials(tmp_path)
+    check_whole(trials, 2)
+    assert [len(trial.intermediate_values) for trial in trials] == [3, 3]
+    assert output.count("epoch 1/3") == 2
+    assert "died" not in output
 
 
 def check_results(folder):
