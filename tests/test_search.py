@@ -97,7 +97,7 @@ def test_a_killed_search_goes_on_to_the_same_end_as_an_unkilled_one(tmp_path, st
     process = start(killed, str(study), *settings)
     wait_for_line(process, "epoch 2/3")
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
     refused = start(killed, str(study), *settings)
     assert "exists: --resume goes on with it" in refused.communicate(timeout=60)[0]
     assert refused.returncode == 2
