@@ -16,20 +16,20 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from search.audit import GREY_SPREAD, MAX_DIFFERENCE, MAX_DISTANCE, Audit, Images, audit, read_images
+from search.audit import GREY_SPREAD, MAX_DIFFERENCE, MAX_DISTANCE, Audit, audit
+from search.images import Images, read_images
 from search.provenance import replace_file
 from search.sheet import draw_sheet
 from trainables.errors import InputError
 
 NAMED = 3
 """Files that are named where there are many; all of them stand in the JSON."""
-LEGEND = (
-    "near-grey: the colour channels of a pixel differ by less than "
-    f"{GREY_SPREAD:g} of 255 on average.",
-    "same file, same pixels (in another file): copies but the first; across, images of",
-    "the one place that are in the other too. look alike: pairs of different images,",
-    f"perceptual hashes within {MAX_DISTANCE} of 64 bits, mean difference below {MAX_DIFFERENCE:g} of 255.",
-)  # fmt: skip
+LEGEND = f"""
+near-grey    the channels of a pixel are less than {GREY_SPREAD:g} of 255 apart on average
+same file    copies but the first; across two places, images of the first one
+same pixels  the same, where only the files differ
+look alike   pairs of other images: perceptual hashes within {MAX_DISTANCE} of 64 bits, mean
+             difference of the pixels below {MAX_DIFFERENCE:g} of 255"""
 
 
 def main(
@@ -69,23 +69,23 @@ def main(
 def show(found: Audit, console: Console) -> None:
     """Print what was found, for a terminal of 80 columns."""
     console.print(_clean(f"{found.source}: {sum(part.images for part in found.parts):,} images"), end="\n\n")
-    parts = _build_table("", "images", "mean red", "green", "blue", "near-grey")
+    parts = _build_table("part", "images", "mean red", "green", "blue", "near-grey")
     for part in found.parts:
         colour = [f"{mean:.1f}" for mean in part.colour or ()] or [""] * 3
         grey = "" if part.near_grey is None else f"{100 * part.near_grey:.1f} %"
         parts.add_row(part.name, f"{part.images:,}", *colour, grey)
-    console.print(parts)
-    repeats = _build_table("", "same file", "same pixels", "look alike")
+    console.print(parts, end="\n\n")
+    repeats = _build_table("twice in", "same file", "same pixels", "look alike")
     for row in found.repeats:
         repeats.add_row(row.relation, *(f"{count:,}" for count in (row.same_file, row.same_pixels, row.near)))
-    console.print(repeats)
+    console.print(repeats, end="\n\n")
     console.print(_name_files("Not images", found.bad))
-    console.print(_name_files("Not 32x32, compared after scaling", found.resized), end="\n\n")
-    console.print("\n".join(LEGEND))
+    console.print(_name_files("Not 32x32, compared after scaling", found.resized))
+    console.print(LEGEND, end="\n\n")
 
 
 def _examine(path: Path, console: Console) -> tuple[Images, Audit]:
-    with Progress(console=console, transient=True) as progress:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"reading {path.name}", total=None)
         images = read_images(path, lambda done, total: progress.update(bar, completed=done, total=total))
         progress.update(bar, description="comparing", total=None)
@@ -100,11 +100,9 @@ def _build_table(*headings: str) -> Table:
 
 
 def _name_files(heading: str, names: Sequence[str]) -> str:
-    """Return a line with the number of files and the first few."""
-    if not names:
-        return f"{heading}: none"
-    more = ", ..." if len(names) > NAMED else ""
-    return _clean(f"{heading}: {len(names):,} ({', '.join(names[:NAMED])}{more})")
+    """Return the number of files and, a line each, the names of the first few."""
+    more = ["..."] if len(names) > NAMED else []
+    return "\n  ".join([f"{heading}: {len(names):,}", *map(_clean, names[:NAMED]), *more])
 
 
 def _clean(text: str) -> str:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from search.audit import RELATIONS, Images, NearPair
+from search.audit import RELATIONS, NearPair
+from search.images import Images
 from trainables.config import IMAGE_SIZE
 
 COLUMNS, ROWS = 6, 2
