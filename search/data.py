@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from search.audit import GREY_SPREAD, MAX_DIFFERENCE, MAX_DISTANCE, Audit, audit
+from search.audit import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION, Audit, audit
 from search.images import Images, read_images
 from search.provenance import replace_file
 from search.sheet import draw_sheet
@@ -25,11 +25,12 @@ from trainables.errors import InputError
 NAMED = 3
 """Files that are named where there are many; all of them stand in the JSON."""
 LEGEND = f"""
-near-grey    the channels of a pixel are less than {GREY_SPREAD:g} of 255 apart on average
+near-grey    the channels deviate from their pixel's mean by less than {GREY_DEVIATION:g} of 255
 same file    copies but the first; across two places, images of the first one
 same pixels  the same, where only the files differ
-look alike   pairs of other images: perceptual hashes within {MAX_DISTANCE} of 64 bits, mean
-             difference of the pixels below {MAX_DIFFERENCE:g} of 255"""
+look alike   pairs of other images: perceptual hashes within {MAX_DISTANCE} of 64 bits,
+             pixels that differ by less than {MAX_DIFFERENCE:g} of 255 on average and correlate
+             above {MIN_CORRELATION:g}"""
 
 
 def main(
@@ -74,11 +75,13 @@ def show(found: Audit, console: Console) -> None:
         colour = [f"{mean:.1f}" for mean in part.colour or ()] or [""] * 3
         grey = "" if part.near_grey is None else f"{100 * part.near_grey:.1f} %"
         parts.add_row(part.name, f"{part.images:,}", *colour, grey)
-    console.print(parts, end="\n\n")
+    console.print(parts)
+    console.print()
     repeats = _build_table("twice in", "same file", "same pixels", "look alike")
     for row in found.repeats:
         repeats.add_row(row.relation, *(f"{count:,}" for count in (row.same_file, row.same_pixels, row.near)))
-    console.print(repeats, end="\n\n")
+    console.print(repeats)
+    console.print()
     console.print(_name_files("Not images", found.bad))
     console.print(_name_files("Not 32x32, compared after scaling", found.resized))
     console.print(LEGEND, end="\n\n")

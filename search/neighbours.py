@@ -13,7 +13,7 @@ FREQUENCIES = 8
 """Lowest frequencies kept in each direction; 8 x 8 give the 64 bits of a hash."""
 BANDS = 4
 """Parts of a hash that are looked up by themselves, 16 bits each."""
-BATCH = 4096
+BATCH = 1024
 """Images, or pairs of images, that are computed at a time."""
 BLOCK = 1 << 22
 """Candidate pairs that are compared at a time: bounds the memory."""
@@ -82,21 +82,25 @@ def find_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int6
     return np.stack(np.divmod(found, max(len(hashes), 1)), axis=1)
 
 
-def measure_differences(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return the mean absolute difference of the pixels of each pair.
+def compare(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare the pixels of each pair.
 
     Args:
         images: (N, 32, 32, 3).
         pairs: (K, 2) indices of images.
 
     Returns:
-        (K,) in [0, 255].
+        The mean absolute difference (K,) in [0, 255]; and the correlation (K,) in [-1, 1], that of each channel's
+        deviations from its mean, with a noise of one level added to both, so that two flat images correlate.
     """
-    differences = np.empty(len(pairs))
+    differences, correlations = np.empty(len(pairs)), np.empty(len(pairs))
     for start in range(0, len(pairs), BATCH):
-        left, right = images[pairs[start : start + BATCH].T].astype(np.int16)
-        differences[start : start + BATCH] = np.abs(left - right).mean(axis=(1, 2, 3))
-    return differences
+        both = images[pairs[start : start + BATCH].T].astype(np.float32)
+        differences[start : start + BATCH] = np.abs(both[0] - both[1]).mean(axis=(1, 2, 3))
+        both -= both.mean(axis=(2, 3), keepdims=True)
+        (left, right), shared = (both**2).mean(axis=(2, 3, 4)), (both[0] * both[1]).mean(axis=(1, 2, 3))
+        correlations[start : start + BATCH] = (shared + 1) / np.sqrt((left + 1) * (right + 1))
+    return differences, correlations
 
 
 def _build_basis() -> NDArray[np.float32]:

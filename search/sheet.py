@@ -21,7 +21,7 @@ CELL = (2 * SIDE + GAP, SIDE + 3 * LINE + GAP)
 def draw_sheet(images: Images, near: Sequence[NearPair]) -> Image.Image:
     """Draw up to 12 pairs of each relation, from the most to the least alike, spread evenly over all of them.
 
-    Below each pair stand its two files, the bits in which the hashes differ and the mean difference of the pixels.
+    Below each pair stand its two files, how many bits of the hashes differ, how much the pixels, and how they correlate.
     """
     groups = {relation: [pair for pair in near if pair.relation == relation] for relation in RELATIONS}
     shown = {relation: _spread(group) for relation, group in groups.items() if group}
@@ -36,7 +36,10 @@ def draw_sheet(images: Images, near: Sequence[NearPair]) -> Image.Image:
             for side, name in enumerate(pair.names):
                 tile = Image.fromarray(images.pixels[places[name]]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
                 sheet.paste(tile, (corner[0] + side * SIDE, corner[1]))
-            lines = [*map(_shorten, pair.names), f"{pair.distance} bits, difference {pair.difference:.1f}"]
+            lines = [
+                *map(_shorten, pair.names),
+                f"{pair.distance} bits, {pair.difference:.1f} levels, r = {pair.correlation:.2f}",
+            ]
             draw.text((corner[0], corner[1] + SIDE), "\n".join(lines), fill="black", spacing=1)
         top += height
     return sheet

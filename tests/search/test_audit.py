@@ -106,7 +106,8 @@ def test_near_duplicates_are_found_where_they_lie(image_folder, change, first, s
     found = examine(image_folder)
     assert list_repeats(found) == {relation: (0, 0, 1)}
     assert [name.rsplit(".")[0] for name in found.near[0].names] == [first, second]
-    assert 0 < found.near[0].difference < 15
+    assert 0 < found.near[0].difference < 20
+    assert found.near[0].correlation > 0.9
 
 
 def test_a_copy_of_a_near_duplicate_is_not_a_second_pair(image_folder):
@@ -122,6 +123,16 @@ def test_images_whose_hashes_agree_but_that_look_different_are_no_pair(image_fol
     image = draw_smooth(1) // 2
     Image.fromarray(image).save(image_folder / "train/REAL/dark.png")
     Image.fromarray(image + np.uint8(100)).save(image_folder / "train/REAL/bright.png")
+    assert examine(image_folder).near == []
+
+
+def test_small_things_on_one_plain_background_are_no_pair(image_folder):
+    # their hashes are those of the gradient, their pixels differ little, but the things are two
+    sky = np.broadcast_to(np.linspace(120, 130, 32), (3, 32, 32)).T.round().astype(np.uint8)
+    for name, place in (("a", 4), ("b", 20)):
+        image = sky.copy()
+        image[place : place + 6, place : place + 6] = 90
+        Image.fromarray(image).save(image_folder / f"train/FAKE/{name}.png")
     assert examine(image_folder).near == []
 
 
@@ -144,7 +155,7 @@ def test_a_class_of_bad_files_alone_is_a_finding(image_folder):
     assert (part.images, part.colour, part.near_grey) == (0, None, None)
 
 
-def test_colour_is_the_mean_and_near_grey_is_below_three_levels(image_folder):
+def test_colour_is_the_mean_and_near_grey_is_less_than_one_level_off_grey(image_folder):
     shutil.rmtree(image_folder / "test/FAKE")
     (image_folder / "test/FAKE").mkdir()
     for number, colour in enumerate([(100, 100, 100), (50, 51, 52), (50, 51, 53), (240, 0, 3)]):
@@ -188,7 +199,7 @@ def test_cifake_is_what_is_known_of_it():
     parts = {part.name: part for part in found.parts}
     assert (parts["train/FAKE"].images, parts["train/REAL"].images) == (50_000, 50_000)
     assert parts["train/FAKE"].near_grey == pytest.approx(0.127, abs=0.0005)
-    assert parts["train/REAL"].near_grey == pytest.approx(0.015, abs=0.0005)
+    assert parts["train/REAL"].near_grey == pytest.approx(0.015, abs=0.001)
     assert (found.bad, found.resized) == ([], [])
     exact = {row.relation: (row.same_file, row.same_pixels) for row in found.repeats}
     assert exact["train/FAKE"] == (920, 0)

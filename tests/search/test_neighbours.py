@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search import neighbours
-from search.neighbours import find_pairs, hash_images, measure_differences
+from search.neighbours import compare, find_pairs, hash_images
 
 WORDS = st.integers(0, 2**64 - 1)
 FLIPS = st.lists(st.integers(0, 63), max_size=12)
@@ -89,5 +89,21 @@ def test_the_difference_is_the_mean_over_all_pixels_and_channels(monkeypatch):
     images[1] = 255
     images[2, :16, :, 0] = 30
     pairs = np.array([[0, 1], [0, 2], [1, 2]])
-    assert measure_differences(images, pairs).tolist() == [255, 5, 250]
-    assert measure_differences(images, pairs[:0]).shape == (0,)
+    assert compare(images, pairs)[0].tolist() == [255, 5, 250]
+    assert [part.shape for part in compare(images, pairs[:0])] == [(0,), (0,)]
+
+
+def test_the_correlation_is_numpys_of_each_channel_about_its_mean():
+    images = np.random.default_rng(5).integers(256, size=(3, 32, 32, 3), dtype=np.uint8)
+    images[2] = images[0] // 2 + images[1] // 2 + np.array([0, 20, 0], dtype=np.uint8) // 2
+    centred = images - images.mean(axis=(1, 2), keepdims=True)
+    expected = np.corrcoef(centred.reshape(3, -1))
+    found = compare(images, np.array([[0, 1], [0, 2], [2, 2]]))[1]
+    assert found == pytest.approx([expected[0, 1], expected[0, 2], 1], abs=1e-3)
+
+
+def test_flat_images_correlate_with_each_other_alone():
+    images = np.zeros((3, 32, 32, 3), dtype=np.uint8)
+    images[1] = 9
+    images[2, ::2] = 100
+    assert compare(images, np.array([[0, 1], [0, 2]]))[1] == pytest.approx([1, 0], abs=0.03)
