@@ -58,6 +58,20 @@ def test_only_the_evaluator_opens_the_test_split():
     assert opens == {"search/evaluate.py"}
 
 
+def test_what_the_audit_reads_stays_in_the_audit():
+    audit = {"search/data.py", "search/audit.py", "search/sheet.py"}
+    readers = {path for path in MODULES for node in ast.walk(ast.parse(path.read_text())) if imports_images(node)}
+    assert {name(path) for path in readers} == audit
+
+
+def imports_images(node):
+    if isinstance(node, ast.Import):
+        return any(alias.name == "search.images" for alias in node.names)
+    return isinstance(node, ast.ImportFrom) and (
+        node.module == "search.images" or (node.module == "search" and any(a.name == "images" for a in node.names))
+    )
+
+
 def test_no_module_outgrows_what_one_sitting_reads():
     lengths = {name(path): len(path.read_text().splitlines()) for path in MODULES}
     assert {path: length for path, length in lengths.items() if length > 450} == {}

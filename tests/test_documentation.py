@@ -44,6 +44,22 @@ def test_every_search_command_in_the_readme_parses(command, tmp_path, monkeypatc
     assert "Rungs:" in result.output
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "-m search.data" in command])
+def test_every_audit_command_in_the_readme_works(command, image_zip, tmp_path, monkeypatch):
+    import typer
+
+    from search.data import main
+
+    app = typer.Typer()
+    app.command()(main)
+    monkeypatch.chdir(tmp_path)
+    source, *options = shlex.split(command)[3:]
+    image_zip.rename(source)
+    result = CliRunner().invoke(app, [source, *options])
+    assert result.exit_code == 0, result.output
+    assert f"{source}: 50 images" in result.output
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
 def test_every_make_target_in_the_readme_exists(command):
     assert (

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import warnings
 import zlib
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +36,8 @@ class Batch:
     """n of them: 64 bits of the image's pixels."""
     bad: list[str]
     """Names of the files that are not images."""
+    resized: list[str]
+    """Names of the images that were not 32x32."""
 
 
 def decode_chunks(
@@ -51,13 +54,16 @@ def decode_chunks(
     done, total = 0, sum(map(len, chunks))
     pool = ThreadPoolExecutor()
     try:
-        for chunk, batch in zip(chunks, pool.map(functools.partial(_decode_chunk, source), chunks), strict=True):
-            if batch.bad and on_bad_image == "stop":
-                raise InputError(describe_bad(source.path, batch.bad[0]))
-            done += len(chunk)
-            if progress:
-                progress(done, total)
-            yield batch
+        with warnings.catch_warnings():
+            # torchvision 0.29 announces the end of torchvision.io, for one more dependency (TorchCodec) instead
+            warnings.filterwarnings("ignore", "The image decoding and encoding", DeprecationWarning)
+            for chunk, batch in zip(chunks, pool.map(functools.partial(_decode_chunk, source), chunks), strict=True):
+                if batch.bad and on_bad_image == "stop":
+                    raise InputError(describe_bad(source.path, batch.bad[0]))
+                done += len(chunk)
+                if progress:
+                    progress(done, total)
+                yield batch
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -67,23 +73,27 @@ def _decode_chunk(source: Source, members: list[Member]) -> Batch:
     planes = torch.from_numpy(images).permute(0, 3, 1, 2)
     labels: list[int] = []
     bad: list[str] = []
+    resized: list[str] = []
     for member in members:
         data = source.read(member.name)
         if zlib.crc32(data) != member.crc:
-            raise InputError(f"{source.path}: {member.name} changed while it was being packed: try again")
+            raise InputError(f"{source.path}: {member.name} changed while it was being read: try again")
         try:
-            planes[len(labels)] = _decode(data)
+            image = _decode(data)
+            fits = image.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE)
+            planes[len(labels)] = image if fits else resize(image, [IMAGE_SIZE, IMAGE_SIZE])
         except (RuntimeError, ValueError):
             bad.append(member.name)
         else:
+            resized += [] if fits else [member.name]
             labels.append(CLASSES.index(member.name.split("/")[1]))
     images = images[: len(labels)]
     hashes = [hashlib.blake2b(image.data, digest_size=8).digest() for image in images]
-    return Batch(images=images, labels=labels, hashes=hashes, bad=bad)
+    return Batch(images=images, labels=labels, hashes=hashes, bad=bad, resized=resized)
 
 
 def _decode(data: bytes) -> Tensor:
-    """Decode one file to uint8 (3, 32, 32).
+    """Decode one file to uint8 (3, H, W).
 
     Raises:
         RuntimeError: If torchvision cannot read it.
@@ -96,8 +106,6 @@ def _decode(data: bytes) -> Tensor:
         image = image[0]
     if image.dtype == torch.uint16:
         image = (image.int() >> 8).byte()
-    if image.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE):
-        image = resize(image, [IMAGE_SIZE, IMAGE_SIZE])
     return image
 
 

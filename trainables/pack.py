@@ -11,7 +11,6 @@ import itertools
 import json
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -94,10 +93,7 @@ def _write_pack(source: Source, cache: Path, on_bad_image: str, progress: Callab
         return target
     temporary.mkdir()
     try:
-        with warnings.catch_warnings():
-            # torchvision 0.29 announces the end of torchvision.io, for one more dependency (TorchCodec) instead
-            warnings.filterwarnings("ignore", "The image decoding and encoding", DeprecationWarning)
-            record = _write_splits(source, members, temporary, on_bad_image, progress)
+        record = _write_splits(source, members, temporary, on_bad_image, progress)
         record |= {"fingerprint": fingerprint, "source": str(source.path.resolve())}
         (temporary / RECORD).write_text(json.dumps(record))
         _sync(temporary / RECORD)

@@ -118,6 +118,11 @@ def _list_files(root: Path) -> list[str]:
     return sorted(names)
 
 
+def _require(source: Path) -> None:
+    if not source.exists():
+        raise InputError(f"{source} does not exist: give the folder or zip of the images")
+
+
 def _fail(error: OSError) -> None:
     raise error
 
@@ -127,8 +132,7 @@ def sign_source(source: Path) -> str:
 
     The change time is part of it, because copying tools set the modification time back.
     """
-    if not source.exists():
-        raise InputError(f"{source} does not exist: give the folder or zip of the images")
+    _require(source)
     digest = hashlib.sha256(f"{source.resolve()}".encode(errors="surrogateescape"))
     for name in _list_files(source) if source.is_dir() else ("",):
         state = (source / name).stat()
@@ -144,6 +148,7 @@ def open_source(path: Path) -> Iterator[Source]:
     Raises:
         InputError: If it is neither, or a zip that is corrupt or not to be trusted.
     """
+    _require(path)
     if path.is_dir():
         yield Folder(path)
         return

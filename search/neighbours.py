@@ -1,0 +1,126 @@
+"""Finds images that look alike among hundreds of thousands: a perceptual hash, and pairs of close hashes."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainables.config import IMAGE_SIZE
+
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+"""Weights of red, green and blue in a grey image. Source: ITU-R BT.601."""
+FREQUENCIES = 8
+"""Lowest frequencies kept in each direction; 8 x 8 give the 64 bits of a hash."""
+BANDS = 4
+"""Parts of a hash that are looked up by themselves, 16 bits each."""
+BATCH = 1024
+"""Images, or pairs of images, that are computed at a time."""
+BLOCK = 1 << 22
+"""Candidate pairs that are compared at a time: bounds the memory."""
+
+
+def hash_images(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """Return the 64-bit perceptual hash (pHash) of each image.
+
+    A bit says whether one of the 64 lowest frequencies of the grey image's cosine transform is above their median.
+    Brightness and contrast leave it as it is, compression almost; our images need no scaling, pHash's size is 32x32.
+
+    Args:
+        images: (N, 32, 32, 3).
+
+    Returns:
+        (N,).
+
+    Source: Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions (the DCT based one),
+    with the lowest frequencies included as in Krawetz 2011, Looks Like It (hackerfactor.com).
+    """
+    basis = _build_basis()
+    hashes = np.empty(len(images), dtype=np.uint64)
+    for start in range(0, len(images), BATCH):
+        grey = images[start : start + BATCH].reshape(-1, 3).astype(np.float32) @ LUMA
+        # rounded, because a flat image has no frequencies but those of the rounding errors
+        amplitudes = np.rint(grey.reshape(-1, IMAGE_SIZE**2) @ basis)
+        bits = amplitudes > np.median(amplitudes, axis=1, keepdims=True)
+        hashes[start : start + BATCH] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+    return hashes
+
+
+def find_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int64]:
+    """Find all pairs of hashes that differ in few bits.
+
+    Two hashes that differ in at most d bits differ in at most d // 4 bits in one of their 4 bands, so it is enough
+    to look up each band, with every choice of so many bits turned, among the bands of the others.
+
+    Args:
+        hashes: (N,).
+        max_distance: Most bits that may differ, in [0, 64].
+
+    Returns:
+        (K, 2) indices, the smaller one first, in ascending order.
+
+    Source: Norouzi, Punjani and Fleet 2012, Fast Search in Hamming Space with Multi-Index Hashing (arXiv:1307.2982),
+    proposition 1.
+    """
+    width = 64 // BANDS
+    turns = [turn for turn in range(1 << width) if turn.bit_count() <= max_distance // BANDS]
+    codes = [np.empty(0, dtype=np.int64)]
+    for band in range(BANDS):
+        keys = (hashes >> np.uint64(width * band) & np.uint64((1 << width) - 1)).astype(np.int64)
+        order = np.argsort(keys, kind="stable")
+        keys, ordered = keys[order], hashes[order]
+        bounds = np.searchsorted(keys, np.arange((1 << width) + 1))
+        for turn in turns:
+            wanted = keys ^ turn
+            # of both ways to meet a pair one is enough: from the smaller key, or from the earlier of equal ones
+            first = bounds[wanted] if turn else np.arange(1, len(keys) + 1)
+            counts = np.where(wanted >= keys, bounds[wanted + 1] - first, 0)
+            for left, right in _list_candidates(first, counts):
+                close = np.bitwise_count(ordered[left] ^ ordered[right]) <= max_distance
+                ends = np.stack([order[left[close]], order[right[close]]])
+                codes.append(ends.min(axis=0) * len(hashes) + ends.max(axis=0))
+    found = np.unique(np.concatenate(codes))
+    return np.stack(np.divmod(found, max(len(hashes), 1)), axis=1)
+
+
+def compare(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compare the pixels of each pair.
+
+    Args:
+        images: (N, 32, 32, 3).
+        pairs: (K, 2) indices of images.
+
+    Returns:
+        The mean absolute difference (K,) in [0, 255]; and the correlation (K,) in [-1, 1], that of each channel's
+        deviations from its mean, with a noise of one level added to both, so that two flat images correlate.
+    """
+    differences, correlations = np.empty(len(pairs)), np.empty(len(pairs))
+    for start in range(0, len(pairs), BATCH):
+        both = images[pairs[start : start + BATCH].T].astype(np.float32)
+        differences[start : start + BATCH] = np.abs(both[0] - both[1]).mean(axis=(1, 2, 3))
+        both -= both.mean(axis=(2, 3), keepdims=True)
+        (left, right), shared = (both**2).mean(axis=(2, 3, 4)), (both[0] * both[1]).mean(axis=(1, 2, 3))
+        correlations[start : start + BATCH] = (shared + 1) / np.sqrt((left + 1) * (right + 1))
+    return differences, correlations
+
+
+def _build_basis() -> NDArray[np.float32]:
+    """Return the cosines (1024, 64) of the lowest frequencies, dealt out so that every band has high and low ones."""
+    places = (2 * np.arange(IMAGE_SIZE) + 1) / (2 * IMAGE_SIZE)
+    cosines = np.cos(np.pi * np.arange(FREQUENCIES)[:, None] * places)
+    deal = np.arange(FREQUENCIES**2).reshape(-1, BANDS).T.ravel()
+    basis: NDArray[np.float32] = np.kron(cosines, cosines)[deal].T.astype(np.float32)
+    return basis
+
+
+def _list_candidates(
+    first: NDArray[np.int64], counts: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Yield the pairs (i, first[i]), (i, first[i] + 1) ... of which each i has counts[i], in blocks."""
+    active = np.flatnonzero(counts)
+    first, counts = first[active], counts[active]
+    ends = np.cumsum(counts)
+    cuts = np.flatnonzero(np.diff(ends // BLOCK)) + 1
+    for part in np.split(np.arange(len(active)), cuts):
+        own = counts[part]
+        steps = np.arange(own.sum()) - np.repeat(np.cumsum(own) - own, own)
+        yield np.repeat(active[part], own), np.repeat(first[part], own) + steps
