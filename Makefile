@@ -14,6 +14,8 @@ check: install  ## format, lint, types, imports
 
 bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.packing
+	$(BIN)/python -m benchmarks.training --short
+	$(BIN)/python -m benchmarks.sharing --short
 
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
 
