@@ -218,9 +218,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder or zip in CIFAKE's layout; default: made-up images")
     parser.add_argument("--json", type=Path, help="where the figures are written")
-    parser.add_argument("--short", action="store_true", help="few images, one round: does it run?")
+    parser.add_argument("--short", action="store_true", help="few images: does it run?")
     parser.add_argument("--models", nargs="+", choices=MODELS, help="default: all that the device can")
-    parser.add_argument("--rounds", type=int, default=5, help="timed epochs of each loop")
+    parser.add_argument("--rounds", type=int, help="timed epochs of each loop; default: 5, in a short run 1")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore", DeprecationWarning)
     device = pick_device()
@@ -238,7 +238,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = prepare(Path(scratch) / "images", arguments.data, max(chosen.values()))
         packed = pack(folder, Path(scratch) / "cache")
-        rounds = 1 if arguments.short else arguments.rounds
+        rounds = arguments.rounds or (1 if arguments.short else 5)
         figures["models"] = {
             name: compare(name, folder, packed, num, rounds, device, roof) for name, num in chosen.items()
         }
