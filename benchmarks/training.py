@@ -145,9 +145,11 @@ def compare(
     for epochs in loops.values():
         next(epochs)
     speeds: dict[str, list[float]] = {kind: [] for kind in loops}
-    for _ in range(rounds):
-        for kind, epochs in loops.items():
-            speeds[kind].append(measure_speed(epochs))
+    kinds = list(loops)
+    for turn in range(rounds):
+        # Each loop comes first, second and last in turn, so that none always follows the same one.
+        for kind in kinds[turn % 3 :] + kinds[: turn % 3]:
+            speeds[kind].append(measure_speed(loops[kind]))
     work = count_work(config, device)
     return {
         "parameters": count_parameters(build_model(config.model)),
