@@ -15,6 +15,8 @@ check: install  ## format, lint, types, imports
 bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.packing
 	$(BIN)/python -m benchmarks.chaos --kills 2 --trials 20
+	$(BIN)/python -m benchmarks.training --short
+	$(BIN)/python -m benchmarks.sharing --short
 
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
 

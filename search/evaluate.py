@@ -144,7 +144,7 @@ def retrain(retraining: Retraining, pack: str, folder: str, cpus: float) -> Test
     model = build_model(config.model)
     model.load_state_dict(epoch.state()["model"])
     test = open_test(Path(pack))
-    logits = predict(model, test, device=device)
+    logits = predict(model, test, device=device, flip_average=config.flip_average)
     tested = TestedModel(
         architecture=retraining.architecture,
         rank=retraining.rank,

@@ -87,7 +87,7 @@ def contains(spec: Spec, value: Value) -> bool:
 
 
 def _check_corners(space: Space, architecture: str) -> None:
-    """Check the smallest and largest values together, the model's apart from the training's."""
+    """Check the model's smallest and largest values together, the training's, which are independent, one by one."""
     corners: dict[str, list[Value]] = {}
     for name, spec in list_specs(space, architecture).items():
         section = architecture if name in space.get(architecture, {}) else "shared"
@@ -96,7 +96,7 @@ def _check_corners(space: Space, architecture: str) -> None:
         for value in corners[name]:
             _check_type(value, _get_hint(architecture, name), where)
     model = {field.name for field in dataclasses.fields(MODEL_CONFIGS[architecture])}
-    for names in ([name for name in corners if name in model], [name for name in corners if name not in model]):
+    for names in ([name for name in corners if name in model], *([name] for name in corners if name not in model)):
         for values in itertools.product(*(corners[name] for name in names)):
             try:
                 build_train_config(architecture, dict(zip(names, values, strict=True)), epochs=1, seed=0)

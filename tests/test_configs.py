@@ -1,11 +1,16 @@
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from search.config import load
+from search.space import Choice, Range, list_specs
 from search.study import choose_architecture
+from trainables.config import ResNet50Config, build_train_config
+from trainables.models import build_model, count_parameters
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
+REFERENCE = Path(__file__).parent.parent / "configs" / "cifake.yaml"
 RECIPES = sorted((Path(__file__).parent.parent / "configs" / "recipes").glob("*.yaml"))
 
 
@@ -22,7 +27,7 @@ def test_every_study_loads_and_opens_with_what_it_is_for(path):
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "paper"], ids=lambda path: path.stem)
 def test_every_search_tries_the_papers_two_models_first(path):
     study = load(path)
-    assert [recipe.architecture for recipe in study.recipes] == ["cnn", "resnet50"]
+    assert [recipe.architecture for recipe in study.recipes[:2]] == ["cnn", "resnet50"]
     assert study.recipes[0].params == {}
 
 
@@ -33,10 +38,38 @@ def test_the_paper_study_trains_each_network_once():
     assert [choose_architecture({}, shares), choose_architecture({"cnn": 1}, shares)] == ["cnn", "resnet50"]
 
 
-def test_every_recipe_is_used_or_a_fixed_point_of_a_study(tmp_path):
-    for path in RECIPES:
-        study = tmp_path / "study.yaml"
-        study.write_text(
-            f"name: x\nsearch: {{first: [{path}]}}\nspace: {{resnet50: {{weights: {{choice: [none, imagenet]}}}}}}\n"
-        )
-        assert load(study).recipes[0].architecture in path.stem
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_a_point_of_the_reference_space(path, tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(f"extends: {REFERENCE}\nname: x\nsearch: {{first: [{path}]}}\n")
+    assert load(study).recipes[0].architecture in path.stem
+
+
+@pytest.mark.parametrize(
+    ("number", "parameters"), [(0, 141_345), (1, 23_510_081), (2, 287_585)], ids=["paper_cnn", "resnet50", "small_cnn"]
+)
+def test_the_models_tried_first_have_the_size_that_is_quoted(number, parameters):
+    recipe = load(REFERENCE).recipes[number]
+    model = build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0).model
+    if isinstance(model, ResNet50Config):
+        model = dataclasses.replace(model, weights="none")
+    assert count_parameters(build_model(model)) == parameters
+
+
+def test_the_small_cnn_is_trained_as_where_its_figure_comes_from():
+    recipe = load(REFERENCE).recipes[2]
+    config = build_train_config(recipe.architecture, recipe.params, epochs=25, seed=0)
+    assert (config.model.channels, config.model.convs_per_block, config.model.head) == ((32, 64, 128), 2, "gap")
+    assert (config.optimizer, config.learning_rate, config.schedule, config.batch_size) == (
+        "adamw",
+        1e-3,
+        "cosine",
+        128,
+    )
+    assert (config.flip, config.crop_padding, config.cutout) == (True, 4, 0)
+
+
+def test_the_reference_space_searches_every_part_of_the_recipe():
+    specs = list_specs(load(REFERENCE).space, "cnn")
+    fixed = {name for name, spec in specs.items() if not isinstance(spec, Range | Choice)}
+    assert fixed == {"flip_average", "deterministic"}

@@ -6,6 +6,9 @@ Batches are (N, H, W, C) uint8, as stored, until `to_float`.
 import torch
 from torch import Tensor
 
+GREY = 128
+"""What covers a cut-out square: the middle of the range, near the mean of natural images."""
+
 
 def flip(images: Tensor, *, generator: torch.Generator) -> Tensor:
     """Mirror each image (N, H, W, C) left to right with probability one half."""
@@ -32,12 +35,35 @@ def crop(images: Tensor, padding: int, *, generator: torch.Generator) -> Tensor:
     return images.reshape(-1, channels).index_select(0, pixels.flatten()).view_as(images)
 
 
+def cutout(images: Tensor, size: int, *, generator: torch.Generator) -> Tensor:
+    """Lay a grey square over each image (N, H, W, C), its centre anywhere, so that it may hang over the border.
+
+    Args:
+        images: Batch of uint8.
+        size: Side of the square in pixels, at least 0; 0 leaves the images as they are.
+        generator: On the device of the images.
+
+    Source: DeVries and Taylor 2017, section 3.1 (arXiv:1708.04552); they cover with the mean of the data.
+    """
+    num, height, width, _ = images.shape
+    rows = _cover(num, height, size, generator)
+    columns = _cover(num, width, size, generator)
+    return images.masked_fill((rows[:, :, None] & columns[:, None, :])[..., None], GREY)
+
+
 def to_float(images: Tensor) -> Tensor:
     """Convert stored images (N, H, W, C) uint8 to (N, C, H, W) float32 in [0, 1], channels last in memory.
 
     The values are those of torchvision's ToTensor.
     """
     return images.permute(0, 3, 1, 2).float().div_(255)
+
+
+def _cover(num: int, length: int, size: int, generator: torch.Generator) -> Tensor:
+    """Return (num, length) bool: which positions lie under a piece of `size`, its centre drawn for each of num."""
+    first = torch.randint(length, (num, 1), generator=generator, device=generator.device) - size // 2
+    offsets = torch.arange(length, device=generator.device) - first
+    return (offsets >= 0) & (offsets < size)
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:

@@ -116,14 +116,24 @@ class TrainConfig:
     """Peak learning rate, above 0."""
     weight_decay: float = 0.0
     """Coefficient of the optimizer's own weight decay, at least 0."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Learning rate over the steps, after the warm-up."""
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    """Learning rate over the steps; constant and cosine set in after the warm-up, one_cycle shapes it too."""
     warmup_frac: float = 0.0
-    """Share of all steps that warm up linearly from 0, in [0, 1)."""
+    """Share of all steps that warm up, in [0, 1)."""
     flip: bool = False
     """Mirror each training image left to right with probability one half."""
     crop_padding: int = 0
     """Pixels of reflected border from which a random crop is taken, in [0, 16]; 0 is no cropping."""
+    cutout: int = 0
+    """Side in pixels of a grey square laid over each training image, in [0, 32]; 0 is no square."""
+    label_smoothing: float = 0.0
+    """Share of each label that is drawn to one half, in [0, 1)."""
+    ema_decay: float = 0.0
+    """Decay per step of the averaged weights that are validated and kept, in [0, 1); 0 is no averaging."""
+    flip_average: bool = False
+    """Score the mean of an image's and its mirror image's logits, in validation and test alike."""
+    deterministic: bool = False
+    """Let CUDA use only algorithms that repeat to the bit; a CPU repeats without."""
 
     def __post_init__(self) -> None:
         _require(self, "epochs", self.epochs >= 1, "at least 1")
@@ -133,6 +143,9 @@ class TrainConfig:
         _require(self, "weight_decay", self.weight_decay >= 0.0, "at least 0")
         _require(self, "warmup_frac", 0.0 <= self.warmup_frac < 1.0, "0 up to, not including, 1")
         _require(self, "crop_padding", 0 <= self.crop_padding <= IMAGE_SIZE // 2, "0 to 16")
+        _require(self, "cutout", 0 <= self.cutout <= IMAGE_SIZE, "0 to 32")
+        _require(self, "label_smoothing", 0.0 <= self.label_smoothing < 1.0, "0 up to, not including, 1")
+        _require(self, "ema_decay", 0.0 <= self.ema_decay < 1.0, "0 up to, not including, 1")
 
 
 RUN_FIELDS = ("model", "epochs", "seed")

@@ -62,4 +62,26 @@ def cosine(progress: float, *, warmup_frac: float) -> float:
     return constant(progress, warmup_frac=warmup_frac) * 0.5 * (1.0 + math.cos(math.pi * decay_progress))
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "cosine": cosine}
+def one_cycle(progress: float, *, warmup_frac: float) -> float:
+    """Learning-rate multiplier: half a cosine up from 1/25, then half a cosine down to 1/250,000.
+
+    Args:
+        progress: Fraction of training done, in [0, 1].
+        warmup_frac: Fraction of training on the way up, in [0, 1).
+
+    Raises:
+        ValueError: If progress lies outside [0, 1].
+
+    Source: Smith and Topin 2017 (arXiv:1708.07120), in the shape and with the ends of PyTorch's OneCycleLR; the
+    momentum stays as it is.
+    """
+    if not 0.0 <= progress <= 1.0:
+        raise ValueError(f"progress = {progress}: expected 0 to 1")
+    if progress < warmup_frac:
+        start, share = 1 / 25, progress / warmup_frac
+    else:
+        start, share = 1 / 250_000, (1.0 - progress) / (1.0 - warmup_frac)
+    return start + (1.0 - start) * 0.5 * (1.0 - math.cos(math.pi * share))
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "cosine": cosine, "one_cycle": one_cycle}

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +36,16 @@ def limit_threads(num_threads: int) -> None:
         torch.set_num_interop_threads(1)
 
 
+def limit_memory(device: torch.device, fraction: float) -> None:
+    """Let this process hold at most a fraction of the GPU's memory, in (0, 1], so that no trial starves another.
+
+    PyTorch's tensors and caches count; the CUDA context, about half a gigabyte a process, does not. No effect on a
+    CPU. May be called again by the next trial in the process.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
+
+
 def allow_tf32(device: torch.device) -> None:
     """Let CUDA round what stays float32 to TF32 inside matrix products; for this process, from now on."""
     if device.type == "cuda":
@@ -44,6 +55,29 @@ def allow_tf32(device: torch.device) -> None:
 def autocast(device: torch.device) -> torch.autocast:
     """Compute in bfloat16 where it is safe, on CUDA; on a CPU bfloat16 is slower, so nothing changes there."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+@contextlib.contextmanager
+def deterministic_block(enabled: bool) -> Iterator[None]:
+    """Let only algorithms that repeat to the bit run in a block; on leaving, the caller's settings are as they were.
+
+    Never yield from a generator inside the block. cuBLAS reads its workspace's size from the environment, once and
+    before its first use, so that is set for the whole process unless it is already.
+    """
+    if not enabled:
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    before_cudnn = cudnn.deterministic, cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark = before_cudnn
 
 
 def derive_seed(seed: int, purpose: str, epoch: int = 0) -> int:

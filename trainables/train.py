@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainables.augment import crop, flip, to_float
+from trainables.augment import crop, cutout, flip, to_float
+from trainables.average import copy_for_average, update_average
 from trainables.config import TrainConfig
 from trainables.data import Split
 from trainables.errors import InputError, TrainingError
 from trainables.metrics import score
 from trainables.models import build_model
 from trainables.optim import build_optimizer, schedule
-from trainables.runtime import allow_tf32, autocast, build_generator, derive_seed, seed_block
+from trainables.runtime import allow_tf32, autocast, build_generator, derive_seed, deterministic_block, seed_block
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
 """Images in a forward pass without gradients. On a CPU more fall out of the cache: the paper's CNN scores 9,900
@@ -35,7 +36,10 @@ class Epoch:
     metrics: dict[str, float]
     """Of training, speed, and the validation split if there is one."""
     state: Callable[[], dict[str, Any]]
-    """Copies what training needs to go on from here; valid until the next epoch is asked for."""
+    """Copies what training needs to go on from here; valid until the next epoch is asked for.
+
+    `model` are the weights to predict with. With `ema_decay` they are the average, and `last` those that learn.
+    """
 
 
 def train(
@@ -65,49 +69,63 @@ def train(
     model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
     model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, model)
+    average = copy_for_average(model) if config.ema_decay else None
+    scored = model if average is None else average
     history: list[dict[str, float]] = []
     if resume is not None:
-        model.load_state_dict(resume["model"])
+        model.load_state_dict(resume["model" if average is None else "last"])
+        scored.load_state_dict(resume["model"])
         optimizer.load_state_dict(resume["optimizer"])
         history += resume["history"]
     train_split = train_split.to(device)
     val_split = None if val_split is None else val_split.to(device)
 
     def state() -> dict[str, Any]:
-        live = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-        return copy.deepcopy({**live, "epoch": len(history)})
+        live = {"model": scored.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
+        last = {} if average is None else {"last": model.state_dict()}
+        return copy.deepcopy({**live, **last, "epoch": len(history)})
 
     for number in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter()
-        metrics = {"epoch": number, **_train_epoch(config, model, optimizer, train_split, number)}
-        if val_split is not None:
-            metrics |= _validate(model, val_split, number)
+        with deterministic_block(config.deterministic):
+            metrics = {"epoch": number, **_train_epoch(config, model, average, optimizer, train_split, number)}
+            if val_split is not None:
+                metrics |= _validate(scored, val_split, number, flip_average=config.flip_average)
         metrics["seconds"] = time.perf_counter() - started
         history.append(metrics)
         yield Epoch(number=number, metrics=dict(metrics), state=state)
 
 
-def predict(model: nn.Module, split: Split, *, device: torch.device) -> Tensor:
+def predict(model: nn.Module, split: Split, *, device: torch.device, flip_average: bool = False) -> Tensor:
     """Compute the logits of a split's images, in the split's order.
 
     Args:
         model: Moved to the device and set to evaluation mode.
         split: Images to score.
         device: Where to compute.
+        flip_average: Return the mean of the logits of each image and its mirror image, at twice the cost.
 
     Returns:
         Logits (M,) float32 on the CPU.
     """
     split = split.to(device)
     model.to(device).to(memory_format=torch.channels_last).eval()
+    logits = []
     with torch.inference_mode(), autocast(device):
-        batches = torch.split(split.indices, EVAL_BATCH_SIZES[device.type])
-        logits = [model(to_float(split.images.index_select(0, batch))) for batch in batches]
-    return torch.cat(logits).float().cpu()
+        for batch in torch.split(split.indices, EVAL_BATCH_SIZES[device.type]):
+            images = to_float(split.images.index_select(0, batch))
+            views = (images, images.flip(3)) if flip_average else (images,)
+            logits.append(torch.stack([model(view).float() for view in views]).mean(0))
+    return torch.cat(logits).cpu()
 
 
 def _train_epoch(
-    config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split, number: int
+    config: TrainConfig,
+    model: nn.Module,
+    average: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+    split: Split,
+    number: int,
 ) -> dict[str, float]:
     """Train on every image once, in whole batches; nothing in a step waits for the device."""
     device = split.images.device
@@ -124,7 +142,7 @@ def _train_epoch(
     with seed_block(derive_seed(config.seed, "dropout", number), device):
         for step, batch in enumerate(torch.split(order, batch_size)[:num_steps]):
             images = _augment(split.images.index_select(0, batch), config, augmentation)
-            labels = split.labels.index_select(0, batch).float()
+            labels = _smooth(split.labels.index_select(0, batch).float(), config.label_smoothing)
             with autocast(device):
                 logits = model(to_float(images)).float()
             loss = functional.binary_cross_entropy_with_logits(logits, labels)
@@ -132,8 +150,10 @@ def _train_epoch(
             loss.backward()
             rate = schedule(optimizer, config, progress=(number - 1 + (step + 0.5) / num_steps) / config.epochs)
             optimizer.step()
+            if average is not None:
+                update_average(average, model, decay=config.ema_decay, step=(number - 1) * num_steps + step)
             loss_sum += loss.detach()
-            num_correct += ((logits > 0) == (labels > 0)).sum()
+            num_correct += ((logits > 0) == (labels > 0.5)).sum()
     num_images = num_steps * batch_size
     return {
         "train_loss": _require_finite(loss_sum.item() / num_steps, "loss", number),
@@ -148,11 +168,21 @@ def _augment(images: Tensor, config: TrainConfig, generator: torch.Generator) ->
         images = flip(images, generator=generator)
     if config.crop_padding:
         images = crop(images, config.crop_padding, generator=generator)
+    if config.cutout:
+        images = cutout(images, config.cutout, generator=generator)
     return images
 
 
-def _validate(model: nn.Module, split: Split, number: int) -> dict[str, float]:
-    logits = predict(model, split, device=split.images.device)
+def _smooth(labels: Tensor, smoothing: float) -> Tensor:
+    """Draw labels (N,) float32 to one half.
+
+    Source: Szegedy et al. 2016, section 7 (arXiv:1512.00567), for two classes.
+    """
+    return labels * (1.0 - smoothing) + 0.5 * smoothing if smoothing else labels
+
+
+def _validate(model: nn.Module, split: Split, number: int, *, flip_average: bool) -> dict[str, float]:
+    logits = predict(model, split, device=split.images.device, flip_average=flip_average)
     metrics = score(logits, split.labels.index_select(0, split.indices).cpu())
     _require_finite(metrics["loss"], "validation loss", number)
     return metrics

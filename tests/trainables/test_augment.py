@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 from torchvision.transforms.functional import to_tensor
 
-from trainables.augment import crop, flip, to_float
+from trainables.augment import GREY, crop, cutout, flip, to_float
 
 
 def draw_images(num: int) -> torch.Tensor:
@@ -53,9 +53,40 @@ def test_crops_reach_every_shift_on_both_axes() -> None:
     assert set((cropped[:, 16, 16, 1] - 16).tolist()) == {-2, -1, 0, 1, 2}
 
 
+def test_cutting_out_nothing_is_the_identity() -> None:
+    images = draw_images(8)
+    assert torch.equal(cutout(images, 0, generator=seed(0)), images)
+
+
+@pytest.mark.parametrize("size", [1, 8, 13, 32])
+def test_every_cut_is_a_square_of_grey_that_may_hang_over_the_border(size: int) -> None:
+    images = draw_images(2000).clamp(max=GREY - 1)
+    cut = cutout(images, size, generator=seed(0))
+    covered = (cut == GREY).all(dim=3)
+    assert (cut.dtype, cut.shape) == (images.dtype, images.shape)
+    assert torch.equal(torch.where(covered[..., None], images, cut), images)
+    rows, columns = covered.any(dim=2), covered.any(dim=1)
+    assert torch.equal(covered, rows[:, :, None] & columns[:, None, :])
+    for axis in (rows, columns):
+        counts = axis.sum(dim=1)
+        last = 31 - axis.flip(1).int().argmax(dim=1)
+        assert torch.equal(last - axis.int().argmax(dim=1) + 1, counts)
+        assert set(counts.tolist()) == set(range((size + 1) // 2, size + 1))
+
+
+def test_the_centre_of_a_cut_reaches_every_pixel_as_often() -> None:
+    covered = cutout(torch.zeros(20_000, 32, 32, 1, dtype=torch.uint8), 1, generator=seed(0)).sum(dim=(0, 3)) / GREY
+    assert covered.sum() == 20_000
+    assert 0 < covered.min() < 20 < covered.max() < 45
+
+
 def test_the_same_seed_draws_the_same_augmentation_and_another_does_not() -> None:
     images = draw_images(32)
-    for augment in (lambda generator: flip(images, generator=generator), lambda g: crop(images, 4, generator=g)):
+    for augment in (
+        lambda generator: flip(images, generator=generator),
+        lambda generator: crop(images, 4, generator=generator),
+        lambda generator: cutout(images, 8, generator=generator),
+    ):
         assert torch.equal(augment(seed(1)), augment(seed(1)))
         assert not torch.equal(augment(seed(1)), augment(seed(2)))
 

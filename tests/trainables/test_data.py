@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.data import load_info, open_full_train, open_test, open_train, verify
+from trainables.data import Split, load_info, open_full_train, open_test, open_train, verify
 from trainables.errors import InputError
 
 FAKE, REAL = 13, 24
@@ -80,12 +80,44 @@ def test_images_are_mapped_and_what_is_written_to_them_stays_out_of_the_file(pac
     verify(pack_copy)
 
 
-def test_a_split_moved_to_a_device_keeps_its_images_and_drops_the_others(packed):
-    train, validation = open_train(packed, val_fraction=0.5, seed=0, max_images=None)
+META = torch.device("meta")
+"""Stands in for an accelerator: tensors have a shape there and no content."""
+
+
+def test_a_split_is_left_alone_by_the_device_it_is_on(packed):
+    train, _ = open_train(packed, val_fraction=0.5, seed=0, max_images=None)
     assert train.to(torch.device("cpu")) is train
-    moved = validation.to(torch.device("meta"))
-    assert moved.images.shape == (len(validation), 32, 32, 3)
-    assert moved.labels.shape == moved.indices.shape == (len(validation),)
+    moved = train.to(META)
+    assert {moved.images.device, moved.labels.device, moved.indices.device} == {META}
+    assert moved.to(META) is moved
+
+
+def test_train_validation_and_the_trials_that_follow_share_one_upload(packed):
+    moved = [part.to(META) for part in open_train(packed, val_fraction=0.5, seed=0, max_images=None)]
+    moved += [part.to(META) for part in open_train(packed, val_fraction=0.2, seed=1, max_images=30)]
+    moved += [open_full_train(packed, seed=0, max_images=None).to(META)]
+    assert len({id(part.images) for part in moved}) == len({id(part.labels) for part in moved}) == 1
+    assert moved[0].images.shape == (40, 32, 32, 3)
+
+
+def test_train_and_test_lie_on_a_device_side_by_side(packed):
+    train = open_full_train(packed, seed=0, max_images=None).to(META)
+    assert open_test(packed).to(META).images is not train.images
+    assert open_full_train(packed, seed=0, max_images=None).to(META).images is train.images
+
+
+def test_a_pack_made_anew_at_the_same_place_is_uploaded_anew(pack_copy: Path):
+    before = open_full_train(pack_copy, seed=0, max_images=None).to(META)
+    content = (pack_copy / "train.images").read_bytes()
+    (pack_copy / "train.images").unlink()
+    (pack_copy / "train.images").write_bytes(content)
+    assert open_full_train(pack_copy, seed=0, max_images=None).to(META).images is not before.images
+
+
+def test_a_split_that_is_in_no_file_moves_too():
+    split = Split(images=torch.zeros(3, 32, 32, 3, dtype=torch.uint8), labels=torch.zeros(3), indices=torch.arange(2))
+    moved = split.to(META)
+    assert (moved.images.shape, moved.labels.shape, len(moved)) == ((3, 32, 32, 3), (3,), 2)
 
 
 @pytest.mark.parametrize(

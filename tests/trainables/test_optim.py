@@ -6,7 +6,7 @@ from torch import nn
 
 from trainables.config import CnnConfig, ResNet50Config, TrainConfig
 from trainables.models import build_model
-from trainables.optim import OPTIMIZERS, SCHEDULES, build_optimizer, constant, cosine, schedule
+from trainables.optim import OPTIMIZERS, SCHEDULES, build_optimizer, constant, cosine, one_cycle, schedule
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,27 @@ def test_cosine_warms_up_to_one_and_decays_to_zero(progress: float, warmup_frac:
 )
 def test_constant_warms_up_to_one_and_stays(progress: float, warmup_frac: float, expected: float) -> None:
     assert constant(progress, warmup_frac=warmup_frac) == expected
+
+
+@pytest.mark.parametrize(("num_steps", "share"), [(11, 0.3), (200, 0.25)])
+def test_one_cycle_is_that_of_pytorch(num_steps: int, share: float) -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1.0, total_steps=num_steps, pct_start=share, cycle_momentum=False
+    )
+    warmup_frac = (share * num_steps - 1) / (num_steps - 1)
+    for step in range(num_steps):
+        found = one_cycle(min(1.0, step / (num_steps - 1)), warmup_frac=warmup_frac)
+        assert found == pytest.approx(reference.get_last_lr()[0], rel=1e-6, abs=1e-12)
+        optimizer.step()
+        if step < num_steps - 1:
+            reference.step()
+
+
+def test_one_cycle_without_warm_up_only_falls() -> None:
+    rates = [one_cycle(progress / 10, warmup_frac=0.0) for progress in range(11)]
+    assert rates[0] == 1.0
+    assert rates == sorted(rates, reverse=True)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

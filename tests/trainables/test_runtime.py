@@ -1,10 +1,20 @@
+import os
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from trainables.runtime import autocast, build_generator, derive_seed, describe_device, pick_device, seed_block
+from trainables.runtime import (
+    autocast,
+    build_generator,
+    derive_seed,
+    describe_device,
+    deterministic_block,
+    limit_memory,
+    pick_device,
+    seed_block,
+)
 
 CPU = torch.device("cpu")
 
@@ -77,3 +87,58 @@ def test_threads_are_limited_again_and_again_in_one_process() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split("\n")[:3] == ["1 1", "2 1", "1 1"]
+
+
+def read_flags() -> tuple[bool, bool, bool, bool]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+    )
+
+
+def note_flags_and_fail(seen: list[tuple[bool, bool, bool, bool]]) -> None:
+    with deterministic_block(True):
+        seen.append(read_flags())
+        raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("caller", [(False, False, False, True), (True, True, True, False)])
+def test_a_deterministic_block_sets_the_flags_and_gives_the_callers_back(
+    monkeypatch: pytest.MonkeyPatch, caller: tuple[bool, bool, bool, bool]
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    before = read_flags()
+    try:
+        torch.use_deterministic_algorithms(caller[0], warn_only=caller[1])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = caller[2:]
+        with deterministic_block(False):
+            assert read_flags() == caller
+        seen: list[tuple[bool, bool, bool, bool]] = []
+        with pytest.raises(RuntimeError, match="broken"):
+            note_flags_and_fail(seen)
+        assert seen == [(True, False, True, False)]
+        assert read_flags() == caller
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[2:]
+
+
+def test_memory_is_not_limited_on_a_cpu() -> None:
+    limit_memory(CPU, 0.5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_process_cannot_hold_more_than_its_share_of_a_gpu() -> None:
+    device = torch.device("cuda")
+    total = torch.cuda.get_device_properties(device).total_memory
+    try:
+        limit_memory(device, 0.1)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(total // 5, dtype=torch.uint8, device=device)
+        torch.empty(total // 20, dtype=torch.uint8, device=device)
+    finally:
+        limit_memory(device, 1.0)

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 from pathlib import Path
@@ -9,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from trainables import checkpoint
-from trainables.augment import crop, flip
+from trainables.augment import crop, cutout, flip
+from trainables.average import copy_for_average, update_average
 from trainables.config import CnnConfig, ResNet50Config, TrainConfig
 from trainables.data import Split
 from trainables.errors import InputError, TrainingError
@@ -26,10 +28,15 @@ HARD = TrainConfig(
     batch_size=16,
     optimizer="adamw",
     weight_decay=0.1,
-    schedule="cosine",
+    schedule="one_cycle",
     warmup_frac=0.3,
     flip=True,
     crop_padding=4,
+    cutout=8,
+    label_smoothing=0.1,
+    ema_decay=0.9,
+    flip_average=True,
+    deterministic=True,
 )
 """Every source of randomness and of state at once."""
 TIMES = ("seconds", "images_per_second")
@@ -105,7 +112,15 @@ def test_the_loop_equals_a_plain_reference_loop(optimizer: Any, build: Any) -> N
 
 def test_augmentation_and_schedule_enter_the_loop_as_they_stand() -> None:
     config = TrainConfig(
-        model=SMALL, epochs=2, batch_size=16, optimizer="sgd", schedule="cosine", flip=True, crop_padding=3
+        model=SMALL,
+        epochs=2,
+        batch_size=16,
+        optimizer="sgd",
+        schedule="cosine",
+        flip=True,
+        crop_padding=3,
+        cutout=8,
+        label_smoothing=0.2,
     )
     split = draw_split(64)
     epochs = list(train(config, split, None, device=CPU))
@@ -121,8 +136,10 @@ def test_augmentation_and_schedule_enter_the_loop_as_they_stand() -> None:
             rate = 1e-3 * 0.5 * (1 + math.cos(math.pi * (step + 0.5) / 8))
             reference.param_groups[0]["lr"] = rate
             images = crop(flip(split.images[chosen], generator=generator), 3, generator=generator)
+            images = cutout(images, 8, generator=generator)
             logits = model(images.permute(0, 3, 1, 2) / 255)
-            loss = functional.binary_cross_entropy_with_logits(logits, split.labels[chosen].float())
+            smoothed = torch.tensor([0.1, 0.9])[split.labels[chosen].long()]
+            loss = functional.binary_cross_entropy_with_logits(logits, smoothed)
             reference.zero_grad()
             loss.backward()
             reference.step()
@@ -162,7 +179,7 @@ def test_the_callers_generator_is_never_touched() -> None:
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_resumed_run_equals_the_straight_run(tmp_path: Path, cut: int, optimizer: Any) -> None:
-    config = TrainConfig(**{name: getattr(HARD, name) for name in HARD.__slots__} | {"optimizer": optimizer})
+    config = dataclasses.replace(HARD, optimizer=optimizer)
     straight = run(config)
     checkpoint.save(tmp_path / "state", straight[cut - 1][1])
     resumed = run(config, resume=checkpoint.load(tmp_path / "state"))
@@ -251,7 +268,7 @@ def test_partial_batches_are_dropped_unless_they_are_all_there_is(num: int, batc
 
 def test_a_nan_loss_ends_the_training_with_its_epoch() -> None:
     state = run(HARD)[1][1]
-    state["model"]["0.weight"].fill_(math.nan)
+    state["last"]["0.weight"].fill_(math.nan)
     with pytest.raises(TrainingError, match=r"^loss is nan in epoch 3$"):
         run(HARD, resume=state)
 
@@ -288,13 +305,104 @@ def test_predictions_stand_in_the_splits_order_across_batches() -> None:
     torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_the_model_of_a_state_predicts_what_validation_scored() -> None:
-    metrics, state = run(HARD)[-1]
+@pytest.mark.parametrize("ema_decay", [0.0, 0.9])
+@pytest.mark.parametrize("flip_average", [False, True])
+def test_the_model_of_a_state_predicts_what_validation_scored(ema_decay: float, flip_average: bool) -> None:
+    metrics, state = run(dataclasses.replace(HARD, ema_decay=ema_decay, flip_average=flip_average))[-1]
     model = build_model(HARD.model)
     model.load_state_dict(state["model"])
     validation = draw_split(30, seed=1)
-    called = predict(model, validation, device=CPU) > 0
+    logits = predict(model, validation, device=CPU, flip_average=flip_average)
+    loss = functional.binary_cross_entropy_with_logits(logits, validation.labels[validation.indices].float())
+    assert metrics["loss"] == pytest.approx(loss.item(), rel=1e-6)
+    called = logits > 0
     assert (called == validation.labels[validation.indices]).double().mean().item() == metrics["accuracy"]
+
+
+def test_averaged_predictions_are_the_mean_over_image_and_mirror_image() -> None:
+    split = draw_split(40, unused=10)
+    mirrored = dataclasses.replace(split, images=split.images.flip(2))
+    model = build_model(HARD.model)
+    plain, other = (predict(model, images, device=CPU) for images in (split, mirrored))
+    assert not torch.allclose(plain, other)
+    torch.testing.assert_close(predict(model, split, device=CPU, flip_average=True), (plain + other) / 2)
+
+
+def test_averaging_leaves_the_weights_that_learn_alone_and_scores_their_average() -> None:
+    config = dataclasses.replace(HARD, ema_decay=0.0)
+    plain, averaged = run(config), run(HARD)
+    for (one, without), (other, state) in zip(plain, averaged, strict=True):
+        assert is_equal(without["model"], state["last"])
+        assert is_equal(without["optimizer"], state["optimizer"])
+        assert "last" not in without
+        assert one["train_loss"] == other["train_loss"]
+        assert one["loss"] != other["loss"]
+
+
+def test_the_average_is_taken_after_every_step() -> None:
+    config = TrainConfig(model=SMALL, epochs=2, batch_size=16, optimizer="sgd", learning_rate=0.1, ema_decay=0.8)
+    split = draw_split(64)
+    state = [epoch.state() for epoch in train(config, split, None, device=CPU)][-1]
+    model = build_model(SMALL, seed=derive_seed(0, "weights"))
+    reference = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    average, step = copy_for_average(model), 0
+    for epoch in (1, 2):
+        order = torch.randperm(64, generator=torch.Generator().manual_seed(derive_seed(0, "shuffling", epoch)))
+        for chosen in order.split(16):
+            logits = model(split.images[chosen].permute(0, 3, 1, 2) / 255)
+            reference.zero_grad()
+            functional.binary_cross_entropy_with_logits(logits, split.labels[chosen].float()).backward()
+            reference.step()
+            update_average(average, model, decay=0.8, step=step)
+            step += 1
+    for name, expected in average.state_dict().items():
+        torch.testing.assert_close(state["model"][name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_deterministic_run_is_the_same_run_and_the_caller_keeps_its_settings() -> None:
+    free = run(dataclasses.replace(HARD, deterministic=False))
+    strict = []
+    for epoch in train(HARD, draw_split(70, unused=9), draw_split(30, seed=1), device=CPU):
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.deterministic
+        strict.append((drop_times(epoch), epoch.state()))
+    assert is_equal(free, strict)
+
+
+def test_every_default_is_the_papers() -> None:
+    config = TrainConfig(model=CnnConfig(), epochs=20)
+    assert dataclasses.asdict(config) | {"model": None} == {
+        "model": None,
+        "epochs": 20,
+        "seed": 0,
+        "batch_size": 128,
+        "optimizer": "adam",
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "schedule": "constant",
+        "warmup_frac": 0.0,
+        "flip": False,
+        "crop_padding": 0,
+        "cutout": 0,
+        "label_smoothing": 0.0,
+        "ema_decay": 0.0,
+        "flip_average": False,
+        "deterministic": False,
+    }
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("model", [HARD.model, ResNet50Config(stem="cifar"), ResNet50Config()])
+def test_on_cuda_two_deterministic_runs_are_bitwise_equal_and_so_is_a_resumed_one(model: Any) -> None:
+    config = dataclasses.replace(HARD, model=model, epochs=2)
+    cuda, splits = torch.device("cuda"), (draw_split(70, unused=9), draw_split(30, seed=1))
+    one, other = (
+        [(drop_times(epoch), epoch.state()) for epoch in train(config, *splits, device=cuda)] for _ in range(2)
+    )
+    assert is_equal(one, other)
+    resumed = train(config, *splits, device=cuda, resume=one[0][1])
+    assert is_equal(one[1:], [(drop_times(epoch), epoch.state()) for epoch in resumed])
 
 
 @pytest.mark.gpu

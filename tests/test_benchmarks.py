@@ -1,0 +1,60 @@
+"""The benchmarks run, and write their figures under names that stay."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+SPEEDS = {f"{kind}_images_per_second" for kind in ("loop", "bare", "usual", "floor")}
+NAMES = {
+    "packing": {"images", "pack_seconds", "pack_images_per_second", "find_seconds", "open_seconds", "verify_seconds"},
+    "training": {"device", "torch", "threads", "macs_per_second", "bytes_per_second", "models"},
+    "sharing": {"device", "torch", "model", "processes"},
+}
+
+
+def run(name, *options, path):
+    command = [sys.executable, "-m", f"benchmarks.{name}", *options, "--json", str(path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    figures = json.loads(path.read_text())
+    assert figures.keys() == NAMES[name]
+    return figures
+
+
+@pytest.mark.slow
+def test_the_packing_benchmark_writes_its_figures(image_folder, tmp_path):
+    assert run("packing", str(image_folder), path=tmp_path / "figures.json")["images"] == 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["made up", "zip"])
+def test_the_training_benchmark_compares_three_loops(data, image_zip, tmp_path):
+    options = () if data == "made up" else ("--data", str(image_zip))
+    figures = run("training", "--short", "--models", "paper_cnn", *options, path=tmp_path / "figures.json")
+    row = figures["models"]["paper_cnn"]
+    assert row.keys() == SPEEDS | {
+        "parameters",
+        "images",
+        "batch_size",
+        "usual_workers",
+        "loop_to_bare",
+        "loop_to_usual",
+        "macs_per_image",
+        "bytes_per_image",
+    }
+    assert row["parameters"] == 141_345
+    # Forward: 864 + 9,216 a pixel of the first and second layer, and two dense ones; backward twice that, but for
+    # the gradient of the images, which nobody needs.
+    forward = 864 * 1024 + 9216 * 256 + 64 * 2048 + 64
+    assert row["macs_per_image"] == 3 * forward - 864 * 1024
+
+
+@pytest.mark.slow
+def test_the_sharing_benchmark_adds_up_processes(tmp_path):
+    figures = run("sharing", "--short", path=tmp_path / "figures.json")
+    assert figures["processes"].keys() == {"1", "2"}
+    assert all(found["images_per_second"] > 0 for found in figures["processes"].values())

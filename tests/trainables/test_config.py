@@ -1,0 +1,69 @@
+import itertools
+import math
+from typing import Any
+
+import pytest
+
+from trainables.config import MODEL_CONFIGS, CnnConfig, TrainConfig, build_train_config, list_defaults, list_values
+from trainables.errors import InputError
+
+EXTREMES: dict[str, tuple[Any, ...]] = {
+    "batch_size": (1, 10**6),
+    "learning_rate": (1e-30, 1e30),
+    "weight_decay": (0.0, 1e30),
+    "warmup_frac": (0.0, 0.999),
+    "crop_padding": (0, 16),
+    "cutout": (0, 32),
+    "label_smoothing": (0.0, 0.999),
+    "ema_decay": (0.0, 0.9999),
+}
+"""Smallest and largest values that are allowed."""
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", 0),
+        ("seed", -1),
+        ("batch_size", 0),
+        ("learning_rate", 0.0),
+        ("weight_decay", -1e-9),
+        ("warmup_frac", 1.0),
+        ("warmup_frac", -0.1),
+        ("crop_padding", 17),
+        ("crop_padding", -1),
+        ("cutout", 33),
+        ("cutout", -1),
+        ("label_smoothing", 1.0),
+        ("label_smoothing", -0.1),
+        ("ema_decay", 1.0),
+        ("ema_decay", -0.1),
+        *((name, math.nan) for name in ("learning_rate", "weight_decay", "label_smoothing", "ema_decay")),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^{name} = {value!r}: expected "):
+        TrainConfig(**{"model": CnnConfig(), "epochs": 1} | {name: value})
+
+
+def test_a_trainings_values_are_independent_so_all_extremes_go_together() -> None:
+    for values in itertools.product(*EXTREMES.values()):
+        build_train_config("cnn", dict(zip(EXTREMES, values, strict=True)), epochs=1, seed=0)
+
+
+@pytest.mark.parametrize("architecture", MODEL_CONFIGS)
+def test_flat_parameters_and_trainings_turn_into_each_other(architecture: str) -> None:
+    changed = list_defaults(architecture) | {"cutout": 8, "ema_decay": 0.99, "flip_average": True, "dropout": 0.25}
+    assert list_values(build_train_config(architecture, changed, epochs=3, seed=4)) == changed
+
+
+@pytest.mark.parametrize("architecture", MODEL_CONFIGS)
+def test_a_training_without_parameters_has_the_defaults(architecture: str) -> None:
+    config = build_train_config(architecture, {}, epochs=20, seed=0)
+    assert config == TrainConfig(model=MODEL_CONFIGS[architecture](), epochs=20)
+    assert list_values(config) == list_defaults(architecture)
+
+
+def test_a_parameter_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(InputError, match=r"cnn has no parameter cut_out; known: .*cutout"):
+        build_train_config("cnn", {"cut_out": 8}, epochs=1, seed=0)
