@@ -21,7 +21,7 @@ CELL = (2 * SIDE + GAP, SIDE + 3 * LINE + GAP)
 def draw_sheet(images: Images, near: Sequence[NearPair]) -> Image.Image:
     """Draw up to 12 pairs of each relation, from the most to the least alike, spread evenly over all of them.
 
-    Below each pair stand its two files, the bits of their hashes that differ, the pixels' difference and correlation.
+    Below each pair: its two files, the bits in which the hashes differ, how far the pixels do, and their correlation.
     """
     groups = {relation: [pair for pair in near if pair.relation == relation] for relation in RELATIONS}
     shown = {relation: _spread(group) for relation, group in groups.items() if group}

@@ -208,3 +208,6 @@ def test_cifake_is_what_is_known_of_it():
     whole = parts["test/FAKE"].images == 10_000
     assert exact["train/FAKE and test/FAKE"][0] == 378 if whole else exact["train/FAKE and test/FAKE"][0] > 0
     assert exact["test/FAKE"][0] == 38 if whole else exact["test/FAKE"][0] > 0
+    near = {row.relation: row.near for row in found.repeats}
+    assert near["train/REAL and test/REAL"] > near["train/FAKE and test/FAKE"] > 0
+    assert near["FAKE and REAL"] == 0
