@@ -119,6 +119,7 @@ def make_task(trial: Trial) -> Task:
         split_seed=0,
         checkpoint="",
         cpus=1,
+        gpus=0,
     )
 
 

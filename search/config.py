@@ -72,7 +72,7 @@ class SearchConfig:
     max_failures: Annotated[int, Field(ge=0)] = 2
     """How often a trial may lose its worker process before it is FAIL."""
     trial_timeout_s: Positive | None = None
-    """Seconds without an epoch, the worker's start included, after which a trial is FAIL; None waits for ever."""
+    """Seconds without an epoch, from when its worker is up, after which a trial is FAIL; None waits for ever."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Root of every random draw of the study."""
     sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
@@ -200,7 +200,7 @@ def parse(document: Mapping[str, Any]) -> StudyConfig:
         study = pydantic.TypeAdapter(StudyConfig).validate_json(json.dumps(document), strict=True)
     except pydantic.ValidationError as error:
         raise InputError("; ".join(_describe_problems(error))) from None
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
     check_space(study.space, study.search.architectures)

@@ -13,12 +13,18 @@ import yaml
 from trainables.errors import InputError
 
 
-def read_document(path: Path) -> dict[str, Any]:
+def read_document(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Read one YAML mapping, laid over the one that its `extends` names (relative to it).
 
+    Args:
+        path: The file.
+        above: Files that extend this one.
+
     Raises:
-        InputError: If a file is missing or is not a YAML mapping.
+        InputError: If a file is missing, is not a YAML mapping, or extends itself.
     """
+    if path.resolve() in above:
+        raise InputError(f"{path} extends itself")
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -28,7 +34,7 @@ def read_document(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{path} must hold a mapping of keys to values, not {type(value).__name__}")
     base = value.pop("extends", None)
-    return value if base is None else overlay(read_document(path.parent / str(base)), value)
+    return value if base is None else overlay(read_document(path.parent / str(base), (*above, path.resolve())), value)
 
 
 def write_document(path: Path, value: Mapping[str, Any]) -> None:

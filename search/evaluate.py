@@ -5,6 +5,7 @@ at which its winner was best on validation, so nothing here is chosen by looking
 """
 
 import dataclasses
+import errno
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,11 +20,13 @@ from search.config import StudyConfig
 from search.journal import State, Trial
 from search.provenance import replace_file
 from search.report import TestedModel
+from search.task import Failure
+from search.trial import catch, prepare_device
 from trainables.config import build_train_config
 from trainables.data import load_info, open_full_train, open_test
 from trainables.errors import InputError
 from trainables.models import build_model, count_parameters
-from trainables.runtime import derive_seed, limit_threads, pick_device
+from trainables.runtime import derive_seed
 from trainables.train import predict, train
 
 
@@ -59,18 +62,25 @@ def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int) -> li
     return sorted(able, key=lambda trial: (-trial.get_peak()[0], trial.number))[:top_k]
 
 
-def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> None:
-    """Check that every architecture has something to retrain.
+def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
+    """Check that there is something to retrain.
+
+    Returns:
+        A sentence for each architecture that has nothing: no trial, or none that did not fail.
 
     Raises:
-        InputError: If one has no trial, or none that did not fail; the message has the first reason.
+        InputError: If no architecture has anything.
     """
+    missing = []
     for architecture in config.search.architectures:
         mine = [trial for trial in trials if trial.architecture == architecture]
         if not mine:
-            raise InputError(f"no {architecture} trial was run: raise search.num_trials")
-        if not choose_winners(mine, architecture, 1):
-            raise InputError(f"every {architecture} trial failed, trial {mine[0].number}: {mine[0].reason}")
+            missing.append(f"No {architecture} trial was run.")
+        elif not choose_winners(mine, architecture, 1):
+            missing.append(f"Every {architecture} trial failed, trial {mine[0].number}: {mine[0].reason}.")
+    if len(missing) == len(config.search.architectures):
+        raise InputError(f"there is nothing to evaluate. {' '.join(missing)}")
+    return missing
 
 
 def plan(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> list[Retraining]:
@@ -100,7 +110,7 @@ def plan(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> list
 
 def evaluate(
     config: StudyConfig, trials: Sequence[Trial], pack: Path, progress: Callable[[TestedModel], None]
-) -> list[TestedModel]:
+) -> tuple[list[TestedModel], list[str]]:
     """Retrain and test the winners side by side; what an earlier evaluation finished is not done again.
 
     Args:
@@ -108,7 +118,15 @@ def evaluate(
         trials: All of its trials.
         pack: Folder of the packed images.
         progress: Told of each tested model.
+
+    Returns:
+        The tested models, and a sentence for each retraining or architecture that came to nothing.
+
+    Raises:
+        InputError: If all came to nothing.
+        OSError: If the disk is full; what is finished is kept.
     """
+    failures = check_winners(config, trials)
     folder = config.directory / "models"
     folder.mkdir(exist_ok=True)
     retrainings = plan(config, trials, load_info(pack).fingerprint)
@@ -122,18 +140,31 @@ def evaluate(
             continue
         granted = config.get_resources(retraining.architecture)
         remote = ray.remote(num_cpus=granted.cpus, num_gpus=granted.gpus, max_retries=config.search.max_failures)
-        reference = remote(retrain).remote(retraining, str(pack.resolve()), str(folder.resolve()), granted.cpus)
+        reference = remote(retrain).remote(
+            retraining, str(pack.resolve()), str(folder.resolve()), granted.cpus, granted.gpus
+        )
         pending[reference] = retraining
     for reference in _wait(list(pending)):
-        tested[pending[reference].label] = ray.get(reference)
-        progress(tested[pending[reference].label])
-    return [tested[retraining.label] for retraining in retrainings]
+        label = pending[reference].label
+        match _get(reference):
+            case Failure(is_disk_full=True, reason=reason):
+                raise OSError(errno.ENOSPC, f"{label}: {reason}")
+            case Failure(reason=reason):
+                failures.append(f"The retraining {label} failed: {reason}.")
+            case TestedModel() as model:
+                tested[label] = model
+                progress(model)
+    if not tested:
+        raise InputError(f"there is nothing to report. {' '.join(failures)}")
+    return [tested[retraining.label] for retraining in retrainings if retraining.label in tested], failures
 
 
-def retrain(retraining: Retraining, pack: str, folder: str, cpus: float) -> TestedModel:
+def retrain(retraining: Retraining, pack: str, folder: str, cpus: float, gpus: float) -> TestedModel | Failure:
     """Train one winner on train and validation together, test it once, and write weights and record."""
-    limit_threads(max(1, int(cpus)))
-    device = pick_device()
+    return catch(lambda: _retrain(retraining, pack, folder, prepare_device(cpus, gpus)))
+
+
+def _retrain(retraining: Retraining, pack: str, folder: str, device: torch.device) -> TestedModel:
     config = build_train_config(
         retraining.architecture, retraining.params, epochs=retraining.max_epochs, seed=retraining.train_seed
     )
@@ -185,6 +216,14 @@ def score(labels: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
         "metrics": {name: float(value) for name, value in values.items()},
         "confusion": tuple(tuple(row) for row in confusion),
     }
+
+
+def _get(reference: Any) -> TestedModel | Failure:
+    try:
+        result: TestedModel | Failure = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        return Failure(f"its worker was lost ({type(error).__name__})", str(error))
+    return result
 
 
 def _wait(references: list[Any]) -> Iterator[Any]:

@@ -13,6 +13,7 @@ A kill between two lines leaves a fact that does not count yet; it is written ag
 
 import dataclasses
 import enum
+import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainables.errors import InputError
@@ -68,6 +70,16 @@ class Trial:
         return max(values), values.index(max(values)) + 1
 
 
+class _NoLock(BaseJournalFileLock):
+    """No lock around a write: study.lock keeps other drivers out, and Optuna's own would outlive a kill."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
 class Journal:
     """Writes and reads the record; one process at a time."""
 
@@ -85,7 +97,7 @@ class Journal:
         if path.exists() and (torn := _cut_torn_line(path)):
             note(f"{path}: cut off {torn} bytes of a last line that was not written to its end")
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = JournalStorage(JournalFileBackend(str(path)))
+        self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock()))
         known = [frozen.study_name for frozen in self._storage.get_all_studies()]
         if known and study not in known:
             raise InputError(f"{path} holds the study {', '.join(known)}, not {study}: use its name, or another folder")
@@ -190,10 +202,19 @@ def _epoch_key(epoch: int) -> str:
 
 
 def _cut_torn_line(path: Path) -> int:
-    """Cut off what stands behind the last newline and return how many bytes that was."""
+    """Cut off a last line that was not written to its end and return how many bytes that was."""
     with path.open("r+b") as file:
         content = file.read()
-        torn = len(content) - (content.rfind(b"\n") + 1)
-        if torn:
-            file.truncate(len(content) - torn)
-    return torn
+        whole = content.rfind(b"\n") + 1
+        before = content.rfind(b"\n", 0, max(whole - 1, 0)) + 1
+        if not _is_record(content[before:whole]):
+            whole = before
+        file.truncate(whole)
+    return len(content) - whole
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False

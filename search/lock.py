@@ -41,7 +41,10 @@ def _acquire(path: Path) -> None:
         "process_started": psutil.Process().create_time(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    mine.write_text(json.dumps(holder), encoding="utf-8")
+    with mine.open("w", encoding="utf-8") as file:
+        json.dump(holder, file)
+        file.flush()
+        os.fsync(file.fileno())
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
@@ -71,6 +74,8 @@ def _take_over(path: Path) -> None:
         holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return
+    except ValueError:
+        raise InputError(f"{path} cannot be read; if no other process searches {path.parent}, delete it") from None
     if holder["host"] != platform.node():
         cure = f"if that one is gone, delete {path}"
     elif _is_alive(holder):

@@ -9,16 +9,18 @@ from search.config import StudyConfig, dump
 from search.document import format_document
 from search.scheduler import list_rungs
 from search.space import Choice, Range, Spec, list_specs
+from search.study import check_shares
 
 
 def describe_plan(config: StudyConfig, console: Console) -> None:
     """Print the resolved study, its space, rungs, resources and the number of epochs to expect."""
-    console.print("[bold]Study[/bold]")
+    check_shares(config)
+    console.print("Study", style="bold")
     console.print(format_document({key: value for key, value in dump(config).items() if key != "space"}).rstrip())
     for architecture in config.search.architectures:
         granted = config.get_resources(architecture)
         console.print()
-        title = f"[bold]Space of {architecture}[/bold]  ({granted.cpus:g} CPUs and {granted.gpus:g} GPUs per trial)"
+        title = f"Space of {architecture}  ({granted.cpus:g} CPUs and {granted.gpus:g} GPUs per trial)"
         console.print(_tabulate(list_specs(config.space, architecture), title))
     search = config.search
     low, high = estimate_epochs(config)
@@ -48,7 +50,7 @@ def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
 
 
 def _tabulate(specs: dict[str, Spec], title: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False)
     table.add_column("parameter")
     table.add_column("may be")
     for name, spec in sorted(specs.items(), key=lambda item: not isinstance(item[1], Range | Choice)):

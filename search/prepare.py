@@ -1,5 +1,6 @@
 """Everything that must be right before the first trial: data, initial weights, the study's folder."""
 
+import errno
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,30 +72,68 @@ def prepare_weights(config: StudyConfig) -> None:
             fetch_weights(build_train_config(architecture, params, epochs=1, seed=0).model)
 
 
-def open_directory(config: StudyConfig, packed: Path, *, resume: bool, accept_changes: bool = False) -> list[str]:
-    """Make the study's folder with its study.yaml in one step, or check that it is the same study.
-
-    Returns:
-        What differs from what the study was started with, if that is accepted; to be recorded.
+def make_directory(config: StudyConfig, packed: Path) -> None:
+    """Make the study's folder with its study.yaml in one step, unless it is there.
 
     Raises:
-        InputError: If the folder is there without `resume`, or something differs that is not accepted.
+        InputError: If it cannot be written.
     """
-    directory, info = config.directory, load_info(packed)
-    data = {"fingerprint": info.fingerprint, "counts": info.counts, "skipped": list(info.skipped)}
-    now = {"config": dump(config), "data": data, "code": describe_code()}
-    if not directory.exists():
-        _create(directory, now)
-        return []
-    check_absent(config, resume=resume)
-    before = read_document(directory / "study.yaml")
+    directory = config.directory
+    if (directory / "study.yaml").exists():
+        return
+    if directory.exists():
+        raise InputError(f"{directory} holds no study.yaml: it is no study's folder; use another --name")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
+            staged = Path(scratch) / directory.name
+            staged.mkdir()
+            write_record(staged, _describe(config, packed))
+            staged.rename(directory)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        raise InputError(
+            f"cannot write the results into {directory}: {(error.strerror or str(error)).lower()}"
+        ) from None
+
+
+def compare_record(
+    config: StudyConfig, packed: Path, *, accept_changes: bool = False
+) -> tuple[dict[str, Any], list[str]]:
+    """Compare a study with what its folder says it was started with.
+
+    Returns:
+        The record to write from now on, and what differs from the one before, if that is accepted.
+
+    Raises:
+        InputError: If something differs that is not accepted, or the folder's study.yaml is not one.
+    """
+    before, now = load_record(config.directory), _describe(config, packed)
     differences = list_differences(before, now)
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
-        raise InputError(f"{directory} was started otherwise ({'; '.join(differences)}): {cure}")
-    kept = before | ({"config": now["config"]} if not differences else now)
-    _replace(directory / "study.yaml", kept)
-    return differences
+        raise InputError(f"{config.directory} was started otherwise ({'; '.join(differences)}): {cure}")
+    return before | ({"config": now["config"]} if not differences else now), differences
+
+
+def load_record(directory: Path) -> dict[str, Any]:
+    """Read a study's study.yaml.
+
+    Raises:
+        InputError: If it is missing or damaged.
+    """
+    record = read_document(directory / "study.yaml")
+    if not all(isinstance(record.get(key), dict) for key in ("config", "data", "code")):
+        raise InputError(f"{directory / 'study.yaml'} is damaged: it needs config, data and code; use another --name")
+    return record
+
+
+def write_record(directory: Path, record: Mapping[str, Any]) -> None:
+    """Write a study's study.yaml in one step."""
+    partial = directory / "study.yaml.partial"
+    write_document(partial, record)
+    replace_file(partial, directory / "study.yaml")
 
 
 def check_absent(config: StudyConfig, *, resume: bool) -> None:
@@ -117,27 +156,17 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     old, new = _flatten(before["config"]), _flatten(now["config"])
     keys = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
     found = [f"{key}: {old.get(key)!r} became {new.get(key)!r}" for key in keys if not key.startswith(MAY_CHANGE)]
-    if before["data"]["fingerprint"] != now["data"]["fingerprint"]:
+    if before["data"].get("fingerprint") != now["data"]["fingerprint"]:
         found.append(f"data.path: {now['config']['data']['path']} holds other images")
     old, new = _flatten(before["code"]), _flatten(now["code"])
     keys = [key for key in sorted(set(old) | set(new)) if key != "dirty" and old.get(key) != new.get(key)]
     return [*found, *(f"{key}: {old.get(key)} became {new.get(key)}" for key in keys)]
 
 
-def _create(directory: Path, record: Mapping[str, Any]) -> None:
-    """Make the folder with its record in one step."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
-        staged = Path(scratch) / directory.name
-        staged.mkdir()
-        _replace(staged / "study.yaml", record)
-        staged.rename(directory)
-
-
-def _replace(path: Path, record: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    write_document(partial, record)
-    replace_file(partial, path)
+def _describe(config: StudyConfig, packed: Path) -> dict[str, Any]:
+    info = load_info(packed)
+    data = {"fingerprint": info.fingerprint, "counts": info.counts, "skipped": list(info.skipped)}
+    return {"config": dump(config), "data": data, "code": describe_code()}
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

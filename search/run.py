@@ -5,9 +5,10 @@ python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [-
 """
 
 import contextlib
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,15 +16,23 @@ from rich.console import Console
 from search.checkpoints import Checkpoints
 from search.cluster import connect, count_slots
 from search.config import StudyConfig, load, parse
-from search.document import read_document, set_value
-from search.evaluate import check_winners, evaluate
+from search.document import set_value
+from search.evaluate import evaluate
 from search.journal import Journal, Trial
 from search.live import build_live
 from search.lock import hold
 from search.plan import describe_plan
-from search.prepare import check_absent, open_directory, prepare_data, prepare_weights
+from search.prepare import (
+    check_absent,
+    compare_record,
+    load_record,
+    make_directory,
+    prepare_data,
+    prepare_weights,
+    write_record,
+)
 from search.report import Result, TestedModel, render, write_report, write_trials
-from search.study import Study
+from search.study import Study, check_shares
 from search.task import Task
 from search.tracking import build_tracker
 from search.trial import DISK_FULL, run_trial
@@ -47,10 +56,10 @@ def main(
 ) -> None:
     """Search both architectures, retrain the winners, test them, and write the comparison."""
     try:
-        overrides = [*(settings or []), *([f"name={name}"] if name else [])]
-        study = _read_stored(overrides) if resume and config is None else None
-        study = study or load(config or DEFAULT_CONFIG, overrides)
-        console = Console(file=sys.stdout, highlight=False, soft_wrap=not sys.stdout.isatty())
+        overrides = [*(settings or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
+        stored = resume and config is None
+        study = _read_stored(overrides) if stored else load(config or DEFAULT_CONFIG, overrides)
+        console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
         if dry_run:
             describe_plan(study, console)
         else:
@@ -68,15 +77,18 @@ def main(
         raise typer.Exit(130) from None
 
 
-def _read_stored(overrides: list[str]) -> StudyConfig | None:
-    """Return the study that lies under the name, as it was started, or None."""
-    wanted: dict[str, str] = {}
+def _read_stored(overrides: list[str]) -> StudyConfig:
+    """Return the study that lies under the name, as it was started last."""
+    default = load(DEFAULT_CONFIG) if DEFAULT_CONFIG.exists() else None
+    wanted: dict[str, Any] = {"results": "results", "name": default.name if default else "local"}
     for override in overrides:
         set_value(wanted, override)
-    path = Path(wanted.get("results", "results")) / wanted.get("name", "local") / "study.yaml"
-    if not path.exists():
-        return None
-    before = read_document(path)["config"]
+    if not isinstance(wanted["results"], str) or not isinstance(wanted["name"], str):
+        raise InputError("name and results must be text")
+    directory = Path(wanted["results"]) / wanted["name"]
+    if not (directory / "study.yaml").exists():
+        raise InputError(f"there is no study in {directory} to resume: name its CONFIG to start it")
+    before: dict[str, Any] = load_record(directory)["config"]
     for override in overrides:
         set_value(before, override)
     return parse(before)
@@ -84,21 +96,28 @@ def _read_stored(overrides: list[str]) -> StudyConfig | None:
 
 def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool) -> None:
     check_absent(config, resume=resume)
+    check_shares(config)
     packed = prepare_data(config, console)
     prepare_weights(config)
     with contextlib.ExitStack() as stack:
         resources = stack.enter_context(connect(config))
-        changes = open_directory(config, packed, resume=resume, accept_changes=accept_changes)
+        make_directory(config, packed)
         stack.enter_context(hold(config.directory / "study.lock"))
+        record, changes = compare_record(config, packed, accept_changes=accept_changes)
         journal = Journal(config.directory / "study.journal", config.name, note=console.print)
         if changes:
             journal.add_change(changes)
-        study = _search(config, journal, packed, resources, console)
+        write_record(config.directory, record)
+        study, halted = _search(config, journal, packed, resources, console)
         write_trials(study.trials, config.directory / "trials.csv")
-        check_winners(config, study.trials)
         console.print("Retraining the winners on train and validation, testing each once:")
-        models = evaluate(config, study.trials, packed, lambda tested: _show_tested(tested, console))
-    result = Result(study=config.name, models=models, trials=study.trials, notes=_list_notes(config, study, packed))
+        models, failures = evaluate(config, study.trials, packed, lambda tested: _show_tested(tested, console))
+    notes = [
+        *_list_notes(config, study, packed),
+        *([f"The search ended early: {halted}."] if halted else []),
+        *failures,
+    ]
+    result = Result(study=config.name, models=models, trials=study.trials, notes=notes)
     write_report(result, config.directory / "report")
     console.print(render(result))
     console.print(f"Report: {config.directory / 'report'}")
@@ -106,7 +125,8 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
 
 def _search(
     config: StudyConfig, journal: Journal, packed: Path, resources: dict[str, float], console: Console
-) -> Study:
+) -> tuple[Study, str | None]:
+    """Run the trials; return the study and why it halted early, if it did."""
     search, directory = config.search, config.directory
     with contextlib.ExitStack() as stack:
         live = build_live(
@@ -130,13 +150,13 @@ def _search(
         stack.callback(checkpoints.close)
         study = Study(config, journal, [checkpoints, tracker, live])
         checkpoints.sweep(study.trials)
-        run_study(
+        halted = run_study(
             study,
             run_trial,
             lambda trial: _build_task(config, trial, packed, checkpoints.get_path(trial.number)),
             slots=count_slots(config, resources),
         )
-    return study
+    return study, halted
 
 
 def _build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Task:
@@ -153,6 +173,7 @@ def _build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Pat
         split_seed=config.search.seed,
         checkpoint=str(checkpoint),
         cpus=config.get_resources(trial.architecture).cpus,
+        gpus=config.get_resources(trial.architecture).gpus,
     )
 
 
@@ -174,8 +195,6 @@ def _list_notes(config: StudyConfig, study: Study, packed: Path) -> list[str]:
         notes.append(f"Skipped {len(info.skipped)} files that are no images, the first {info.skipped[0]}.")
     if config.data.path == "sample":
         notes.append("The embedded sample is not CIFAKE: these figures show that the system works, nothing else.")
-    if study.halt_reason:
-        notes.append(f"The search ended early: {study.halt_reason}.")
     return notes
 
 

@@ -42,6 +42,10 @@ Space = Mapping[str, Mapping[str, Spec]]
 """Specs by parameter, by architecture; `shared` holds for every architecture that does not say otherwise."""
 
 
+MAX_CHECKED = 4096
+"""Of a range of integers so many are checked one by one."""
+
+
 def list_specs(space: Space, architecture: str) -> dict[str, Spec]:
     """Return what each parameter of one architecture may be; what the space leaves out keeps its default."""
     return list_defaults(architecture) | dict(space.get("shared", {})) | dict(space.get(architecture, {}))
@@ -93,15 +97,32 @@ def _check_corners(space: Space, architecture: str) -> None:
         section = architecture if name in space.get(architecture, {}) else "shared"
         where = f"space.{section}.{name}"
         corners[name] = _list_extremes(spec, where)
+        hint = _get_hint(architecture, name)
         for value in corners[name]:
-            _check_type(value, _get_hint(architecture, name), where)
+            _check_type(value, hint, where)
+        if isinstance(spec, Range):
+            _check_range(spec, hint, where)
+        if isinstance(spec, Range) and hint is int:
+            for value in range(int(spec.low), int(spec.high) + 1, int(spec.step or 1))[:MAX_CHECKED]:
+                _build({name: value}, architecture)
     model = {field.name for field in dataclasses.fields(MODEL_CONFIGS[architecture])}
     for names in ([name for name in corners if name in model], *([name] for name in corners if name not in model)):
         for values in itertools.product(*(corners[name] for name in names)):
-            try:
-                build_train_config(architecture, dict(zip(names, values, strict=True)), epochs=1, seed=0)
-            except InputError as error:
-                raise InputError(f"space.{architecture} has a corner that cannot be built: {error}") from None
+            _build(dict(zip(names, values, strict=True)), architecture)
+
+
+def _build(params: Mapping[str, Value], architecture: str) -> None:
+    try:
+        build_train_config(architecture, params, epochs=1, seed=0)
+    except InputError as error:
+        raise InputError(f"space.{architecture} has a corner that cannot be built: {error}") from None
+
+
+def _check_range(spec: Range, hint: Any, where: str) -> None:
+    if hint not in (int, float):
+        raise InputError(f"{where}: expected a value or a choice, since not every number of a range is one")
+    if spec.step is not None:
+        _check_type(spec.step, hint, f"{where}.step")
 
 
 def _list_extremes(spec: Spec, where: str) -> list[Value]:

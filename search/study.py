@@ -16,9 +16,10 @@ from search.sampler import Sampler
 from search.scheduler import SCHEDULERS, Scheduler
 from search.space import Spec, build_distributions, list_specs
 from trainables.config import list_defaults
+from trainables.errors import InputError
 
 NUM_EARLY_FAILURES = 5
-"""When the first so many trials to end all fail for one reason, the study halts."""
+"""When the first so many trials to end since the study was opened all fail for one reason, it halts."""
 
 
 class Listener(Protocol):
@@ -57,6 +58,7 @@ class Study:
         self._schedulers: dict[str, Scheduler] = {name: SCHEDULERS[search.scheduler](search) for name in names}
         self._waiting: deque[Trial] = deque()
         self._running: dict[int, Trial] = {}
+        self._ends: list[str | None] = []  # why trials failed, None for those that did not, as they ended
         self._started = time.monotonic() - journal.elapsed_s
         self._replay()
 
@@ -78,11 +80,9 @@ class Study:
             return f"the budget of {search.max_hours:g} hours is used"
         if search.max_total_epochs is not None and self.num_epochs >= search.max_total_epochs:
             return f"the budget of {search.max_total_epochs} epochs is used"
-        ended = [trial for trial in self.trials if trial.state is not State.RUNNING][:NUM_EARLY_FAILURES]
-        if len(ended) == NUM_EARLY_FAILURES and all(trial.state is State.FAIL for trial in ended):
-            reasons = {trial.reason for trial in ended}
-            if len(reasons) == 1:
-                return f"the first {NUM_EARLY_FAILURES} trials all failed: {reasons.pop()}"
+        first = self._ends[:NUM_EARLY_FAILURES]
+        if len(first) == NUM_EARLY_FAILURES and len(set(first)) == 1 and first[0] is not None:
+            return f"the first {NUM_EARLY_FAILURES} trials all failed: {first[0]}"
         return None
 
     @property
@@ -124,8 +124,10 @@ class Study:
         return self._end_if_due(trial, stop=stop)
 
     def fail(self, number: int, reason: str, traceback: str | None = None) -> None:
-        """Record that a trial broke; the search goes on."""
-        self._end(self._running[number], State.FAIL, reason, traceback)
+        """Record that a trial broke; the search goes on. Of a trial that has ended it changes nothing."""
+        if number in self._running:
+            self._ends.append(reason)
+            self._end(self._running[number], State.FAIL, reason, traceback)
 
     def halt(self, reason: str) -> None:
         """End every trial that is under way as pruned for this reason."""
@@ -156,7 +158,10 @@ class Study:
             self._end(trial, State.COMPLETE, None)
         elif stop:
             self._end(trial, State.PRUNED, f"stopped by {self.config.search.scheduler} at epoch {len(trial.epochs)}")
-        return trial.state is not State.RUNNING
+        if trial.state is State.RUNNING:
+            return False
+        self._ends.append(None)
+        return True
 
     def _end(self, trial: Trial, state: State, reason: str | None, traceback: str | None = None) -> None:
         seconds = sum(metrics["seconds"] for metrics in trial.epochs)
@@ -192,6 +197,26 @@ class Study:
     def _get_shares(self) -> dict[str, float]:
         search = self.config.search
         return {name: (search.shares or {}).get(name, 1.0) for name in search.architectures}
+
+
+def check_shares(config: StudyConfig) -> None:
+    """Check that every architecture gets a trial; the division of the trials is known beforehand.
+
+    Raises:
+        InputError: If one would get none.
+    """
+    search = config.search
+    shares: dict[str, float] = {name: (search.shares or {}).get(name, 1.0) for name in search.architectures}
+    first = [recipe.architecture for recipe in config.recipes if recipe.architecture in shares][: search.num_trials]
+    counts: dict[str, int] = dict(Counter(first))
+    while sum(counts.values()) < search.num_trials:
+        chosen = choose_architecture(counts, shares)
+        counts[chosen] = counts.get(chosen, 0) + 1
+    if missing := [name for name in shares if name not in counts]:
+        raise InputError(
+            f"search.num_trials = {search.num_trials} leaves {', '.join(missing)} without a trial: raise it, or change "
+            "search.shares or search.architectures"
+        )
 
 
 def choose_architecture(counts: Mapping[str, int], shares: Mapping[str, float]) -> str:

@@ -28,6 +28,8 @@ class Task:
     """File of the trial's checkpoint."""
     cpus: float
     """Granted cores, and so threads."""
+    gpus: float
+    """Granted GPUs; 0 trains on the CPU, a fraction may use that share of the memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ again, and one that it has not recorded is reported from the checkpoint instead 
 
 import errno
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
@@ -16,29 +17,46 @@ from trainables import checkpoint
 from trainables.config import build_train_config
 from trainables.data import open_train
 from trainables.errors import TrainingError
-from trainables.runtime import describe_device, limit_threads, pick_device
+from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device
 from trainables.train import train
+
+T = TypeVar("T")
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_trial(task: Task) -> Iterator[Report | Failure]:
     """Train one trial, an epoch a step, from its checkpoint where there is one."""
+    epochs = _run(task)
+    while (message := catch(lambda: next(epochs, None))) is not None:
+        yield message
+
+
+def catch(work: Callable[[], T]) -> T | Failure:
+    """Return what the work returns, or why it cannot go on: that is one training's end and no other's."""
     try:
-        yield from _run(task)
+        return work()
     except TrainingError as error:
-        yield Failure(str(error), "")
+        return Failure(str(error), "")
     except torch.OutOfMemoryError as error:
-        yield Failure("out of GPU memory", str(error))
+        return Failure("out of GPU memory", str(error))
     except OSError as error:
-        yield Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), is_disk_full=error.errno in DISK_FULL)
-    except Exception as error:  # noqa: BLE001 whatever a configuration does, it is that trial's end and no other's
-        yield Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), error.errno in DISK_FULL)
+    except Exception as error:  # noqa: BLE001 whatever a configuration does, the search goes on
+        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def prepare_device(cpus: float, gpus: float) -> torch.device:
+    """Hold this process to what it was granted and return where it computes."""
+    limit_threads(max(1, int(cpus)))
+    device = pick_device() if gpus else torch.device("cpu")
+    if 0 < gpus < 1:
+        limit_memory(device, gpus)
+    return device
 
 
 def _run(task: Task) -> Iterator[Report]:
-    limit_threads(max(1, int(task.cpus)))
-    device = pick_device()
+    device = prepare_device(task.cpus, task.gpus)
     name = describe_device(device)
     config = build_train_config(task.architecture, task.params, epochs=task.max_epochs, seed=task.seed)
     train_split, val_split = open_train(

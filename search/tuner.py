@@ -33,7 +33,7 @@ class Interrupted(Exception):  # noqa: N818 the user's wish, no error
     """The user pressed Ctrl-C; the study can be resumed."""
 
 
-def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> None:
+def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> str | None:
     """Train trials until the study has no more to hand out.
 
     Args:
@@ -41,6 +41,9 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> N
         work: What a worker does with a task, such as search.trial.run_trial; anything picklable.
         make_task: Says what a worker needs to know of a trial.
         slots: Trials at a time.
+
+    Returns:
+        Why the study halted before all of its trials had ended, or None.
 
     Raises:
         Interrupted: After Ctrl-C; trials under way stay as recorded and are handed out again on resuming.
@@ -71,8 +74,10 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> N
         ).fit()
     if pressed:
         raise Interrupted
-    if study.halt_reason:
-        study.halt(study.halt_reason)
+    reason = None if study.is_finished else study.halt_reason
+    if reason is not None:
+        study.halt(reason)
+    return reason
 
 
 class _Driver:
@@ -135,9 +140,9 @@ class _Stopping(_Driver, FIFOScheduler):
             if trial.status != "RUNNING":
                 self._heard.pop(trial.trial_id, None)
             elif time.monotonic() - self._heard.setdefault(trial.trial_id, time.monotonic()) > timeout_s:
-                self._study.fail(trial.config["number"], f"no epoch within {timeout_s:g} seconds")
                 trial.max_failures = 0  # so that Tune does not start it again
                 ray.kill(trial.temporary_state.ray_actor)
+                self._study.fail(trial.config["number"], f"no epoch within {timeout_s:g} seconds")
                 self._heard[trial.trial_id] = math.inf
         return super().choose_trial_to_run(tune_controller)
 

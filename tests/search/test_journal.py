@@ -88,6 +88,23 @@ def test_a_torn_last_line_is_cut_off_and_said(tmp_path):
     assert len(open_journal(tmp_path)[0].load()[3].epochs) == 3
 
 
+def test_a_last_line_that_is_no_record_is_cut_off(tmp_path):
+    trials = fill(open_journal(tmp_path)[0])
+    with (tmp_path / "study.journal").open("ab") as file:
+        file.write(b"\0" * 64 + b"\n")
+    journal, notes = open_journal(tmp_path)
+    assert journal.load() == trials
+    assert "cut off 65 bytes" in notes[0]
+
+
+def test_a_lock_that_a_killed_writer_left_stops_nobody(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("results")
+    folder.mkdir()
+    (folder / "study.journal.lock").symlink_to("results/study.journal")
+    assert len(fill(open_journal(folder)[0])) == 4
+
+
 def test_cutting_the_file_after_any_line_leaves_a_record_that_can_go_on(tmp_path):
     fill(open_journal(tmp_path)[0])
     lines = (tmp_path / "study.journal").read_bytes().splitlines(keepends=True)

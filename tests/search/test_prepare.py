@@ -3,7 +3,7 @@ from rich.console import Console
 
 from search.config import parse
 from search.document import read_document
-from search.prepare import list_differences, open_directory, prepare_data
+from search.prepare import compare_record, list_differences, make_directory, prepare_data, write_record
 from trainables.errors import InputError
 
 
@@ -13,7 +13,7 @@ def build(tmp_path, **changes):
 
 def test_the_folder_appears_with_a_whole_study_yaml(tmp_path, packed):
     config = build(tmp_path)
-    open_directory(config, packed, resume=False)
+    make_directory(config, packed)
     record = read_document(config.directory / "study.yaml")
     assert parse(record["config"]) == config
     assert len(record["data"]["fingerprint"]) == 64
@@ -24,39 +24,41 @@ def test_the_folder_appears_with_a_whole_study_yaml(tmp_path, packed):
 
 def test_resuming_with_other_images_is_refused(tmp_path, packed):
     config = build(tmp_path)
-    open_directory(config, packed, resume=False)
+    make_directory(config, packed)
     path = config.directory / "study.yaml"
     path.write_text(path.read_text().replace("fingerprint: ", "fingerprint: 0"))
     with pytest.raises(InputError, match="holds other images"):
-        open_directory(config, packed, resume=True)
+        compare_record(config, packed)
 
 
 def test_resuming_with_other_settings_is_refused_with_the_difference_unless_accepted(tmp_path, packed):
     before = build(tmp_path)
-    open_directory(before, packed, resume=False)
+    make_directory(before, packed)
     untouched = (before.directory / "study.yaml").read_bytes()
     now = build(tmp_path, search={"seed": 1}, space={"cnn": {"filters": 64}})
     with pytest.raises(InputError, match=r"search\.seed: 0 became 1; space\.cnn\.filters: None became 64.*--accept"):
-        open_directory(now, packed, resume=True)
+        compare_record(now, packed)
     assert (before.directory / "study.yaml").read_bytes() == untouched
-    accepted = open_directory(now, packed, resume=True, accept_changes=True)
+    record, accepted = compare_record(now, packed, accept_changes=True)
     assert accepted == ["search.seed: 0 became 1", "space.cnn.filters: None became 64"]
-    assert open_directory(now, packed, resume=True) == []
+    write_record(now.directory, record)
+    assert compare_record(now, packed)[1] == []
 
 
 def test_resuming_with_other_code_is_refused(tmp_path, packed):
     config = build(tmp_path)
-    open_directory(config, packed, resume=False)
+    make_directory(config, packed)
     record = read_document(config.directory / "study.yaml")
     older = {**record, "code": {**record["code"], "commit": "0" * 40}}
     assert [difference.split(":")[0] for difference in list_differences(older, record)] == ["commit"]
 
 
 def test_resuming_with_a_larger_budget_is_not_refused(tmp_path, packed):
-    open_directory(build(tmp_path), packed, resume=False)
+    make_directory(build(tmp_path), packed)
     larger = build(tmp_path, search={"num_trials": 99, "max_hours": 2.0}, evaluation={"seeds": 1})
-    assert open_directory(larger, packed, resume=True) == []
-    assert parse(read_document(larger.directory / "study.yaml")["config"]) == larger
+    record, differences = compare_record(larger, packed)
+    assert differences == []
+    assert parse(record["config"]) == larger
 
 
 @pytest.mark.parametrize(
@@ -67,3 +69,17 @@ def test_data_that_no_trial_could_use_are_refused_before_the_first(tmp_path, ima
     config = build(tmp_path, data={"path": str(image_folder), "cache": str(tmp_path / "cache"), **data})
     with pytest.raises(InputError, match=message):
         prepare_data(config, Console(quiet=True))
+
+
+def test_a_folder_that_is_no_studys_or_damaged_is_named(tmp_path, packed):
+    config = build(tmp_path)
+    config.directory.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"holds no study\.yaml"):
+        make_directory(config, packed)
+    (config.directory / "study.yaml").write_text("config: 5\n")
+    with pytest.raises(InputError, match="is damaged"):
+        compare_record(config, packed)
+    blocked = build(tmp_path / "results")
+    (tmp_path / "results" / "results").write_text("a file")
+    with pytest.raises(InputError, match="cannot write the results"):
+        make_directory(blocked, packed)

@@ -151,6 +151,24 @@ def test_five_first_failures_for_one_reason_halt_the_study(tmp_path):
     assert study.halt_reason == "the first 5 trials all failed: the disk is on fire"
 
 
+def test_a_study_that_halted_for_failures_can_go_on_after_the_repair(tmp_path):
+    study = open_study(tmp_path)
+    for _ in range(5):
+        study.fail(study.ask().number, "the disk is on fire")
+    assert run(open_study(tmp_path))
+
+
+def test_failures_after_a_success_do_not_halt_the_study(tmp_path):
+    study = open_study(tmp_path, max_epochs=1, grace_epochs=1)
+    waiting = [study.ask() for _ in range(6)]
+    study.report(waiting[-1].number, measure(waiting[-1], 1), "cpu")
+    for trial in waiting[:5]:
+        study.fail(trial.number, "the disk is on fire")
+        study.fail(trial.number, "said twice")
+    assert study.halt_reason is None
+    assert study.trials[0].reason == "the disk is on fire"
+
+
 def test_five_first_failures_for_different_reasons_do_not_halt_the_study(tmp_path):
     study = open_study(tmp_path)
     for number in range(5):

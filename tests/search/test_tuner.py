@@ -41,6 +41,7 @@ def make_task(trial):
         split_seed=0,
         checkpoint="",
         cpus=1,
+        gpus=0,
     )
 
 
