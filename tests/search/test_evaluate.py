@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from search.cluster import connect
 from search.config import parse
-from search.evaluate import check_winners, choose_winners, plan, score
+from search.evaluate import check_winners, choose_winners, evaluate, plan, score
 from search.journal import State, Trial
 from trainables.errors import InputError
 
@@ -60,6 +61,36 @@ def test_an_architecture_whose_trials_all_failed_is_noted_with_the_reason():
     failed = make_trial(1, architecture="resnet50", state=State.FAIL, reason="out of GPU memory")
     found = check_winners(make_config(), [make_trial(0, 0.5), failed])
     assert found == ["Every resnet50 trial failed, trial 1: out of GPU memory."]
+
+
+@pytest.mark.ray
+def test_retrainings_that_fail_are_named_and_those_that_succeeded_are_not_done_again(tmp_path, pack_copy):
+    config = parse(
+        {
+            "name": "x",
+            "results": str(tmp_path),
+            "search": {"max_epochs": 1, "architectures": ["cnn"]},
+            "evaluation": {"seeds": 1},
+            "cluster": {"cpus": 1},
+        }
+    )
+    trial = make_trial(0, 0.5)
+    trial.params = {"filters": 4, "batch_size": 8}
+    config.directory.mkdir()
+    told = []
+    hidden = pack_copy / "test.labels"
+    content = hidden.read_bytes()
+    with connect(config):
+        hidden.unlink()
+        with pytest.raises(InputError, match=r"nothing to report\. The retraining cnn-seed0 failed: .*test\.labels"):
+            evaluate(config, [trial], pack_copy, told.append)
+        hidden.write_bytes(content)
+        models, failures = evaluate(config, [trial], pack_copy, told.append)
+        assert failures == []
+        before = (config.directory / "models" / "cnn-seed0.safetensors").stat().st_mtime_ns
+        assert evaluate(config, [trial], pack_copy, told.append)[0] == models
+    assert told == [*models, *models]
+    assert (config.directory / "models" / "cnn-seed0.safetensors").stat().st_mtime_ns == before
 
 
 def expand(tn, fp, fn, tp):
