@@ -28,6 +28,15 @@ def replace_file(partial: Path, path: Path) -> None:
     partial.replace(path)
 
 
+def write_file(path: Path, content: bytes) -> Path:
+    """Write a file in one step, its folder too if missing, and return its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(content)
+    replace_file(partial, path)
+    return path
+
+
 def _ask_git(*arguments: str) -> str | None:
     """Return what git says of the folder that holds this package, or None outside a repository."""
     folder = Path(__file__).parent

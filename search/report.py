@@ -1,8 +1,5 @@
 """A study's result as a table and figures: a pure function of the result."""
 
-import csv
-import dataclasses
-import io
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,10 +9,9 @@ import pandas as pd
 from rich.text import Text
 
 from search.figures import draw_confusion, draw_curves, render_png
-from search.journal import Trial
-from search.provenance import replace_file
+from search.provenance import write_file
 from search.published import PUBLISHED
-from trainables.config import list_defaults
+from search.result import Result, TestedModel
 
 METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
 """What is compared, with its heading."""
@@ -30,38 +26,6 @@ LATEX_ESCAPES = str.maketrans(
         **{character: f"\\{character}" for character in "&%$#_{}"},
     }
 )
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class TestedModel:
-    """One retrained winner, tested once."""
-
-    architecture: str
-    """Key of trainables.config.MODEL_CONFIGS."""
-    rank: int
-    """1 for the architecture's best configuration on validation, which is the one compared."""
-    seed: int
-    """Number of the retraining, from 0."""
-    parameters: int
-    """Parameters of the model."""
-    metrics: dict[str, float]
-    """accuracy, precision, recall, f1, auroc, in [0, 1], and loss."""
-    confusion: tuple[tuple[int, int], tuple[int, int]]
-    """Counts of test images: rows true FAKE, REAL; columns predicted FAKE, REAL."""
-    trial: int
-    """Number of the trial whose configuration it is."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """All that a report says."""
-
-    study: str
-    """Name of the study."""
-    models: list[TestedModel]
-    trials: list[Trial]
-    notes: list[str]
-    """Sentences to print under the table."""
 
 
 def summarize(result: Result) -> pd.DataFrame:
@@ -100,19 +64,7 @@ def write_report(result: Result, directory: Path) -> list[Path]:
                 draw_confusion([tested.confusion for tested in models], architecture)
             )
             contents[f"figures/{architecture}_curves.png"] = render_png(draw_curves(trials[models[0].trial]))
-    return [_write(directory / name, content) for name, content in contents.items()]
-
-
-def write_trials(trials: Sequence[Trial], path: Path) -> Path:
-    """Write a row per trial: how it went, then its parameters, empty where its architecture has none of the name."""
-    names = dict.fromkeys(name for trial in trials for name in trial.params)
-    rows = [_describe(trial) | _list_params(trial, names) for trial in trials]
-    columns = [*_describe(Trial(number=0, architecture="", params={})), *names]
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return _write(path, buffer.getvalue().encode())
+    return [write_file(directory / name, content) for name, content in contents.items()]
 
 
 def render(result: Result) -> Text:
@@ -210,32 +162,3 @@ def _format_count(count: Any) -> str:
 
 def _format_seeds(count: int) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
-
-
-def _describe(trial: Trial) -> dict[str, Any]:
-    """Return how a trial went; what is not known of it is None."""
-    values = trial.list_values()
-    return {
-        "number": trial.number,
-        "architecture": trial.architecture,
-        "state": trial.state.value,
-        "reason": trial.reason,
-        "epochs": len(trial.epochs),
-        "best_accuracy": max(values, default=None),
-        "last_accuracy": values[-1] if values else None,
-        **{name: trial.attributes.get(name) for name in ("seconds", "device", "images_per_second")},
-    }
-
-
-def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
-    """Return a trial's values under the given names: None where its architecture has no such parameter."""
-    values = {**list_defaults(trial.architecture), **trial.params}
-    return {name: values.get(name) for name in names}
-
-
-def _write(path: Path, content: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    replace_file(partial, path)
-    return path

@@ -31,8 +31,10 @@ from search.prepare import (
     prepare_weights,
     write_record,
 )
-from search.report import Result, TestedModel, render, write_report, write_trials
+from search.report import render, write_report
+from search.result import Result, TestedModel
 from search.study import Study, check_shares
+from search.table import write_trials
 from search.task import Task
 from search.tracking import build_tracker
 from search.trial import DISK_FULL, run_trial

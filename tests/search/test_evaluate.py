@@ -4,8 +4,9 @@ import torch
 
 from search.cluster import connect
 from search.config import parse
-from search.evaluate import check_winners, choose_winners, evaluate, plan, score
+from search.evaluate import check_winners, choose_winners, evaluate, plan
 from search.journal import State, Trial
+from search.retraining import score
 from trainables.errors import InputError
 
 

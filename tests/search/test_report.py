@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from search import report
-from search.journal import State, Trial
+from search import result
+from search.journal import Trial
 from search.published import PUBLISHED
-from search.report import Result, render, summarize, write_report, write_trials
-from trainables.config import CnnConfig
+from search.report import render, summarize, write_report
+from search.result import Result
 
 COLUMNS = (
     "model,source,seeds,accuracy,accuracy_std,precision,precision_std,recall,recall_std,f1,f1_std,auroc,auroc_std,"
@@ -22,7 +22,7 @@ COLUMNS = (
 def make_model(architecture="cnn", *, seed=0, rank=1, trial=0, accuracy=0.9):
     metrics = {"accuracy": accuracy, "precision": 0.91, "recall": 0.92, "f1": 0.93, "auroc": 0.94, "loss": 0.2}
     confusion = ((90, 10), (7 + seed, 93 - seed))
-    return report.TestedModel(
+    return result.TestedModel(
         architecture=architecture,
         rank=rank,
         seed=seed,
@@ -162,32 +162,3 @@ def test_an_earlier_report_is_replaced_and_a_second_one_is_the_same(tmp_path):
     assert {path: path.read_bytes() for path in write_report(make_result(), tmp_path)} == before
     write_report(make_result([make_model(accuracy=0.5)]), tmp_path)
     assert pd.read_csv(tmp_path / "comparison.csv").loc[0, "accuracy"] == 0.5
-
-
-def test_trials_are_rows_with_their_parameters_in_columns(tmp_path):
-    attributes = {"seconds": 12.5, "device": "cpu", "images_per_second": 900.0, "traceback": "long"}
-    trials = [
-        make_trial(0, params={"filters": 16, "learning_rate": 1e-3}, state=State.COMPLETE, attributes=attributes),
-        make_trial(1, "resnet50", params={"stem": "cifar"}, state=State.PRUNED, reason="stopped, at epoch 3"),
-        make_trial(2, accuracies=(), state=State.FAIL, reason='loss is "nan"\nin epoch 1'),
-    ]
-    frame = pd.read_csv(write_trials(trials, tmp_path / "trials.csv"))
-    fixed = "number architecture state reason epochs best_accuracy last_accuracy seconds device images_per_second"
-    assert list(frame.columns) == [*fixed.split(), "filters", "learning_rate", "stem"]
-    assert list(frame["state"]) == ["COMPLETE", "PRUNED", "FAIL"]
-    assert frame.loc[0, ["epochs", "best_accuracy", "last_accuracy"]].tolist() == [3, 0.9, 0.8]
-    assert frame.loc[0, ["seconds", "device", "images_per_second"]].tolist() == [12.5, "cpu", 900.0]
-    assert frame.loc[1, "reason"] == "stopped, at epoch 3"
-    assert frame.loc[2, "reason"] == 'loss is "nan"\nin epoch 1'
-    assert frame.loc[2, ["best_accuracy", "seconds", "device"]].isna().all()
-
-
-def test_a_parameter_that_a_trial_leaves_out_has_its_default_and_one_it_cannot_have_is_empty(tmp_path):
-    trials = [make_trial(0, params={"filters": 16}), make_trial(1), make_trial(2, "resnet50", params={"stem": "cifar"})]
-    write_trials(trials, tmp_path / "trials.csv")
-    rows = [line.split(",")[-2:] for line in (tmp_path / "trials.csv").read_text().splitlines()]
-    assert rows == [["filters", "stem"], ["16", ""], [str(CnnConfig().filters), ""], ["", "cifar"]]
-
-
-def test_a_study_without_trials_has_a_header(tmp_path):
-    assert (write_trials([], tmp_path / "trials.csv")).read_text().startswith("number,architecture,state,")
