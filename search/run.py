@@ -38,7 +38,7 @@ from search.table import write_trials
 from search.task import Task
 from search.tracking import build_tracker
 from search.trial import DISK_FULL, run_trial
-from search.tuner import Interrupted, run_study
+from search.tuner import EXIT_INTERRUPTED, INTERRUPTED, Interrupted, run_study
 from trainables.data import load_info
 from trainables.errors import InputError
 from trainables.runtime import derive_seed
@@ -75,8 +75,8 @@ def main(
         typer.echo(f"error: no space left ({error}); free some, then the same command with --resume goes on", err=True)
         raise typer.Exit(1) from None
     except (Interrupted, KeyboardInterrupt):
-        typer.echo("interrupted; the same command with --resume goes on from here", err=True)
-        raise typer.Exit(130) from None
+        typer.echo(INTERRUPTED, err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 def _read_stored(overrides: list[str]) -> StudyConfig:

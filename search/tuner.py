@@ -6,7 +6,9 @@ are the study. Nothing of Tune's own state outlives the run: the journal does.
 
 import errno
 import math
+import os
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +29,13 @@ from search.task import Failure, Report, Task
 
 MakeTask = Callable[[Trial], Task]
 Work = Callable[[Task], Iterator[Report | Failure]]
+
+
+INTERRUPTED = "interrupted; the same command with --resume goes on from here"
+EXIT_INTERRUPTED = 130
+"""128 + SIGINT, as shells count."""
+SHOW_CURSOR = b"\x1b[?25h"
+"""Source: DECTCEM, DEC VT510 manual."""
 
 
 class Interrupted(Exception):  # noqa: N818 the user's wish, no error
@@ -55,11 +64,12 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
 
     with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch, _watch_interrupt() as pressed, _unwrap():
         errors: dict[str, str] = {}
+        stopping = _Stopping(study, errors)
         tune.Tuner(
             tune.with_resources(trainable, lambda config: PlacementGroupFactory([config["bundle"]])),
             tune_config=tune.TuneConfig(
                 search_alg=_Proposals(study, make_task, errors),
-                scheduler=_Stopping(study, errors),
+                scheduler=stopping,
                 num_samples=-1,
                 max_concurrent_trials=slots,
                 reuse_actors=True,
@@ -67,7 +77,7 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
             run_config=tune.RunConfig(
                 name=study.config.name,
                 storage_path=scratch,
-                stop=_Halting(study, pressed),
+                stop=_Halting(study, pressed, stopping),
                 failure_config=tune.FailureConfig(max_failures=study.config.search.max_failures),
                 verbose=0,
             ),
@@ -132,9 +142,11 @@ class _Stopping(_Driver, FIFOScheduler):
         self._study = study
         self._errors = errors
         self._heard: dict[str, float] = {}
+        self._controller: Any = None
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Tune calls this in each of its steps: the place to look for trials that hang."""
+        self._controller = tune_controller
         timeout_s = self._study.config.search.trial_timeout_s or math.inf
         for trial in tune_controller.get_live_trials():
             if trial.status != "RUNNING":
@@ -145,6 +157,12 @@ class _Stopping(_Driver, FIFOScheduler):
                 self._study.fail(trial.config["number"], f"no epoch within {timeout_s:g} seconds")
                 self._heard[trial.trial_id] = math.inf
         return super().choose_trial_to_run(tune_controller)
+
+    def kill_workers(self) -> None:
+        """End every worker amid its epoch, which Tune would wait for; what it finished is in its checkpoint."""
+        for trial in self._controller.get_live_trials():
+            if trial.temporary_state.ray_actor is not None:
+                ray.kill(trial.temporary_state.ray_actor)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
         self._errors[trial.trial_id] = Path(trial.error_file).read_text(encoding="utf-8")
@@ -165,15 +183,19 @@ class _Stopping(_Driver, FIFOScheduler):
 class _Halting(_Driver, Stopper):
     """Tune's view of a study that halts, or of a user who wants it to."""
 
-    def __init__(self, study: Study, pressed: list[int]) -> None:
+    def __init__(self, study: Study, pressed: list[int], stopping: _Stopping) -> None:
         self._study = study
         self._pressed = pressed
+        self._stopping = stopping
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
         return False
 
     def stop_all(self) -> bool:
-        return bool(self._pressed) or self._study.halt_reason is not None
+        if not self._pressed and self._study.halt_reason is None:
+            return False
+        self._stopping.kill_workers()
+        return True
 
 
 @contextmanager
@@ -189,16 +211,27 @@ def _unwrap() -> Iterator[None]:
 
 @contextmanager
 def _watch_interrupt() -> Iterator[list[int]]:
-    """Yield a list that holds something once Ctrl-C was pressed; the second press ends the program at once."""
+    """Yield a list that holds something once Ctrl-C was pressed; from then on, a second press ends the program at once.
+
+    That holds after the block too: the program is on its way out, and the journal needs no farewell.
+    """
     pressed: list[int] = []
 
     def note(number: int, _: Any) -> None:
-        if pressed:
-            raise KeyboardInterrupt
         pressed.append(number)
+        signal.signal(signal.SIGINT, _leave)
 
     before = signal.signal(signal.SIGINT, note)
     try:
         yield pressed
     finally:
-        signal.signal(signal.SIGINT, before)
+        if not pressed:
+            signal.signal(signal.SIGINT, before)
+
+
+def _leave(*_: Any) -> None:
+    """End the program without any clean-up; Ray's processes end when they miss their driver."""
+    if sys.stdout.isatty():
+        os.write(sys.stdout.fileno(), SHOW_CURSOR)
+    os.write(sys.stderr.fileno(), f"{INTERRUPTED}\n".encode())
+    os._exit(EXIT_INTERRUPTED)

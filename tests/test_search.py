@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import optuna
@@ -118,11 +117,9 @@ def test_a_killed_search_goes_on_to_the_same_end_as_an_unkilled_one(tmp_path, st
 def test_ctrl_c_says_how_to_resume_and_the_study_can_be_extended(tmp_path, study):
     process = start(tmp_path, str(study))
     wait_for_line(process, "epoch 1/3")
-    began = time.monotonic()
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert time.monotonic() - began < 30
     assert output.strip().endswith("the same command with --resume goes on from here")
 
     finish(tmp_path, "--resume", "--name", "tiny")

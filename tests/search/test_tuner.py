@@ -1,6 +1,9 @@
 """The study on a real Ray Tune, with a closed-form learning curve in place of training."""
 
 import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -11,7 +14,7 @@ from search.config import parse
 from search.journal import Journal, State
 from search.study import Study
 from search.task import Failure, Report, Task
-from search.tuner import run_study
+from search.tuner import INTERRUPTED, Interrupted, run_study
 from trainables.errors import InputError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
@@ -134,6 +137,60 @@ def test_a_trial_that_hangs_fails_and_the_search_goes_on(tmp_path):
     assert [trial.state for trial in study.trials] == [State.COMPLETE, State.FAIL, State.COMPLETE]
     assert study.trials[1].reason == "no epoch within 6 seconds"
     assert len(study.trials[1].epochs) == 1
+
+
+def test_ctrl_c_waits_for_no_epoch_and_leaves_every_trial_to_go_on(tmp_path):
+    config = build_config(num_trials=4, scheduler="none", max_epochs=2)
+
+    def work(_):
+        yield Report({"epoch": 1, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}, "a sleeper")
+        time.sleep(10_000)  # longer than the test may take
+
+    class Presser:
+        """Presses Ctrl-C when two trials have an epoch each."""
+
+        def on_start(self, _):
+            pass
+
+        def on_epoch(self, trial):
+            if trial.number == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        def on_end(self, _):
+            pass
+
+        def close(self):
+            pass
+
+    study = open_study(config, tmp_path, [Presser()])
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with connect(config), pytest.raises(Interrupted):
+            run_study(study, work, make_task, slots=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    resumed = open_study(config, tmp_path)
+    assert [trial.state for trial in resumed.trials[:2]] == [State.RUNNING] * 2
+    assert [len(trial.epochs) for trial in resumed.trials[:2]] == [1, 1]
+    assert [resumed.ask().number, resumed.ask().number] == [0, 1]
+
+
+def test_a_second_ctrl_c_ends_the_program_at_once():
+    script = (
+        "import os, signal, time\n"
+        "from search.tuner import _watch_interrupt\n"
+        "with _watch_interrupt() as pressed:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    assert pressed\n"
+        "try:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(10_000)\n"
+        "finally:\n"
+        "    print('cleaned up')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 130
+    assert (done.stdout, done.stderr) == ("", f"{INTERRUPTED}\n")
 
 
 def test_a_full_disk_ends_the_search_but_no_trial(tmp_path):
