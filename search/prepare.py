@@ -36,6 +36,8 @@ MAY_CHANGE = (
     "tracking.",
 )
 """Keys that a resumed study may have otherwise than before: none of them changes what a trial is."""
+DESCRIBES_SOURCE = ("source", "commit", "dirty")
+"""What study.yaml says of the code; only its hash decides, for a commit may change a README alone."""
 
 
 def prepare_data(config: StudyConfig, console: Console) -> Path:
@@ -159,8 +161,15 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     if before["data"].get("fingerprint") != now["data"]["fingerprint"]:
         found.append(f"data.path: {now['config']['data']['path']} holds other images")
     old, new = _flatten(before["code"]), _flatten(now["code"])
-    keys = [key for key in sorted(set(old) | set(new)) if key != "dirty" and old.get(key) != new.get(key)]
-    return [*found, *(f"{key}: {old.get(key)} became {new.get(key)}" for key in keys)]
+    keys = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
+    if "source" in keys:
+        found.append(f"the code in search/ or trainables/ ({_name_code(old)} became {_name_code(new)})")
+    return [*found, *(f"{key}: {old.get(key)} became {new.get(key)}" for key in keys if key not in DESCRIBES_SOURCE)]
+
+
+def _name_code(code: Mapping[str, Any]) -> str:
+    changed = " with changes" if code.get("dirty") else ""
+    return f"commit {str(code.get('commit'))[:12]}{changed}, hash {str(code.get('source'))[:12]}"
 
 
 def _describe(config: StudyConfig, packed: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What made a result: commit, versions, machine; and files that are there whole or not at all."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -9,16 +10,29 @@ from typing import Any
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "wandb", "numpy", "pandas", "scikit-learn")
 """Whose versions a result may depend on."""
+ROOT = Path(__file__).parent.parent
+"""Folder that holds the two packages."""
 
 
 def describe_code() -> dict[str, Any]:
-    """Return the commit of the code, whether it was changed since, and the versions it runs on."""
+    """Return the commit, whether files were changed since, the hash of the code itself, and the versions it runs on."""
     return {
         "commit": _ask_git("rev-parse", "HEAD"),
         "dirty": bool(_ask_git("status", "--porcelain")),
+        "source": hash_source(ROOT),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def hash_source(root: Path) -> str:
+    """Return the SHA-256 over every Python file of the two packages: whatever changes it may change a result."""
+    digest = hashlib.sha256()
+    for package in ("search", "trainables"):
+        for path in sorted((root / package).rglob("*.py")):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(root).as_posix()}\n{len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def replace_file(partial: Path, path: Path) -> None:
@@ -38,10 +52,9 @@ def write_file(path: Path, content: bytes) -> Path:
 
 
 def _ask_git(*arguments: str) -> str | None:
-    """Return what git says of the folder that holds this package, or None outside a repository."""
-    folder = Path(__file__).parent
+    """Return what git says of the packages' folder, or None outside a repository."""
     try:
-        answer = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+        answer = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()

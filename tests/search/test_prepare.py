@@ -17,7 +17,7 @@ def test_the_folder_appears_with_a_whole_study_yaml(tmp_path, packed):
     record = read_document(config.directory / "study.yaml")
     assert parse(record["config"]) == config
     assert len(record["data"]["fingerprint"]) == 64
-    assert set(record["code"]) == {"commit", "dirty", "python", "packages"}
+    assert set(record["code"]) == {"commit", "dirty", "source", "python", "packages"}
     assert record["code"]["packages"]["optuna"]
     assert [path.name for path in config.directory.parent.iterdir()] == ["x"]
 
@@ -45,12 +45,27 @@ def test_resuming_with_other_settings_is_refused_with_the_difference_unless_acce
     assert compare_record(now, packed)[1] == []
 
 
-def test_resuming_with_other_code_is_refused(tmp_path, packed):
+def change_code(record, **changes):
+    return {**record, "code": {**record["code"], **changes}}
+
+
+def test_resuming_with_other_code_is_refused_with_both_commits(tmp_path, packed):
     config = build(tmp_path)
     make_directory(config, packed)
     record = read_document(config.directory / "study.yaml")
-    older = {**record, "code": {**record["code"], "commit": "0" * 40}}
-    assert [difference.split(":")[0] for difference in list_differences(older, record)] == ["commit"]
+    older = change_code(record, commit="0" * 40, dirty=True, source="f" * 64)
+    (difference,) = list_differences(older, record)
+    assert (
+        "the code in search/ or trainables/ (commit 000000000000 with changes, hash ffffffffffff became" in difference
+    )
+    assert [found.split(":")[0] for found in list_differences(change_code(record, python="2.7"), record)] == ["python"]
+
+
+def test_a_commit_that_changes_no_code_is_no_difference(tmp_path, packed):
+    config = build(tmp_path)
+    make_directory(config, packed)
+    record = read_document(config.directory / "study.yaml")
+    assert list_differences(change_code(record, commit="0" * 40, dirty=not record["code"]["dirty"]), record) == []
 
 
 def test_resuming_with_a_larger_budget_is_not_refused(tmp_path, packed):
