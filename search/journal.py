@@ -92,10 +92,12 @@ class Journal:
             note: Told in a sentence when the file had to be repaired.
 
         Raises:
-            InputError: If the file holds no study of this name.
+            InputError: If a line before the last is damaged, or the file holds no study of this name.
         """
-        if path.exists() and (torn := _cut_torn_line(path)):
-            note(f"{path}: cut off {torn} bytes of a last line that was not written to its end")
+        if path.exists():
+            if torn := _cut_torn_line(path):
+                note(f"{path}: cut off {torn} bytes of a last line that was not written to its end")
+            _check_lines(path)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock()))
         known = [frozen.study_name for frozen in self._storage.get_all_studies()]
@@ -211,6 +213,19 @@ def _cut_torn_line(path: Path) -> int:
             whole = before
         file.truncate(whole)
     return len(content) - whole
+
+
+def _check_lines(path: Path) -> None:
+    """Check that every line is a record: no kill damages one before the last, so nothing here could mend it.
+
+    Raises:
+        InputError: With the number of the first line that is not one.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not _is_record(line):
+                cure = "restore the file from a copy, or use another --name"
+                raise InputError(f"{path} is damaged in line {number}, which no kill does: {cure}")
 
 
 def _is_record(line: bytes) -> bool:

@@ -1,6 +1,8 @@
 """Small data sets on disk, made of seeded noise."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,3 +74,25 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pack_copy(packed: Path, tmp_path: Path) -> Path:
     """The same pack, to be damaged."""
     return Path(shutil.copytree(packed, tmp_path / packed.name))
+
+
+@pytest.fixture
+def run_on_small_disk(tmp_path: Path) -> Callable[..., str]:
+    """Run a script on a disk of a few kilobytes: run_on_small_disk(script, "64k", *arguments) -> what it printed.
+
+    sys.argv[1] is the disk's folder. The script may give it more room: `mount -o remount,size=1m FOLDER`.
+    """
+    enter = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if shutil.which("unshare") is None or subprocess.run([*enter, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def run(script: str, size: str, *arguments: object) -> str:
+        mount = f'mount -t tmpfs -o size={size} tmpfs "$2" && exec "$0" -c "$@"'
+        command = [*enter, mount, sys.executable, script, str(disk), *map(str, arguments)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,7 +1,9 @@
 import torch
 
 from search.checkpoints import Checkpoints
-from search.journal import State, Trial
+from search.config import parse
+from search.journal import Journal, State, Trial
+from search.study import Study
 from trainables.checkpoint import save
 
 
@@ -30,3 +32,26 @@ def test_what_a_kill_left_of_an_ended_trial_is_swept(tmp_path):
     checkpoints.on_end(make_trial(1, State.FAIL))
     checkpoints.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_study_never_holds_more_than_two_checkpoints_a_trial_under_way_and_none_at_its_end(tmp_path):
+    space = {"shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}}
+    config = parse({"name": "x", "search": {"num_trials": 30, "max_epochs": 9, "reduction_factor": 2}, "space": space})
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    study = Study(config, Journal(tmp_path / "study.journal", "x", note=print), [checkpoints])
+    slots, running, most = 3, {}, 0
+    while True:
+        while len(running) < slots and (trial := study.ask()) is not None:
+            running[trial.number] = trial
+        if not running:
+            break
+        for trial in list(running.values()):
+            epoch = len(trial.epochs) + 1
+            save(checkpoints.get_path(trial.number), {"epoch": epoch})
+            most = max(most, len(list((tmp_path / "checkpoints").iterdir())))
+            accuracy = 1 - trial.params["learning_rate"] / epoch
+            row = {"epoch": epoch, "accuracy": accuracy, "seconds": 0.5, "images_per_second": 9.0}
+            if study.report(trial.number, row, "cpu"):
+                del running[trial.number]
+    assert most == 2 * slots
+    assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -76,6 +76,48 @@ def test_plain_optuna_reads_states_curves_and_attributes(tmp_path):
     assert running.state is TrialState.RUNNING
 
 
+def test_a_line_that_no_kill_can_damage_is_named_and_nothing_is_changed(tmp_path):
+    fill(open_journal(tmp_path)[0])
+    path = tmp_path / "study.journal"
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[4] = lines[4][:10] + b"\0" * 20 + b"\n"
+    damaged = b"".join(lines)
+    path.write_bytes(damaged)
+    with pytest.raises(InputError, match=r"study\.journal is damaged in line 5.*restore the file from a copy"):
+        open_journal(tmp_path)
+    assert path.read_bytes() == damaged
+
+
+def test_a_study_on_a_full_disk_ends_and_goes_on_when_there_is_room(run_on_small_disk, tmp_path):
+    script = """
+import errno, pathlib, subprocess, sys
+from search.config import parse
+from search.journal import Journal
+from search.study import Study
+
+def search(path):
+    space = {"shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}}
+    config = parse({"name": "x", "search": {"num_trials": 20, "max_epochs": 4}, "space": space})
+    study = Study(config, Journal(path, "x", note=lambda _: print("repaired")))
+    while (trial := study.ask()) is not None:
+        for epoch in range(len(trial.epochs) + 1, 5):
+            accuracy = 1 - trial.params["learning_rate"] / epoch
+            row = {"epoch": epoch, "accuracy": accuracy, "seconds": 0.5, "images_per_second": 9.0}
+            if study.report(trial.number, row, "cpu"):
+                break
+    return study.trials
+
+disk, elsewhere = map(pathlib.Path, sys.argv[1:])
+try:
+    search(disk / "study.journal")
+except OSError as error:
+    print(error.errno == errno.ENOSPC)
+subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
+print(search(disk / "study.journal") == search(elsewhere / "study.journal"))
+"""
+    assert run_on_small_disk(script, "16k", tmp_path) == "True\nrepaired\nTrue\n"
+
+
 def test_a_torn_last_line_is_cut_off_and_said(tmp_path):
     trials = fill(open_journal(tmp_path)[0])
     path = tmp_path / "study.journal"

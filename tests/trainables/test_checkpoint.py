@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,21 @@ def test_a_kill_between_any_two_lines_leaves_the_old_or_the_new_state(tmp_path: 
     found = [epoch for _, epoch, _ in killed]
     assert found == sorted(found)
     assert set(found) == {2, 3}
+
+
+def test_on_a_full_disk_the_last_whole_state_is_kept_and_saving_goes_on_when_there_is_room(
+    run_on_small_disk: Callable[..., str],
+) -> None:
+    script = (
+        "import errno, pathlib, subprocess, sys, torch\n"
+        "from trainables.checkpoint import load, save\n"
+        "path = pathlib.Path(sys.argv[1], 'state')\n"
+        "def build(epoch): return {'epoch': epoch, 'weight': torch.full((64, 64), float(epoch))}\n"
+        "for epoch in (1, 2): save(path, build(epoch))\n"
+        "try: save(path, build(3))\n"
+        "except OSError as error: print(error.errno == errno.ENOSPC, load(path)['epoch'])\n"
+        "subprocess.run(['mount', '-o', 'remount,size=1m', sys.argv[1]], check=True)\n"
+        "save(path, build(3))\n"
+        "print(load(path)['epoch'], sorted(file.name for file in path.parent.iterdir()))\n"
+    )
+    assert run_on_small_disk(script, "52k") == "True 2\n3 ['state', 'state.previous']\n"
