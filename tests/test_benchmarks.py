@@ -13,6 +13,8 @@ SPEEDS = {f"{kind}_images_per_second" for kind in ("loop", "bare", "usual", "flo
 NAMES = {
     "packing": {"images", "pack_seconds", "pack_images_per_second", "find_seconds", "open_seconds", "verify_seconds"},
     "training": {"device", "torch", "threads", "macs_per_second", "bytes_per_second", "models"},
+    "recipes": {"device", "accuracies", "difference_interval"},
+    "resuming": {"5"},
     "sharing": {"device", "torch", "model", "processes"},
 }
 
@@ -58,3 +60,17 @@ def test_the_sharing_benchmark_adds_up_processes(tmp_path):
     figures = run("sharing", "--short", path=tmp_path / "figures.json")
     assert figures["processes"].keys() == {"1", "2"}
     assert all(found["images_per_second"] > 0 for found in figures["processes"].values())
+
+
+@pytest.mark.slow
+def test_the_recipes_benchmark_trains_each_recipe_with_each_seed(image_zip, tmp_path):
+    options = ("--data", str(image_zip), "--images", "20", "--val-images", "8", "--epochs", "1", "--seeds", "2")
+    figures = run("recipes", *options, path=tmp_path / "figures.json")
+    assert {name: len(found) for name, found in figures["accuracies"].items()} == {"small_cnn": 2, "paper_cnn": 2}
+
+
+@pytest.mark.slow
+def test_the_resuming_benchmark_proposes_the_next_trial(tmp_path):
+    figures = run("resuming", "--trials", "5", "--rounds", "1", path=tmp_path / "figures.json")
+    assert figures["5"]["epochs"] >= 4
+    assert figures["5"]["ready_seconds"] > 0
