@@ -12,7 +12,7 @@ DOORS = {
     "wandb": {"search/tracking.py"},
     "yaml": {"search/document.py"},
     "pydantic": {"search/config.py"},
-    "optuna": {"search/space.py", "search/sampler.py", "search/journal.py"},
+    "optuna": {"search/space.py", "search/sampler.py", "search/journal.py", "search/history.py"},
     "ray": {"search/tuner.py", "search/cluster.py", "search/evaluate.py"},
     "matplotlib": {"search/figures.py"},
     "pandas": {"search/report.py"},
