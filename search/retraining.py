@@ -66,6 +66,9 @@ def _retrain(retraining: Retraining, pack: str, folder: str, device: torch.devic
     test = open_test(Path(pack))
     logits = predict(model, test, device=device, flip_average=config.flip_average)
     tested = TestedModel(
+        label=retraining.label,
+        threshold=0.5,
+        cost={},
         architecture=retraining.architecture,
         rank=retraining.rank,
         seed=retraining.seed,

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 
@@ -119,7 +120,17 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         *([f"The search ended early: {halted}."] if halted else []),
         *failures,
     ]
-    result = Result(study=config.name, models=models, trials=study.trials, notes=notes)
+    result = Result(
+        study=config.name,
+        config=config,
+        record=record,
+        models=models,
+        trials=study.trials,
+        labels=np.empty(0, np.uint8),
+        predictions={},
+        mistakes={},
+        notes=notes,
+    )
     write_report(result, config.directory / "report")
     console.print(render(result))
     console.print(f"Report: {config.directory / 'report'}")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from search import result
+from search.config import parse
 from search.journal import Trial
 from search.published import PUBLISHED
 from search.report import render, summarize, write_report
@@ -23,6 +24,9 @@ def make_model(architecture="cnn", *, seed=0, rank=1, trial=0, accuracy=0.9):
     metrics = {"accuracy": accuracy, "precision": 0.91, "recall": 0.92, "f1": 0.93, "auroc": 0.94, "loss": 0.2}
     confusion = ((90, 10), (7 + seed, 93 - seed))
     return result.TestedModel(
+        label=f"{architecture}{'' if rank == 1 else f'-rank{rank}'}-seed{seed}",
+        threshold=0.5,
+        cost={},
         architecture=architecture,
         rank=rank,
         seed=seed,
@@ -49,7 +53,17 @@ def make_trial(number=0, architecture="cnn", *, accuracies=(0.7, 0.9, 0.8), para
 
 def make_result(models=None, trials=None, notes=()):
     models = [make_model(seed=seed, accuracy=0.9 + 0.01 * seed) for seed in range(3)] if models is None else models
-    return Result(study="mine", models=models, trials=trials or [make_trial()], notes=list(notes))
+    return Result(
+        study="mine",
+        config=parse({"name": "mine"}),
+        record={},
+        models=models,
+        trials=trials or [make_trial()],
+        labels=np.empty(0, np.uint8),
+        predictions={},
+        mistakes={},
+        notes=list(notes),
+    )
 
 
 def test_the_table_has_a_row_per_architecture_and_then_the_published_ones():
