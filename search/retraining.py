@@ -8,17 +8,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from sklearn import metrics
+from torch import nn
 
-from search.provenance import replace_file
+from search.model_file import PREPROCESSING, RECORD, ModelRecord, check_files, load_record, save_model
+from search.provenance import describe_code
 from search.result import TestedModel
 from search.task import Failure
 from search.trial import catch, prepare_device
-from trainables.config import build_train_config
+from trainables.config import TrainConfig, build_train_config, list_values
 from trainables.data import open_full_train, open_test
-from trainables.models import build_model, count_parameters
+from trainables.models import count_parameters, restore_model
+from trainables.runtime import describe_hardware
 from trainables.train import predict, train
 
 
@@ -50,20 +52,41 @@ class Retraining:
 
 def retrain(retraining: Retraining, pack: str, folder: str, cpus: float, gpus: float) -> TestedModel | Failure:
     """Train one winner on train and validation together, test it once, and write weights and record."""
-    return catch(lambda: _retrain(retraining, pack, folder, prepare_device(cpus, gpus)))
+    return catch(lambda: _retrain(retraining, Path(pack), Path(folder), cpus, gpus))
 
 
-def _retrain(retraining: Retraining, pack: str, folder: str, device: torch.device) -> TestedModel:
-    config = build_train_config(
+def _retrain(retraining: Retraining, pack: Path, folder: Path, cpus: float, gpus: float) -> TestedModel:
+    device = prepare_device(cpus, gpus)
+    model, tested = train_and_test(retraining, pack, device)
+    config = build_config(retraining)
+    record = ModelRecord(
+        retraining=dataclasses.asdict(retraining),
+        parameters=list_values(config),
+        tested=dataclasses.asdict(tested),
+        preprocessing=PREPROCESSING | {"flip_average": config.flip_average},
+        hardware=describe_hardware(device) | {"cpus": cpus, "gpus": gpus},
+        code=describe_code(),
+    )
+    save_model(folder, record, model.state_dict())
+    return tested
+
+
+def build_config(retraining: Retraining) -> TrainConfig:
+    """Return what is trained."""
+    return build_train_config(
         retraining.architecture, retraining.params, epochs=retraining.max_epochs, seed=retraining.train_seed
     )
-    split = open_full_train(Path(pack), seed=retraining.split_seed, max_images=retraining.max_train_images)
+
+
+def train_and_test(retraining: Retraining, pack: Path, device: torch.device) -> tuple[nn.Module, TestedModel]:
+    """Train one winner and test it; nothing is written."""
+    config = build_config(retraining)
+    split = open_full_train(pack, seed=retraining.split_seed, max_images=retraining.max_train_images)
     for epoch in train(config, split, None, device=device):
         if epoch.number == retraining.epochs:
             break
-    model = build_model(config.model)
-    model.load_state_dict(epoch.state()["model"])
-    test = open_test(Path(pack))
+    model = restore_model(config.model, epoch.state()["model"])
+    test = open_test(pack)
     logits = predict(model, test, device=device, flip_average=config.flip_average)
     tested = TestedModel(
         label=retraining.label,
@@ -76,8 +99,7 @@ def _retrain(retraining: Retraining, pack: str, folder: str, device: torch.devic
         parameters=count_parameters(model),
         **score(test.labels.index_select(0, test.indices), logits),
     )
-    _save(Path(folder) / retraining.label, model, retraining, tested)
-    return tested
+    return model, tested
 
 
 def score(labels: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
@@ -111,24 +133,17 @@ def score(labels: torch.Tensor, logits: torch.Tensor) -> dict[str, Any]:
 
 
 def load_tested(folder: Path, retraining: Retraining) -> TestedModel | None:
-    """Return what an earlier evaluation found for exactly this retraining, or None."""
-    path = folder / f"{retraining.label}.json"
+    """Return what an earlier evaluation found for exactly this retraining, or None.
+
+    Raises:
+        InputError: If its files were damaged or altered since.
+    """
+    path = folder / (retraining.label + RECORD)
     if not path.exists():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if content["retraining"] != json.loads(json.dumps(dataclasses.asdict(retraining))):
+    record = load_record(path)
+    if record.retraining != json.loads(json.dumps(dataclasses.asdict(retraining))):
         return None
-    tested = content["tested"]
-    return TestedModel(**{**tested, "confusion": tuple(tuple(row) for row in tested["confusion"])})
-
-
-def _save(stem: Path, model: torch.nn.Module, retraining: Retraining, tested: TestedModel) -> None:
-    """Write the weights, then the record that makes them count."""
-    state = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    weights, record = stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
-    partial = stem.with_name(stem.name + ".partial")
-    safetensors.torch.save_file(state, partial)
-    replace_file(partial, weights)
-    content = {"retraining": dataclasses.asdict(retraining), "tested": dataclasses.asdict(tested)}
-    partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    replace_file(partial, record)
+    check_files(folder, record)
+    confusion = tuple(tuple(row) for row in record.tested["confusion"])
+    return TestedModel(**{**record.tested, "confusion": confusion})

@@ -16,7 +16,7 @@ DOORS = {
     "ray": {"search/tuner.py", "search/cluster.py", "search/evaluate.py"},
     "matplotlib": {"search/figures.py"},
     "pandas": {"search/report.py"},
-    "safetensors": {"search/retraining.py"},
+    "safetensors": {"search/model_file.py"},
 }
 """Which files may import a library."""
 
