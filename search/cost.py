@@ -2,7 +2,6 @@
 
 import torch
 from torch import nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import IMAGE_SIZE
@@ -20,6 +19,9 @@ def measure_cost(model: nn.Module, *, device: torch.device, flip_average: bool) 
     Returns:
         macs, images_per_second_1 and images_per_second_256. Other work on the machine slows the latter two.
     """
+    # Imported here, for it looks for compilers and warns where it finds half of CUDA; the driver needs none of it.
+    from torch.utils.benchmark import Timer
+
     model.to(device).to(memory_format=torch.channels_last).eval()
     generator = build_generator(torch.device("cpu"), 0)
     shape = (max(BATCH_SIZES), IMAGE_SIZE, IMAGE_SIZE, 3)

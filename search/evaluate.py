@@ -33,7 +33,6 @@ from search.winners import (
     choose,
     describe_openings,
     list_retrainings,
-    plain,
     read_entry,
     recall,
     stamp,

@@ -19,8 +19,8 @@ def list_notes(
         f"with {config.evaluation.seeds} seeds, tested once; REAL is the positive class.",
         "± is the standard deviation over seeds; the interval holds the mean over these seeds with 95 % confidence as "
         f"far as the test images decide (bootstrap over images, {NUM_RESAMPLES:,} resamples).",
-        "Published models were trained and tested by others; `peak on test` is the best epoch on the test split itself, "
-        "which ours never saw before.",
+        "Published models were tested by others; `peak on test` is the best epoch on the test split itself, "
+        "`sealed` is tested once after all choices were made.",
     ]
     ended = sum(trial.state is not State.RUNNING for trial in trials)
     if ended < config.search.num_trials:

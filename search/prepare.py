@@ -169,8 +169,13 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 def _describe(config: StudyConfig, packed: Path) -> dict[str, Any]:
     info = load_info(packed)
-    data = {"fingerprint": info.fingerprint, "counts": info.counts, "skipped": list(info.skipped)}
-    data |= {"leaked": info.leaked, "duplicates": info.duplicates}
+    data = {
+        "fingerprint": info.fingerprint,
+        "counts": info.counts,
+        "skipped": list(info.skipped),
+        "leaked": info.leaked,
+        "duplicates": info.duplicates,
+    }
     return {"config": dump(config), "data": data, "code": describe_code(), "evaluations": []}
 
 

@@ -1,8 +1,8 @@
 """A study's result as tables for people and as files: a pure function of the result."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +97,14 @@ def list_tables(result: Result) -> list[Table]:
 
 def render(result: Result) -> Text:
     """Return the comparison for a terminal of 80 columns; the rest stands in the files."""
-    rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Parameters"]]
+    rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
         seeds = "" if np.isnan(row["accuracy_low"]) else f", {_format_seeds(row['seeds'])}"
         interval = _format_interval(row["accuracy_low"], row["accuracy_high"], "-")
         accuracy = _format_percent(row["accuracy"], row["accuracy_std"])
         means = [_format_percent(row[name]) for name in ("f1", "auroc")]
         protocol = row["protocol"].removesuffix(" on test").replace("not stated", "?")
-        rows.append([row["model"] + seeds, protocol, accuracy, interval, *means, _format_count(row["parameters"])])
+        rows.append([row["model"] + seeds, protocol, accuracy, interval, *means, _format_millions(row["parameters"])])
     lines = ["  ".join(cells).rstrip() for cells in _align(rows)]
     told = [_describe_difference(difference) for difference in list_differences(result)]
     told += [_describe_search(search) for search in summarize_search(result.config, result.trials)]
@@ -142,17 +142,18 @@ def _list_rows(frame: Any) -> list[list[str]]:
 
 
 def _list_ours(result: Result) -> list[dict[str, Any]]:
-    return [row for row in summarize(result).to_dict("records") if row["source"] == "this study"]
+    frame = summarize(result)
+    ours: list[dict[str, Any]] = frame[frame["source"] == "this study"].to_dict("records")
+    return ours
 
 
 def _detail(result: Result) -> Table:
     ours = _list_ours(result)
     rows = []
     for name, heading in (METRICS | DETAILS).items():
-        cells = [
-            f"{_format_percent(row[name], row[f'{name}_std'])} ({_format_interval(row[f'{name}_low'], row[f'{name}_high'])})"
-            for row in ours
-        ]
+        means = [_format_percent(row[name], row[f"{name}_std"]) for row in ours]
+        intervals = [_format_interval(row[f"{name}_low"], row[f"{name}_high"]) for row in ours]
+        cells = [f"{mean} ({found})" if found else mean for mean, found in zip(means, intervals, strict=True)]
         rows.append([heading, *cells])
     title = "Mean ± deviation over seeds (95 % interval over test images), in percent"
     return Table(title=title, header=["Metric", *(row["model"] for row in ours)], rows=rows)
@@ -182,7 +183,7 @@ def _tabulate_costs(result: Result) -> Table:
             row["model"],
             _format_count(row["parameters"]),
             _format_count(row["macs"]),
-            _format_count(row["training_seconds"]),
+            f"{row['training_seconds']:,.1f}",
             _format_count(row["images_per_second_1"]),
             _format_count(row["images_per_second_256"]),
             "" if np.isnan(row["peak_memory_bytes"]) else f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
@@ -231,7 +232,7 @@ def _describe_difference(difference: Difference) -> str:
 
 
 def _describe_search(search: SearchSummary) -> str:
-    known = f"{search.trials} trials, {search.epochs} epochs of {search.full_epochs} had none been stopped"
+    known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} had none been stopped)"
     paper = "" if search.paper is None else f", the paper's configuration {_format_percent(search.paper)}"
     best = "" if search.best is None else f"; best on validation {_format_percent(search.best)}{paper}"
     return f"{search.architecture}: {known}{best}"
@@ -276,7 +277,11 @@ def _format_interval(low: float, high: float, between: str = " to ") -> str:
 
 
 def _format_count(count: Any) -> str:
-    return f"{count:,.0f}" if isinstance(count, Real) and not np.isnan(count) else ""
+    return f"{count:,.0f}" if isinstance(count, int | float) and not math.isnan(count) else ""
+
+
+def _format_millions(count: Any) -> str:
+    return f"{count / 1e6:.3g} M" if _format_count(count) else ""
 
 
 def _format_seeds(count: int) -> str:

@@ -110,7 +110,8 @@ def _listen(streams: dict[Any, Retraining]) -> Iterator[tuple[Retraining, Any]]:
     """Yield what the works send, each as soon as it comes; a lost worker's last word is a Failure."""
     waiting = list(streams)
     while waiting:
-        (stream, *_), waiting = ray.wait(waiting, num_returns=1)
+        ready, waiting = ray.wait(waiting, num_returns=1)
+        stream: Any = ready[0]
         try:
             message = ray.get(next(stream))
         except StopIteration:

@@ -92,9 +92,6 @@ class Tested:
     are called wrong most confidently, and mistake_images (K, 32, 32, 3) uint8."""
 
 
-Steps = Generator[Progress, None, dict[str, Any]]
-
-
 def retrain(
     retraining: Retraining, pack: str, folder: str, cpus: float, gpus: float
 ) -> Iterator[Progress | TestedModel | Failure]:
@@ -124,44 +121,14 @@ def build_config(retraining: Retraining) -> TrainConfig:
     )
 
 
-def train_and_test(
-    retraining: Retraining, pack: Path, device: torch.device, path: Path | None = None
-) -> Generator[Progress, None, Tested]:
-    """Train one winner and test it; but for the checkpoint nothing is written.
-
-    Args:
-        retraining: What to train.
-        pack: Folder of the packed images.
-        device: Where to compute.
-        path: File of the checkpoint, if one is to be kept.
-
-    Returns:
-        The tested model, when the generator is exhausted.
-    """
-    config = build_config(retraining)
-    split = open_full_train(pack, seed=retraining.split_seed, max_images=retraining.max_train_images)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    state = yield from _train(retraining, config, split, device, path)
-    cost = {"training_seconds": sum(metrics["seconds"] for metrics in state["history"])}
-    if device.type == "cuda":
-        cost["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
-    model = restore_model(config.model, state["model"])
-    test = open_test(pack)
-    predictions = _predict(model, test, retraining.threshold, device, flip_average=config.flip_average)
-    cost |= measure_cost(model, device=device, flip_average=config.flip_average)
-    summary = TestedModel(
-        label=retraining.label,
-        architecture=retraining.architecture,
-        rank=retraining.rank,
-        seed=retraining.seed,
-        trial=retraining.trial,
-        parameters=count_parameters(model),
-        threshold=retraining.threshold,
-        cost=cost,
-        **score(predictions["labels"], predictions["probabilities"], retraining.threshold),
-    )
-    return Tested(model=model, summary=summary, predictions=predictions)
+def train_and_test(retraining: Retraining, pack: Path, device: torch.device) -> tuple[nn.Module, TestedModel]:
+    """Train one winner and test it; nothing is written."""
+    steps = _train_and_test(retraining, pack, device, None)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value.model, end.value.summary
 
 
 def load_tested(folder: Path, retraining: Retraining) -> TestedModel | None:
@@ -212,7 +179,7 @@ def _retrain(
     device = prepare_device(cpus, gpus)
     config = build_config(retraining)
     path = get_checkpoint(folder, retraining.label)
-    tested = yield from train_and_test(retraining, pack, device, path)
+    tested = yield from _train_and_test(retraining, pack, device, path)
     record = ModelRecord(
         retraining=dataclasses.asdict(retraining),
         parameters=list_values(config),
@@ -224,6 +191,36 @@ def _retrain(
     save_model(folder, record, tested.model.state_dict(), tested.predictions)
     delete_checkpoint(path)
     yield tested.summary
+
+
+def _train_and_test(
+    retraining: Retraining, pack: Path, device: torch.device, path: Path | None
+) -> Generator[Progress, None, Tested]:
+    """Train one winner, with a checkpoint if a path is given, and test it."""
+    config = build_config(retraining)
+    split = open_full_train(pack, seed=retraining.split_seed, max_images=retraining.max_train_images)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    state = yield from _train(retraining, config, split, device, path)
+    cost = {"training_seconds": sum(metrics["seconds"] for metrics in state["history"])}
+    if device.type == "cuda":
+        cost["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
+    model = restore_model(config.model, state["model"])
+    test = open_test(pack)
+    predictions = _predict(model, test, retraining.threshold, device, flip_average=config.flip_average)
+    cost |= measure_cost(model, device=device, flip_average=config.flip_average)
+    summary = TestedModel(
+        label=retraining.label,
+        architecture=retraining.architecture,
+        rank=retraining.rank,
+        seed=retraining.seed,
+        trial=retraining.trial,
+        parameters=count_parameters(model),
+        threshold=retraining.threshold,
+        cost=cost,
+        **score(predictions["labels"], predictions["probabilities"], retraining.threshold),
+    )
+    return Tested(model=model, summary=summary, predictions=predictions)
 
 
 def _calibrate(
@@ -241,7 +238,9 @@ def _calibrate(
     yield choose_threshold(labels.numpy(), _squash(logits))
 
 
-def _train(retraining: Retraining, config: TrainConfig, split: Split, device: torch.device, path: Path | None) -> Steps:
+def _train(
+    retraining: Retraining, config: TrainConfig, split: Split, device: torch.device, path: Path | None
+) -> Generator[Progress, None, dict[str, Any]]:
     """Train up to the retraining's last epoch and return the state there; go on from a checkpoint of the same."""
     key = _describe(retraining)
     state = checkpoint.load(path) if path else None

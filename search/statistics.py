@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import stats
+from scipy.stats import binomtest, bootstrap
 from sklearn import metrics
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -110,7 +110,8 @@ def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[s
 
     Returns:
         (NUM_RESAMPLES,) by metric: its mean over the models. The same images are drawn in every call with as many
-        labels, so that differences between two calls are paired.
+        labels, so that differences between two calls are paired. The calibration error is not among them: images
+        drawn twice raise it, so its resampled values say nothing of where it lies.
     """
     names: list[str] = []
 
@@ -122,7 +123,7 @@ def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[s
         return means.reshape(len(names), *drawn.shape[:-1])
 
     images = np.arange(len(labels))
-    drawn = stats.bootstrap(
+    drawn = bootstrap(
         (images,),
         measure,
         n_resamples=NUM_RESAMPLES,
@@ -151,7 +152,7 @@ def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predicti
     """
     rights = [(probabilities > threshold) == (labels == 1) for probabilities, threshold in (first, second)]
     only_first, only_second = int((rights[0] & ~rights[1]).sum()), int((rights[1] & ~rights[0]).sum())
-    p = stats.binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
+    p = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
     return Pairing(only_first=only_first, only_second=only_second, p=float(p))
 
 
@@ -170,9 +171,4 @@ def _measure(truth: Tensor, probabilities: Tensor, called: Tensor) -> Mapping[st
     rows["brier"] = (probabilities - truth).double().square().mean(dim=1)
     for name, curve in (("auroc", binary_auroc), ("average_precision", binary_average_precision)):
         rows[name] = torch.stack([curve(*pair, validate_args=False) for pair in zip(probabilities, truth, strict=True)])
-    errors = [
-        binary_calibration_error(*pair, NUM_BINS, validate_args=False)
-        for pair in zip(probabilities, truth, strict=True)
-    ]
-    rows["ece"] = torch.stack(errors)
     return {name: values.double().reshape(len(truth)).numpy() for name, values in rows.items()}

@@ -173,7 +173,7 @@ def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choice
 
 def build_entry(choices: Choices) -> dict[str, Any]:
     """Return the entry for `evaluations` that says what was chosen, when and by which code."""
-    return {"chosen": stamp(), **plain(choices), "opened": None}
+    return {"chosen": stamp(), **_plain(choices), "opened": None}
 
 
 def read_entry(entry: Mapping[str, Any]) -> Choices:
@@ -197,7 +197,7 @@ def stamp() -> dict[str, Any]:
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": code["commit"], "dirty": code["dirty"]}
 
 
-def plain(choices: Choices) -> dict[str, Any]:
+def _plain(choices: Choices) -> dict[str, Any]:
     """Return choices as plain values."""
     return dataclasses.asdict(choices) | {"winners": [dataclasses.asdict(winner) for winner in choices.winners]}
 
