@@ -1,7 +1,7 @@
+from search import result
 from search.config import parse
 from search.journal import State, Trial
 from search.notes import list_notes
-from search.result import TestedModel
 
 CONFIG = parse({"name": "x", "search": {"num_trials": 2}, "data": {"path": "cifake.zip"}})
 RECORD = {"data": {"fingerprint": "f"}}
@@ -12,7 +12,7 @@ def make_trial(number, **params):
 
 
 def make_model(trial=0, *, threshold=0.5, rank=1):
-    return TestedModel(
+    return result.TestedModel(
         label="cnn-seed0",
         architecture="cnn",
         rank=rank,

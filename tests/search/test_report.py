@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from search import result
 from search.comparison import COLUMNS, DETAILS, METRICS, list_differences, summarize, summarize_lower
 from search.config import parse
 from search.journal import State, Trial
 from search.published import PUBLISHED
 from search.report import list_tables, render, write_report
-from search.result import Result, TestedModel
+from search.result import Result
 
 LABELS = np.repeat([0, 1], 100).astype(np.uint8)
 
@@ -21,7 +22,7 @@ LABELS = np.repeat([0, 1], 100).astype(np.uint8)
 def make_model(architecture="cnn", *, seed=0, rank=1, trial=0, accuracy=0.9, **known):
     metrics = dict.fromkeys((*METRICS, *DETAILS), 0.5)
     metrics |= {"accuracy": accuracy, "precision": 0.91, "recall": 0.92, "f1": 0.93, "auroc": 0.94, "loss": 0.2}
-    return TestedModel(
+    return result.TestedModel(
         label=f"{architecture}{'' if rank == 1 else f'-rank{rank}'}-seed{seed}",
         architecture=architecture,
         rank=rank,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from search.result import TestedModel
+from search import result
 from search.retraining import NUM_MISTAKES, Progress, Retraining, calibrate, load_tested, load_tests, retrain
 from search.task import Failure
 from trainables import checkpoint
@@ -70,7 +70,7 @@ def test_one_killed_after_its_last_epoch_is_only_tested_again(packed, tmp_path):
         next(steps)
     *epochs, tested = run(retrain, make_retraining(), packed, tmp_path)
     assert not any(message.is_new for message in epochs)
-    assert isinstance(tested, TestedModel)
+    assert isinstance(tested, result.TestedModel)
 
 
 def test_the_checkpoint_of_another_retraining_is_not_gone_on_with(packed, tmp_path):
