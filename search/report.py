@@ -141,9 +141,9 @@ def _list_rows(frame: Any) -> list[list[str]]:
     return rows
 
 
-def _list_ours(result: Result) -> list[dict[str, Any]]:
+def _list_ours(result: Result) -> list[dict[Any, Any]]:
     frame = summarize(result)
-    ours: list[dict[str, Any]] = frame[frame["source"] == "this study"].to_dict("records")
+    ours: list[dict[Any, Any]] = frame[frame["source"] == "this study"].to_dict("records")
     return ours
 
 

@@ -1,6 +1,6 @@
 """What predictions are worth, and how sure that is: scores, bootstrap intervals, the test of a difference.
 
-The only file that knows scikit-learn's metrics, torchmetrics and scipy's resampling.
+The only file that knows scikit-learn's metrics, torchmetrics and scipy.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest  # type: ignore[attr-defined]  # which SciPy defines without a word to mypy
 from sklearn import metrics
 from torch import Tensor
 from torchmetrics.functional.classification import (
@@ -113,25 +113,16 @@ def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[s
         labels, so that differences between two calls are paired. The calibration error is not among them: images
         drawn twice raise it, so its resampled values say nothing of where it lies.
     """
-    names: list[str] = []
-
-    def measure(fakes: NDArray[np.int64], reals: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
-        indices = torch.from_numpy(np.concatenate([fakes, reals], axis=axis))
+    generator = np.random.default_rng(0)
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    parts = []
+    for _ in range(NUM_RESAMPLES // NUM_AT_ONCE):
+        drawn = np.hstack([generator.choice(own, size=(NUM_AT_ONCE, len(own))) for own in classes])
+        indices = torch.from_numpy(drawn)
         truth = torch.from_numpy(labels).int()[indices]
         found = [_measure(truth, *_take(model, indices)) for model in models]
-        names[:] = found[0]
-        return np.stack([np.mean([one[name] for one in found], axis=0) for name in names])
-
-    drawn = bootstrap(
-        (np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)),
-        measure,
-        n_resamples=NUM_RESAMPLES,
-        batch=NUM_AT_ONCE,
-        vectorized=True,
-        method="percentile",
-        rng=np.random.default_rng(0),
-    )
-    return dict(zip(names, drawn.bootstrap_distribution, strict=True))
+        parts.append({name: np.mean([one[name] for one in found], axis=0) for name in found[0]})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def bound(distribution: NDArray[np.float64]) -> Interval:

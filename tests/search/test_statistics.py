@@ -95,7 +95,7 @@ def test_resampling_equals_scikit_learn_on_the_images_that_were_drawn():
     labels, probabilities = draw(50)
     generator = np.random.default_rng(0)
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
-    images = np.hstack([own[generator.integers(0, len(own), size=(50, len(own)))] for own in classes])
+    images = np.hstack([generator.choice(own, size=(50, len(own))) for own in classes])
     found = resample(labels, [(probabilities, 0.5)])
     for name in ("accuracy", "precision_fake", "f1", "auroc", "average_precision", "brier"):
         wanted = [score(labels[drawn], probabilities[drawn], 0.5)["metrics"][name] for drawn in images]
