@@ -38,7 +38,7 @@ SHOW_CURSOR = b"\x1b[?25h"
 """Source: DECTCEM, DEC VT510 manual."""
 
 
-class Interrupted(Exception):  # noqa: N818 the user's wish, no error
+class Interrupted(KeyboardInterrupt):
     """The user pressed Ctrl-C; the study can be resumed."""
 
 

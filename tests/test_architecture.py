@@ -12,11 +12,12 @@ DOORS = {
     "wandb": {"search/tracking.py"},
     "yaml": {"search/document.py"},
     "pydantic": {"search/config.py"},
-    "optuna": {"search/space.py", "search/sampler.py", "search/journal.py"},
-    "ray": {"search/tuner.py", "search/cluster.py", "search/evaluate.py"},
+    "optuna": {"search/space.py", "search/sampler.py", "search/journal.py", "search/history.py"},
+    "ray": {"search/tuner.py", "search/cluster.py", "search/retrainer.py"},
     "matplotlib": {"search/figures.py"},
-    "pandas": {"search/report.py"},
-    "safetensors": {"search/retraining.py"},
+    "torchmetrics": {"search/statistics.py"},
+    "pandas": {"search/comparison.py"},
+    "safetensors": {"search/model_file.py"},
 }
 """Which files may import a library."""
 
