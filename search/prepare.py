@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from search.config import StudyConfig, dump
 from search.document import read_document, write_document
-from search.provenance import describe_code, replace_file
+from search.provenance import describe_code, describe_command, replace_file
 from search.sample import build_sample
 from search.space import Choice, list_specs
 from trainables.config import build_train_config
@@ -165,8 +165,9 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 def _describe(config: StudyConfig, packed: Path) -> dict[str, Any]:
     info = load_info(packed)
-    data = {"fingerprint": info.fingerprint, "counts": info.counts, "skipped": list(info.skipped)}
-    return {"config": dump(config), "data": data, "code": describe_code()}
+    data: dict[str, Any] = {"fingerprint": info.fingerprint, "counts": info.counts, "skipped": list(info.skipped)}
+    data |= {"leaked": info.leaked, "duplicates": info.duplicates}
+    return {"command": describe_command(), "config": dump(config), "data": data, "code": describe_code()}
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,12 @@ def describe_code() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def describe_command() -> str:
+    """Return the command line of this process, to be typed into a shell; of the interpreter's path the name alone."""
+    program, *arguments = sys.orig_argv or ["python"]
+    return shlex.join([Path(program).name, *arguments])
 
 
 def replace_file(partial: Path, path: Path) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 from rich.text import Text
 
 from search.figures import draw_confusion, draw_curves, render_png
+from search.page import Table, write_page
 from search.provenance import write_file
 from search.published import PUBLISHED
 from search.result import Result, TestedModel
@@ -42,7 +43,7 @@ def summarize(result: Result) -> pd.DataFrame:
 
 
 def write_report(result: Result, directory: Path) -> list[Path]:
-    """Write comparison.csv, .md and .tex and, per architecture, a confusion matrix and the winner's curves.
+    """Write report.html, comparison.csv, .md and .tex and, per architecture, confusion matrix and winner's curves.
 
     Args:
         result: What to report.
@@ -64,7 +65,8 @@ def write_report(result: Result, directory: Path) -> list[Path]:
                 draw_confusion([tested.confusion for tested in models], architecture)
             )
             contents[f"figures/{architecture}_curves.png"] = render_png(draw_curves(trials[models[0].trial]))
-    return [write_file(directory / name, content) for name, content in contents.items()]
+    paths = [write_file(directory / name, content) for name, content in contents.items()]
+    return [*paths, write_page(result, directory / "report.html", results=list_tables(result), search=[])]
 
 
 def render(result: Result) -> Text:
@@ -89,6 +91,18 @@ def format_markdown(result: Result) -> str:
     for note in result.notes:
         lines += ["", note]
     return "\n".join(lines) + "\n"
+
+
+def list_tables(result: Result) -> list[Table]:
+    """Return the comparison in percent and, if there are any, the lower ranks."""
+    header, *rows = _format_cells(summarize(result))
+    tables = [Table(title="On the test split, in percent", header=header, rows=rows)]
+    groups = _group(result.models).items()
+    lower = [_summarize_seeds(f"{name}, rank {rank}", models) for (name, rank), models in groups if rank > 1]
+    if lower:
+        header, *rows = _format_cells(_build_frame(lower))
+        tables.append(Table(title="Ranked lower on validation, in percent", header=header, rows=rows))
+    return tables
 
 
 def format_latex(frame: pd.DataFrame) -> str:

@@ -12,9 +12,11 @@ DOORS = {
     "wandb": {"search/tracking.py"},
     "yaml": {"search/document.py"},
     "pydantic": {"search/config.py"},
-    "optuna": {"search/space.py", "search/sampler.py", "search/journal.py", "search/history.py"},
+    "optuna": {"search/space.py", "search/sampler.py", "search/journal.py", "search/history.py", "search/charts.py"},
     "ray": {"search/tuner.py", "search/cluster.py", "search/evaluate.py"},
     "matplotlib": {"search/figures.py"},
+    "plotly": {"search/charts.py"},
+    "jinja2": {"search/page.py"},
     "pandas": {"search/report.py"},
     "safetensors": {"search/retraining.py"},
 }

@@ -165,7 +165,8 @@ def test_every_architecture_has_its_two_figures_and_nothing_else_is_left(tmp_pat
     assert sorted(path for path in (tmp_path / "report").rglob("*") if path.is_file()) == sorted(paths)
     figures = [path.name for path in paths if path.suffix == ".png"]
     assert figures == ["cnn_confusion.png", "cnn_curves.png", "resnet50_confusion.png", "resnet50_curves.png"]
-    for path in paths[3:]:
+    assert paths[-1].name == "report.html"
+    for path in paths[3:-1]:
         with Image.open(path) as image:
             assert min(image.size) > 400
             assert len(image.convert("RGB").getcolors(2**24)) > 10
