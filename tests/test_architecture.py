@@ -13,12 +13,13 @@ DOORS = {
     "yaml": {"search/document.py"},
     "pydantic": {"search/config.py"},
     "optuna": {"search/space.py", "search/sampler.py", "search/journal.py", "search/history.py", "search/charts.py"},
-    "ray": {"search/tuner.py", "search/cluster.py", "search/evaluate.py"},
+    "ray": {"search/tuner.py", "search/cluster.py", "search/retrainer.py"},
     "matplotlib": {"search/figures.py"},
     "plotly": {"search/charts.py"},
     "jinja2": {"search/page.py"},
-    "pandas": {"search/report.py"},
-    "safetensors": {"search/retraining.py"},
+    "torchmetrics": {"search/statistics.py"},
+    "pandas": {"search/comparison.py"},
+    "safetensors": {"search/model_file.py"},
 }
 """Which files may import a library."""
 
