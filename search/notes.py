@@ -18,7 +18,7 @@ def list_notes(
         f"Chosen on validation among {len(trials)} trials ({num_epochs} epochs), retrained on train and validation "
         f"with {config.evaluation.seeds} seeds, tested once; REAL is the positive class.",
         "± is the standard deviation over seeds; the interval holds the mean over these seeds with 95 % confidence as "
-        f"far as the test images decide (bootstrap over images, {NUM_RESAMPLES:,} resamples).",
+        f"far as the test images decide (bootstrap over each class's images, {NUM_RESAMPLES:,} resamples).",
         "Published models were tested by others; `peak on test` is the best epoch on the test split itself, "
         "`sealed` is tested once after all choices were made.",
     ]

@@ -102,7 +102,7 @@ def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float3
 
 
 def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[str, NDArray[np.float64]]:
-    """Draw test images with replacement and score them, again and again.
+    """Draw test images with replacement, as many of each class as there are, and score them, again and again.
 
     Args:
         labels: (M,), 0 is FAKE and 1 is REAL.
@@ -115,16 +115,15 @@ def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[s
     """
     names: list[str] = []
 
-    def measure(drawn: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:  # noqa: ARG001 scipy's convention
-        indices = torch.from_numpy(np.atleast_2d(drawn))
-        found = [_measure(torch.from_numpy(labels).int()[indices], *_take(model, indices)) for model in models]
+    def measure(fakes: NDArray[np.int64], reals: NDArray[np.int64], axis: int = -1) -> NDArray[np.float64]:
+        indices = torch.from_numpy(np.concatenate([fakes, reals], axis=axis))
+        truth = torch.from_numpy(labels).int()[indices]
+        found = [_measure(truth, *_take(model, indices)) for model in models]
         names[:] = found[0]
-        means = np.stack([np.mean([one[name] for one in found], axis=0) for name in names])
-        return means.reshape(len(names), *drawn.shape[:-1])
+        return np.stack([np.mean([one[name] for one in found], axis=0) for name in names])
 
-    images = np.arange(len(labels))
     drawn = bootstrap(
-        (images,),
+        (np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)),
         measure,
         n_resamples=NUM_RESAMPLES,
         batch=NUM_AT_ONCE,

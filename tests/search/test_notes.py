@@ -28,7 +28,7 @@ def make_model(trial=0, *, threshold=0.5, rank=1):
 
 def test_nothing_is_said_of_what_does_not_apply():
     notes = " ".join(list_notes(CONFIG, RECORD, [make_trial(0), make_trial(1)], [make_model()]))
-    for word in ("averaging", "Left out", "Skipped", "sample", "had ended", "above the probability"):
+    for word in ("averaging", "Left out", "Skipped", "embedded", "had ended", "above the probability"):
         assert word not in notes
 
 

@@ -93,11 +93,19 @@ def test_the_mean_over_seeds_is_resampled_on_the_same_images_in_each_call():
 
 def test_resampling_equals_scikit_learn_on_the_images_that_were_drawn():
     labels, probabilities = draw(50)
-    images = np.random.default_rng(0).integers(0, 50, size=(50, 50))
+    generator = np.random.default_rng(0)
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    images = np.hstack([own[generator.integers(0, len(own), size=(50, len(own)))] for own in classes])
     found = resample(labels, [(probabilities, 0.5)])
     for name in ("accuracy", "precision_fake", "f1", "auroc", "average_precision", "brier"):
         wanted = [score(labels[drawn], probabilities[drawn], 0.5)["metrics"][name] for drawn in images]
         np.testing.assert_allclose(found[name][:50], wanted, rtol=1e-5)
+
+
+def test_both_classes_are_in_every_draw_even_of_few_images():
+    labels = np.array([0, 1, 1], np.uint8)
+    found = resample(labels, [(np.array([0.2, 0.7, 0.9], np.float32), 0.5)])
+    assert set(found["auroc"]) == {1.0}
 
 
 def test_mcnemar_counts_the_images_that_only_one_model_calls_right():
