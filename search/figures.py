@@ -3,19 +3,34 @@
 The only file that knows matplotlib.
 """
 
+import html
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
+from sklearn.calibration import calibration_curve
+from sklearn.metrics import roc_curve
 
 from search.journal import Trial
 from trainables.data import CLASSES
 
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
 """Blue and vermilion. Source: Wong 2011, Points of view: Color blindness, Nature Methods 8:441."""
+COLOURS = (TRAIN_COLOUR, VAL_COLOUR, "#009E73", "#CC79A7")
+"""Of architectures, in their order: the same, bluish green and reddish purple. Source: as above."""
 DPI = 150
+PANEL = (4.4, 3.1)
+"""Inches of one panel of a page; it stays legible on a telephone."""
+SQUARE = (3.8, 3.7)
+"""The same for two shares."""
+NUM_BINS = 10
+"""Bins of equal width in a reliability diagram."""
 
 Matrix = tuple[tuple[int, int], tuple[int, int]]
 """Counts: rows true FAKE, REAL; columns predicted FAKE, REAL."""
@@ -41,23 +56,54 @@ def draw_confusion(matrices: Sequence[Matrix], architecture: str) -> Figure:
 
 def draw_curves(trial: Trial) -> Figure:
     """Draw loss and accuracy per epoch, on train (while it learns) and on validation, and the epoch that won."""
-    epochs = range(1, len(trial.epochs) + 1)
     figure = Figure(figsize=(8.4, 3.5), layout="constrained")
     figure.suptitle(f"{trial.architecture}, trial {trial.number}: the configuration that won on validation")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for key, label, colour, marker in (
-            (f"train_{name}", "train", TRAIN_COLOUR, "o"),
-            (name, "validation", VAL_COLOUR, "s"),
-        ):
-            values = [metrics[key] for metrics in trial.epochs]
-            axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
-        axes.axvline(trial.get_peak()[1], color="grey", linestyle=":", label="best on validation")
-        axes.set(xlabel="epoch", ylabel=name)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.grid(alpha=0.3)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        _plot_curve(axes, trial, name)
     axes.legend()
     return figure
+
+
+def draw_curve(trial: Trial, name: str) -> Figure:
+    """Draw one of the two panels of `draw_curves`, loss or accuracy."""
+    figure = Figure(figsize=PANEL, layout="constrained")
+    axes = figure.subplots()
+    _plot_curve(axes, trial, name)
+    axes.legend(frameon=False)
+    return figure
+
+
+def draw_roc(truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]]) -> Figure:
+    """Draw the ROC curve of each model, REAL as the positive class.
+
+    Args:
+        truth: (M,): 0 FAKE, 1 REAL.
+        probabilities: Of REAL, (M,) per model, by the name that the models share.
+    """
+    figure = Figure(figsize=SQUARE, layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, models) in zip(COLOURS, probabilities.items(), strict=False):
+        for number, probability in enumerate(models):
+            fake_as_real, real_as_real, _ = roc_curve(truth, probability)
+            label = name if number == 0 else None
+            axes.plot(fake_as_real, real_as_real, color=colour, linewidth=1.2, alpha=0.8, label=label)
+    axes.plot((0, 1), (0, 1), color="grey", linestyle=":", label="chance")
+    axes.set(xlabel="share of FAKE called REAL", ylabel="share of REAL called REAL")
+    return _finish_shares(figure, axes)
+
+
+def draw_reliability(truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]]) -> Figure:
+    """Draw how often an image is REAL against how probable the model calls it, in NUM_BINS bins; arguments as above."""
+    figure = Figure(figsize=SQUARE, layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, models) in zip(COLOURS, probabilities.items(), strict=False):
+        for number, probability in enumerate(models):
+            share, mean = calibration_curve(truth, probability, n_bins=NUM_BINS)
+            label = name if number == 0 else None
+            axes.plot(mean, share, color=colour, linewidth=1.2, alpha=0.8, marker="o", markersize=3, label=label)
+    axes.plot((0, 1), (0, 1), color="grey", linestyle=":", label="calibrated")
+    axes.set(xlabel="probability of REAL", ylabel="share that is REAL")
+    return _finish_shares(figure, axes)
 
 
 def render_png(figure: Figure) -> bytes:
@@ -65,3 +111,48 @@ def render_png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
+
+
+def render_svg(figure: Figure, *, name: str, description: str) -> str:
+    """Return a figure as an <svg> element that takes the text's colour and the fonts of the page around it.
+
+    Args:
+        figure: What to render.
+        name: Distinct on the page, since the element's identifiers are made from it.
+        description: What a reader who cannot see it is told.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = buffer.getvalue()
+    width, height = re.findall(r'viewBox="0 0 (\S+) (\S+)"', svg)[0]
+    body = svg[svg.index("<defs>") :].replace("#000000", "currentColor")
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # no two elements of a page may share one
+    body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    for colour, place in ((TRAIN_COLOUR, "--first"), (VAL_COLOUR, "--second")):
+        body = body.replace(colour.lower(), f"var({place}, {colour})")
+    label = html.escape(description)
+    return f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{label}">{body}'
+
+
+def _plot_curve(axes: Axes, trial: Trial, name: str) -> None:
+    epochs = range(1, len(trial.epochs) + 1)
+    for key, label, colour, marker in (
+        (f"train_{name}", "train", TRAIN_COLOUR, "o"),
+        (name, "validation", VAL_COLOUR, "s"),
+    ):
+        values = [metrics[key] for metrics in trial.epochs]
+        axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
+    axes.axvline(trial.get_peak()[1], color="grey", linestyle=":", label="best on validation")
+    axes.set(xlabel="epoch", ylabel=name)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    if name == "accuracy":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _finish_shares(figure: Figure, axes: Axes) -> Figure:
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower right")
+    return figure

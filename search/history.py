@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.importance import get_param_importances
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config import StudyConfig
 from search.journal import State, Trial
 from search.space import build_distributions, list_specs
 
-MIN_TRIALS = 10
-"""Fewer trials than these say nothing of importance: the best tenth of them, which it looks at, is one trial."""
+NUM_BEST = 5
+"""Importance looks at the best tenth of the trials, at least so many. Source: Optuna's advice for PED-ANOVA."""
+MIN_TRIALS = 2 * NUM_BEST
+"""Fewer trials than these say nothing of importance."""
 
 
 def build_study(
@@ -47,7 +49,7 @@ def build_timeline(trials: Sequence[Trial]) -> optuna.Study:
 
 
 def measure_importance(study: optuna.Study) -> dict[str, float]:
-    """Return each searched parameter's share in what makes the best tenth of the trials, largest first.
+    """Return each searched parameter's share in what sets the best trials (see NUM_BEST) apart, largest first.
 
     Args:
         study: As `build_study` makes it, best with `count_stopped`.
@@ -60,8 +62,14 @@ def measure_importance(study: optuna.Study) -> dict[str, float]:
     values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     if len(values) < MIN_TRIALS or len(set(values)) == 1:
         return {}
-    shares = get_param_importances(study)
+    shares = get_param_importances(study, evaluator=build_evaluator(study))
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def build_evaluator(study: optuna.Study) -> PedAnovaImportanceEvaluator:
+    """Return what measures importance in a study of at least MIN_TRIALS trials with a value."""
+    count = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    return PedAnovaImportanceEvaluator(target_quantile=max(0.1, NUM_BEST / count))
 
 
 def _create_study() -> optuna.Study:

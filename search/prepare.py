@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from search.config import StudyConfig, dump
 from search.document import read_document, write_document
-from search.provenance import describe_code, replace_file
+from search.provenance import describe_code, describe_command, replace_file
 from search.sample import build_sample
 from search.space import Choice, list_specs
 from trainables.config import build_train_config
@@ -185,7 +185,8 @@ def _describe(config: StudyConfig, packed: Path) -> dict[str, Any]:
         "leaked": info.leaked,
         "duplicates": info.duplicates,
     }
-    return {"config": dump(config), "data": data, "code": describe_code(), "evaluations": []}
+    code = describe_code()
+    return {"command": describe_command(), "config": dump(config), "data": data, "code": code, "evaluations": []}
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import platform
+import shlex
 import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,12 @@ def hash_source(root: Path) -> str:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(root).as_posix()}\n{len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def describe_command() -> str:
+    """Return the command line of this process, to be typed into a shell; of the interpreter's path the name alone."""
+    program, *arguments = sys.orig_argv or ["python"]
+    return shlex.join([Path(program).name, *arguments])
 
 
 def replace_file(partial: Path, path: Path) -> None:

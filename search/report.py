@@ -1,6 +1,5 @@
 """A study's result as tables for people and as files: a pure function of the result."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from search.comparison import (
     summarize_lower,
 )
 from search.figures import draw_confusion, draw_curves, render_png
+from search.page import Table, write_page
 from search.provenance import write_file
 from search.result import Result
 from search.summary import SearchSummary, summarize_search
@@ -44,17 +44,8 @@ LATEX_ESCAPES = str.maketrans(
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Cells for people to read."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-
-
 def write_report(result: Result, directory: Path) -> list[Path]:
-    """Write comparison.csv, .md and .tex and, per architecture, a confusion matrix and the winner's curves.
+    """Write report.html, comparison.csv, .md and .tex and, per architecture, confusion matrix and winner's curves.
 
     Args:
         result: What to report.
@@ -75,21 +66,29 @@ def write_report(result: Result, directory: Path) -> list[Path]:
                 draw_confusion([tested.confusion for tested in models], architecture)
             )
             contents[f"figures/{architecture}_curves.png"] = render_png(draw_curves(trials[models[0].trial]))
-    return [write_file(directory / name, content) for name, content in contents.items()]
+    paths = [write_file(directory / name, content) for name, content in contents.items()]
+    page = write_page(result, directory / "report.html", results=list_tables(result), search=list_search_tables(result))
+    return [*paths, page]
 
 
 def list_tables(result: Result) -> list[Table]:
-    """Return all tables of a report, the comparison first; metrics are in percent."""
+    """Return the tables of what was tested, the comparison first; metrics are in percent."""
     lower = [
         Table(title="Ranked lower on validation, in percent", header=HEADER, rows=_list_rows(summarize_lower(result)))
     ]
-    searches = summarize_search(result.config, result.trials)
     return [
         Table(title="On the test split, in percent", header=HEADER, rows=_list_rows(summarize(result))),
         *(table for table in lower if table.rows),
         _detail(result),
         *(table for difference in list_differences(result) for table in _tabulate_difference(difference)),
         _tabulate_costs(result),
+    ]
+
+
+def list_search_tables(result: Result) -> list[Table]:
+    """Return the tables of the search itself."""
+    searches = summarize_search(result.config, result.trials)
+    return [
         _tabulate_searches(searches),
         *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
     ]
@@ -114,7 +113,7 @@ def render(result: Result) -> Text:
 def format_markdown(result: Result) -> str:
     """Return all tables, and the notes."""
     lines = [f"# Study {result.study}"]
-    for table in list_tables(result):
+    for table in [*list_tables(result), *list_search_tables(result)]:
         lines += ["", f"## {table.title}", "", *_format_pipes(table)]
     lines += ["", "## Notes"]
     for note in result.notes:
@@ -219,7 +218,9 @@ def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
     rows = [[name, *(_format_percent(search.importance.get(name)) for search in searches)] for name in names]
     header = ["Parameter", *(search.architecture for search in searches)]
     return Table(
-        title="What decided over the best tenth of the trials (PED-ANOVA), in percent", header=header, rows=rows
+        title="What sets the best tenth of the trials (at least five) apart (PED-ANOVA), in percent",
+        header=header,
+        rows=rows,
     )
 
 

@@ -13,7 +13,7 @@ from search.comparison import COLUMNS, DETAILS, METRICS, list_differences, summa
 from search.config import parse
 from search.journal import State, Trial
 from search.published import PUBLISHED
-from search.report import list_tables, render, write_report
+from search.report import list_search_tables, render, write_report
 from search.result import Result
 
 LABELS = np.repeat([0, 1], 100).astype(np.uint8)
@@ -175,8 +175,8 @@ def test_the_parameters_that_mattered_are_told_once_there_are_enough_trials():
     result = make_result(trials=trials)
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "dropout": {"low": 0.0, "high": 0.1}}
     config = parse({"name": "mine", "space": {"cnn": space}, "search": {"architectures": ["cnn"]}})
-    table = list_tables(dataclasses.replace(result, config=config))[-1]
-    assert table.title.startswith("What decided")
+    table = list_search_tables(dataclasses.replace(result, config=config))[-1]
+    assert table.title.startswith("What sets the best")
     assert table.rows[0][0] == "learning_rate"
 
 
@@ -224,7 +224,8 @@ def test_every_architecture_has_its_two_figures_and_nothing_else_is_left(tmp_pat
     assert sorted(path for path in (tmp_path / "report").rglob("*") if path.is_file()) == sorted(paths)
     figures = [path.name for path in paths if path.suffix == ".png"]
     assert figures == ["cnn_confusion.png", "cnn_curves.png", "resnet50_confusion.png", "resnet50_curves.png"]
-    for path in paths[3:]:
+    assert paths[-1].name == "report.html"
+    for path in paths[3:-1]:
         with Image.open(path) as image:
             assert min(image.size) > 400
             assert len(image.convert("RGB").getcolors(2**24)) > 10
