@@ -17,6 +17,9 @@ DOORS = {
     "matplotlib": {"search/figures.py"},
     "pandas": {"search/report.py"},
     "safetensors": {"search/model_file.py"},
+    "PIL": {"search/sample.py", "search/sheet.py", "search/pictures.py"},
+    "onnx": {"search/export.py"},
+    "onnxruntime": {"search/export.py"},
 }
 """Which files may import a library."""
 
