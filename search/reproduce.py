@@ -29,7 +29,7 @@ from trainables.runtime import describe_hardware
 DEPENDENCIES = ("torch", "torchvision", "numpy", "scikit-learn")
 """Packages whose versions decide a model's last bits and metrics."""
 TOLERANCE = 0.02
-"""Largest difference of a metric in [0, 1] where bits cannot agree. Source: LOG.md, 2026-11-22."""
+"""Largest difference of a metric in [0, 1] where bits cannot agree; a choice, not yet measured on a second machine."""
 UNBOUNDED = ("loss",)
 """Metrics that are not compared then: a single image of great confidence moves them."""
 
