@@ -18,7 +18,7 @@ from rich.table import Table
 
 from search.audit import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION, Audit, audit
 from search.images import Images, read_images
-from search.provenance import replace_file
+from search.provenance import check_target, replace_file
 from search.sheet import draw_sheet
 from trainables.errors import InputError
 
@@ -46,7 +46,8 @@ def main(
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
     try:
         for target in (json_path, sheet_path):
-            _check_target(target)
+            if target:
+                check_target(target)
         images, found = _examine(path.expanduser(), console)
         show(found, console)
         if json_path:
@@ -111,18 +112,6 @@ def _name_files(heading: str, names: Sequence[str]) -> str:
 def _clean(text: str) -> str:
     """Escape what a file's name may hold and a terminal cannot show."""
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
-
-
-def _check_target(path: Path | None) -> None:
-    """Check before the work that a file can be written.
-
-    Raises:
-        InputError: If it is there already, or its folder is not.
-    """
-    if path and path.exists():
-        raise InputError(f"{path} exists: remove it, or give another name")
-    if path and not path.parent.is_dir():
-        raise InputError(f"{path.parent} is not a folder: make it, or write elsewhere")
 
 
 def _write(path: Path, content: bytes) -> None:

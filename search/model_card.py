@@ -15,13 +15,12 @@ def build_card(record: Mapping[str, Any]) -> str:
     retraining, tested, code, hardware = (record[key] for key in ("retraining", "tested", "code", "hardware"))
     metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in tested["metrics"].items())
     parameters = "\n".join(f"| {name} | {value} |" for name, value in record["parameters"].items())
-    label = retraining["label"]
+    label, size = retraining["label"], f"{tested['parameters']:,}"
     commit = "unknown" if code["commit"] is None else code["commit"] + (" (changed since)" if code["dirty"] else "")
     threads = f", {hardware['threads']} threads" if hardware["type"] == "cpu" else ""
     return f"""# {label}
 
-Tells photographs (REAL) from generated images (FAKE). {retraining["architecture"]}, {tested["parameters"]:,}
-parameters.
+Tells photographs (REAL) from generated images (FAKE): {retraining["architecture"]} of {size} parameters.
 
 ## Use
 

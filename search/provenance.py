@@ -10,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from trainables.errors import InputError
+
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "wandb", "numpy", "pandas", "scikit-learn")
 """Whose versions a result may depend on."""
 ROOT = Path(__file__).parent.parent
@@ -41,6 +43,18 @@ def describe_command() -> str:
     """Return the command line of this process, to be typed into a shell; of the interpreter's path the name alone."""
     program, *arguments = sys.orig_argv or ["python"]
     return shlex.join([Path(program).name, *arguments])
+
+
+def check_target(path: Path) -> None:
+    """Check before the work that a new file can be written.
+
+    Raises:
+        InputError: If it is there already, or its folder is not.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists: remove it, or give another name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is not a folder: make it, or write elsewhere")
 
 
 def replace_file(partial: Path, path: Path) -> None:

@@ -20,6 +20,9 @@ DOORS = {
     "torchmetrics": {"search/statistics.py"},
     "pandas": {"search/comparison.py"},
     "safetensors": {"search/model_file.py"},
+    "PIL": {"search/sample.py", "search/sheet.py", "search/pictures.py"},
+    "onnx": {"search/export.py"},
+    "onnxruntime": {"search/export.py"},
 }
 """Which files may import a library."""
 

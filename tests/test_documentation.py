@@ -1,5 +1,6 @@
 """The README is true: its tree, its commands, its keys."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -72,6 +73,22 @@ def test_every_audit_command_in_the_readme_works(command, image_zip, tmp_path, m
     result = CliRunner().invoke(app, [source, *options])
     assert result.exit_code == 0, result.output
     assert f"{source}: 50 images" in result.output
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.search(r"-m search\.(reproduce|predict|export)", c)])
+def test_every_command_on_models_in_the_readme_parses(command, tmp_path, monkeypatch):
+    """All that can be wrong is that there is no such study or model."""
+    import typer
+
+    monkeypatch.chdir(tmp_path)
+    module, *arguments = shlex.split(command)[2:]
+    app = typer.Typer()
+    app.command()(importlib.import_module(module).main)
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: ")
+    assert re.search("does not exist|no such file", result.stderr)
+    assert len(result.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])

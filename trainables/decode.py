@@ -81,7 +81,7 @@ def _decode_chunk(source: Source, members: list[Member]) -> Batch:
         try:
             image = _decode(data)
             fits = image.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE)
-            planes[len(labels)] = image if fits else resize(image, [IMAGE_SIZE, IMAGE_SIZE])
+            planes[len(labels)] = fit(image)
         except (RuntimeError, ValueError):
             bad.append(member.name)
         else:
@@ -90,6 +90,13 @@ def _decode_chunk(source: Source, members: list[Member]) -> Batch:
     images = images[: len(labels)]
     hashes = [hashlib.blake2b(image.data, digest_size=8).digest() for image in images]
     return Batch(images=images, labels=labels, hashes=hashes, bad=bad, resized=resized)
+
+
+def fit(image: Tensor) -> Tensor:
+    """Resize an image (3, H, W) uint8 to 32x32, bilinear and antialiased, unless it has that size."""
+    fits = image.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE)
+    resized: Tensor = image if fits else resize(image, [IMAGE_SIZE, IMAGE_SIZE])
+    return resized
 
 
 def _decode(data: bytes) -> Tensor:

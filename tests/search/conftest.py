@@ -1,4 +1,4 @@
-"""The other side of Weights & Biases: its files read back, and a stand-in of its server."""
+"""A saved model; and the other side of Weights & Biases: its files read back, and a stand-in of its server."""
 
 import dataclasses
 import json
@@ -12,6 +12,12 @@ from typing import Any
 
 import psutil
 import pytest
+
+from search.model_file import PREPROCESSING, ModelRecord, save_model
+from trainables.config import build_train_config, list_values
+from trainables.models import build_model
+
+MODEL_PARAMS = {"filters": 4, "dense_units": 8}
 
 
 @dataclasses.dataclass
@@ -181,3 +187,44 @@ def wandb_server(wandb_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         server.released.set()
         server.shutdown()
         thread.join()
+
+
+def _make_record(**retraining: Any) -> ModelRecord:
+    known = {
+        "label": "cnn-seed0",
+        "architecture": "cnn",
+        "rank": 1,
+        "seed": 0,
+        "trial": 7,
+        "params": MODEL_PARAMS,
+        "train_seed": 5,
+        "max_epochs": 3,
+        "epochs": 2,
+        "max_train_images": None,
+        "split_seed": 0,
+        "fingerprint": "f" * 64,
+    }
+    return ModelRecord(
+        retraining=known | retraining,
+        parameters=list_values(build_train_config("cnn", MODEL_PARAMS, epochs=3, seed=5)),
+        tested={"parameters": 2105, "threshold": 0.5, "metrics": {"accuracy": 0.9}},
+        preprocessing=PREPROCESSING | {"flip_average": False},
+        hardware={"type": "cpu", "name": "a CPU", "threads": 2, "cpus": 2.0, "gpus": 0.0},
+        code={"commit": "c0ffee", "dirty": False, "python": "3.11", "packages": {"torch": "2.14.1"}},
+    )
+
+
+@pytest.fixture
+def make_record() -> Callable[..., ModelRecord]:
+    """Make the record of a small CNN; named fields of its retraining are set otherwise."""
+    return _make_record
+
+
+@pytest.fixture
+def saved_model(tmp_path: Path) -> Path:
+    """The file of weights of a small CNN that was never trained, with its record and card beside it."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    config = build_train_config("cnn", MODEL_PARAMS, epochs=3, seed=5)
+    save_model(folder, _make_record(), build_model(config.model, seed=1).state_dict())
+    return folder / "cnn-seed0.safetensors"

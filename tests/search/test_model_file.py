@@ -7,45 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from search.model_file import (
-    PREPROCESSING,
-    ModelRecord,
-    check_files,
-    load_model,
-    load_predictions,
-    load_record,
-    save_model,
-)
+from search.model_file import check_files, load_model, load_predictions, load_record, save_model
 from trainables.config import build_train_config, list_values
 from trainables.errors import InputError
 from trainables.models import build_model
 
 CONFIG = build_train_config("cnn", {"filters": 4, "dense_units": 8}, epochs=3, seed=5)
-
-
-def make_record(**retraining):
-    known = {
-        "label": "cnn-seed0",
-        "architecture": "cnn",
-        "rank": 1,
-        "seed": 0,
-        "trial": 7,
-        "params": {"filters": 4, "dense_units": 8},
-        "train_seed": 5,
-        "max_epochs": 3,
-        "epochs": 2,
-        "max_train_images": None,
-        "split_seed": 0,
-        "fingerprint": "f" * 64,
-    }
-    return ModelRecord(
-        retraining=known | retraining,
-        parameters=list_values(CONFIG),
-        tested={"parameters": 2105, "threshold": 0.5, "metrics": {"accuracy": 0.9}},
-        preprocessing=PREPROCESSING | {"flip_average": False},
-        hardware={"type": "cpu", "name": "a CPU", "threads": 2, "cpus": 2.0, "gpus": 0.0},
-        code={"commit": "c0ffee", "dirty": False, "python": "3.11", "packages": {"torch": "2.14.1"}},
-    )
 
 
 @pytest.fixture
@@ -54,13 +21,13 @@ def model():
 
 
 @pytest.fixture
-def saved(tmp_path, model):
+def saved(tmp_path, model, make_record):
     """A model's file of weights, with record, card and predictions."""
     save_model(tmp_path, make_record(), model.state_dict(), {"probabilities": np.array([0.25, 1.0], np.float32)})
     return tmp_path / "cnn-seed0.safetensors"
 
 
-def test_a_model_comes_back_as_it_was_saved(saved, model):
+def test_a_model_comes_back_as_it_was_saved(saved, model, make_record):
     loaded = load_model(saved)
     assert loaded.config == CONFIG
     assert dataclasses.replace(loaded.record, sha256={}) == make_record()
@@ -69,7 +36,7 @@ def test_a_model_comes_back_as_it_was_saved(saved, model):
     assert load_predictions(saved.parent, loaded.record)["probabilities"].tolist() == [0.25, 1.0]
 
 
-def test_a_pretrained_model_comes_back_without_the_weights_it_started_from(tmp_path):
+def test_a_pretrained_model_comes_back_without_the_weights_it_started_from(tmp_path, make_record):
     params = {"weights": str(tmp_path / "gone.pth"), "input_size": 32}
     config = build_train_config("resnet50", params, epochs=3, seed=5)
     fresh = build_model(build_train_config("resnet50", {}, epochs=3, seed=5).model)
@@ -91,7 +58,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("written", range(4))
-def test_a_kill_between_any_two_files_leaves_no_model(saved, model, monkeypatch, written):
+def test_a_kill_between_any_two_files_leaves_no_model(saved, model, make_record, monkeypatch, written):
     import search.model_file
 
     calls = []

@@ -1,0 +1,23 @@
+"""A trained model with all that stands before and behind it: stored images in, probabilities out."""
+
+import torch
+from torch import Tensor, nn
+
+from trainables.augment import to_float
+
+
+class Classifier(nn.Module):
+    """Maps images (N, 32, 32, 3) uint8 to probabilities of REAL (N,) float32, for use outside this project."""
+
+    def __init__(self, model: nn.Module, *, flip_average: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.flip_average = flip_average
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Compute the probabilities, of the mean of both mirror images' logits with `flip_average`."""
+        images = to_float(images)
+        logits = self.model(images)
+        if self.flip_average:
+            logits = (logits + self.model(images.flip(3))) / 2
+        return torch.sigmoid(logits)
