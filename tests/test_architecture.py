@@ -20,7 +20,7 @@ DOORS = {
     "torchmetrics": {"search/statistics.py"},
     "pandas": {"search/comparison.py"},
     "safetensors": {"search/model_file.py"},
-    "PIL": {"search/sample.py", "search/sheet.py", "search/pictures.py"},
+    "PIL": {"search/page.py", "search/pictures.py", "search/sample.py", "search/sheet.py"},
     "onnx": {"search/export.py"},
     "onnxruntime": {"search/export.py"},
 }

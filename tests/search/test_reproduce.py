@@ -41,8 +41,9 @@ def study(tmp_path, image_folder, cache):
         max_train_images=None,
         split_seed=0,
         fingerprint=fingerprint,
+        threshold=0.5,
     )
-    tested = retrain(retraining, str(packed), str(folder / "models"), 1.0, 0.0)
+    *_, tested = retrain(retraining, str(packed), str(folder / "models"), 1.0, 0.0)
     assert tested.label == "cnn-seed0", tested
     return folder
 
