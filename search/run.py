@@ -1,7 +1,7 @@
 """The command line: read the study, run it, evaluate the winners, write the report.
 
 python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [--accept-changes]
-    [--dry-run]
+    [--dry-run] [--plain]
 """
 
 import contextlib
@@ -33,6 +33,7 @@ from search.prepare import (
 )
 from search.report import render, write_report
 from search.result import Result, TestedModel
+from search.storage import StorageLost, describe_loss
 from search.study import Study, check_shares
 from search.table import write_trials
 from search.task import Task
@@ -55,6 +56,7 @@ def main(
         bool, typer.Option("--accept-changes", help="Go on although settings, data or code differ; recorded.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; train nothing.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="One line per event instead of the live view.")] = False,
 ) -> None:
     """Search both architectures, retrain the winners, test them, and write the comparison."""
     try:
@@ -65,10 +67,13 @@ def main(
         if dry_run:
             describe_plan(study, console)
         else:
-            _run(study, console, resume=resume, accept_changes=accept_changes)
+            _run(study, console, resume=resume, accept_changes=accept_changes, plain=plain)
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    except StorageLost as error:
+        typer.echo(f"error: the database was lost ({describe_loss(error)}); --resume goes on from here", err=True)
+        raise typer.Exit(1) from None
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -96,7 +101,7 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
     return parse(before)
 
 
-def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool) -> None:
+def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> None:
     check_absent(config, resume=resume)
     check_shares(config)
     packed = prepare_data(config, console)
@@ -106,12 +111,14 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         make_directory(config, packed)
         stack.enter_context(hold(config.directory / "study.lock"))
         record, changes = compare_record(config, packed, accept_changes=accept_changes)
-        journal = Journal(config.directory / "study.journal", config.name, note=console.print)
+        journal = Journal(config.journal, config.name, note=console.print)
+        stack.callback(journal.close)
         if changes:
             journal.add_change(changes)
         write_record(config.directory, record)
-        study, halted = _search(config, journal, packed, resources, console)
-        write_trials(study.trials, config.directory / "trials.csv")
+        study, halted = _search(config, journal, packed, resources, console, plain=plain)
+        for name in ("trials.csv", "trials.parquet"):
+            write_trials(study.trials, config.directory / name)
         console.print("Retraining the winners on train and validation, testing each once:")
         models, failures = evaluate(config, study.trials, packed, lambda tested: _show_tested(tested, console))
     notes = [
@@ -126,19 +133,13 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
 
 
 def _search(
-    config: StudyConfig, journal: Journal, packed: Path, resources: dict[str, float], console: Console
+    config: StudyConfig, journal: Journal, packed: Path, resources: dict[str, float], console: Console, *, plain: bool
 ) -> tuple[Study, str | None]:
     """Run the trials; return the study and why it halted early, if it did."""
-    search, directory = config.search, config.directory
+    directory = config.directory
     with contextlib.ExitStack() as stack:
-        live = build_live(
-            total_trials=search.num_trials,
-            max_epochs=search.max_epochs,
-            max_hours=search.max_hours,
-            console=console,
-            trials=journal.load(),
-            elapsed_s=journal.elapsed_s,
-        )
+        trials = journal.load()
+        live = build_live(config, console=console, trials=trials, elapsed_s=journal.elapsed_s, plain=plain)
         stack.callback(live.close)
         tracker = build_tracker(
             config.tracking.mode,

@@ -93,6 +93,12 @@ def close_storage(storage: BaseStorage) -> None:
         storage.engine.dispose()
 
 
+def describe_loss(error: BaseException) -> str:
+    """Return in one line what the server, or the library that talks to it, said."""
+    reason = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+    return " ".join(str(reason).split())
+
+
 def _open_database(url: str, options: str, *, skip_table_creation: bool = False) -> RDBStorage:
     from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
@@ -111,8 +117,7 @@ def _open_database(url: str, options: str, *, skip_table_creation: bool = False)
             f"storage: {known.drivername} needs a library: pip install 'cifake-search[database]'"
         ) from None
     except (SQLAlchemyError, StorageLost) as error:
-        reason = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
-        raise InputError(f"storage: cannot use the database {where}: {' '.join(str(reason).split())}") from None
+        raise InputError(f"storage: cannot use the database {where}: {describe_loss(error)}") from None
 
 
 def _lock(storage: RDBStorage, study: str) -> None:
