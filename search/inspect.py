@@ -17,10 +17,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from search.config import StudyConfig, parse
-from search.document import read_document
 from search.journal import Journal, State, Trial
 from search.lock import find_holder
+from search.prepare import load_study
 from search.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
 from search.table import write_trials
 from trainables.errors import InputError
@@ -73,10 +72,8 @@ class Inspected:
         Raises:
             InputError: If the folder holds none.
         """
-        if not (directory / "study.yaml").exists():
-            raise InputError(f"there is no study in {directory}: it holds no study.yaml")
         self._directory = directory
-        self.config: StudyConfig = parse(read_document(directory / "study.yaml").get("config", {}))
+        self.config = load_study(directory)
         self._journal: Journal | None = None
         self.trials: list[Trial] = []
         self.elapsed_s = 0.0

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from search.config import StudyConfig, dump
+from search.config import StudyConfig, dump, parse
 from search.document import read_document, write_document
 from search.provenance import describe_code, replace_file
 from search.sample import build_sample
@@ -127,6 +127,17 @@ def load_record(directory: Path) -> dict[str, Any]:
     if not all(isinstance(record.get(key), dict) for key in ("config", "data", "code")):
         raise InputError(f"{directory / 'study.yaml'} is damaged: it needs config, data and code; use another --name")
     return record
+
+
+def load_study(directory: Path) -> StudyConfig:
+    """Read the configuration of the study that lies in a folder.
+
+    Raises:
+        InputError: If none does, or its study.yaml is damaged.
+    """
+    if not (directory / "study.yaml").exists():
+        raise InputError(f"there is no study in {directory}: it holds no study.yaml")
+    return parse(load_record(directory)["config"])
 
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from search.artifacts import publish
 from search.checkpoints import Checkpoints
 from search.cluster import connect, count_slots
 from search.config import StudyConfig, load, parse
@@ -34,9 +35,10 @@ from search.prepare import (
 from search.report import render, write_report
 from search.result import Result, TestedModel
 from search.storage import StorageLost, describe_loss
-from search.study import Study, check_shares
+from search.study import Listener, Study, check_shares
 from search.table import write_trials
 from search.task import Task
+from search.tensorboard import EventFiles
 from search.tracking import build_tracker
 from search.trial import DISK_FULL, run_trial
 from search.tuner import Interrupted, run_study
@@ -121,13 +123,15 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
             write_trials(study.trials, config.directory / name)
         console.print("Retraining the winners on train and validation, testing each once:")
         models, failures = evaluate(config, study.trials, packed, lambda tested: _show_tested(tested, console))
-    notes = [
-        *_list_notes(config, study, packed),
-        *([f"The search ended early: {halted}."] if halted else []),
-        *failures,
-    ]
-    result = Result(study=config.name, models=models, trials=study.trials, notes=notes)
-    write_report(result, config.directory / "report")
+        notes = [
+            *_list_notes(config, study, packed),
+            *([f"The search ended early: {halted}."] if halted else []),
+            *failures,
+        ]
+        result = Result(study=config.name, models=models, trials=study.trials, notes=notes)
+        files = write_report(result, config.directory / "report")
+        pictures = [path for path in files if path.name.endswith("_confusion.png")]
+        publish(pictures, config.directory / "artifacts", journal)
     console.print(render(result))
     console.print(f"Report: {config.directory / 'report'}")
 
@@ -151,7 +155,12 @@ def _search(
         stack.callback(tracker.close)
         checkpoints = Checkpoints(directory / "checkpoints")
         stack.callback(checkpoints.close)
-        study = Study(config, journal, [checkpoints, tracker, live])
+        listeners: list[Listener] = [checkpoints, tracker, live]
+        if config.tracking.tensorboard:
+            listeners.append(events := EventFiles(directory / "tensorboard"))
+            stack.callback(events.close)
+            events.sweep(trials)
+        study = Study(config, journal, listeners)
         checkpoints.sweep(study.trials)
         halted = run_study(
             study,
