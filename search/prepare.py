@@ -14,6 +14,7 @@ from search.document import read_document, write_document
 from search.provenance import describe_code, replace_file
 from search.sample import build_sample
 from search.space import Choice, list_specs
+from search.storage import holds_study
 from trainables.config import build_train_config
 from trainables.data import load_info, open_train
 from trainables.errors import InputError
@@ -151,10 +152,16 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
     """Check that nothing would be written over.
 
     Raises:
-        InputError: If the study's folder is there and `resume` is not wished.
+        InputError: If the study's folder is there and `resume` is not wished, or the database holds the record of a
+            study of this name whose folder is not here.
     """
     if config.directory.exists() and not resume:
         raise InputError(f"{config.directory} exists: --resume goes on with it, --name NAME starts another study")
+    if config.storage and not config.directory.exists() and holds_study(config.storage, config.name):
+        raise InputError(
+            f"the database holds a study {config.name} already, but {config.directory} is not here: "
+            "bring that folder, or start another study with --name NAME"
+        )
 
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -86,6 +86,19 @@ def read_storage(place: Place) -> BaseStorage:
     return _open_database(place, "-c default_transaction_read_only=on", skip_table_creation=True)
 
 
+def holds_study(url: str, study: str) -> bool:
+    """Answer whether a database holds the record of a study; its tables are made if they are missing.
+
+    Raises:
+        InputError: If the database does not let us in.
+    """
+    storage = _open_database(url, KEEPALIVE)
+    try:
+        return study in [frozen.study_name for frozen in storage.get_all_studies()]
+    finally:
+        close_storage(storage)
+
+
 def close_storage(storage: BaseStorage) -> None:
     """Let go of a database and of the lock in it."""
     if isinstance(storage, RDBStorage):
@@ -132,16 +145,14 @@ def _lock(storage: RDBStorage, study: str) -> None:
     is_postgresql = storage.engine.dialect.name == "postgresql"
     key = int.from_bytes(digest[:8], signed=True) if is_postgresql else digest.hex()[:60]
     query = text("SELECT pg_try_advisory_lock(:key)" if is_postgresql else "SELECT GET_LOCK(:key, 0)")
-    begun = time.monotonic()
+    deadline = time.monotonic() + LOCK_PATIENCE_S
     with storage.engine.connect() as connection:
-        while not connection.execute(query, {"key": key}).scalar():
-            if time.monotonic() - begun > LOCK_PATIENCE_S:
-                close_storage(storage)
-                raise InputError(
-                    f"the study {study} in the database is being searched: stop that first, or wait for it"
-                )
+        while not (is_mine := connection.execute(query, {"key": key}).scalar()) and time.monotonic() < deadline:
             time.sleep(0.1)
         connection.commit()
+    if not is_mine:
+        close_storage(storage)
+        raise InputError(f"the study {study} in the database is being searched: stop that search first, or wait for it")
 
 
 class _NoLock(BaseJournalFileLock):

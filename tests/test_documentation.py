@@ -1,5 +1,6 @@
 """The README is true: its tree, its commands, its keys."""
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -58,6 +59,21 @@ def test_every_audit_command_in_the_readme_works(command, image_zip, tmp_path, m
     result = CliRunner().invoke(app, [source, *options])
     assert result.exit_code == 0, result.output
     assert f"{source}: 50 images" in result.output
+
+
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if re.search(r"-m search\.(inspect|dash)", command)]
+)
+def test_every_command_that_looks_at_a_study_parses(command, tmp_path, monkeypatch):
+    import typer
+
+    app = typer.Typer()
+    _, _, module, *arguments = shlex.split(command)
+    app.command()(importlib.import_module(module).main)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, result.stderr.partition(":")[0]) == (2, "error"), result.output
+    assert "there is no study in results/mine" in result.stderr
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
