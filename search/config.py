@@ -108,6 +108,9 @@ class EvaluationConfig:
     """Retrainings of each winner."""
     top_k: Count = 1
     """Configurations of each architecture, best on validation first."""
+    threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
+    """A test image is called REAL above this probability; `validation` is where a training of the winner on train alone
+    calls most validation images right."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

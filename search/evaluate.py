@@ -1,138 +1,257 @@
-"""The final evaluator: has the winners retrained over several seeds, each tested once on the sealed test split.
+"""The last step of a search, also a command: retrains the winners, tests each once, writes the report.
 
-Winners are chosen by validation alone, and a retraining ends at the epoch at which its winner was best on validation,
-so nothing here is chosen by looking at test images.
+python -m search.evaluate results/NAME [--set evaluation.seeds=5 ...] [--architecture NAME ...] [--report]
 """
 
-import errno
-from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import ray
+import typer
+from rich.console import Console
 
-from search.config import StudyConfig
-from search.journal import State, Trial
-from search.result import TestedModel
-from search.retraining import Retraining, load_tested, retrain
+from search.artifacts import publish
+from search.cluster import connect
+from search.command import build_console, explain_errors
+from search.config import Architecture, StudyConfig, dump, parse
+from search.document import set_value
+from search.journal import Journal, Trial
+from search.lock import hold
+from search.notes import list_notes
+from search.prepare import load_record, prepare_data, write_record
+from search.report import render, write_report
+from search.result import Result, TestedModel
+from search.retrainer import Retrainer
+from search.retraining import delete_checkpoint, get_checkpoint, load_tested, load_tests
 from search.task import Failure
+from search.winners import (
+    Choices,
+    build_calibration,
+    build_entry,
+    check_winners,
+    choose,
+    describe_openings,
+    list_retrainings,
+    read_entry,
+    recall,
+    stamp,
+)
 from trainables.data import load_info
 from trainables.errors import InputError
-from trainables.runtime import derive_seed
+
+MAY_SET = ("evaluation.", "resources.", "cluster.", "data.path=", "data.cache=")
+"""How and where winners are retrained; all else is the study's."""
 
 
-def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int) -> list[Trial]:
-    """Return an architecture's best trials by their best validation accuracy; the earlier one wins a tie."""
-    able = [trial for trial in trials if trial.architecture == architecture and trial.state is not State.FAIL]
-    return sorted(able, key=lambda trial: (-trial.get_peak()[0], trial.number))[:top_k]
+def main(
+    directory: Annotated[Path, typer.Argument(metavar="results/NAME", help="Folder of a study.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a key of evaluation or resources.")
+    ] = None,
+    architectures: Annotated[
+        list[str] | None, typer.Option("--architecture", help="Evaluate this one only; may be repeated.")
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write the report again from what is stored; train nothing.")
+    ] = False,
+) -> None:
+    """Retrain a study's winners, test each once on the sealed split, and write the report."""
+    with explain_errors("the same command"), contextlib.ExitStack() as stack:
+        console = build_console()
+        config, record = _read_study(directory, settings or [])
+        stack.enter_context(hold(config.directory / "study.lock"))
+        journal = Journal(config.journal, config.name, note=console.print)
+        stack.callback(journal.close)
+        trials, artifacts = journal.load(), config.directory / "artifacts"
+        if report:
+            publish(_report(config, record, trials, console, _collect(config, record, trials), []), artifacts, journal)
+            return
+        chosen = _select(config, architectures)
+        _check_finished(chosen, trials)
+        packed = prepare_data(config, console)
+        _check_data(config, record, packed)
+        if is_trained(chosen, record, trials):
+            console.print("Evaluated before with these choices; nothing to train.")
+        else:
+            stack.enter_context(connect(chosen))
+        record["config"]["evaluation"] = dump(config)["evaluation"]
+        publish(conclude(chosen, record, trials, packed, console), artifacts, journal)
 
 
-def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
-    """Check that there is something to retrain.
-
-    Returns:
-        A sentence for each architecture that has nothing: no trial, or none that did not fail.
-
-    Raises:
-        InputError: If no architecture has anything.
-    """
-    missing = []
-    for architecture in config.search.architectures:
-        mine = [trial for trial in trials if trial.architecture == architecture]
-        if not mine:
-            missing.append(f"No {architecture} trial was run.")
-        elif not choose_winners(mine, architecture, 1):
-            missing.append(f"Every {architecture} trial failed, trial {mine[0].number}: {mine[0].reason}.")
-    if len(missing) == len(config.search.architectures):
-        raise InputError(f"there is nothing to evaluate. {' '.join(missing)}")
-    return missing
+def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
+    """Answer whether every retraining of the evaluation is there already, so that no worker is needed."""
+    choices = recall(record["evaluations"], choose(config, trials, record["data"]["fingerprint"]))
+    retrainings = list_retrainings(config, trials, choices)
+    return not choices.is_open() and all(load_tested(_get_folder(config), each) for each in retrainings)
 
 
-def plan(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> list[Retraining]:
-    """Write down every retraining before the test split is opened."""
-    retrainings = []
-    for architecture in config.search.architectures:
-        for rank, trial in enumerate(choose_winners(trials, architecture, config.evaluation.top_k), start=1):
-            for seed in range(config.evaluation.seeds):
-                retrainings.append(
-                    Retraining(
-                        label=f"{architecture}{'' if rank == 1 else f'-rank{rank}'}-seed{seed}",
-                        architecture=architecture,
-                        rank=rank,
-                        seed=seed,
-                        trial=trial.number,
-                        params=trial.params,
-                        train_seed=derive_seed(config.search.seed, f"retraining {architecture} {rank} {seed}"),
-                        max_epochs=config.search.max_epochs,
-                        epochs=trial.get_peak()[1],
-                        max_train_images=config.data.max_train_images,
-                        split_seed=config.search.seed,
-                        fingerprint=fingerprint,
-                    )
-                )
-    return retrainings
-
-
-def evaluate(
-    config: StudyConfig, trials: Sequence[Trial], pack: Path, progress: Callable[[TestedModel], None]
-) -> tuple[list[TestedModel], list[str]]:
-    """Retrain and test the winners side by side; what an earlier evaluation finished is not done again.
+def conclude(
+    config: StudyConfig,
+    record: dict[str, Any],
+    trials: Sequence[Trial],
+    packed: Path,
+    console: Console,
+    notes: Sequence[str] = (),
+) -> list[Path]:
+    """Retrain the winners, test each once and write the report; what an earlier evaluation finished is kept.
 
     Args:
-        config: The study.
+        config: The study; its lock is held, and Ray connected unless everything is trained.
+        record: Its study.yaml, written anew before the test split is opened.
         trials: All of its trials.
-        pack: Folder of the packed images.
-        progress: Told of each tested model.
+        packed: Folder of the packed images.
+        console: Where progress and the table are shown.
+        notes: Sentences for the report.
 
     Returns:
-        The tested models, and a sentence for each retraining or architecture that came to nothing.
+        The confusion matrices of the report.
 
     Raises:
-        InputError: If all came to nothing.
+        InputError: If there is nothing to retrain, or every retraining failed.
         OSError: If the disk is full; what is finished is kept.
     """
     failures = check_winners(config, trials)
-    folder = config.directory / "models"
+    folder = _get_folder(config)
     folder.mkdir(exist_ok=True)
-    retrainings = plan(config, trials, load_info(pack).fingerprint)
-    pending = {}
-    tested: dict[str, TestedModel] = {}
-    for retraining in retrainings:
-        done = load_tested(folder, retraining)
-        if done is not None:
-            tested[retraining.label] = done
-            progress(done)
-            continue
-        granted = config.get_resources(retraining.architecture)
-        remote = ray.remote(num_cpus=granted.cpus, num_gpus=granted.gpus, max_retries=config.search.max_failures)
-        reference = remote(retrain).remote(
-            retraining, str(pack.resolve()), str(folder.resolve()), granted.cpus, granted.gpus
-        )
-        pending[reference] = retraining
-    for reference in _wait(list(pending)):
-        label = pending[reference].label
-        match _get(reference):
-            case Failure(is_disk_full=True, reason=reason):
-                raise OSError(errno.ENOSPC, f"{label}: {reason}")
-            case Failure(reason=reason):
-                failures.append(f"The retraining {label} failed: {reason}.")
-            case TestedModel() as model:
-                tested[label] = model
-                progress(model)
-    if not tested:
+    retrainer = Retrainer(config=config, pack=packed, folder=folder, console=console)
+    choices = recall(record["evaluations"], choose(config, trials, load_info(packed).fingerprint))
+    choices = _calibrate(retrainer, trials, choices)
+    _open(config, record, choices)
+    retrainings = list_retrainings(config, trials, choices)
+    found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
+    if pending := [each for each in retrainings if found[each.label] is None]:
+        console.print("Retraining the winners on train and validation, testing each once:")
+        found |= retrainer.retrain(pending)
+    models = [model for model in found.values() if isinstance(model, TestedModel)]
+    failures += [
+        f"The retraining {label} failed: {failure.reason}."
+        for label, failure in found.items()
+        if isinstance(failure, Failure)
+    ]
+    if not models:
         raise InputError(f"there is nothing to report. {' '.join(failures)}")
-    return [tested[retraining.label] for retraining in retrainings if retraining.label in tested], failures
+    return _report(config, record, trials, console, models, [*notes, *failures])
 
 
-def _get(reference: Any) -> TestedModel | Failure:
-    try:
-        result: TestedModel | Failure = ray.get(reference)
-    except ray.exceptions.RayError as error:
-        return Failure(f"its worker was lost ({type(error).__name__})", str(error))
-    return result
+def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) -> Choices:
+    """Return the choices with every threshold chosen."""
+    if not choices.is_open():
+        return choices
+    retrainer.console.print("Choosing the thresholds on validation, each by a training on train alone:")
+    config = retrainer.config
+    runs = {winner: build_calibration(config, trials, winner, choices.fingerprint) for winner in choices.winners}
+    found = retrainer.calibrate(list(runs.values()))
+    winners = []
+    for winner, run in runs.items():
+        match found.get(run.label):
+            case float() as threshold:
+                winners.append(dataclasses.replace(winner, threshold=threshold))
+            case failure:
+                reason = failure.reason if isinstance(failure, Failure) else "no word from its worker"
+                raise InputError(f"no threshold for {winner.label}: {reason}; evaluation.threshold=0.5 needs none")
+    return dataclasses.replace(choices, winners=tuple(winners))
 
 
-def _wait(references: list[Any]) -> Iterator[Any]:
-    while references:
-        ready, references = ray.wait(references, num_returns=1)
-        yield from ready
+def _open(config: StudyConfig, record: dict[str, Any], choices: Choices) -> None:
+    """Write down what was chosen, and then that the test split is about to be opened, unless both stand there."""
+    evaluations = record["evaluations"]
+    if not evaluations or read_entry(evaluations[-1]) != choices:
+        evaluations.append(build_entry(choices))
+    write_record(config.directory, record)
+    for winner in choices.winners:
+        delete_checkpoint(get_checkpoint(_get_folder(config), f"{winner.label}-threshold"))
+    if not evaluations[-1]["opened"]:
+        evaluations[-1]["opened"] = stamp()
+        write_record(config.directory, record)
+
+
+def _report(
+    config: StudyConfig,
+    record: dict[str, Any],
+    trials: Sequence[Trial],
+    console: Console,
+    models: list[TestedModel],
+    notes: Sequence[str],
+) -> list[Path]:
+    tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
+    labels, _, _ = tests[models[0].label]
+    result = Result(
+        study=config.name,
+        config=config,
+        record=record,
+        models=models,
+        trials=list(trials),
+        labels=labels,
+        predictions={label: probabilities for label, (_, probabilities, _) in tests.items()},
+        mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
+        notes=[*list_notes(config, record, trials, models), *describe_openings(record["evaluations"]), *notes],
+    )
+    files = write_report(result, config.directory / "report")
+    console.print(render(result))
+    console.print(f"Report: {config.directory / 'report'}")
+    return [path for path in files if path.name.endswith("_confusion.png")]
+
+
+def _collect(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> list[TestedModel]:
+    """Return the models of the evaluation in force.
+
+    Raises:
+        InputError: If there was none.
+    """
+    models: list[TestedModel] = []
+    if record["evaluations"]:
+        retrainings = list_retrainings(config, trials, read_entry(record["evaluations"][-1]))
+        models = [model for each in retrainings if (model := load_tested(_get_folder(config), each)) is not None]
+    if not models:
+        raise InputError(f"{config.directory} was not evaluated yet: the same command without --report does it")
+    return models
+
+
+def _read_study(directory: Path, settings: Sequence[str]) -> tuple[StudyConfig, dict[str, Any]]:
+    """Read a study's configuration with overrides, and its record without."""
+    if not (directory / "study.yaml").exists():
+        raise InputError(f"there is no study in {directory}: expected the folder results/NAME of one")
+    record = load_record(directory)
+    document = load_record(directory)["config"]
+    if document.get("storage") is None and not (directory / "study.journal").exists():
+        raise InputError(f"{directory} has no study.journal: nothing was searched there")
+    for setting in settings:
+        if not setting.startswith(MAY_SET):
+            known = ", ".join(name.rstrip("=") for name in MAY_SET)
+            raise InputError(f"--set {setting}: an evaluation may change {known} only; all else is the study's")
+        set_value(document, setting)
+    config = parse(document | {"results": str(directory.resolve().parent)})
+    if directory.resolve().name != config.name:
+        raise InputError(f"{directory} holds the study {config.name}: give its folder that name again")
+    return dataclasses.replace(config, results=str(directory.parent)), record
+
+
+def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:
+    """Return the study with the architectures to evaluate alone."""
+    known: dict[str, Architecture] = {str(name): name for name in config.search.architectures}
+    if unknown := [name for name in architectures or () if name not in known]:
+        raise InputError(f"--architecture {unknown[0]}: the study has {', '.join(known)}")
+    wanted = tuple(name for text, name in known.items() if not architectures or text in architectures)
+    return dataclasses.replace(config, search=dataclasses.replace(config.search, architectures=wanted))
+
+
+def _check_finished(config: StudyConfig, trials: Sequence[Trial]) -> None:
+    if missing := check_winners(config, trials):
+        cure = "go on with the search, or name the others with --architecture"
+        raise InputError(f"{' '.join(missing).rstrip('.')}: {cure}")
+
+
+def _check_data(config: StudyConfig, record: dict[str, Any], packed: Path) -> None:
+    if load_info(packed).fingerprint != record["data"].get("fingerprint"):
+        cure = "--set data.path=PATH names the right ones"
+        raise InputError(f"{config.data.path} holds other images than {config.directory} was searched on: {cure}")
+
+
+def _get_folder(config: StudyConfig) -> Path:
+    return config.directory / "models"
+
+
+if __name__ == "__main__":
+    typer.run(main)

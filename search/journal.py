@@ -60,6 +60,10 @@ class Trial:
     """Why it is PRUNED or FAIL; of a RUNNING one what a kill between reason and state left."""
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """seconds, device, images_per_second."""
+    started: datetime | None = None
+    """When it was proposed, in local time."""
+    ended: datetime | None = None
+    """When its state became final, in local time."""
 
     def list_values(self) -> list[float]:
         """Return the validation metric of epoch 1, 2, ..."""
@@ -187,6 +191,7 @@ class Journal:
         values = None if state is State.FAIL else [trial.get_peak()[0]]
         self._storage.set_trial_state_values(trial_id, TrialState[state], values)
         trial.state, trial.reason, trial.attributes = state, reason, known
+        trial.ended = self._storage.get_trial(trial_id).datetime_complete
 
     def add_change(self, differences: Sequence[str]) -> None:
         """Record that the study went on although something was changed by hand."""
@@ -223,6 +228,8 @@ class Journal:
             state=State[frozen.state.name],
             reason=attributes.pop("reason", None),
             attributes=attributes,
+            started=frozen.datetime_start,
+            ended=frozen.datetime_complete,
         )
 
 

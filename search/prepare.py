@@ -115,7 +115,8 @@ def compare_record(
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
         raise InputError(f"{config.directory} was started otherwise ({'; '.join(differences)}): {cure}")
-    return before | ({"config": now["config"]} if not differences else now), differences
+    kept = {"evaluations": before["evaluations"]}
+    return before | ({"config": now["config"]} if not differences else now) | kept, differences
 
 
 def load_record(directory: Path) -> dict[str, Any]:
@@ -127,6 +128,9 @@ def load_record(directory: Path) -> dict[str, Any]:
     record = read_document(directory / "study.yaml")
     if not all(isinstance(record.get(key), dict) for key in ("config", "data", "code")):
         raise InputError(f"{directory / 'study.yaml'} is damaged: it needs config, data and code; use another --name")
+    evaluations = record.setdefault("evaluations", [])
+    if not isinstance(evaluations, list) or not all(isinstance(entry, dict) for entry in evaluations):
+        raise InputError(f"{directory / 'study.yaml'} is damaged: evaluations must be a list; use another --name")
     return record
 
 
@@ -183,8 +187,14 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 def _describe(config: StudyConfig, packed: Path) -> dict[str, Any]:
     info = load_info(packed)
-    data = {"fingerprint": info.fingerprint, "counts": info.counts, "skipped": list(info.skipped)}
-    return {"config": dump(config), "data": data, "code": describe_code()}
+    data = {
+        "fingerprint": info.fingerprint,
+        "counts": info.counts,
+        "skipped": list(info.skipped),
+        "leaked": info.leaked,
+        "duplicates": info.duplicates,
+    }
+    return {"config": dump(config), "data": data, "code": describe_code(), "evaluations": []}
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -1,22 +1,38 @@
-"""A study's result as a table and figures: a pure function of the result."""
+"""A study's result as tables for people and as files: a pure function of the result."""
 
-import statistics
-from collections.abc import Iterable, Sequence
+import dataclasses
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import numpy as np
 from rich.text import Text
 
+from search.comparison import (
+    DETAILS,
+    METRICS,
+    Difference,
+    group_models,
+    list_differences,
+    summarize,
+    summarize_lower,
+)
 from search.figures import draw_confusion, draw_curves, render_png
 from search.provenance import write_file
-from search.published import PUBLISHED
-from search.result import Result, TestedModel
+from search.result import Result
+from search.summary import SearchSummary, summarize_search
 
-METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
-"""What is compared, with its heading."""
-COLUMNS = ("model", "source", "seeds", *(name + end for name in METRICS for end in ("", "_std")), "parameters")
-COUNTS = ("seeds", "parameters")
+HEADER = [
+    "Model",
+    "Source",
+    "Protocol",
+    "Seeds",
+    "Accuracy",
+    "95 % interval",
+    *list(METRICS.values())[1:],
+    "Parameters",
+]
 LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -28,17 +44,13 @@ LATEX_ESCAPES = str.maketrans(
 )
 
 
-def summarize(result: Result) -> pd.DataFrame:
-    """Compare each architecture's best configuration with the published results.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Cells for people to read."""
 
-    Returns:
-        COLUMNS. Metrics lie in [0, 1]: means over the seeds and their sample standard deviations; empty where unknown.
-    """
-    rows = [_summarize_seeds(name, models) for (name, rank), models in _group(result.models).items() if rank == 1]
-    for published in PUBLISHED:
-        known = {"model": published.model, "source": "published", "parameters": published.parameters}
-        rows.append(known | published.metrics)
-    return _build_frame(rows)
+    title: str
+    header: list[str]
+    rows: list[list[str]]
 
 
 def write_report(result: Result, directory: Path) -> list[Path]:
@@ -51,14 +63,13 @@ def write_report(result: Result, directory: Path) -> list[Path]:
     Returns:
         The files.
     """
-    frame = summarize(result)
     contents = {
-        "comparison.csv": frame.to_csv(index=False, lineterminator="\n").encode(),
+        "comparison.csv": summarize(result).to_csv(index=False, lineterminator="\n").encode(),
         "comparison.md": format_markdown(result).encode(),
-        "comparison.tex": format_latex(frame).encode(),
+        "comparison.tex": format_latex(list_tables(result)[0]).encode(),
     }
     trials = {trial.number: trial for trial in result.trials}
-    for (architecture, rank), models in _group(result.models).items():
+    for (architecture, rank), models in group_models(result.models).items():
         if rank == 1:
             contents[f"figures/{architecture}_confusion.png"] = render_png(
                 draw_confusion([tested.confusion for tested in models], architecture)
@@ -67,97 +78,210 @@ def write_report(result: Result, directory: Path) -> list[Path]:
     return [write_file(directory / name, content) for name, content in contents.items()]
 
 
+def list_tables(result: Result) -> list[Table]:
+    """Return all tables of a report, the comparison first; metrics are in percent."""
+    lower = [
+        Table(title="Ranked lower on validation, in percent", header=HEADER, rows=_list_rows(summarize_lower(result)))
+    ]
+    searches = summarize_search(result.config, result.trials)
+    return [
+        Table(title="On the test split, in percent", header=HEADER, rows=_list_rows(summarize(result))),
+        *(table for table in lower if table.rows),
+        _detail(result),
+        *(table for difference in list_differences(result) for table in _tabulate_difference(difference)),
+        _tabulate_costs(result),
+        _tabulate_searches(searches),
+        *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
+    ]
+
+
 def render(result: Result) -> Text:
-    """Return the comparison for a terminal of 80 columns; all but the accuracies' deviations stand in the files."""
-    rows = [["Test, %", *METRICS.values(), "Parameters"]]
+    """Return the comparison for a terminal of 80 columns; the rest stands in the files."""
+    rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
-        seeds = "" if pd.isna(row["seeds"]) else f", {_format_seeds(row['seeds'])}"
-        means = [_format_percent(row[name]) for name in METRICS if name != "accuracy"]
+        seeds = "" if np.isnan(row["accuracy_low"]) else f", {_format_seeds(row['seeds'])}"
+        interval = _format_interval(row["accuracy_low"], row["accuracy_high"], "-")
         accuracy = _format_percent(row["accuracy"], row["accuracy_std"])
-        rows.append([row["model"] + seeds, accuracy, *means, _format_count(row["parameters"])])
+        means = [_format_percent(row[name]) for name in ("f1", "auroc")]
+        protocol = row["protocol"].removesuffix(" on test").replace("not stated", "?")
+        rows.append([row["model"] + seeds, protocol, accuracy, interval, *means, _format_millions(row["parameters"])])
     lines = ["  ".join(cells).rstrip() for cells in _align(rows)]
-    return Text("\n".join([*lines, "", *result.notes]))
+    told = [_describe_difference(difference) for difference in list_differences(result)]
+    told += [_describe_search(search) for search in summarize_search(result.config, result.trials)]
+    return Text("\n".join([*lines, "", *told, "", *result.notes]))
 
 
 def format_markdown(result: Result) -> str:
-    """Return the comparison in percent, the lower ranks if there are any, and the notes."""
-    lines = [f"# Study {result.study} on the test split, in percent", "", *_format_pipes(summarize(result))]
-    groups = _group(result.models).items()
-    lower = [_summarize_seeds(f"{name}, rank {rank}", models) for (name, rank), models in groups if rank > 1]
-    if lower:
-        lines += ["", "Ranked lower on validation:", "", *_format_pipes(_build_frame(lower))]
+    """Return all tables, and the notes."""
+    lines = [f"# Study {result.study}"]
+    for table in list_tables(result):
+        lines += ["", f"## {table.title}", "", *_format_pipes(table)]
+    lines += ["", "## Notes"]
     for note in result.notes:
         lines += ["", note]
     return "\n".join(lines) + "\n"
 
 
-def format_latex(frame: pd.DataFrame) -> str:
-    r"""Return the comparison in percent as a tabular environment, to be \input; it needs no package."""
-    header, *rows = [[cell.translate(LATEX_ESCAPES) for cell in row] for row in _format_cells(frame)]
-    lines = [r"\begin{tabular}{ll" + "r" * (len(header) - 2) + "}", r"\hline"]
+def format_latex(table: Table) -> str:
+    r"""Return a table as a tabular environment, to be \input; it needs no package."""
+    header, *rows = [[cell.translate(LATEX_ESCAPES) for cell in row] for row in (table.header, *table.rows)]
+    lines = [r"\begin{tabular}{lll" + "r" * (len(header) - 3) + "}", r"\hline"]
     lines += [" & ".join(header) + r" \\", r"\hline", *(" & ".join(row) + r" \\" for row in rows)]
     return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
 
 
-def _group(models: Iterable[TestedModel]) -> dict[tuple[str, int], list[TestedModel]]:
-    """Return the models of each architecture and rank."""
-    groups: dict[tuple[str, int], list[TestedModel]] = {}
-    for tested in models:
-        groups.setdefault((tested.architecture, tested.rank), []).append(tested)
-    return groups
-
-
-def _summarize_seeds(name: str, models: Sequence[TestedModel]) -> dict[str, Any]:
-    row: dict[str, Any] = {"model": name, "source": "this study"}
-    row |= {"seeds": len(models), "parameters": models[0].parameters}
-    for metric in METRICS:
-        values = [tested.metrics[metric] for tested in models]
-        row[metric] = statistics.fmean(values)
-        row[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
-    return row
-
-
-def _build_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    types = {name: "Int64" if name in COUNTS else "float64" for name in COLUMNS[2:]}
-    return frame.astype(types)
-
-
-def _format_cells(frame: pd.DataFrame) -> list[list[str]]:
-    """Return heading and rows as a reader wants them; mean and deviation share a cell."""
-    cells = [["Model", "Source", "Seeds", *METRICS.values(), "Parameters"]]
+def _list_rows(frame: Any) -> list[list[str]]:
+    """Return rows under HEADER; mean and deviation share a cell."""
+    rows = []
     for row in frame.to_dict("records"):
-        metrics = [_format_percent(row[name], row[f"{name}_std"]) for name in METRICS]
-        cells.append(
-            [row["model"], row["source"], _format_count(row["seeds"]), *metrics, _format_count(row["parameters"])]
-        )
-    return cells
+        accuracy, *others = [_format_percent(row[name], row[f"{name}_std"]) for name in METRICS]
+        interval = _format_interval(row["accuracy_low"], row["accuracy_high"])
+        known = [row["model"], row["source"], row["protocol"], _format_count(row["seeds"])]
+        rows.append([*known, accuracy, interval, *others, _format_count(row["parameters"])])
+    return rows
 
 
-def _format_pipes(frame: pd.DataFrame) -> list[str]:
-    header, *rows = _align([[cell.replace("|", r"\|") for cell in row] for row in _format_cells(frame)])
-    rule = ["-" * len(cell) if column < 2 else "-" * (len(cell) - 1) + ":" for column, cell in enumerate(header)]
+def _list_ours(result: Result) -> list[dict[str, Any]]:
+    frame = summarize(result)
+    ours: list[dict[str, Any]] = frame[frame["source"] == "this study"].to_dict("records")
+    return ours
+
+
+def _detail(result: Result) -> Table:
+    ours = _list_ours(result)
+    rows = []
+    for name, heading in (METRICS | DETAILS).items():
+        means = [_format_percent(row[name], row[f"{name}_std"]) for row in ours]
+        intervals = [_format_interval(row[f"{name}_low"], row[f"{name}_high"]) for row in ours]
+        cells = [f"{mean} ({found})" if found else mean for mean, found in zip(means, intervals, strict=True)]
+        rows.append([heading, *cells])
+    title = "Mean ± deviation over seeds (95 % interval over test images), in percent"
+    return Table(title=title, header=["Metric", *(row["model"] for row in ours)], rows=rows)
+
+
+def _tabulate_difference(difference: Difference) -> list[Table]:
+    first, second = difference.first, difference.second
+    rows = [
+        [METRICS[name], f"{100 * mean:+.2f}", _format_interval(interval.low, interval.high)]
+        for name, (mean, interval) in difference.metrics.items()
+    ]
+    pairs = [
+        [str(seed), _format_count(pairing.only_first), _format_count(pairing.only_second), f"{pairing.p:.2g}"]
+        for seed, pairing in difference.pairings.items()
+    ]
+    header = ["Seed", f"Only {first} right", f"Only {second} right", "p"]
+    return [
+        Table(title=f"{first} minus {second}, in points", header=["Metric", "Difference", "95 % interval"], rows=rows),
+        Table(title=f"McNemar's exact test, {first} and {second} of the same seed", header=header, rows=pairs),
+    ]
+
+
+def _tabulate_costs(result: Result) -> Table:
+    header = ["Model", "Parameters", "MACs per image", "Training, s", "Images/s, batch 1", "Images/s, batch 256"]
+    rows = [
+        [
+            row["model"],
+            _format_count(row["parameters"]),
+            _format_count(row["macs"]),
+            f"{row['training_seconds']:,.1f}",
+            _format_count(row["images_per_second_1"]),
+            _format_count(row["images_per_second_256"]),
+            "" if np.isnan(row["peak_memory_bytes"]) else f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+        ]
+        for row in _list_ours(result)
+    ]
+    return Table(title="What a model costs", header=[*header, "Peak GPU memory"], rows=rows)
+
+
+def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
+    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", "Epochs if none stopped"]
+    header += ["Hours if none stopped", "Best on validation", "Paper's configuration"]
+    rows = [
+        [
+            search.architecture,
+            _format_count(search.trials),
+            _format_count(search.failed),
+            f"{100 * search.stopped:.0f} %",
+            _format_count(search.epochs),
+            f"{search.hours:.2f}",
+            _format_count(search.full_epochs),
+            f"{search.full_hours:.2f}",
+            _format_percent(search.best),
+            _format_percent(search.paper),
+        ]
+        for search in searches
+    ]
+    return Table(title="The search: hours of trials, extrapolated where a trial was stopped", header=header, rows=rows)
+
+
+def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
+    names = dict.fromkeys(name for search in searches for name in search.importance)
+    rows = [[name, *(_format_percent(search.importance.get(name)) for search in searches)] for name in names]
+    header = ["Parameter", *(search.architecture for search in searches)]
+    return Table(
+        title="What decided over the best tenth of the trials (PED-ANOVA), in percent", header=header, rows=rows
+    )
+
+
+def _describe_difference(difference: Difference) -> str:
+    mean, interval = difference.metrics["accuracy"]
+    told = f"{100 * mean:+.2f} points ({_format_interval(interval.low, interval.high)})"
+    chances = [pairing.p for pairing in difference.pairings.values()]
+    found = f"; McNemar, seed by seed: p = {min(chances):.2g} to {max(chances):.2g}" if chances else ""
+    return f"{difference.first} minus {difference.second}: {told}{found}"
+
+
+def _describe_search(search: SearchSummary) -> str:
+    known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} had none been stopped)"
+    paper = "" if search.paper is None else f", the paper's configuration {_format_percent(search.paper)}"
+    best = "" if search.best is None else f"; best on validation {_format_percent(search.best)}{paper}"
+    return f"{search.architecture}: {known}{best}"
+
+
+def _format_pipes(table: Table) -> list[str]:
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in (table.header, *table.rows)]
+    header, *rows = _align(cells)
+    rule = [
+        "-" * len(cell) if text else "-" * (len(cell) - 1) + ":"
+        for cell, text in zip(header, _is_text(cells), strict=True)
+    ]
     return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     """Pad each column to its widest cell; text to the left, figures to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = [not any(cell[:1].isdigit() for cell in column) for column in zip(*rows, strict=True)]
     return [
-        [cell.ljust(width) if text else cell.rjust(width) for cell, width, text in zip(row, widths, left, strict=True)]
+        [
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(row, widths, _is_text(rows), strict=True)
+        ]
         for row in rows
     ]
 
 
-def _format_percent(mean: float, deviation: float = float("nan")) -> str:
-    if pd.isna(mean):
+def _is_text(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Answer for each column whether no cell below the header begins as a figure does."""
+    columns = zip(*rows[1:], strict=True)
+    return [not any(cell[:1] in set("0123456789+-") and cell for cell in column) for column in columns]
+
+
+def _format_percent(mean: float | None, deviation: float = float("nan")) -> str:
+    if mean is None or np.isnan(mean):
         return ""
-    return f"{100 * mean:.2f}" if pd.isna(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+    return f"{100 * mean:.2f}" if np.isnan(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def _format_interval(low: float, high: float, between: str = " to ") -> str:
+    return "" if np.isnan(low) else f"{100 * low:.2f}{between}{100 * high:.2f}"
 
 
 def _format_count(count: Any) -> str:
-    return "" if pd.isna(count) else f"{count:,}"
+    return f"{count:,.0f}" if isinstance(count, int | float) and not math.isnan(count) else ""
+
+
+def _format_millions(count: Any) -> str:
+    return f"{count / 1e6:.3g} M" if _format_count(count) else ""
 
 
 def _format_seeds(count: int) -> str:

@@ -1,7 +1,13 @@
 """What an evaluation found: all that a report, a tracker or a reader is told."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from search.config import StudyConfig
 from search.journal import Trial
 
 
@@ -9,29 +15,58 @@ from search.journal import Trial
 class TestedModel:
     """One retrained winner, tested once."""
 
+    label: str
+    """Name of its files in models/, such as cnn-seed0."""
     architecture: str
     """Key of trainables.config.MODEL_CONFIGS."""
     rank: int
     """1 for the architecture's best configuration on validation, which is the one compared."""
     seed: int
     """Number of the retraining, from 0."""
-    parameters: int
-    """Parameters of the model."""
-    metrics: dict[str, float]
-    """accuracy, precision, recall, f1, auroc, in [0, 1], and loss."""
-    confusion: tuple[tuple[int, int], tuple[int, int]]
-    """Counts of test images: rows true FAKE, REAL; columns predicted FAKE, REAL."""
     trial: int
     """Number of the trial whose configuration it is."""
+    parameters: int
+    """Parameters of the model."""
+    threshold: float
+    """An image is called REAL where its probability of REAL is above this, in [0, 1]."""
+    metrics: dict[str, float]
+    """accuracy, precision, recall, f1 (REAL positive), precision_fake, recall_fake, f1_fake, auroc, average_precision,
+    ece, in [0, 1]; brier and loss."""
+    confusion: tuple[tuple[int, int], tuple[int, int]]
+    """Counts of test images: rows true FAKE, REAL; columns predicted FAKE, REAL."""
+    cost: dict[str, float]
+    """macs (per image), training_seconds, images_per_second_1 and images_per_second_256 (prediction at these batch
+    sizes), peak_memory_bytes; what is not known is missing."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mistake:
+    """A test image that a model called wrong."""
+
+    image: NDArray[np.uint8]
+    """(32, 32, 3), RGB."""
+    truth: int
+    """0 FAKE, 1 REAL."""
+    probability: float
+    """Of REAL, in [0, 1]."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
     """All that a report says."""
 
     study: str
     """Name of the study."""
+    config: StudyConfig
+    record: Mapping[str, Any]
+    """study.yaml: config, data, code, evaluations."""
     models: list[TestedModel]
     trials: list[Trial]
+    labels: NDArray[np.uint8]
+    """(M,): 0 FAKE, 1 REAL, of every test image."""
+    predictions: dict[str, NDArray[np.float32]]
+    """(M,) by a model's label: probability of REAL of every test image, in [0, 1]."""
+    mistakes: dict[str, list[Mistake]]
+    """By a model's label, the most confident first."""
     notes: list[str]
     """Sentences to print under the table."""

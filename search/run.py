@@ -6,7 +6,6 @@ python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [-
 
 import contextlib
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +15,10 @@ from rich.console import Console
 from search.artifacts import publish
 from search.checkpoints import Checkpoints
 from search.cluster import connect, count_slots
+from search.command import build_console, explain_errors
 from search.config import StudyConfig, load, parse
 from search.document import set_value
-from search.evaluate import evaluate
+from search.evaluate import conclude
 from search.journal import Journal, Trial
 from search.live import build_live
 from search.lock import hold
@@ -32,17 +32,13 @@ from search.prepare import (
     prepare_weights,
     write_record,
 )
-from search.report import render, write_report
-from search.result import Result, TestedModel
-from search.storage import StorageLost, describe_loss
 from search.study import Listener, Study, check_shares
 from search.table import write_trials
 from search.task import Task
 from search.tensorboard import EventFiles
 from search.tracking import build_tracker
-from search.trial import DISK_FULL, run_trial
-from search.tuner import Interrupted, run_study
-from trainables.data import load_info
+from search.trial import run_trial
+from search.tuner import run_study
 from trainables.errors import InputError
 from trainables.runtime import derive_seed
 
@@ -61,29 +57,15 @@ def main(
     plain: Annotated[bool, typer.Option("--plain", help="One line per event instead of the live view.")] = False,
 ) -> None:
     """Search both architectures, retrain the winners, test them, and write the comparison."""
-    try:
+    with explain_errors("the same command with --resume"):
         overrides = [*(settings or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
         stored = resume and config is None
         study = _read_stored(overrides) if stored else load(config or DEFAULT_CONFIG, overrides)
-        console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+        console = build_console()
         if dry_run:
             describe_plan(study, console)
         else:
             _run(study, console, resume=resume, accept_changes=accept_changes, plain=plain)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except StorageLost as error:
-        typer.echo(f"error: the database was lost ({describe_loss(error)}); --resume goes on from here", err=True)
-        raise typer.Exit(1) from None
-    except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        typer.echo(f"error: no space left ({error}); free some, then the same command with --resume goes on", err=True)
-        raise typer.Exit(1) from None
-    except (Interrupted, KeyboardInterrupt):
-        typer.echo("interrupted; the same command with --resume goes on from here", err=True)
-        raise typer.Exit(130) from None
 
 
 def _read_stored(overrides: list[str]) -> StudyConfig:
@@ -121,19 +103,9 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         study, halted = _search(config, journal, packed, resources, console, plain=plain)
         for name in ("trials.csv", "trials.parquet"):
             write_trials(study.trials, config.directory / name)
-        console.print("Retraining the winners on train and validation, testing each once:")
-        models, failures = evaluate(config, study.trials, packed, lambda tested: _show_tested(tested, console))
-        notes = [
-            *_list_notes(config, study, packed),
-            *([f"The search ended early: {halted}."] if halted else []),
-            *failures,
-        ]
-        result = Result(study=config.name, models=models, trials=study.trials, notes=notes)
-        files = write_report(result, config.directory / "report")
-        pictures = [path for path in files if path.name.endswith("_confusion.png")]
+        notes = [f"The search ended early: {halted}."] if halted else []
+        pictures = conclude(config, record, study.trials, packed, console, notes)
         publish(pictures, config.directory / "artifacts", journal)
-    console.print(render(result))
-    console.print(f"Report: {config.directory / 'report'}")
 
 
 def _search(
@@ -187,27 +159,6 @@ def _build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Pat
         cpus=config.get_resources(trial.architecture).cpus,
         gpus=config.get_resources(trial.architecture).gpus,
     )
-
-
-def _show_tested(tested: TestedModel, console: Console) -> None:
-    name = tested.architecture + ("" if tested.rank == 1 else f" (rank {tested.rank})")
-    console.print(f"  {name} seed {tested.seed}: test accuracy {tested.metrics['accuracy']:.4f}")
-
-
-def _list_notes(config: StudyConfig, study: Study, packed: Path) -> list[str]:
-    info = load_info(packed)
-    notes = [
-        f"Chosen on validation among {len(study.trials)} trials ({study.num_epochs} epochs), retrained on train and "
-        f"validation with {config.evaluation.seeds} seeds, tested once; REAL is the positive class.",
-        "Published figures are the best epoch on the test split (Bird & Lotfi: as published), ours never saw it.",
-    ]
-    if info.leaked or info.duplicates:
-        notes.append(f"Left out of train: {info.leaked} images that are also in test, {info.duplicates} second copies.")
-    if info.skipped:
-        notes.append(f"Skipped {len(info.skipped)} files that are no images, the first {info.skipped[0]}.")
-    if config.data.path == "sample":
-        notes.append("The embedded sample is not CIFAKE: these figures show that the system works, nothing else.")
-    return notes
 
 
 if __name__ == "__main__":

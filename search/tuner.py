@@ -29,7 +29,7 @@ MakeTask = Callable[[Trial], Task]
 Work = Callable[[Task], Iterator[Report | Failure]]
 
 
-class Interrupted(Exception):  # noqa: N818 the user's wish, no error
+class Interrupted(KeyboardInterrupt):
     """The user pressed Ctrl-C; the study can be resumed."""
 
 

@@ -12,16 +12,17 @@ DOORS = {
     "wandb": {"search/tracking.py"},
     "yaml": {"search/document.py"},
     "pydantic": {"search/config.py"},
-    "optuna": {"search/space.py", "search/sampler.py", "search/journal.py", "search/storage.py", "search/dashboard.py"},
+    "optuna": {f"search/{name}.py" for name in ("space", "sampler", "journal", "storage", "history", "dashboard")},
     "optuna_dashboard": {"search/dashboard.py"},
     "tensorboardX": {"search/tensorboard.py"},
     "pyarrow": {"search/table.py"},
     "pynvml": {"search/usage.py"},
     "sqlalchemy": {"search/storage.py"},
-    "ray": {"search/tuner.py", "search/cluster.py", "search/evaluate.py"},
+    "ray": {"search/tuner.py", "search/cluster.py", "search/retrainer.py"},
     "matplotlib": {"search/figures.py"},
-    "pandas": {"search/report.py"},
-    "safetensors": {"search/retraining.py"},
+    "torchmetrics": {"search/statistics.py"},
+    "pandas": {"search/comparison.py"},
+    "safetensors": {"search/model_file.py"},
 }
 """Which files may import a library."""
 

@@ -45,6 +45,20 @@ def test_every_search_command_in_the_readme_parses(command, tmp_path, monkeypatc
     assert "Rungs:" in result.output
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "-m search.evaluate" in command])
+def test_every_evaluation_command_in_the_readme_parses(command, tmp_path, monkeypatch):
+    import typer
+
+    from search.evaluate import main
+
+    app = typer.Typer()
+    app.command()(main)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, shlex.split(command)[3:])
+    assert result.exit_code == 2
+    assert "error: there is no study in results/mine" in result.output
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "-m search.data" in command])
 def test_every_audit_command_in_the_readme_works(command, image_zip, tmp_path, monkeypatch):
     import typer

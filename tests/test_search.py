@@ -155,10 +155,10 @@ def test_a_killed_worker_costs_its_trial_no_epoch(tmp_path, study):
 def check_results(folder):
     """Check that everything the README promises lies there, and fits together."""
     record = read_document(folder / "study.yaml")
-    assert set(record) == {"config", "data", "code"}
+    assert set(record) == {"config", "data", "code", "evaluations"}
     assert len(pd.read_csv(folder / "trials.csv")) == 6
     comparison = pd.read_csv(folder / "report" / "comparison.csv")
-    assert list(comparison["source"]) == ["this study", "published", "published", "published"]
+    assert list(comparison["source"]) == ["this study", *["published"] * 4]
     assert comparison.loc[0, "seeds"] == 2
     assert (folder / "report" / "comparison.md").read_text().startswith("# ")
     assert "\\begin{tabular}" in (folder / "report" / "comparison.tex").read_text()

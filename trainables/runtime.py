@@ -25,6 +25,17 @@ def describe_device(device: torch.device) -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def describe_hardware(device: torch.device) -> dict[str, str | int]:
+    """Return what a training's last bits depend on beside its configuration and the versions of the software."""
+    return {
+        "type": device.type,
+        "name": describe_device(device),
+        "threads": torch.get_num_threads(),
+        "machine": platform.machine(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
 def limit_threads(num_threads: int) -> None:
     """Let this process compute on so many threads and no more, so that trials side by side do not crowd.
 

@@ -110,13 +110,23 @@ def predict(model: nn.Module, split: Split, *, device: torch.device, flip_averag
     """
     split = split.to(device)
     model.to(device).to(memory_format=torch.channels_last).eval()
-    logits = []
-    with torch.inference_mode(), autocast(device):
-        for batch in torch.split(split.indices, EVAL_BATCH_SIZES[device.type]):
-            images = to_float(split.images.index_select(0, batch))
-            views = (images, images.flip(3)) if flip_average else (images,)
-            logits.append(torch.stack([model(view).float() for view in views]).mean(0))
+    batches = torch.split(split.indices, EVAL_BATCH_SIZES[device.type])
+    logits = [score_batch(model, split.images.index_select(0, batch), flip_average=flip_average) for batch in batches]
     return torch.cat(logits).cpu()
+
+
+def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False) -> Tensor:
+    """Compute the logits (N,) float32 of images uint8 (N, 32, 32, 3) that lie on the model's device.
+
+    Args:
+        model: In evaluation mode.
+        images: One batch.
+        flip_average: Return the mean of the logits of each image and its mirror image, at twice the cost.
+    """
+    with torch.inference_mode(), autocast(images.device):
+        pixels = to_float(images)
+        views = (pixels, pixels.flip(3)) if flip_average else (pixels,)
+        return torch.stack([model(view).float() for view in views]).mean(0)
 
 
 def _train_epoch(

@@ -1,115 +1,209 @@
-import numpy as np
+"""The evaluation, as a step and as a command, on a study of two made-up trials and real Ray."""
+
+import shutil
+
 import pytest
-import torch
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
 
 from search.cluster import connect
-from search.config import parse
-from search.evaluate import check_winners, choose_winners, evaluate, plan
-from search.journal import State, Trial
-from search.retraining import score
+from search.config import dump, parse
+from search.document import read_document
+from search.evaluate import conclude, main
+from search.journal import Journal, State
+from search.prepare import load_record, make_directory, write_record
+from search.space import build_distributions, list_specs
 from trainables.errors import InputError
+from trainables.pack import pack
+
+APP = typer.Typer()
+APP.command()(main)
 
 
-def make_trial(number, *values, architecture="cnn", state=State.COMPLETE, reason=None):
-    epochs = [{"epoch": epoch, "accuracy": value} for epoch, value in enumerate(values, start=1)]
-    params = {"filters": number}
-    return Trial(number=number, architecture=architecture, params=params, epochs=epochs, state=state, reason=reason)
+def build_config(results, **changes):
+    return parse(
+        {
+            "name": "tiny",
+            "results": str(results),
+            "search": {"max_epochs": 2, "architectures": ["cnn"], "num_trials": 2},
+            "space": {"cnn": {"filters": {"low": 4, "high": 6}}, "shared": {"batch_size": 8}},
+            "evaluation": {"seeds": 1},
+            "cluster": {"cpus": 1},
+            **changes,
+        }
+    )
 
 
-def make_config(**evaluation):
-    return parse({"name": "x", "evaluation": evaluation, "search": {"max_epochs": 3}})
+def add_trial(journal, config, architecture, values, *, filters=4):
+    distributions = build_distributions(list_specs(config.space, architecture), architecture)
+    trial = journal.add_trial(architecture, {"filters": filters, "batch_size": 8}, distributions)
+    for epoch, value in enumerate(values, start=1):
+        known = {"train_loss": 0.5, "train_accuracy": value, "loss": 0.5, "seconds": 1.0, "images_per_second": 1.0}
+        journal.add_epoch(trial, {"epoch": epoch, "accuracy": value, **known}, device="cpu", elapsed_s=1.0)
+    journal.end_trial(trial, State.COMPLETE if values else State.FAIL, None, {})
+    return trial
 
 
-def test_winners_are_the_best_on_validation_at_any_epoch():
-    trials = [make_trial(0, 0.7, 0.8), make_trial(1, 0.9, 0.6), make_trial(2, 0.85, state=State.PRUNED)]
-    assert [trial.number for trial in choose_winners(trials, "cnn", 2)] == [1, 2]
+@pytest.fixture
+def study(tmp_path, image_folder):
+    """The folder of a searched study."""
+    data = {"path": str(image_folder), "cache": str(tmp_path / "cache"), "val_fraction": 0.25}
+    config = build_config(tmp_path / "results", data=data)
+    make_directory(config, pack(image_folder, tmp_path / "cache"))
+    journal = Journal(config.directory / "study.journal", "tiny", note=print)
+    add_trial(journal, config, "cnn", [0.5, 0.7])
+    add_trial(journal, config, "cnn", [0.8, 0.6], filters=5)
+    return config.directory
 
 
-def test_the_earlier_trial_wins_a_tie():
-    assert choose_winners([make_trial(0, 0.8), make_trial(1, 0.8)], "cnn", 1)[0].number == 0
+def call(*arguments):
+    result = CliRunner().invoke(APP, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
 
 
-def test_a_failed_trial_never_wins():
-    assert choose_winners([make_trial(0, 0.99, state=State.FAIL), make_trial(1, 0.1)], "cnn", 5)[0].number == 1
-
-
-def test_a_retraining_ends_where_its_winner_was_best():
-    trials = [make_trial(0, 0.7, 0.9, 0.8), make_trial(1, 0.5, architecture="resnet50")]
-    retrainings = plan(make_config(seeds=2), trials, "f" * 64)
-    assert [retraining.label for retraining in retrainings] == [
-        "cnn-seed0",
-        "cnn-seed1",
-        "resnet50-seed0",
-        "resnet50-seed1",
-    ]
-    assert (retrainings[0].epochs, retrainings[0].max_epochs) == (2, 3)
-    assert len({retraining.train_seed for retraining in retrainings}) == 4
-
-
-def test_lower_ranks_have_their_own_files():
-    trials = [make_trial(0, 0.7), make_trial(1, 0.9), make_trial(2, 0.5, architecture="resnet50")]
-    labels = [retraining.label for retraining in plan(make_config(seeds=1, top_k=2), trials, "f" * 64)]
-    assert labels == ["cnn-seed0", "cnn-rank2-seed0", "resnet50-seed0"]
-
-
-def test_an_architecture_without_a_trial_is_noted_and_none_at_all_refused():
-    assert check_winners(make_config(), [make_trial(0, 0.5)]) == ["No resnet50 trial was run."]
-    with pytest.raises(InputError, match="nothing to evaluate"):
-        check_winners(make_config(), [])
-
-
-def test_an_architecture_whose_trials_all_failed_is_noted_with_the_reason():
-    failed = make_trial(1, architecture="resnet50", state=State.FAIL, reason="out of GPU memory")
-    found = check_winners(make_config(), [make_trial(0, 0.5), failed])
-    assert found == ["Every resnet50 trial failed, trial 1: out of GPU memory."]
+def list_times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
 @pytest.mark.ray
-def test_retrainings_that_fail_are_named_and_those_that_succeeded_are_not_done_again(tmp_path, pack_copy):
-    config = parse(
-        {
-            "name": "x",
-            "results": str(tmp_path),
-            "search": {"max_epochs": 1, "architectures": ["cnn"]},
-            "evaluation": {"seeds": 1},
-            "cluster": {"cpus": 1},
-        }
-    )
-    trial = make_trial(0, 0.5)
-    trial.params = {"filters": 4, "batch_size": 8}
-    config.directory.mkdir()
-    told = []
-    hidden = pack_copy / "test.labels"
-    content = hidden.read_bytes()
-    with connect(config):
-        hidden.unlink()
-        with pytest.raises(InputError, match=r"nothing to report\. The retraining cnn-seed0 failed: .*test\.labels"):
-            evaluate(config, [trial], pack_copy, told.append)
-        hidden.write_bytes(content)
-        models, failures = evaluate(config, [trial], pack_copy, told.append)
-        assert failures == []
-        before = (config.directory / "models" / "cnn-seed0.safetensors").stat().st_mtime_ns
-        assert evaluate(config, [trial], pack_copy, told.append)[0] == models
-    assert told == [*models, *models]
-    assert (config.directory / "models" / "cnn-seed0.safetensors").stat().st_mtime_ns == before
+def test_the_command_writes_its_choices_opens_once_and_returns_what_is_stored(study):
+    code, stdout, stderr = call(study)
+    assert code == 0, stderr
+    assert "cnn-seed0: epoch 1/1" in stdout
+    assert "cnn, 1 seed" in stdout
+    (entry,) = load_record(study)["evaluations"]
+    assert entry["winners"] == [
+        {"architecture": "cnn", "rank": 1, "trial": 1, "accuracy": 0.8, "epochs": 1, "threshold": 0.5}
+    ]
+    assert entry["opened"]["time"] >= entry["chosen"]["time"]
+    assert (study / "report" / "comparison.md").exists()
+    assert not (study / "study.lock").exists()
+
+    before, record = list_times(study / "models"), (study / "study.yaml").read_bytes()
+    shutil.rmtree(study / "report")
+    code, stdout, _ = call(study)
+    assert (code, "nothing to train" in stdout) == (0, True)
+    assert (study / "report" / "comparison.md").exists()
+    assert list_times(study / "models") == before
+    assert (study / "study.yaml").read_bytes() == record
+    assert call(study, "--report")[0] == 0
 
 
-def expand(tn, fp, fn, tp):
-    """Return labels and logits that make this confusion matrix, REAL positive."""
-    labels = torch.tensor(np.repeat([0, 0, 1, 1], [tn, fp, fn, tp]))
-    return labels, torch.tensor(np.repeat([-1.0, 1.0, -1.0, 1.0], [tn, fp, fn, tp]), dtype=torch.float32)
+@pytest.mark.ray
+def test_other_choices_are_a_second_opening_that_the_report_marks_and_keep_what_fits(study):
+    assert call(study)[0] == 0
+    before = list_times(study / "models")
+    code, _, stderr = call(study, "--set", "evaluation.seeds=2")
+    assert code == 0, stderr
+    first, second = load_record(study)["evaluations"]
+    assert (first["seeds"], second["seeds"]) == (1, 2)
+    assert first["opened"]
+    assert second["opened"]
+    assert load_record(study)["config"]["evaluation"]["seeds"] == 2
+    assert "opened before with other choices" in (study / "report" / "comparison.md").read_text()
+    after = list_times(study / "models")
+    assert {name: after[name] for name in before} == before
+    assert "cnn-seed1.safetensors" in after
+
+
+@pytest.mark.ray
+def test_a_threshold_from_validation_is_written_down_before_the_opening(study):
+    code, stdout, stderr = call(study, "--set", "evaluation.threshold=validation")
+    assert code == 0, stderr
+    assert "cnn-threshold: threshold 0." in stdout
+    (entry,) = load_record(study)["evaluations"]
+    threshold = entry["winners"][0]["threshold"]
+    assert entry["threshold"] == "validation"
+    assert f"training on train alone: cnn {threshold:.4f}" in (study / "report" / "comparison.md").read_text()
+    assert not list((study / "models").glob("*.ckpt*"))
+    assert "nothing to train" in call(study, "--set", "evaluation.threshold=validation")[1]
+
+
+@pytest.mark.ray
+def test_retrainings_that_fail_are_named_and_the_opening_stays_recorded(tmp_path, pack_copy):
+    config = build_config(tmp_path / "results")
+    make_directory(config, pack_copy)
+    journal = Journal(config.directory / "study.journal", "tiny", note=print)
+    trials = [add_trial(journal, config, "cnn", [0.5])]
+    record = load_record(config.directory)
+    (pack_copy / "test.labels").unlink()
+    with (
+        connect(config),
+        pytest.raises(InputError, match=r"nothing to report\. The retraining cnn-seed0 failed: .*test\.labels"),
+    ):
+        conclude(config, record, trials, pack_copy, Console(quiet=True))
+    (entry,) = read_document(config.directory / "study.yaml")["evaluations"]
+    assert entry["opened"]
+
+
+def remove_journal(study):
+    (study / "study.journal").unlink()
+
+
+def damage_record(study):
+    write_record(study, load_record(study) | {"evaluations": {}})
+
+
+def change_data(study):
+    record = load_record(study)
+    write_record(study, record | {"data": record["data"] | {"fingerprint": "0" * 64}})
+
+
+def drop_cnn(study):
+    record = load_record(study)
+    record["config"]["search"]["architectures"].append("resnet50")
+    write_record(study, record)
+
+
+def rename(study):
+    record = load_record(study)
+    write_record(study, record | {"config": record["config"] | {"name": "other"}})
 
 
 @pytest.mark.parametrize(
-    ("confusion", "precision", "recall", "f1", "accuracy"),
+    ("prepare", "arguments", "message"),
     [
-        ((9428, 572, 458, 9542), 0.9434, 0.9542, 0.9488, 0.9485),
-        ((9892, 108, 694, 9306), 0.9885, 0.9306, 0.9587, 0.9599),
+        (remove_journal, [], "nothing was searched there"),
+        (damage_record, [], "evaluations must be a list"),
+        (change_data, [], "holds other images than"),
+        (drop_cnn, [], "No resnet50 trial was run: go on with the search, or name the others with --architecture"),
+        (rename, [], "holds the study other"),
+        (None, ["--report"], "was not evaluated yet"),
+        (None, ["--set", "search.max_epochs=9"], "an evaluation may change evaluation., resources."),
+        (None, ["--set", "evaluation.seeds=0"], "evaluation.seeds = 0"),
+        (None, ["--set", "evaluation.threshold=2"], "evaluation.threshold"),
+        (None, ["--set", "evaluation.threshold=test"], "evaluation.threshold"),
+        (None, ["--architecture", "vit"], "the study has cnn"),
     ],
 )
-def test_table_1_of_the_paper_follows_from_its_confusion_matrices(confusion, precision, recall, f1, accuracy):
-    tn, fp, fn, tp = confusion
-    scored = score(*expand(*confusion))
-    assert scored["confusion"] == ((tn, fp), (fn, tp))
-    found = [round(scored["metrics"][name], 4) for name in ("precision", "recall", "f1", "accuracy")]
-    assert found == [precision, recall, f1, accuracy]
+def test_bad_input_is_one_sentence_and_nothing_is_trained(study, prepare, arguments, message):
+    if prepare:
+        prepare(study)
+    code, _, stderr = call(study, *arguments)
+    assert code == 2
+    assert stderr.startswith("error: ")
+    assert message in stderr
+    assert len(stderr.strip().splitlines()) == 1
+    assert not (study / "models").exists()
+    assert not (study / "study.lock").exists()
+
+
+def test_a_folder_without_a_study_is_named(tmp_path):
+    code, _, stderr = call(tmp_path)
+    assert (code, f"there is no study in {tmp_path}" in stderr) == (2, True)
+
+
+def test_the_record_of_a_study_keeps_its_evaluations_when_it_is_resumed(study):
+    from search.prepare import compare_record
+
+    record = load_record(study)
+    record["evaluations"].append({"chosen": {}, "opened": None})
+    write_record(study, record)
+    config = parse(record["config"])
+    packed = next(path for path in (study.parent.parent / "cache").iterdir() if path.is_dir())
+    assert compare_record(config, packed)[0]["evaluations"] == record["evaluations"]
+    larger = parse(dump(config) | {"search": dump(config)["search"] | {"seed": 4}})
+    assert compare_record(larger, packed, accept_changes=True)[0]["evaluations"] == record["evaluations"]

@@ -1,14 +1,14 @@
 """Models by name: each maps float images (N, 3, 32, 32) in [0, 1] to logits (N,), above 0 for REAL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.config import ModelConfig, ResNet50Config
 from trainables.models.cnn import build_cnn
-from trainables.models.resnet import ResNet50
+from trainables.models.resnet import ResNet50, load_initial
 from trainables.runtime import seed_block
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {"cnn": build_cnn, "resnet50": ResNet50}
@@ -22,7 +22,22 @@ def build_model(config: ModelConfig, *, seed: int = 0) -> nn.Module:
         InputError: If the initial weights cannot be fetched, found or loaded.
     """
     with seed_block(seed, torch.device("cpu")):
-        return MODELS[config.architecture](config)
+        model = MODELS[config.architecture](config)
+    if isinstance(config, ResNet50Config) and config.weights != "none":
+        load_initial(model, config)
+    return model
+
+
+def restore_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn.Module:
+    """Build a trained model on the CPU; the weights it once started from are not needed.
+
+    Raises:
+        RuntimeError: If the weights are not of such a model.
+    """
+    with seed_block(0, torch.device("cpu")):
+        model = MODELS[config.architecture](config)
+    model.load_state_dict(weights)
+    return model
 
 
 def fetch_weights(config: ModelConfig) -> None:

@@ -38,8 +38,6 @@ class ResNet50(ResNet):
         self.is_pretrained = config.weights != "none"
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        if self.is_pretrained:
-            _load_weights(self, config)
         stages: list[list[nn.Module]] = [
             [self.layer4],
             [self.layer3],
@@ -71,8 +69,12 @@ class ResNet50(ResNet):
         return logits
 
 
-def _load_weights(model: ResNet50, config: ResNet50Config) -> None:
-    """Load stored weights in place; the head, and a stem of another shape than ImageNet's, start anew."""
+def load_initial(model: nn.Module, config: ResNet50Config) -> None:
+    """Load the weights that training starts from; the head, and a stem of another shape than ImageNet's, start anew.
+
+    Raises:
+        InputError: If they cannot be fetched, found or loaded.
+    """
     stored = _fetch_imagenet() if config.weights == "imagenet" else _read_state(Path(config.weights).expanduser())
     fresh = ("fc.", "conv1.") if config.stem == "cifar" else ("fc.",)
     stored = {name: tensor for name, tensor in stored.items() if not name.startswith(fresh)}

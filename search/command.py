@@ -1,0 +1,42 @@
+"""What the commands share: where they print, and how they say that they cannot go on."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+from search.storage import StorageLost, describe_loss
+from search.trial import DISK_FULL
+from trainables.errors import InputError
+
+
+def build_console() -> Console:
+    """Build the console for standard output; where that is no terminal, lines are as long as they are."""
+    return Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+
+
+@contextmanager
+def explain_errors(again: str) -> Iterator[None]:
+    """Turn what the user can mend into a sentence and an exit code.
+
+    Args:
+        again: What goes on after an interruption, such as `the same command with --resume`.
+    """
+    try:
+        yield
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except StorageLost as error:
+        typer.echo(f"error: the database was lost ({describe_loss(error)}); {again} goes on from here", err=True)
+        raise typer.Exit(1) from None
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        typer.echo(f"error: no space left ({error}); free some, then {again} goes on", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted; {again} goes on from here", err=True)
+        raise typer.Exit(130) from None

@@ -1,0 +1,39 @@
+"""What a model costs: arithmetic, speed."""
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.config import IMAGE_SIZE
+from trainables.runtime import build_generator
+from trainables.train import score_batch
+
+BATCH_SIZES = (1, 256)
+TIMING_S = 0.3
+"""Shortest time to spend on one batch size; the median of what fits is told."""
+
+
+def measure_cost(model: nn.Module, *, device: torch.device, flip_average: bool) -> dict[str, float]:
+    """Count multiply-accumulates per image and time predictions, as the model predicts: mirror images included.
+
+    Returns:
+        macs, images_per_second_1 and images_per_second_256. Other work on the machine slows the latter two.
+    """
+    # Imported here, for it looks for compilers and warns where it finds half of CUDA; the driver needs none of it.
+    from torch.utils.benchmark import Timer
+
+    model.to(device).to(memory_format=torch.channels_last).eval()
+    generator = build_generator(torch.device("cpu"), 0)
+    shape = (max(BATCH_SIZES), IMAGE_SIZE, IMAGE_SIZE, 3)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
+    with FlopCounterMode(display=False) as counter:
+        score_batch(model, images[:1], flip_average=flip_average)
+    cost = {"macs": counter.get_total_flops() / 2}
+    for size in BATCH_SIZES:
+        timer = Timer(
+            "score_batch(model, images, flip_average=flip_average)",
+            globals={"score_batch": score_batch, "model": model, "images": images[:size], "flip_average": flip_average},
+            num_threads=torch.get_num_threads(),
+        )
+        cost[f"images_per_second_{size}"] = size / timer.blocked_autorange(min_run_time=TIMING_S).median
+    return cost

@@ -1,0 +1,86 @@
+"""What a study tried, as Optuna studies in memory: for parameter importance and for Optuna's plots."""
+
+from collections.abc import Mapping, Sequence
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.importance import get_param_importances
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from search.config import StudyConfig
+from search.journal import State, Trial
+from search.space import build_distributions, list_specs
+
+MIN_TRIALS = 10
+"""Fewer trials than these say nothing of importance: the best tenth of them, which it looks at, is one trial."""
+
+
+def build_study(
+    config: StudyConfig, trials: Sequence[Trial], architecture: str, *, count_stopped: bool = False
+) -> optuna.Study:
+    """Return one architecture's trials as an Optuna study; the user attribute `trial` has their numbers in the search.
+
+    Args:
+        config: The study.
+        trials: Trials of any architecture; those that lie outside the space, changed since, are left out.
+        architecture: Whose trials, with parameter names that do not name it.
+        count_stopped: Take stopped trials for complete ones, with their best epoch as value. Optuna's importance and
+            most of its plots leave out PRUNED trials, and what is stopped early is most of what is known to be bad.
+    """
+    distributions = build_distributions(list_specs(config.space, architecture), architecture)
+    study = _create_study()
+    for trial in trials:
+        if trial.architecture == architecture and (frozen := _freeze(trial, distributions)) is not None:
+            if count_stopped and frozen.state is TrialState.PRUNED:
+                frozen.state = TrialState.COMPLETE
+            study.add_trial(frozen)
+    return study
+
+
+def build_timeline(trials: Sequence[Trial]) -> optuna.Study:
+    """Return all trials of which it is known when they ran as an Optuna study without parameters."""
+    study = _create_study()
+    for trial in trials:
+        if trial.started is not None and (frozen := _freeze(trial, {})) is not None:
+            study.add_trial(frozen)
+    return study
+
+
+def measure_importance(study: optuna.Study) -> dict[str, float]:
+    """Return each searched parameter's share in what makes the best tenth of the trials, largest first.
+
+    Args:
+        study: As `build_study` makes it, best with `count_stopped`.
+
+    Returns:
+        Shares that sum to 1; empty where there are fewer than MIN_TRIALS with a value, or none differs from another.
+
+    Source: Watanabe et al. 2023, PED-ANOVA (arXiv:2304.10255), as Optuna has it.
+    """
+    values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
+    if len(values) < MIN_TRIALS or len(set(values)) == 1:
+        return {}
+    shares = get_param_importances(study)
+    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _create_study() -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(direction="maximize")
+
+
+def _freeze(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial | None:
+    try:
+        frozen = create_trial(
+            state=TrialState[trial.state],
+            value=trial.get_peak()[0] if trial.state in (State.COMPLETE, State.PRUNED) else None,
+            params={name: trial.params[name] for name in distributions},
+            distributions=dict(distributions),
+            user_attrs={"trial": trial.number, "architecture": trial.architecture},
+            intermediate_values=dict(enumerate(trial.list_values(), start=1)),
+        )
+    except (ValueError, KeyError):
+        return None
+    frozen.datetime_start = trial.started or frozen.datetime_start
+    frozen.datetime_complete = trial.ended or frozen.datetime_complete
+    return frozen
