@@ -178,7 +178,7 @@ def _draw_best(best: Mapping[str, Trial], params: Sequence[Sequence[str]]) -> It
 
 
 def _list_params(trial: Trial, width: int, lines: int) -> list[str]:
-    text = format_params(list_changed(trial))
+    text = format_params(list_changed(trial)) or "nothing"
     return textwrap.wrap(
         text, width - 2, max_lines=lines, placeholder=" ...", initial_indent="  ", subsequent_indent="  "
     )
