@@ -12,7 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 from optuna.artifacts import FileSystemArtifactStore
-from optuna_dashboard import wsgi
+from optuna_dashboard import wsgi  # type: ignore[attr-defined]
 
 from search.prepare import load_study
 from search.storage import read_storage

@@ -183,7 +183,10 @@ def describe_study(study: Inspected) -> dict[str, Any]:
 
 def describe_trial(trial: Trial) -> dict[str, Any]:
     """Return a trial as plain values."""
-    return dataclasses.asdict(trial) | {"state": trial.state.value}
+    times = {
+        name: moment and moment.isoformat() for name, moment in (("started", trial.started), ("ended", trial.ended))
+    }
+    return dataclasses.asdict(trial) | {"state": trial.state.value, **times}
 
 
 def print_json(value: dict[str, Any]) -> None:

@@ -139,7 +139,7 @@ def _lock(storage: RDBStorage, study: str) -> None:
     Raises:
         InputError: If another connection holds the lock.
     """
-    from sqlalchemy import text
+    from sqlalchemy import event, text
 
     digest = hashlib.sha256(f"cifake-search {storage.engine.url.database} {study}".encode()).digest()
     is_postgresql = storage.engine.dialect.name == "postgresql"
@@ -150,9 +150,14 @@ def _lock(storage: RDBStorage, study: str) -> None:
         while not (is_mine := connection.execute(query, {"key": key}).scalar()) and time.monotonic() < deadline:
             time.sleep(0.1)
         connection.commit()
+    event.listen(storage.engine, "do_connect", _refuse)  # Optuna tries again, and would without the lock
     if not is_mine:
         close_storage(storage)
         raise InputError(f"the study {study} in the database is being searched: stop that search first, or wait for it")
+
+
+def _refuse(*_: Any) -> None:
+    raise StorageLost("the connection was cut, and with it the lock on the study was lost")
 
 
 class _NoLock(BaseJournalFileLock):
