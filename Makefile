@@ -23,7 +23,7 @@ install: .venv/.installed  ## the virtual environment with the pinned dependenci
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,database]'
 	touch $@
 
 clean:  ## everything that was made, but the results

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
+from search.storage import StorageLost, describe_loss
 from search.trial import DISK_FULL
 from trainables.errors import InputError
 
@@ -28,6 +29,9 @@ def explain_errors(again: str) -> Iterator[None]:
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    except StorageLost as error:
+        typer.echo(f"error: the database was lost ({describe_loss(error)}); {again} goes on from here", err=True)
+        raise typer.Exit(1) from None
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise

@@ -14,6 +14,7 @@ from pydantic import Discriminator, Field, Tag
 
 from search.document import read_document, set_value
 from search.space import Choice, Range, check_space, contains, list_specs
+from search.storage import Place, check_url
 from trainables.config import Value, build_train_config, list_defaults
 from trainables.errors import InputError
 
@@ -114,12 +115,14 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrackingConfig:
-    """Weights & Biases."""
+    """Weights & Biases, and TensorBoard."""
 
     mode: Literal["auto", "online", "offline", "off"] = "auto"
     """auto is online where a key is set, else offline."""
     project: str = "cifake-search"
     """W&B project."""
+    tensorboard: bool = False
+    """Whether to write TensorBoard's event files too."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +153,9 @@ class StudyConfig:
     """Letters, digits, dot, dash and underscore; names the folder of the results."""
     results: str = "results"
     """Folder that holds the study's own."""
+    storage: str | None = None
+    """URL of a PostgreSQL or MySQL database that keeps the record, without its password; None is a file in the
+    study's folder."""
     data: DataConfig = DataConfig()
     search: SearchConfig = SearchConfig()
     space: dict[str, dict[str, SpecField]] = dataclasses.field(default_factory=dict)
@@ -166,6 +172,11 @@ class StudyConfig:
     def directory(self) -> Path:
         """Where everything of the study lies."""
         return Path(self.results) / self.name
+
+    @property
+    def journal(self) -> Place:
+        """Where the record of the study lies."""
+        return self.storage or self.directory / "study.journal"
 
     def get_resources(self, architecture: str) -> ResourceConfig:
         """Return what one trial of an architecture is granted."""
@@ -206,6 +217,8 @@ def parse(document: Mapping[str, Any]) -> StudyConfig:
     except (TypeError, ValueError) as error:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
+    if study.storage is not None:
+        check_url(study.storage)
     check_space(study.space, study.search.architectures)
     for architecture, granted in study.resources.items():
         if granted.cpus + granted.gpus == 0:

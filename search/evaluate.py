@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from search.artifacts import publish
 from search.cluster import connect
 from search.command import build_console, explain_errors
 from search.config import Architecture, StudyConfig, dump, parse
@@ -61,9 +62,11 @@ def main(
         console = build_console()
         config, record = _read_study(directory, settings or [])
         stack.enter_context(hold(config.directory / "study.lock"))
-        trials = Journal(config.directory / "study.journal", config.name, note=console.print).load()
+        journal = Journal(config.journal, config.name, note=console.print)
+        stack.callback(journal.close)
+        trials, artifacts = journal.load(), config.directory / "artifacts"
         if report:
-            _report(config, record, trials, console, _collect(config, record, trials), [])
+            publish(_report(config, record, trials, console, _collect(config, record, trials), []), artifacts, journal)
             return
         chosen = _select(config, architectures)
         _check_finished(chosen, trials)
@@ -74,7 +77,7 @@ def main(
         else:
             stack.enter_context(connect(chosen))
         record["config"]["evaluation"] = dump(config)["evaluation"]
-        conclude(chosen, record, trials, packed, console)
+        publish(conclude(chosen, record, trials, packed, console), artifacts, journal)
 
 
 def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
@@ -91,7 +94,7 @@ def conclude(
     packed: Path,
     console: Console,
     notes: Sequence[str] = (),
-) -> None:
+) -> list[Path]:
     """Retrain the winners, test each once and write the report; what an earlier evaluation finished is kept.
 
     Args:
@@ -101,6 +104,9 @@ def conclude(
         packed: Folder of the packed images.
         console: Where progress and the table are shown.
         notes: Sentences for the report.
+
+    Returns:
+        The confusion matrices of the report.
 
     Raises:
         InputError: If there is nothing to retrain, or every retraining failed.
@@ -126,7 +132,7 @@ def conclude(
     ]
     if not models:
         raise InputError(f"there is nothing to report. {' '.join(failures)}")
-    _report(config, record, trials, console, models, [*notes, *failures])
+    return _report(config, record, trials, console, models, [*notes, *failures])
 
 
 def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) -> Choices:
@@ -168,7 +174,7 @@ def _report(
     console: Console,
     models: list[TestedModel],
     notes: Sequence[str],
-) -> None:
+) -> list[Path]:
     tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
     labels, _, _ = tests[models[0].label]
     result = Result(
@@ -182,9 +188,10 @@ def _report(
         mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
         notes=[*list_notes(config, record, trials, models), *describe_openings(record["evaluations"]), *notes],
     )
-    write_report(result, config.directory / "report")
+    files = write_report(result, config.directory / "report")
     console.print(render(result))
     console.print(f"Report: {config.directory / 'report'}")
+    return [path for path in files if path.name.endswith("_confusion.png")]
 
 
 def _collect(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> list[TestedModel]:
@@ -206,10 +213,10 @@ def _read_study(directory: Path, settings: Sequence[str]) -> tuple[StudyConfig, 
     """Read a study's configuration with overrides, and its record without."""
     if not (directory / "study.yaml").exists():
         raise InputError(f"there is no study in {directory}: expected the folder results/NAME of one")
-    if not (directory / "study.journal").exists():
-        raise InputError(f"{directory} has no study.journal: nothing was searched there")
     record = load_record(directory)
     document = load_record(directory)["config"]
+    if document.get("storage") is None and not (directory / "study.journal").exists():
+        raise InputError(f"{directory} has no study.journal: nothing was searched there")
     for setting in settings:
         if not setting.startswith(MAY_SET):
             known = ", ".join(name.rstrip("=") for name in MAY_SET)

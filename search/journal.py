@@ -1,7 +1,7 @@
 """The record of a study: every suggestion, every epoch, every end; the only truth a resumed search reads.
 
 It is an Optuna study, so that plain Optuna and optuna-dashboard open it, written so that each fact is one line of one
-append-only file, flushed to the disk before anything acts on it:
+append-only file (or one transaction of a database), on the disk before anything acts on it:
 
 - a suggestion is one line that creates the trial with all its parameters;
 - an epoch is a line with all its metrics (a system attribute of the trial) and then the line that makes it count: the
@@ -14,18 +14,19 @@ A kill between two lines leaves a fact that does not count yet; it is written ag
 import dataclasses
 import enum
 import json
+import mimetypes
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-import optuna
+from optuna.artifacts import ArtifactMeta
 from optuna.distributions import BaseDistribution
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.storage import Place, close_storage, open_storage, read_storage
 from trainables.errors import InputError
 
 METRIC = "accuracy"
@@ -74,46 +75,59 @@ class Trial:
         return max(values), values.index(max(values)) + 1
 
 
-class _NoLock(BaseJournalFileLock):
-    """No lock around a write: study.lock keeps other drivers out, and Optuna's own would outlive a kill."""
-
-    def acquire(self) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-
 class Journal:
-    """Writes and reads the record; one process at a time."""
+    """Writes and reads the record; one process at a time writes."""
 
-    def __init__(self, path: Path, study: str, *, note: Callable[[str], None]) -> None:
+    def __init__(self, place: Place, study: str, *, note: Callable[[str], None]) -> None:
         """Open the record, or begin it where there is none.
 
         Args:
-            path: The journal's file.
+            place: The journal's file, or the URL of a database.
             study: Name of the study in it.
             note: Told in a sentence when the file had to be repaired.
 
         Raises:
-            InputError: If a line before the last is damaged, or the file holds no study of this name.
+            InputError: If the file is damaged or holds no study of this name, or the database cannot be used or is in use.
         """
-        if path.exists():
-            if torn := _cut_torn_line(path):
-                note(f"{path}: cut off {torn} bytes of a last line that was not written to its end")
-            _check_lines(path)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._storage = JournalStorage(JournalFileBackend(str(path), lock_obj=_NoLock()))
-        known = [frozen.study_name for frozen in self._storage.get_all_studies()]
-        if known and study not in known:
-            raise InputError(f"{path} holds the study {', '.join(known)}, not {study}: use its name, or another folder")
-        if not known:
-            self._storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], study)
-        self._study_id = self._storage.get_study_id_from_name(study)
+        storage = open_storage(place, study, note=note)
+        known = [frozen.study_name for frozen in storage.get_all_studies()]
+        if isinstance(place, Path) and known and study not in known:
+            raise InputError(
+                f"{place} holds the study {', '.join(known)}, not {study}: use its name, or another folder"
+            )
+        if study not in known:
+            storage.create_new_study([StudyDirection.MAXIMIZE], study)
+        self._use(storage, study)
+
+    @classmethod
+    def read(cls, place: Place, study: str) -> Self | None:
+        """Open the record without ever writing to it, locking or repairing it; its writer may be at work.
+
+        Returns:
+            The record, whose `load` returns what was written by then; None if there is none.
+
+        Raises:
+            InputError: If a database cannot be used.
+        """
+        storage = read_storage(place)
+        if study not in [frozen.study_name for frozen in storage.get_all_studies()]:
+            close_storage(storage)
+            return None
+        journal = cls.__new__(cls)
+        journal._use(storage, study)
+        return journal
+
+    def _use(self, storage: BaseStorage, study: str) -> None:
+        self._storage = storage
+        self._study_id = storage.get_study_id_from_name(study)
         self._ids: dict[int, int] = {}
         self._order = 0
         self.elapsed_s = 0.0
         """Seconds of searching up to the last recorded epoch."""
+
+    def close(self) -> None:
+        """Let go of a database; a file needs no closing."""
+        close_storage(self._storage)
 
     def load(self) -> list[Trial]:
         """Return all trials, by number."""
@@ -185,6 +199,19 @@ class Journal:
         change = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "differences": list(differences)}
         self._storage.set_study_user_attr(self._study_id, "changes", [*known, change])
 
+    def add_artifact(self, artifact_id: str, filename: str) -> None:
+        """Record that a file belongs to the study, as Optuna's `upload_artifact` does; the file is there already.
+
+        Args:
+            artifact_id: A UUID, the file's name in the artifact store.
+            filename: What to call it.
+        """
+        kind = mimetypes.guess_type(filename)[0] or "application/octet-stream"
+        meta = ArtifactMeta(artifact_id=artifact_id, filename=filename, mimetype=kind, encoding=None)
+        key, value = f"artifacts:{artifact_id}", json.dumps(dataclasses.asdict(meta))
+        if self._storage.get_study_system_attrs(self._study_id).get(key) != value:
+            self._storage.set_study_system_attr(self._study_id, key, value)
+
     def _thaw(self, frozen: FrozenTrial) -> Trial:
         self._ids[frozen.number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, frozen.number)
         rows = [frozen.system_attrs[_epoch_key(epoch)] for epoch in sorted(frozen.intermediate_values)]
@@ -208,35 +235,3 @@ class Journal:
 
 def _epoch_key(epoch: int) -> str:
     return f"epoch:{epoch}"
-
-
-def _cut_torn_line(path: Path) -> int:
-    """Cut off a last line that was not written to its end and return how many bytes that was."""
-    with path.open("r+b") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        before = content.rfind(b"\n", 0, max(whole - 1, 0)) + 1
-        if not _is_record(content[before:whole]):
-            whole = before
-        file.truncate(whole)
-    return len(content) - whole
-
-
-def _check_lines(path: Path) -> None:
-    """Check that every line is a record: no kill damages one before the last, so nothing here could mend it.
-
-    Raises:
-        InputError: With the number of the first line that is not one.
-    """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not _is_record(line):
-                cure = "restore the file from a copy, or use another --name"
-                raise InputError(f"{path} is damaged in line {number}, which no kill does: {cure}")
-
-
-def _is_record(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False

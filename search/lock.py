@@ -33,6 +33,16 @@ def hold(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+def find_holder(path: Path) -> str | None:
+    """Return who holds the lock, None where nobody does; of a holder on another host whether it lives is not known."""
+    try:
+        holder: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    gone = holder["host"] == platform.node() and not _is_alive(holder)
+    return None if gone else _describe(holder)
+
+
 def _acquire(path: Path) -> None:
     mine = path.with_name(f"{path.name}.{platform.node()}.{os.getpid()}")
     holder = {
@@ -83,8 +93,11 @@ def _take_over(path: Path) -> None:
     else:
         path.unlink()
         return
-    who = f"process {holder['pid']} on {holder['host']} since {holder['since']}"
-    raise InputError(f"{path.parent} is being searched by {who}: {cure}")
+    raise InputError(f"{path.parent} is being searched by {_describe(holder)}: {cure}")
+
+
+def _describe(holder: dict[str, Any]) -> str:
+    return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:

@@ -9,11 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
-from search.config import StudyConfig, dump
+from search.config import StudyConfig, dump, parse
 from search.document import read_document, write_document
 from search.provenance import describe_code, describe_command, replace_file
 from search.sample import build_sample
 from search.space import Choice, list_specs
+from search.storage import holds_study
 from trainables.config import build_train_config
 from trainables.data import load_info, open_train
 from trainables.errors import InputError
@@ -135,6 +136,17 @@ def load_record(directory: Path) -> dict[str, Any]:
     return record
 
 
+def load_study(directory: Path) -> StudyConfig:
+    """Read the configuration of the study that lies in a folder.
+
+    Raises:
+        InputError: If none does, or its study.yaml is damaged.
+    """
+    if not (directory / "study.yaml").exists():
+        raise InputError(f"there is no study in {directory}: it holds no study.yaml")
+    return parse(load_record(directory)["config"])
+
+
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     """Write a study's study.yaml in one step."""
     partial = directory / "study.yaml.partial"
@@ -146,10 +158,16 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
     """Check that nothing would be written over.
 
     Raises:
-        InputError: If the study's folder is there and `resume` is not wished.
+        InputError: If the study's folder is there and `resume` is not wished, or the database holds the record of a
+            study of this name whose folder is not here.
     """
     if config.directory.exists() and not resume:
         raise InputError(f"{config.directory} exists: --resume goes on with it, --name NAME starts another study")
+    if config.storage and not config.directory.exists() and holds_study(config.storage, config.name):
+        raise InputError(
+            f"the database holds a study {config.name} already, but {config.directory} is not here: "
+            "bring that folder, or start another study with --name NAME"
+        )
 
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """The command line: read the study, run it, evaluate the winners, write the report.
 
 python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [--accept-changes]
-    [--dry-run]
+    [--dry-run] [--plain]
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from search.artifacts import publish
 from search.checkpoints import Checkpoints
 from search.cluster import connect, count_slots
 from search.command import build_console, explain_errors
@@ -31,9 +32,10 @@ from search.prepare import (
     prepare_weights,
     write_record,
 )
-from search.study import Study, check_shares
+from search.study import Listener, Study, check_shares
 from search.table import write_trials
 from search.task import Task
+from search.tensorboard import EventFiles
 from search.tracking import build_tracker
 from search.trial import run_trial
 from search.tuner import run_study
@@ -52,6 +54,7 @@ def main(
         bool, typer.Option("--accept-changes", help="Go on although settings, data or code differ; recorded.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; train nothing.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="One line per event instead of the live view.")] = False,
 ) -> None:
     """Search both architectures, retrain the winners, test them, and write the comparison."""
     with explain_errors("the same command with --resume"):
@@ -62,7 +65,7 @@ def main(
         if dry_run:
             describe_plan(study, console)
         else:
-            _run(study, console, resume=resume, accept_changes=accept_changes)
+            _run(study, console, resume=resume, accept_changes=accept_changes, plain=plain)
 
 
 def _read_stored(overrides: list[str]) -> StudyConfig:
@@ -82,7 +85,7 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
     return parse(before)
 
 
-def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool) -> None:
+def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> None:
     check_absent(config, resume=resume)
     check_shares(config)
     packed = prepare_data(config, console)
@@ -92,30 +95,27 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         make_directory(config, packed)
         stack.enter_context(hold(config.directory / "study.lock"))
         record, changes = compare_record(config, packed, accept_changes=accept_changes)
-        journal = Journal(config.directory / "study.journal", config.name, note=console.print)
+        journal = Journal(config.journal, config.name, note=console.print)
+        stack.callback(journal.close)
         if changes:
             journal.add_change(changes)
         write_record(config.directory, record)
-        study, halted = _search(config, journal, packed, resources, console)
-        write_trials(study.trials, config.directory / "trials.csv")
+        study, halted = _search(config, journal, packed, resources, console, plain=plain)
+        for name in ("trials.csv", "trials.parquet"):
+            write_trials(study.trials, config.directory / name)
         notes = [f"The search ended early: {halted}."] if halted else []
-        conclude(config, record, study.trials, packed, console, notes)
+        pictures = conclude(config, record, study.trials, packed, console, notes)
+        publish(pictures, config.directory / "artifacts", journal)
 
 
 def _search(
-    config: StudyConfig, journal: Journal, packed: Path, resources: dict[str, float], console: Console
+    config: StudyConfig, journal: Journal, packed: Path, resources: dict[str, float], console: Console, *, plain: bool
 ) -> tuple[Study, str | None]:
     """Run the trials; return the study and why it halted early, if it did."""
-    search, directory = config.search, config.directory
+    directory = config.directory
     with contextlib.ExitStack() as stack:
-        live = build_live(
-            total_trials=search.num_trials,
-            max_epochs=search.max_epochs,
-            max_hours=search.max_hours,
-            console=console,
-            trials=journal.load(),
-            elapsed_s=journal.elapsed_s,
-        )
+        trials = journal.load()
+        live = build_live(config, console=console, trials=trials, elapsed_s=journal.elapsed_s, plain=plain)
         stack.callback(live.close)
         tracker = build_tracker(
             config.tracking.mode,
@@ -127,7 +127,12 @@ def _search(
         stack.callback(tracker.close)
         checkpoints = Checkpoints(directory / "checkpoints")
         stack.callback(checkpoints.close)
-        study = Study(config, journal, [checkpoints, tracker, live])
+        listeners: list[Listener] = [checkpoints, tracker, live]
+        if config.tracking.tensorboard:
+            listeners.append(events := EventFiles(directory / "tensorboard"))
+            stack.callback(events.close)
+            events.sweep(trials)
+        study = Study(config, journal, listeners)
         checkpoints.sweep(study.trials)
         halted = run_study(
             study,

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,45 @@ from search.journal import Trial
 from search.provenance import write_file
 from trainables.config import list_defaults
 
+NUMBERS = {"number": "int64", "epochs": "int64", "best_epoch": "int64"} | dict.fromkeys(
+    ("best_accuracy", "last_accuracy", "seconds", "images_per_second"), "float64"
+)
+"""Columns of numbers with their types in Parquet; the other ones before the parameters are text."""
+
 
 def write_trials(trials: Sequence[Trial], path: Path) -> Path:
-    """Write a row per trial: how it went, then its parameters, empty where its architecture has none of the name."""
+    """Write a row per trial: how it went, then its parameters, empty where its architecture has none of the name.
+
+    Args:
+        trials: The rows.
+        path: Ends in .parquet, which keeps the types, or else is CSV; replaced in one step if it is there.
+    """
     names = dict.fromkeys(name for trial in trials for name in trial.params)
     rows = [_describe(trial) | _list_params(trial, names) for trial in trials]
-    columns = [*_describe(Trial(number=0, architecture="", params={})), *names]
+    columns = {
+        name: [row[name] for row in rows] for name in [*_describe(Trial(number=0, architecture="", params={})), *names]
+    }
+    return write_file(path, _render_parquet(columns, names) if path.suffix == ".parquet" else _render_csv(columns))
+
+
+def _render_csv(columns: Mapping[str, Sequence[Any]]) -> bytes:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return write_file(path, buffer.getvalue().encode())
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return buffer.getvalue().encode()
+
+
+def _render_parquet(columns: Mapping[str, Sequence[Any]], params: Iterable[str]) -> bytes:
+    """Return a Parquet file; the type of a parameter is that of its values."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    known = {name: pa.type_for_alias(NUMBERS.get(name, "string")) for name in columns if name not in params}
+    arrays = {name: pa.array(values, known.get(name)) for name, values in columns.items()}
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table(arrays), buffer)
+    return buffer.getvalue()
 
 
 def _describe(trial: Trial) -> dict[str, Any]:
@@ -33,6 +61,7 @@ def _describe(trial: Trial) -> dict[str, Any]:
         "reason": trial.reason,
         "epochs": len(trial.epochs),
         "best_accuracy": max(values, default=None),
+        "best_epoch": trial.get_peak()[1] if values else None,
         "last_accuracy": values[-1] if values else None,
         **{name: trial.attributes.get(name) for name in ("seconds", "device", "images_per_second")},
     }

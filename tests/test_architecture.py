@@ -12,7 +12,14 @@ DOORS = {
     "wandb": {"search/tracking.py"},
     "yaml": {"search/document.py"},
     "pydantic": {"search/config.py"},
-    "optuna": {"search/space.py", "search/sampler.py", "search/journal.py", "search/history.py", "search/charts.py"},
+    "optuna": {
+        f"search/{name}.py" for name in ("space", "sampler", "journal", "storage", "history", "charts", "dashboard")
+    },
+    "optuna_dashboard": {"search/dashboard.py"},
+    "tensorboardX": {"search/tensorboard.py"},
+    "pyarrow": {"search/table.py"},
+    "pynvml": {"search/usage.py"},
+    "sqlalchemy": {"search/storage.py"},
     "ray": {"search/tuner.py", "search/cluster.py", "search/retrainer.py"},
     "matplotlib": {"search/figures.py"},
     "plotly": {"search/charts.py"},

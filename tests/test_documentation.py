@@ -91,6 +91,21 @@ def test_every_command_on_models_in_the_readme_parses(command, tmp_path, monkeyp
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "command", [command for command in COMMANDS if re.search(r"-m search\.(inspect|dash)", command)]
+)
+def test_every_command_that_looks_at_a_study_parses(command, tmp_path, monkeypatch):
+    import typer
+
+    app = typer.Typer()
+    _, _, module, *arguments = shlex.split(command)
+    app.command()(importlib.import_module(module).main)
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, arguments)
+    assert (result.exit_code, result.stderr.partition(":")[0]) == (2, "error"), result.output
+    assert "there is no study in results/mine" in result.stderr
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
 def test_every_make_target_in_the_readme_exists(command):
     assert (

@@ -5,6 +5,7 @@ import time
 import pytest
 from rich.console import Console
 
+from search.config import parse
 from search.journal import State, Trial
 from search.live import LiveView, PlainLog, build_live
 
@@ -18,8 +19,13 @@ def build_console(*, width: int = 80, terminal: bool = True) -> Console:
     return Console(file=io.StringIO(), force_terminal=terminal, width=width, height=24, _environ={"TERM": "xterm"})
 
 
+def build(console: Console, **changes) -> PlainLog | LiveView:
+    search = {"num_trials": 8, "max_epochs": 4}
+    return build_live(parse({"name": "mine", "search": search}), console=console, **changes)
+
+
 def build_view(console: Console, **changes) -> LiveView:
-    view = build_live(**{"total_trials": 8, "max_epochs": 4, "max_hours": None, "console": console, **changes})
+    view = build(console, **changes)
     assert isinstance(view, LiveView)
     return view
 
@@ -47,7 +53,7 @@ def show(view: LiveView, console: Console) -> str:
 
 def test_the_plain_log_has_one_line_per_event():
     console = build_console(terminal=False)
-    log = build_live(total_trials=8, max_epochs=4, max_hours=None, console=console)
+    log = build(console)
     pruned, failed, resumed = make_trial(3, []), make_trial(4, [], architecture="resnet50"), make_trial(5, [0.5])
     log.on_start(pruned)
     log.on_epoch(add_epoch(pruned, 0.875))
@@ -75,7 +81,7 @@ def test_the_plain_log_has_one_line_per_event():
 
 def test_plain_lines_are_never_wrapped():
     console = build_console(width=20, terminal=False)
-    build_live(total_trials=1, max_epochs=1, max_hours=None, console=console).on_start(make_trial(0, []))
+    build(console).on_start(make_trial(0, []))
 
     assert console.file.getvalue() == "trial 0 cnn starts: filters=64 learning_rate=0.0012\n"
 
@@ -83,42 +89,26 @@ def test_plain_lines_are_never_wrapped():
 def test_a_terminal_in_ci_gets_the_plain_log(monkeypatch):
     monkeypatch.setenv("CI", "true")
 
-    assert isinstance(build_live(total_trials=1, max_epochs=1, max_hours=None, console=build_console()), PlainLog)
+    assert isinstance(build(build_console()), PlainLog)
 
 
-@pytest.mark.parametrize("width", [80, 120, 200])
-def test_the_view_shows_running_trials_best_ones_and_the_budget(width):
-    console = build_console(width=width)
-    running = make_trial(2, [0.75, 0.5])
-    trials = [
-        make_trial(0, [0.625, 0.875], state=State.COMPLETE),
-        make_trial(1, [0.9], architecture="resnet50", state=State.PRUNED),
-        make_trial(3, [0.99], state=State.FAIL),
-    ]
-    view = build_view(console, trials=trials, elapsed_s=3600.0, max_hours=2.0)
-    view.on_start(running)
-    view.on_start(make_trial(4, []))
+def test_a_terminal_gets_the_plain_log_when_it_is_asked_for():
+    assert isinstance(build(build_console(), plain=True), PlainLog)
+
+
+def test_the_view_shows_what_the_record_held_and_what_was_started_since():
+    console = build_console()
+    view = build_view(console, trials=[make_trial(0, [0.625, 0.875], state=State.COMPLETE)], elapsed_s=3600.0)
+    view.on_start(make_trial(1, [0.75, 0.5]))
     picture = show(view, console)
     view.close()
 
-    assert all(len(line) <= width for line in picture.splitlines())
     rows = [line.split() for line in picture.splitlines()]
-    assert rows[0][2:] == ["3/8", "COMPLETE", "1", "PRUNED", "1", "FAIL", "1"]
-    assert rows[1][:6] == ["epochs", "6", "elapsed", "1:00:00", "of", "2:00:00"]
-    assert ["cnn", "0.8750", "0", "2", "filters=64", "learning_rate=0.0012"] in rows
-    assert ["resnet50", "0.9000", "1", "1", "filters=64", "learning_rate=0.0012"] in rows
-    assert ["cnn", "2", "2/4", "0.5000", "0.7500", "0.4321", "1,800"] in rows
-    assert ["cnn", "4", "0/4"] in rows
-
-
-def test_parameters_that_equal_their_defaults_are_left_out():
-    console = build_console()
-    trial = make_trial(0, [0.5])
-    trial.params = {"filters": 32, "num_blocks": 3}
-    view = build_view(console, trials=[trial])
-
-    assert "num_blocks=3" in show(view, console)
-    assert "filters" not in show(view, console)
+    assert rows[0][:2] == ["mine", "trials"]
+    assert rows[0][3:5] == ["1/8", "COMPLETE"]
+    assert rows[1][:4] == ["epochs", "4", "elapsed", "1:00:00"]
+    assert ["cnn", "0.8750", "0", "2"] in rows
+    assert ["cnn", "1", "2/4", "0.5000", "0.7500", "0.4321", "1,800"] in rows
 
 
 def test_an_ended_trial_moves_from_running_to_the_counts():
@@ -134,20 +124,6 @@ def test_an_ended_trial_moves_from_running_to_the_counts():
 
     assert "PRUNED 1" in picture
     assert "1/4" not in picture
-
-
-def test_time_left_is_unknown_before_the_first_end_and_bounded_by_the_budget():
-    console = build_console()
-    view, trial = build_view(console), make_trial(0, [0.5])
-    view.on_start(trial)
-    assert "left" not in show(view, console)
-    time.sleep(0.3)
-    trial.state = State.COMPLETE
-    view.on_end(trial)
-    assert re.search(r"about 0:00:0[2-9] left", show(view, console))  # seven more of 0.3 s
-    view.close()
-
-    assert "about 0:59:59 left" in show(build_view(console, max_hours=1.0), console)
 
 
 def test_an_epoch_may_be_recorded_before_the_view_is_told():
@@ -167,7 +143,7 @@ def test_the_view_refreshes_by_itself_above_it_come_notes_and_close_restores_the
     view.on_start(make_trial(0, []))
     view.note("a note [in brackets]")
     written = len(console.file.getvalue())
-    time.sleep(0.6)
+    time.sleep(1.2)
     frames = console.file.getvalue()[written:].count("trials")
     view.close()
     view.close()

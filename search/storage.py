@@ -1,0 +1,230 @@
+"""Where the record lies: in a file of the study's folder, or in a database that a team shares.
+
+A file is written by one driver, which study.lock sees to, and read by anybody. In a database the connection that writes
+holds a lock of the server's on the study: who is cut off from the server has lost the lock and can write no more, and a
+killed driver's lock goes with its connection.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+from optuna.storages.journal._file import BaseJournalFileLock
+
+from trainables.errors import InputError
+
+Place = Path | str
+"""The journal's file, or the URL of a database."""
+DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
+"""SQLAlchemy's name of the library that we talk to each kind of server with; they are the extra `database`."""
+PASSWORD = "CIFAKE_SEARCH_STORAGE_PASSWORD"
+"""Environment variable of the database's password, which stands in no file."""
+LOCK_PATIENCE_S = 5.0
+"""How long a server may take to notice that the holder of a lock was killed."""
+KEEPALIVE = "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"
+"""PostgreSQL lets go of a lock whose host has been silent for two minutes, instead of two hours."""
+StorageLost = optuna.exceptions.StorageInternalError
+"""The database stopped answering; what it acknowledged is recorded."""
+
+
+def check_url(url: str) -> None:
+    """Check the URL of a database without connecting; no message repeats it, for it may hold a password.
+
+    Raises:
+        InputError: If it is not one, or holds a password.
+    """
+    try:
+        parts = urlsplit(url)
+        is_known = parts.scheme in DRIVERS and bool(parts.path.strip("/"))
+        has_password = parts.password is not None or "password" in parse_qs(parts.query)
+    except ValueError:
+        is_known, has_password = False, False
+    if has_password:
+        raise InputError(f"storage: leave the password out of the URL and put it into the environment as {PASSWORD}")
+    if not is_known:
+        raise InputError("storage: expected postgresql://USER@HOST:PORT/DATABASE or mysql://USER@HOST:PORT/DATABASE")
+
+
+def open_storage(place: Place, study: str, *, note: Callable[[str], None]) -> BaseStorage:
+    """Open the place of a study's record for its one writer.
+
+    Args:
+        place: Where.
+        study: Name of the study; in a database it is locked until `close_storage`.
+        note: Told in a sentence when a file had to be repaired.
+
+    Raises:
+        InputError: If a line of a file before the last is damaged, a database does not let us in, or another driver holds
+            the study there.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if isinstance(place, Path):
+        if place.exists():
+            if torn := _cut_torn_line(place):
+                note(f"{place}: cut off {torn} bytes of a last line that was not written to its end")
+            _check_lines(place)
+        return JournalStorage(JournalFileBackend(str(place), lock_obj=_NoLock()))
+    storage = _open_database(place, KEEPALIVE)
+    _lock(storage, study)
+    return storage
+
+
+def read_storage(place: Place) -> BaseStorage:
+    """Open the place of a record for a reader: nothing can be written, repaired or locked through it.
+
+    Raises:
+        InputError: If a database does not let us in.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if isinstance(place, Path):
+        return JournalStorage(_Reader(place))
+    return _open_database(place, "-c default_transaction_read_only=on", skip_table_creation=True)
+
+
+def holds_study(url: str, study: str) -> bool:
+    """Answer whether a database holds the record of a study; its tables are made if they are missing.
+
+    Raises:
+        InputError: If the database does not let us in.
+    """
+    storage = _open_database(url, KEEPALIVE)
+    try:
+        return study in [frozen.study_name for frozen in storage.get_all_studies()]
+    finally:
+        close_storage(storage)
+
+
+def close_storage(storage: BaseStorage) -> None:
+    """Let go of a database and of the lock in it."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def describe_loss(error: BaseException) -> str:
+    """Return in one line what the server, or the library that talks to it, said."""
+    reason = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+    return " ".join(str(reason).split())
+
+
+def _open_database(url: str, options: str, *, skip_table_creation: bool = False) -> RDBStorage:
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import StaticPool
+
+    check_url(url)
+    known = make_url(url)
+    full = known.set(drivername=DRIVERS[known.drivername], password=os.environ.get(PASSWORD))
+    arguments = {"options": options} if known.drivername == "postgresql" else {}
+    kwargs = {"poolclass": StaticPool, "connect_args": arguments}  # one connection: the one that holds the lock
+    where = f"{known.host or 'localhost'}/{known.database}"
+    try:
+        return RDBStorage(full.render_as_string(hide_password=False), kwargs, skip_table_creation=skip_table_creation)
+    except ImportError:
+        raise InputError(
+            f"storage: {known.drivername} needs a library: pip install 'cifake-search[database]'"
+        ) from None
+    except (SQLAlchemyError, StorageLost) as error:
+        raise InputError(f"storage: cannot use the database {where}: {describe_loss(error)}") from None
+
+
+def _lock(storage: RDBStorage, study: str) -> None:
+    """Lock a study for as long as the storage's connection lasts.
+
+    Raises:
+        InputError: If another connection holds the lock.
+    """
+    from sqlalchemy import event, text
+
+    digest = hashlib.sha256(f"cifake-search {storage.engine.url.database} {study}".encode()).digest()
+    is_postgresql = storage.engine.dialect.name == "postgresql"
+    key = int.from_bytes(digest[:8], signed=True) if is_postgresql else digest.hex()[:60]
+    query = text("SELECT pg_try_advisory_lock(:key)" if is_postgresql else "SELECT GET_LOCK(:key, 0)")
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    with storage.engine.connect() as connection:
+        while not (is_mine := connection.execute(query, {"key": key}).scalar()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        connection.commit()
+    event.listen(storage.engine, "do_connect", _refuse)  # Optuna tries again, and would without the lock
+    if not is_mine:
+        close_storage(storage)
+        raise InputError(f"the study {study} in the database is being searched: stop that search first, or wait for it")
+
+
+def _refuse(*_: Any) -> None:
+    raise StorageLost("the connection was cut, and with it the lock on the study was lost")
+
+
+class _NoLock(BaseJournalFileLock):
+    """No lock around a write: study.lock keeps other drivers out, and Optuna's own would outlive a kill."""
+
+    def acquire(self) -> bool:
+        return True
+
+    def release(self) -> None:
+        pass
+
+
+class _Reader(BaseJournalBackend):
+    """The whole lines of a file that somebody else writes; a torn last one is not there yet."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offsets = [0]
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offsets[log_number_from])
+            for number, line in enumerate(file, start=log_number_from):
+                if (record := _parse(line)) is None:
+                    return
+                if number + 1 == len(self._offsets):
+                    self._offsets.append(self._offsets[number] + len(line))
+                yield record
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise PermissionError(f"{self._path} is open for reading only: {len(logs)} records refused")
+
+
+def _cut_torn_line(path: Path) -> int:
+    """Cut off a last line that was not written to its end and return how many bytes that was."""
+    with path.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        before = content.rfind(b"\n", 0, max(whole - 1, 0)) + 1
+        if _parse(content[before:whole]) is None:
+            whole = before
+        file.truncate(whole)
+    return len(content) - whole
+
+
+def _check_lines(path: Path) -> None:
+    """Check that every line is a record: no kill damages one before the last, so nothing here could mend it.
+
+    Raises:
+        InputError: With the number of the first line that is not one.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if _parse(line) is None:
+                cure = "restore the file from a copy, or use another --name"
+                raise InputError(f"{path} is damaged in line {number}, which no kill does: {cure}")
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a whole line, None if it is none."""
+    try:
+        record = json.loads(line) if line.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None

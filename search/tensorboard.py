@@ -1,0 +1,78 @@
+"""TensorBoard's event files: a folder per trial with its metrics by epoch and its parameters, written from the record.
+
+A trial that is resumed is written anew from its first epoch, so that no point is there twice and none is missing.
+"""
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from search.journal import State, Trial
+
+UNFINISHED = "unfinished"
+"""File in the folder of a trial that has not been written to its end."""
+
+
+class EventFiles:
+    """Listener that writes event files."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writers: dict[int, Any] = {}
+
+    def sweep(self, trials: Iterable[Trial]) -> None:
+        """Write the ended trials that a kill left unfinished, or that ended before anybody asked for event files."""
+        for trial in trials:
+            folder = self._get_folder(trial)
+            if trial.state is not State.RUNNING and (not folder.exists() or (folder / UNFINISHED).exists()):
+                self.on_start(trial)
+                self.on_end(trial)
+
+    def on_start(self, trial: Trial) -> None:
+        """Begin the trial's file with what is recorded of it."""
+        from tensorboardX.writer import FileWriter
+
+        folder = self._get_folder(trial)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / UNFINISHED).touch()
+        self._writers[trial.number] = FileWriter(str(folder))
+        for epoch in range(1, len(trial.epochs) + 1):
+            self._add_epoch(trial, epoch)
+
+    def on_epoch(self, trial: Trial) -> None:
+        """Write the last epoch."""
+        self._add_epoch(trial, len(trial.epochs))
+        self._writers[trial.number].flush()
+
+    def on_end(self, trial: Trial) -> None:
+        """Write the parameters with the best accuracy, for the page HPARAMS, and close the file."""
+        from tensorboardX.summary import hparams
+
+        if trial.epochs:
+            known = {"architecture": trial.architecture, "state": trial.state.value, **trial.params}
+            for summary in hparams(known, {"best_accuracy": trial.get_peak()[0]}):
+                self._writers[trial.number].add_summary(summary)
+            self._add_scalar(trial, "best_accuracy", trial.get_peak()[0], trial.get_peak()[1])
+        self._writers.pop(trial.number).close()
+        (self._get_folder(trial) / UNFINISHED).unlink()
+
+    def close(self) -> None:
+        """Close what is open; these trials are written anew when they are resumed."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _get_folder(self, trial: Trial) -> Path:
+        return self._directory / f"trial-{trial.number:04d}-{trial.architecture}"
+
+    def _add_epoch(self, trial: Trial, epoch: int) -> None:
+        for name, value in trial.epochs[epoch - 1].items():
+            if name != "epoch":
+                self._add_scalar(trial, name, value, epoch)
+
+    def _add_scalar(self, trial: Trial, name: str, value: float, epoch: int) -> None:
+        from tensorboardX.summary import scalar
+
+        self._writers[trial.number].add_summary(scalar(name, value), epoch)
