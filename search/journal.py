@@ -60,9 +60,9 @@ class Trial:
     """Why it is PRUNED or FAIL; of a RUNNING one what a kill between reason and state left."""
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """seconds, device, images_per_second."""
-    started: datetime | None = None
+    started: datetime | None = dataclasses.field(default=None, compare=False)
     """When it was proposed, in local time."""
-    ended: datetime | None = None
+    ended: datetime | None = dataclasses.field(default=None, compare=False)
     """When its state became final, in local time."""
 
     def list_values(self) -> list[float]:
@@ -87,7 +87,7 @@ class Journal:
             note: Told in a sentence when the file had to be repaired.
 
         Raises:
-            InputError: If the file is damaged or holds no study of this name, or the database cannot be used or is in use.
+            InputError: If the file is damaged or holds no study of this name, or the database is in use or cannot be.
         """
         storage = open_storage(place, study, note=note)
         known = [frozen.study_name for frozen in storage.get_all_studies()]

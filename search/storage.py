@@ -62,8 +62,8 @@ def open_storage(place: Place, study: str, *, note: Callable[[str], None]) -> Ba
         note: Told in a sentence when a file had to be repaired.
 
     Raises:
-        InputError: If a line of a file before the last is damaged, a database does not let us in, or another driver holds
-            the study there.
+        InputError: If a file is damaged before its last line, or a database does not let us in, or another driver
+            holds the study there.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if isinstance(place, Path):
