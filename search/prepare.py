@@ -1,6 +1,7 @@
 """Everything that must be right before the first trial: data, initial weights, the study's folder."""
 
 import errno
+import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,7 +89,7 @@ def make_directory(config: StudyConfig, packed: Path) -> None:
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
             staged = Path(scratch) / directory.name
             staged.mkdir()
-            write_record(staged, _describe(config, packed))
+            write_record(staged, {"id": _draw_id(), **_describe(config, packed)})
             staged.rename(directory)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -114,7 +115,7 @@ def compare_record(
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
         raise InputError(f"{config.directory} was started otherwise ({'; '.join(differences)}): {cure}")
-    return before | ({"config": now["config"]} if not differences else now), differences
+    return {"id": _draw_id()} | before | ({"config": now["config"]} if not differences else now), differences
 
 
 def load_record(directory: Path) -> dict[str, Any]:
@@ -167,6 +168,11 @@ def _describe(config: StudyConfig, packed: Path) -> dict[str, Any]:
     info = load_info(packed)
     data = {"fingerprint": info.fingerprint, "counts": info.counts, "skipped": list(info.skipped)}
     return {"config": dump(config), "data": data, "code": describe_code()}
+
+
+def _draw_id() -> str:
+    """Return what tells a study from every other one of its name, in an account that several people share."""
+    return secrets.token_hex(4)
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

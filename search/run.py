@@ -111,7 +111,7 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         if changes:
             journal.add_change(changes)
         write_record(config.directory, record)
-        study, halted = _search(config, journal, packed, resources, console)
+        study, halted = _search(config, journal, packed, resources, console, identity=record["id"])
         write_trials(study.trials, config.directory / "trials.csv")
         console.print("Retraining the winners on train and validation, testing each once:")
         models, failures = evaluate(config, study.trials, packed, lambda tested: _show_tested(tested, console))
@@ -132,12 +132,15 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         notes=notes,
     )
     write_report(result, config.directory / "report")
+    tracker = build_tracker(config, record["id"], console.print)
+    tracker.on_evaluation(result)
+    tracker.close()
     console.print(render(result))
     console.print(f"Report: {config.directory / 'report'}")
 
 
 def _search(
-    config: StudyConfig, journal: Journal, packed: Path, resources: dict[str, float], console: Console
+    config: StudyConfig, journal: Journal, packed: Path, resources: dict[str, float], console: Console, *, identity: str
 ) -> tuple[Study, str | None]:
     """Run the trials; return the study and why it halted early, if it did."""
     search, directory = config.search, config.directory
@@ -151,13 +154,7 @@ def _search(
             elapsed_s=journal.elapsed_s,
         )
         stack.callback(live.close)
-        tracker = build_tracker(
-            config.tracking.mode,
-            study=config.name,
-            project=config.tracking.project,
-            directory=directory,
-            warn=live.note,
-        )
+        tracker = build_tracker(config, identity, live.note)
         stack.callback(tracker.close)
         checkpoints = Checkpoints(directory / "checkpoints")
         stack.callback(checkpoints.close)
