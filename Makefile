@@ -17,6 +17,7 @@ bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.chaos --kills 2 --trials 20
 	$(BIN)/python -m benchmarks.training --short
 	$(BIN)/python -m benchmarks.sharing --short
+	$(BIN)/python -m benchmarks.tracking --short
 
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
 

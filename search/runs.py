@@ -63,12 +63,22 @@ class Board:
         return re.sub(r"[^\w.-]", "_", f"{self.config.name}-{self.identity}-{end}")
 
 
-def connect() -> bool:
-    """Start W&B's own process, which the other functions need, and return whether a key is set."""
+def connect() -> None:
+    """Start W&B, which the other functions need."""
     import wandb
 
     logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log, and tracebacks where the disk is full
     wandb.setup(wandb.Settings(silent=True))
+
+
+def log_in() -> bool:
+    """Take the key from the environment, netrc or W&B's settings, and return whether there is one.
+
+    Raises:
+        wandb.Error: If it cannot be one.
+    """
+    import wandb
+
     return bool(wandb.login(prompt=False, verify=False))
 
 

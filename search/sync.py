@@ -22,7 +22,7 @@ from search.config import parse
 from search.journal import Journal, State, Trial
 from search.lock import hold
 from search.prepare import load_record
-from search.runs import EXIT_CODES, Board, connect, open_sweep, open_trial, summarize
+from search.runs import EXIT_CODES, Board, connect, log_in, open_sweep, open_trial, summarize
 from search.tracking import kill_service
 from trainables.errors import InputError
 
@@ -74,7 +74,8 @@ def sync(directory: Path, console: Console) -> bool:
             config=config, identity=record["id"], directory=directory, files=Path(scratch), timeout_s=TIMEOUT_S
         )
         try:
-            if not connect():
+            connect()
+            if not log_in():
                 raise InputError("no W&B API key is set: set WANDB_API_KEY, or run `wandb login` once")
             return _sync(board, trials, console)
         except wandb.Error as error:

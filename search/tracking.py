@@ -18,7 +18,7 @@ from search.config import StudyConfig
 from search.gallery import log_evaluation
 from search.journal import State, Trial
 from search.result import Result
-from search.runs import EXIT_CODES, Board, connect, open_run, open_sweep, open_trial, summarize
+from search.runs import EXIT_CODES, Board, connect, log_in, open_run, open_sweep, open_trial, summarize
 
 Mode = Literal["auto", "online", "offline", "off"]
 T = TypeVar("T")
@@ -88,11 +88,11 @@ class Tracker:
     def _connect(self) -> None:
         import wandb
 
-        has_key = connect()
+        connect()
         self._finishers = ThreadPoolExecutor(64, "tracking-finish")
         if self._mode == "offline":
             return
-        if not has_key:
+        if not log_in():
             if self._mode == "online":
                 self._fall_back("online", "no API key is set")
             self._mode = "offline"

@@ -14,6 +14,7 @@ NAMES = {
     "packing": {"images", "pack_seconds", "pack_images_per_second", "find_seconds", "open_seconds", "verify_seconds"},
     "training": {"device", "torch", "threads", "macs_per_second", "bytes_per_second", "models"},
     "sharing": {"device", "torch", "model", "processes"},
+    "tracking": {"trials", "epochs", "rounds", "ours", "stock", "stock_to_ours"},
 }
 
 
@@ -58,3 +59,12 @@ def test_the_sharing_benchmark_adds_up_processes(tmp_path):
     figures = run("sharing", "--short", path=tmp_path / "figures.json")
     assert figures["processes"].keys() == {"1", "2"}
     assert all(found["images_per_second"] > 0 for found in figures["processes"].values())
+
+
+@pytest.mark.slow
+def test_the_tracking_benchmark_tells_both_sides_the_same(tmp_path):
+    figures = run("tracking", "--short", path=tmp_path / "figures.json")
+    assert (
+        figures["ours"].keys() == {"total_seconds", "seconds_per_trial", "seconds_per_epoch"} == figures["stock"].keys()
+    )
+    assert figures["trials"] == 4

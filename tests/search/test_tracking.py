@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from search import runs
 from search.config import parse
@@ -183,7 +185,7 @@ def test_a_resumed_online_run_is_sent_what_the_server_lacks(build, wandb_server)
 
 @pytest.mark.parametrize("manner", ["refuse", "fail", "hang"])
 def test_a_server_that_does_not_accept_costs_one_warning_and_no_data(
-    build, wandb_server, warnings, read_wandb_files, tmp_path, capfd, monkeypatch, manner
+    build, wandb_server, warnings, read_wandb_files, tmp_path, capfd, manner
 ):
     wandb_server.manner = manner
     tracker, trials = build("auto", timeout_s=1.0), [make_trial(0), make_trial(1)]
@@ -290,6 +292,46 @@ def test_a_server_that_stops_answering_is_waited_for_once(build, wandb_server, w
 
 def list_rows(body: dict[str, Any]) -> list[str]:
     return body.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
+
+
+def test_a_user_who_interrupts_waits_no_longer_than_told(build, wandb_server, read_wandb_files, tmp_path):
+    tracker, trials = build("online"), [make_trial(number) for number in range(3)]
+    for trial in trials:
+        play(tracker, trial, state=State.RUNNING)
+    wait_until(lambda: len({run["name"] for run in wandb_server.runs}) == 3)
+    wandb_server.manner = "hang"
+    begin = time.monotonic()
+    tracker.close(patience_s=0.3)
+
+    assert time.monotonic() - begin < 1
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("tracking")])
+    assert [list_metrics(file.history) for file in read_wandb_files(tmp_path)] == [trial.epochs for trial in trials]
+
+
+def test_runs_belong_to_a_sweep_over_the_space(build, wandb_server, tmp_path):
+    tracker = build("auto")
+    play(tracker, make_trial())
+    tracker.close()
+    again = build("auto")
+    play(again, make_trial(1))
+    again.close()
+
+    [sweep] = wandb_server.list_variables("UpsertSweep")
+    config = yaml.safe_load(sweep["config"])
+    assert sweep["projectName"] == "cifake"
+    assert config["metric"] == {"name": "best_accuracy", "goal": "maximize"}
+    assert config["parameters"]["learning_rate"] == {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.1}
+    assert [wandb_server.describe(f"demo-1d-000{number}")["sweep"] for number in (0, 1)] == ["sweep0", "sweep0"]
+    assert json.loads((tmp_path / "results" / "sweep.json").read_text())["id"] == "sweep0"
+
+
+def test_a_server_without_sweeps_still_takes_runs(build, wandb_server, warnings):
+    wandb_server.refused = {"UpsertSweep"}
+    tracker, trial = build("online", timeout_s=2.0), make_trial()
+    play(tracker, trial)
+    tracker.close()
+
+    assert list_metrics(wandb_server.list_history("demo-1d-0000")) == trial.epochs or warnings
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
