@@ -184,6 +184,7 @@ def kill_service() -> None:
     for child in psutil.Process().children():
         if child.name().startswith("wandb-core"):
             child.kill()
+            child.wait(1)
 
 
 def _copy(trial: Trial) -> Trial:

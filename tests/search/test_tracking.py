@@ -301,9 +301,9 @@ def test_a_user_who_interrupts_waits_no_longer_than_told(build, wandb_server, re
     wait_until(lambda: len({run["name"] for run in wandb_server.runs}) == 3)
     wandb_server.manner = "hang"
     begin = time.monotonic()
-    tracker.close(patience_s=0.3)
+    tracker.close(patience_s=1.5)
 
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 2.5
     wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("tracking")])
     assert [list_metrics(file.history) for file in read_wandb_files(tmp_path)] == [trial.epochs for trial in trials]
 
@@ -331,7 +331,8 @@ def test_a_server_without_sweeps_still_takes_runs(build, wandb_server, warnings)
     play(tracker, trial)
     tracker.close()
 
-    assert list_metrics(wandb_server.list_history("demo-1d-0000")) == trial.epochs or warnings
+    assert list_metrics(wandb_server.list_history("demo-1d-0000")) == trial.epochs
+    assert warnings == []
 
 
 def wait_until(holds: Callable[[], bool]) -> None:
