@@ -71,7 +71,8 @@ def _read_table(path: Path) -> Any:
     import wandb
 
     with path.open(encoding="utf-8", newline="") as file:
-        columns, *rows = csv.reader(file)
+        header, *rows = csv.reader(file)
+    columns: list[str | int] = [*header]
     return wandb.Table(columns=columns, data=[[_read_cell(cell) for cell in row] for row in rows])
 
 

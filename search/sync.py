@@ -138,15 +138,12 @@ def _send_evaluation(board: Board, console: Console) -> bool:
     files = sorted(board.directory.glob(f"wandb/*/run-{board.name_run('evaluation')}.wandb"))
     if not files:
         return True
-    command = [sys.executable, "-m", "wandb", "sync", str(files[-1])]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=_clean_environment())
+    command = [sys.executable, "-m", "wandb", "sync", str(files[-1].resolve())]
+    # Without the address of this process's own W&B process; its logs go where the command runs.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=board.files, env=environment)
     console.print("evaluation" if not answer.returncode else f"the evaluation was not uploaded: {answer.stderr}")
     return not answer.returncode
-
-
-def _clean_environment() -> dict[str, str]:
-    """Return the environment without the address of this process's own W&B process."""
-    return {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def read_wandb_files() -> Callable[[Path], list[WandbFile]]:
 class WandbServer(ThreadingHTTPServer):
     """Stand-in of the W&B API on 127.0.0.1, which keeps what it is sent.
 
-    `manner` is accept, refuse, fail or hang, and `refused` names operations that fail by themselves.
+    `manner` is accept, refuse, fail or hang, and `refused` names operations that it does not know.
     """
 
     daemon_threads = True
@@ -234,13 +234,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        match "fail" if _name_operation(body) in self.server.refused else self.server.manner:
+        match "reject" if _name_operation(body) in self.server.refused else self.server.manner:
             case "accept":
                 answer = self.server.answer(body)
                 self.server.requests.append((self.path, body))
                 self._reply(200, {"data": answer})
             case "refuse":
                 self._reply(401, {"data": None, "errors": [{"message": "user is not logged in"}]})
+            case "reject":
+                self._reply(400, {"data": None, "errors": [{"message": "unknown operation"}]})
             case "fail":
                 self._reply(500, {})
             case "hang":
