@@ -18,6 +18,7 @@ bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.resuming --trials 100 --rounds 1
 	$(BIN)/python -m benchmarks.training --short
 	$(BIN)/python -m benchmarks.sharing --short
+	$(BIN)/python -m benchmarks.tracking --short
 
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
 

@@ -26,6 +26,7 @@ from search.result import Result, TestedModel
 from search.retrainer import Retrainer
 from search.retraining import delete_checkpoint, get_checkpoint, load_tested, load_tests
 from search.task import Failure
+from search.tracking import build_tracker
 from search.winners import (
     Choices,
     build_calibration,
@@ -41,7 +42,7 @@ from search.winners import (
 from trainables.data import load_info
 from trainables.errors import InputError
 
-MAY_SET = ("evaluation.", "resources.", "cluster.", "data.path=", "data.cache=")
+MAY_SET = ("evaluation.", "resources.", "cluster.", "tracking.", "data.path=", "data.cache=")
 """How and where winners are retrained; all else is the study's."""
 
 
@@ -64,9 +65,9 @@ def main(
         stack.enter_context(hold(config.directory / "study.lock"))
         journal = Journal(config.journal, config.name, note=console.print)
         stack.callback(journal.close)
-        trials, artifacts = journal.load(), config.directory / "artifacts"
+        trials = journal.load()
         if report:
-            publish(_report(config, record, trials, console, _collect(config, record, trials), []), artifacts, journal)
+            _report(config, record, journal, console, _collect(config, record, trials), [])
             return
         chosen = _select(config, architectures)
         _check_finished(chosen, trials)
@@ -77,7 +78,7 @@ def main(
         else:
             stack.enter_context(connect(chosen))
         record["config"]["evaluation"] = dump(config)["evaluation"]
-        publish(conclude(chosen, record, trials, packed, console), artifacts, journal)
+        conclude(chosen, record, journal, packed, console)
 
 
 def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
@@ -90,28 +91,26 @@ def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Tri
 def conclude(
     config: StudyConfig,
     record: dict[str, Any],
-    trials: Sequence[Trial],
+    journal: Journal,
     packed: Path,
     console: Console,
     notes: Sequence[str] = (),
-) -> list[Path]:
+) -> None:
     """Retrain the winners, test each once and write the report; what an earlier evaluation finished is kept.
 
     Args:
         config: The study; its lock is held, and Ray connected unless everything is trained.
         record: Its study.yaml, written anew before the test split is opened.
-        trials: All of its trials.
+        journal: Its record, with all of its trials.
         packed: Folder of the packed images.
         console: Where progress and the table are shown.
         notes: Sentences for the report.
-
-    Returns:
-        The confusion matrices of the report.
 
     Raises:
         InputError: If there is nothing to retrain, or every retraining failed.
         OSError: If the disk is full; what is finished is kept.
     """
+    trials = journal.load()
     failures = check_winners(config, trials)
     folder = _get_folder(config)
     folder.mkdir(exist_ok=True)
@@ -132,7 +131,10 @@ def conclude(
     ]
     if not models:
         raise InputError(f"there is nothing to report. {' '.join(failures)}")
-    return _report(config, record, trials, console, models, [*notes, *failures])
+    result = _report(config, record, journal, console, models, [*notes, *failures])
+    tracker = build_tracker(config, record["id"], console.print)
+    tracker.on_evaluation(result)
+    tracker.close()
 
 
 def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) -> Choices:
@@ -170,11 +172,13 @@ def _open(config: StudyConfig, record: dict[str, Any], choices: Choices) -> None
 def _report(
     config: StudyConfig,
     record: dict[str, Any],
-    trials: Sequence[Trial],
+    journal: Journal,
     console: Console,
     models: list[TestedModel],
     notes: Sequence[str],
-) -> list[Path]:
+) -> Result:
+    """Write the report, show its table, and put its confusion matrices where optuna-dashboard finds them."""
+    trials = journal.load()
     tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
     labels, _, _ = tests[models[0].label]
     result = Result(
@@ -182,7 +186,7 @@ def _report(
         config=config,
         record=record,
         models=models,
-        trials=list(trials),
+        trials=trials,
         labels=labels,
         predictions={label: probabilities for label, (_, probabilities, _) in tests.items()},
         mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
@@ -191,7 +195,9 @@ def _report(
     files = write_report(result, config.directory / "report")
     console.print(render(result))
     console.print(f"Report: {config.directory / 'report'}")
-    return [path for path in files if path.name.endswith("_confusion.png")]
+    confusions = [path for path in files if path.name.endswith("_confusion.png")]
+    publish(confusions, config.directory / "artifacts", journal)
+    return result
 
 
 def _collect(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> list[TestedModel]:
@@ -219,7 +225,7 @@ def _read_study(directory: Path, settings: Sequence[str]) -> tuple[StudyConfig, 
         raise InputError(f"{directory} has no study.journal: nothing was searched there")
     for setting in settings:
         if not setting.startswith(MAY_SET):
-            known = ", ".join(name.rstrip("=") for name in MAY_SET)
+            known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
             raise InputError(f"--set {setting}: an evaluation may change {known} only; all else is the study's")
         set_value(document, setting)
     config = parse(document | {"results": str(directory.resolve().parent)})

@@ -1,6 +1,7 @@
 """Everything that must be right before the first trial: data, initial weights, the study's folder."""
 
 import errno
+import secrets
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -91,7 +92,7 @@ def make_directory(config: StudyConfig, packed: Path) -> None:
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
             staged = Path(scratch) / directory.name
             staged.mkdir()
-            write_record(staged, _describe(config, packed))
+            write_record(staged, {"id": _draw_id(), **_describe(config, packed)})
             staged.rename(directory)
     except OSError as error:
         if error.errno == errno.ENOSPC:
@@ -117,7 +118,7 @@ def compare_record(
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
         raise InputError(f"{config.directory} was started otherwise ({'; '.join(differences)}): {cure}")
-    kept = {"evaluations": before["evaluations"]}
+    kept = {"id": before.get("id") or _draw_id(), "evaluations": before["evaluations"]}
     return before | ({"config": now["config"]} if not differences else now) | kept, differences
 
 
@@ -205,6 +206,11 @@ def _describe(config: StudyConfig, packed: Path) -> dict[str, Any]:
     }
     code = describe_code()
     return {"command": describe_command(), "config": dump(config), "data": data, "code": code, "evaluations": []}
+
+
+def _draw_id() -> str:
+    """Return what tells a study from every other one of its name, in an account that several people share."""
+    return secrets.token_hex(4)
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

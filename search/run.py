@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.artifacts import publish
 from search.checkpoints import Checkpoints
 from search.cluster import connect, count_slots
 from search.command import build_console, explain_errors
@@ -100,16 +99,22 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         if changes:
             journal.add_change(changes)
         write_record(config.directory, record)
-        study, halted = _search(config, journal, packed, resources, console, plain=plain)
+        study, halted = _search(config, journal, packed, resources, console, identity=record["id"], plain=plain)
         for name in ("trials.csv", "trials.parquet"):
             write_trials(study.trials, config.directory / name)
         notes = [f"The search ended early: {halted}."] if halted else []
-        pictures = conclude(config, record, study.trials, packed, console, notes)
-        publish(pictures, config.directory / "artifacts", journal)
+        conclude(config, record, journal, packed, console, notes)
 
 
 def _search(
-    config: StudyConfig, journal: Journal, packed: Path, resources: dict[str, float], console: Console, *, plain: bool
+    config: StudyConfig,
+    journal: Journal,
+    packed: Path,
+    resources: dict[str, float],
+    console: Console,
+    *,
+    identity: str,
+    plain: bool,
 ) -> tuple[Study, str | None]:
     """Run the trials; return the study and why it halted early, if it did."""
     directory = config.directory
@@ -117,13 +122,7 @@ def _search(
         trials = journal.load()
         live = build_live(config, console=console, trials=trials, elapsed_s=journal.elapsed_s, plain=plain)
         stack.callback(live.close)
-        tracker = build_tracker(
-            config.tracking.mode,
-            study=config.name,
-            project=config.tracking.project,
-            directory=directory,
-            warn=live.note,
-        )
+        tracker = build_tracker(config, identity, live.note)
         stack.callback(tracker.close)
         checkpoints = Checkpoints(directory / "checkpoints")
         stack.callback(checkpoints.close)

@@ -169,6 +169,8 @@ class Study:
         if trial.epochs:
             speeds = [metrics["images_per_second"] for metrics in trial.epochs]
             attributes["images_per_second"] = round(sum(speeds) / len(speeds), 1)
+            if "peak_memory_bytes" in trial.epochs[-1]:
+                attributes["peak_memory_bytes"] = max(metrics["peak_memory_bytes"] for metrics in trial.epochs)
         if traceback is not None:
             attributes["traceback"] = traceback
         self._journal.end_trial(trial, state, reason, attributes)

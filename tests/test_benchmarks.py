@@ -16,6 +16,7 @@ NAMES = {
     "recipes": {"device", "accuracies", "difference_interval"},
     "resuming": {"5"},
     "sharing": {"device", "torch", "model", "processes"},
+    "tracking": {"trials", "epochs", "rounds", "ours", "stock", "stock_to_ours"},
 }
 
 
@@ -74,3 +75,11 @@ def test_the_resuming_benchmark_proposes_the_next_trial(tmp_path):
     figures = run("resuming", "--trials", "5", "--rounds", "1", path=tmp_path / "figures.json")
     assert figures["5"]["epochs"] >= 4
     assert figures["5"]["ready_seconds"] > 0
+
+
+def test_the_tracking_benchmark_tells_both_sides_the_same(tmp_path):
+    figures = run("tracking", "--short", path=tmp_path / "figures.json")
+    assert (
+        figures["ours"].keys() == {"total_seconds", "seconds_per_trial", "seconds_per_epoch"} == figures["stock"].keys()
+    )
+    assert figures["trials"] == 4

@@ -66,6 +66,8 @@ def train(
     if not len(train_split):
         raise InputError("the training split holds 0 images; give it at least 1")
     allow_tf32(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
     model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, model)
@@ -91,6 +93,8 @@ def train(
             metrics = {"epoch": number, **_train_epoch(config, model, average, optimizer, train_split, number)}
             if val_split is not None:
                 metrics |= _validate(scored, val_split, number, flip_average=config.flip_average)
+        if device.type == "cuda":
+            metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
         metrics["seconds"] = time.perf_counter() - started
         history.append(metrics)
         yield Epoch(number=number, metrics=dict(metrics), state=state)

@@ -1,8 +1,10 @@
 """A saved model; and the other side of Weights & Biases: its files read back, and a stand-in of its server."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import re
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -84,7 +86,10 @@ def read_wandb_files() -> Callable[[Path], list[WandbFile]]:
 
 
 class WandbServer(ThreadingHTTPServer):
-    """Stand-in of the W&B API on 127.0.0.1; `manner` is accept, refuse, fail or hang."""
+    """Stand-in of the W&B API on 127.0.0.1, which keeps what it is sent.
+
+    `manner` is accept, refuse, fail or hang, and `refused` names operations that it does not know.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -92,40 +97,141 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.manner = "accept"
-        self.last_step: int | None = None
+        self.refused: set[str] = set()
         self.requests: list[tuple[str, dict[str, Any]]] = []
+        self.uploads: dict[str, bytes] = {}
         self.released = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
 
     @property
     def runs(self) -> list[dict[str, Any]]:
         """The variables of every mutation that made or changed a run."""
-        return [body["variables"] for _, body in self.requests if body.get("operationName") == "UpsertBucket"]
+        return self.list_variables("UpsertBucket")
+
+    def list_variables(self, operation: str) -> list[dict[str, Any]]:
+        return [body["variables"] for _, body in list(self.requests) if _name_operation(body) == operation]
+
+    def list_streamed(self, run_id: str) -> list[dict[str, Any]]:
+        return [body for path, body in list(self.requests) if path.endswith(f"/{run_id}/file_stream")]
 
     def list_history(self, run_id: str) -> list[dict[str, Any]]:
-        streamed = [body for path, body in self.requests if path.endswith(f"/{run_id}/file_stream")]
-        files = [body["files"]["wandb-history.jsonl"] for body in streamed if "wandb-history.jsonl" in body["files"]]
-        return [json.loads(line) for file in files for line in file["content"]]
+        """The rows as the real server keeps them: each where its offset puts it."""
+        lines: dict[int, str] = {}
+        for body in self.list_streamed(run_id):
+            if file := body.get("files", {}).get("wandb-history.jsonl"):
+                lines |= dict(enumerate(file["content"], start=file["offset"]))
+        return [json.loads(lines[number]) for number in sorted(lines)]
+
+    def describe(self, run_id: str) -> dict[str, Any]:
+        """What the server knows of a run: the last word on each of its fields."""
+        known: dict[str, Any] = {"tags": [], "summary": {}, "state": "running", "exit_code": None}
+        for run in self.runs:
+            if run["name"] == run_id:
+                known |= {key: run[key] for key in ("groupName", "sweep", "tags", "config") if run.get(key)}
+        for body in self.list_streamed(run_id):
+            if file := body.get("files", {}).get("wandb-summary.json"):
+                known["summary"] = json.loads(file["content"][-1])
+            known["state"] = "running"
+            if body.get("complete"):
+                known["exit_code"] = body["exitcode"]
+                known["state"] = {0: "finished", 1: "failed"}.get(body["exitcode"], "killed")
+        return known
 
     def answer(self, body: dict[str, Any]) -> dict[str, Any]:
-        variables = body.get("variables", {})
-        match body.get("operationName"):
-            case "UpsertBucket":
-                project = {"id": "1", "name": variables["project"], "entity": {"id": "1", "name": "someone"}}
-                bucket = {"id": "1", "name": variables["name"], "displayName": "", "config": "{}", "project": project}
-                return {"upsertBucket": {"bucket": bucket, "inserted": True}}
-            case "CreateRunFiles":
-                return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []}}
-            case "RunResumeStatus":
-                return {"model": {"bucket": self._describe_resumed(variables["name"])}}
+        variables = body.get("variables") or {}
+        answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+            "Viewer": self._describe_viewer,
+            "GetDefaultEntity": self._describe_viewer,
+            "UpsertBucket": self._describe_run,
+            "UpsertSweep": self._describe_sweep,
+            "RunResumeStatus": lambda run: {"model": {"bucket": self._describe_resumed(run["name"])}},
+            "Runs": lambda query: {"project": self._list_runs(json.loads(query["filters"])["group"])},
+            "CreateRunFiles": self._place_files,
+        }
+        name = _name_operation(body)
+        return answers[name](variables) if name in answers else self._answer_artifact(body)
+
+    def _describe_viewer(self, _: dict[str, Any]) -> dict[str, Any]:
+        viewer = {"id": "1", "username": "someone", "entity": "someone", "flags": "{}", "teams": {"edges": []}}
+        return {"viewer": viewer}
+
+    def _describe_run(self, run: dict[str, Any]) -> dict[str, Any]:
+        bucket = {"id": "1", "name": run["name"], "displayName": "", "config": "{}", "project": _name(run["project"])}
+        return {"upsertBucket": {"bucket": bucket, "inserted": True}}
+
+    def _describe_sweep(self, sweep: dict[str, Any]) -> dict[str, Any]:
+        known = {"name": f"sweep{len(self.list_variables('UpsertSweep'))}", "project": _name(sweep["projectName"])}
+        return {"upsertSweep": {"sweep": known, "configValidationWarnings": []}}
+
+    def _place_files(self, run: dict[str, Any]) -> dict[str, Any]:
+        files = [{"name": name, "uploadUrl": f"{self.url}/{name}"} for name in run["files"]]
+        return {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Let a client be killed while it talks."""
+
+    def _answer_artifact(self, body: dict[str, Any]) -> dict[str, Any]:
+        variables = body.get("variables") or {}
+        match _name_operation(body):
+            case "ArtifactType":
+                return {"project": {"artifact": None}}
+            case "CreateArtifact":
+                sequence = {"id": "1", "latestArtifact": None}
+                return {"createArtifact": {"artifact": {"id": "1", "state": "PENDING", "artifactSequence": sequence}}}
+            case "CreateArtifactManifest" | "UpdateArtifactManifest" as name:
+                manifest = {"id": "1", "file": self._place("manifest")}
+                return {name[0].lower() + name[1:]: {"artifactManifest": manifest}}
+            case "CreateArtifactFiles":
+                files = [self._place(file["name"]) for file in variables["input"]["artifactFiles"]]
+                edges = [{"node": {**file, "storagePath": "x", "artifact": {"id": "1"}}} for file in files]
+                return {"createArtifactFiles": {"files": {"edges": edges}}}
+            case "CommitArtifact":
+                return {"commitArtifact": {"artifact": {"id": "1", "digest": "1"}}}
         return {}
 
+    def _place(self, name: str) -> dict[str, Any]:
+        return {"id": "1", "name": name, "displayName": name, "uploadUrl": f"{self.url}/{name}", "uploadHeaders": []}
+
     def _describe_resumed(self, run_id: str) -> dict[str, Any] | None:
-        if self.last_step is None:
+        if not (history := self.list_history(run_id)):
             return None
-        tail = json.dumps([json.dumps({"_step": self.last_step})])
-        counts = {"historyLineCount": self.last_step, "eventsLineCount": 0, "logLineCount": 0}
+        tail = json.dumps([json.dumps(history[-1])])
+        counts = {"historyLineCount": len(history), "eventsLineCount": 0, "logLineCount": 0}
         texts = {"historyTail": tail, "eventsTail": "[]", "summaryMetrics": "{}", "config": "{}"}
         return {"id": "1", "name": run_id, "wandbConfig": '{"t": 1}', "tags": [], **counts, **texts}
+
+    def _list_runs(self, group: str) -> dict[str, Any]:
+        nodes = []
+        for name in dict.fromkeys(run["name"] for run in self.runs if run.get("groupName") == group):
+            known = self.describe(name)
+            lines = len(self.list_history(name))
+            fields = {"id": "1", "name": name, "displayName": name, "group": group, "sweepName": known.get("sweep")}
+            told = {"tags": known["tags"], "state": known["state"], "historyLineCount": lines, "readOnly": False}
+            rest = {
+                **dict.fromkeys(["jobType", "commit", "heartbeatAt", "description", "notes"]),
+                "user": {"name": "x"},
+            }
+            nodes.append({"projectId": "1", "createdAt": "2026-01-01T00:00:00", **fields, **told, **rest})
+        edges = [{"node": node, "cursor": "x"} for node in nodes]
+        page = {"endCursor": "x", "hasNextPage": False}
+        return {
+            "internalId": "1",
+            "runCount": len(nodes),
+            "readOnly": False,
+            "runs": {"edges": edges, "pageInfo": page},
+        }
+
+
+def _name(project: str) -> dict[str, Any]:
+    return {"id": "1", "name": project, "entity": {"id": "1", "name": "someone"}}
+
+
+def _name_operation(body: dict[str, Any]) -> str | None:
+    found = re.search(r"(?:query|mutation)\s+(\w+)", body.get("query", ""))
+    return found[1] if found else None
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -134,27 +240,35 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append((self.path, body))
-        match self.server.manner:
+        match "reject" if _name_operation(body) in self.server.refused else self.server.manner:
             case "accept":
-                self._reply(200, {"data": self.server.answer(body)})
+                answer = self.server.answer(body)
+                self.server.requests.append((self.path, body))
+                self._reply(200, {"data": answer})
             case "refuse":
                 self._reply(401, {"data": None, "errors": [{"message": "user is not logged in"}]})
+            case "reject":
+                self._reply(400, {"data": None, "errors": [{"message": "unknown operation"}]})
             case "fail":
                 self._reply(500, {})
             case "hang":
                 self.server.released.wait()
                 self.close_connection = True
 
+    def do_PUT(self) -> None:
+        self.server.uploads[self.path[1:]] = self.rfile.read(int(self.headers["Content-Length"]))
+        self._reply(200, {})
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
     def _reply(self, status: int, body: dict[str, Any]) -> None:
         content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+        with contextlib.suppress(OSError):  # a client that is killed does not wait
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
 
 
 @pytest.fixture
@@ -180,7 +294,7 @@ def wandb_server(wandb_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     with WandbServer() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "0123456789" * 4)
         monkeypatch.setenv("WANDB_CONFIG_DIR", str(wandb_home))
         yield server

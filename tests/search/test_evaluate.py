@@ -127,14 +127,14 @@ def test_retrainings_that_fail_are_named_and_the_opening_stays_recorded(tmp_path
     config = build_config(tmp_path / "results")
     make_directory(config, pack_copy)
     journal = Journal(config.directory / "study.journal", "tiny", note=print)
-    trials = [add_trial(journal, config, "cnn", [0.5])]
+    add_trial(journal, config, "cnn", [0.5])
     record = load_record(config.directory)
     (pack_copy / "test.labels").unlink()
     with (
         connect(config),
         pytest.raises(InputError, match=r"nothing to report\. The retraining cnn-seed0 failed: .*test\.labels"),
     ):
-        conclude(config, record, trials, pack_copy, Console(quiet=True))
+        conclude(config, record, journal, pack_copy, Console(quiet=True))
     (entry,) = read_document(config.directory / "study.yaml")["evaluations"]
     assert entry["opened"]
 
@@ -172,7 +172,11 @@ def rename(study):
         (drop_cnn, [], "No resnet50 trial was run: go on with the search, or name the others with --architecture"),
         (rename, [], "holds the study other"),
         (None, ["--report"], "was not evaluated yet"),
-        (None, ["--set", "search.max_epochs=9"], "an evaluation may change evaluation., resources."),
+        (
+            None,
+            ["--set", "search.max_epochs=9"],
+            "an evaluation may change evaluation\\.\\*, resources\\.\\*, cluster\\.\\*, tracking\\.\\*, data\\.path",
+        ),
         (None, ["--set", "evaluation.seeds=0"], "evaluation.seeds = 0"),
         (None, ["--set", "evaluation.threshold=2"], "evaluation.threshold"),
         (None, ["--set", "evaluation.threshold=test"], "evaluation.threshold"),

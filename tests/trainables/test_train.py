@@ -39,7 +39,7 @@ HARD = TrainConfig(
     deterministic=True,
 )
 """Every source of randomness and of state at once."""
-TIMES = ("seconds", "images_per_second")
+TIMES = ("seconds", "images_per_second", "peak_memory_bytes")
 
 
 @pytest.fixture(autouse=True)

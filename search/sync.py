@@ -1,0 +1,150 @@
+"""The command line that tells Weights & Biases what it lacks of a study.
+
+python -m search.sync DIRECTORY
+
+The server is asked which runs and epochs it has; the rest is sent from the journal, and the evaluation from the file
+that it left in wandb/. So a second call sends nothing twice, and one that was killed is simply repeated.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from search.config import parse
+from search.journal import Journal, State, Trial
+from search.lock import hold
+from search.prepare import load_record
+from search.runs import EXIT_CODES, Board, connect, log_in, open_sweep, open_trial, summarize
+from search.tracking import kill_service
+from trainables.errors import InputError
+
+PARALLEL = 8
+"""Runs that are sent at a time."""
+TIMEOUT_S = 60.0
+"""Longest time that the server may take for one step."""
+FINISHED = {State.COMPLETE: "finished", State.PRUNED: "finished", State.FAIL: "failed"}
+"""What W&B calls a run that was told its end."""
+
+
+def main(directory: Annotated[Path, typer.Argument(help="The study's folder, results/NAME.")]) -> None:
+    """Upload to Weights & Biases what it lacks of a study: runs, epochs, the sweep, the evaluation."""
+    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
+    try:
+        is_whole = sync(directory, console)
+    except InputError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        kill_service()
+        typer.echo("interrupted; the same command goes on", err=True)
+        raise typer.Exit(130) from None
+    if not is_whole:
+        raise typer.Exit(1)
+
+
+def sync(directory: Path, console: Console) -> bool:
+    """Send what the server lacks and return whether it has all of it now.
+
+    Raises:
+        InputError: If there is no study, no run or no key, or the server cannot be asked.
+    """
+    import wandb
+
+    if not (directory / "study.yaml").exists():
+        raise InputError(f"there is no study in {directory}: name a study's folder, such as results/local")
+    record = load_record(directory)
+    if "id" not in record:
+        raise InputError(f"{directory / 'study.yaml'} has no id, which resuming the study once gives it")
+    with hold(directory / "study.lock"), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+        config = parse(record["config"])
+        trials: list[Trial] = []
+        if (directory / "study.journal").exists():
+            trials = Journal(directory / "study.journal", config.name, note=console.print).load()
+        if not trials:
+            raise InputError(f"{directory} holds no run yet: there is nothing to upload")
+        board = Board(
+            config=config, identity=record["id"], directory=directory, files=Path(scratch), timeout_s=TIMEOUT_S
+        )
+        try:
+            connect()
+            if not log_in():
+                raise InputError("no W&B API key is set: set WANDB_API_KEY, or run `wandb login` once")
+            return _sync(board, trials, console)
+        except wandb.Error as error:
+            raise InputError(f"Weights & Biases: {str(error).partition(chr(10))[0]}") from None
+        finally:
+            wandb.teardown()
+
+
+def _sync(board: Board, trials: Sequence[Trial], console: Console) -> bool:
+    sweep_id = open_sweep(board)
+    known = _list_known(board)
+    lacking = [trial for trial in trials if not _is_known(known.get(board.name_run(trial.number)), trial, sweep_id)]
+    failures = 0
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        pending = {pool.submit(_send, board, trial, sweep_id): trial for trial in lacking}
+        for future in as_completed(pending):
+            trial = pending[future]
+            if error := future.exception():
+                failures += 1
+                console.print(f"trial {trial.number} was not uploaded: {str(error).partition(chr(10))[0]}")
+            else:
+                console.print(f"trial {trial.number} {trial.architecture}: {len(trial.epochs)} epochs, {trial.state}")
+    evaluation = known.get(board.name_run("evaluation"))
+    if evaluation is None or evaluation.state != "finished":
+        failures += not _send_evaluation(board, console)
+    there = len(trials) - len(lacking)
+    console.print(f"{len(lacking) - failures} uploaded, {there} were there already, {failures} failed")
+    return not failures
+
+
+def _list_known(board: Board) -> dict[str, Any]:
+    """Return the study's runs that the server has, by id."""
+    import wandb
+
+    found = wandb.Api(timeout=int(TIMEOUT_S)).runs(
+        board.config.tracking.project, filters={"group": board.config.name}, per_page=500
+    )
+    try:
+        return {run.id: run for run in found}
+    except ValueError:  # there is no such project yet
+        return {}
+
+
+def _is_known(run: Any, trial: Trial, sweep_id: str) -> bool:
+    """Answer whether a run on the server, if there is one, says all that the journal says."""
+    if run is None or run.sweep_name != sweep_id or run.historyLineCount < len(trial.epochs):
+        return False
+    return trial.state is State.RUNNING or run.state == FINISHED[trial.state]
+
+
+def _send(board: Board, trial: Trial, sweep_id: str) -> None:
+    run = open_trial(board, trial, is_online=True, sweep_id=sweep_id)
+    if trial.state is not State.RUNNING:
+        summarize(run, trial)
+    run.finish(EXIT_CODES[trial.state])
+
+
+def _send_evaluation(board: Board, console: Console) -> bool:
+    """Send the last evaluation, if there is one, from its file, by W&B's own command."""
+    files = sorted(board.directory.glob(f"wandb/*/run-{board.name_run('evaluation')}.wandb"))
+    if not files:
+        return True
+    command = [sys.executable, "-m", "wandb", "sync", str(files[-1].resolve())]
+    # Without the address of this process's own W&B process; its logs go where the command runs.
+    environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=board.files, env=environment)
+    console.print("evaluation" if not answer.returncode else f"the evaluation was not uploaded: {answer.stderr}")
+    return not answer.returncode
+
+
+if __name__ == "__main__":
+    typer.run(main)
