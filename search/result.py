@@ -36,7 +36,7 @@ class TestedModel:
     """Counts of test images: rows true FAKE, REAL; columns predicted FAKE, REAL."""
     cost: dict[str, float]
     """macs (per image), training_seconds, images_per_second_1 and images_per_second_256 (prediction at these batch
-    sizes), peak_memory_bytes; what is not known is missing."""
+    sizes), peak_memory_bytes (of training: tensors on a GPU, else the whole process); what is not known is missing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -35,7 +35,7 @@ from trainables.config import TrainConfig, build_train_config, list_values
 from trainables.data import Split, open_full_train, open_test, open_train
 from trainables.errors import InputError
 from trainables.models import count_parameters, restore_model
-from trainables.runtime import describe_hardware
+from trainables.runtime import describe_hardware, read_peak_memory, reset_peak_memory
 from trainables.train import predict, train
 
 NUM_MISTAKES = 32
@@ -199,12 +199,11 @@ def _train_and_test(
     """Train one winner, with a checkpoint if a path is given, and test it."""
     config = build_config(retraining)
     split = open_full_train(pack, seed=retraining.split_seed, max_images=retraining.max_train_images)
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
     state = yield from _train(retraining, config, split, device, path)
     cost = {"training_seconds": sum(metrics["seconds"] for metrics in state["history"])}
-    if device.type == "cuda":
-        cost["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated(device))
+    if (peak := read_peak_memory(device)) is not None:
+        cost["peak_memory_bytes"] = float(peak)
     model = restore_model(config.model, state["model"])
     test = open_test(pack)
     predictions = _predict(model, test, retraining.threshold, device, flip_average=config.flip_average)

@@ -57,6 +57,26 @@ def limit_memory(device: torch.device, fraction: float) -> None:
         torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin a new peak: of PyTorch's tensors on a GPU, or of this process's resident memory on Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): resets VmHWM
+
+
+def read_peak_memory(device: torch.device) -> int | None:
+    """Return the most bytes held since `reset_peak_memory`; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
+
+
 def allow_tf32(device: torch.device) -> None:
     """Let CUDA round what stays float32 to TF32 inside matrix products; for this process, from now on."""
     if device.type == "cuda":

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from trainables.runtime import (
     deterministic_block,
     limit_memory,
     pick_device,
+    read_peak_memory,
+    reset_peak_memory,
     seed_block,
 )
 
@@ -142,3 +145,15 @@ def test_a_process_cannot_hold_more_than_its_share_of_a_gpu() -> None:
         torch.empty(total // 20, dtype=torch.uint8, device=device)
     finally:
         limit_memory(device, 1.0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is Linux's to tell")
+def test_the_peak_of_memory_counts_from_its_reset() -> None:
+    torch.ones(100 * 2**20, dtype=torch.uint8)  # freed at once
+    reset_peak_memory(CPU)
+    before = read_peak_memory(CPU)
+    torch.ones(200 * 2**20, dtype=torch.uint8)
+    after = read_peak_memory(CPU)
+    assert before is not None
+    assert after is not None
+    assert 150 * 2**20 < after - before < 250 * 2**20
