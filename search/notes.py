@@ -14,13 +14,14 @@ def list_notes(
 ) -> list[str]:
     """Return what a reader of the figures must know, as far as it applies."""
     num_epochs = sum(len(trial.epochs) for trial in trials)
+    seeds = config.evaluation.seeds
     notes = [
         f"Chosen on validation among {len(trials)} trials ({num_epochs} epochs), retrained on train and validation "
-        f"with {config.evaluation.seeds} seeds, tested once; REAL is the positive class.",
+        f"with {seeds} seed{'' if seeds == 1 else 's'}, tested once; REAL is the positive class.",
         "± is the standard deviation over seeds; the interval holds the mean over these seeds with 95 % confidence as "
         f"far as the test images decide (bootstrap over each class's images, {NUM_RESAMPLES:,} resamples).",
-        "Published models were tested by others; `peak on test` is the best epoch on the test split itself, "
-        "`sealed` is tested once after all choices were made.",
+        'Published models were tested by others; "peak on test" is the best epoch on the test split itself, '
+        '"sealed" is tested once after all choices were made.',
     ]
     ended = sum(trial.state is not State.RUNNING for trial in trials)
     if ended < config.search.num_trials:

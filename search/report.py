@@ -189,7 +189,7 @@ def _tabulate_costs(result: Result) -> Table:
         ]
         for row in _list_ours(result)
     ]
-    return Table(title="What a model costs", header=[*header, "Peak GPU memory"], rows=rows)
+    return Table(title="What a model costs", header=[*header, "Peak memory"], rows=rows)
 
 
 def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
