@@ -9,7 +9,7 @@ from rich.console import Console
 
 from search.storage import StorageLost, describe_loss
 from search.trial import DISK_FULL
-from trainables.errors import InputError
+from trainables.errors import InputError, TrainingError
 
 
 def build_console() -> Console:
@@ -18,25 +18,28 @@ def build_console() -> Console:
 
 
 @contextmanager
-def explain_errors(again: str) -> Iterator[None]:
+def explain_errors(again: str | None = None) -> Iterator[None]:
     """Turn what the user can mend into a sentence and an exit code.
 
     Args:
-        again: What goes on after an interruption, such as `the same command with --resume`.
+        again: What goes on after an interruption, such as `the same command with --resume`; None if nothing was begun.
     """
     try:
         yield
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    except TrainingError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
     except StorageLost as error:
         typer.echo(f"error: the database was lost ({describe_loss(error)}); {again} goes on from here", err=True)
         raise typer.Exit(1) from None
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        typer.echo(f"error: no space left ({error}); free some, then {again} goes on", err=True)
+        typer.echo(f"error: no space left ({error}); free some, then {again or 'the same command'} goes on", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo(f"interrupted; {again} goes on from here", err=True)
+        typer.echo(f"interrupted; {again} goes on from here" if again else "interrupted", err=True)
         raise typer.Exit(130) from None

@@ -14,6 +14,7 @@ import typer
 from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import wsgi  # type: ignore[attr-defined]
 
+from search.command import explain_errors
 from search.prepare import load_study
 from search.storage import read_storage
 from trainables.errors import InputError
@@ -28,18 +29,15 @@ def main(
 ) -> None:
     """Serve optuna-dashboard on a study until Ctrl-C. It reads the record and can change nothing."""
     logging.getLogger("optuna_dashboard").setLevel(logging.WARNING)
-    try:
-        config = load_study(directory)
-        storage = read_storage(config.storage or directory / "study.journal")
+    with explain_errors():
+        config, _ = load_study(directory)
+        storage = read_storage(config.journal)
         application = refuse_changes(wsgi(storage, artifact_store=FileSystemArtifactStore(directory / "artifacts")))
         try:
             server = make_server(host, port, application, server_class=_Server, handler_class=_Quiet)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise InputError(f"cannot listen on {host}:{port} ({reason}): choose another --port or --host") from None
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
     with server:
         typer.echo(f"{config.name}: http://{host}:{server.server_port}/   (Ctrl-C ends)")
         try:

@@ -17,6 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from search.audit import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION, Audit, audit
+from search.command import explain_errors
 from search.images import Images, read_images
 from search.provenance import check_target, replace_file
 from search.sheet import draw_sheet
@@ -44,7 +45,7 @@ def main(
 ) -> None:
     """Audit a data set: counts, bad files, exact and near duplicates, colour. Nothing is trained or packed."""
     console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
-    try:
+    with explain_errors():
         for target in (json_path, sheet_path):
             if target:
                 check_target(target)
@@ -60,12 +61,6 @@ def main(
             console.print(f"Contact sheet: {sheet_path}")
         elif sheet_path:
             console.print("No near-duplicates, so no contact sheet.")
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
 
 
 def show(found: Audit, console: Console) -> None:

@@ -15,12 +15,11 @@ from rich.console import Console
 from search.artifacts import publish
 from search.cluster import connect
 from search.command import build_console, explain_errors
-from search.config import Architecture, StudyConfig, dump, parse
-from search.document import set_value
+from search.config import Architecture, StudyConfig, dump
 from search.journal import Journal, Trial
 from search.lock import hold
 from search.notes import list_notes
-from search.prepare import load_record, prepare_data, write_record
+from search.prepare import load_study, prepare_data, write_record
 from search.report import render, write_report
 from search.result import Result, TestedModel
 from search.retrainer import Retrainer
@@ -217,21 +216,14 @@ def _collect(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial
 
 def _read_study(directory: Path, settings: Sequence[str]) -> tuple[StudyConfig, dict[str, Any]]:
     """Read a study's configuration with overrides, and its record without."""
-    if not (directory / "study.yaml").exists():
-        raise InputError(f"there is no study in {directory}: expected the folder results/NAME of one")
-    record = load_record(directory)
-    document = load_record(directory)["config"]
-    if document.get("storage") is None and not (directory / "study.journal").exists():
-        raise InputError(f"{directory} has no study.journal: nothing was searched there")
     for setting in settings:
         if not setting.startswith(MAY_SET):
             known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
             raise InputError(f"--set {setting}: an evaluation may change {known} only; all else is the study's")
-        set_value(document, setting)
-    config = parse(document | {"results": str(directory.resolve().parent)})
-    if directory.resolve().name != config.name:
-        raise InputError(f"{directory} holds the study {config.name}: give its folder that name again")
-    return dataclasses.replace(config, results=str(directory.parent)), record
+    config, record = load_study(directory, settings)
+    if isinstance(config.journal, Path) and not config.journal.exists():
+        raise InputError(f"{directory} has no study.journal: nothing was searched there")
+    return config, record
 
 
 def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:

@@ -15,6 +15,7 @@ import torch
 import typer
 from numpy.typing import NDArray
 
+from search.command import explain_errors
 from search.model_card import LIMITS
 from search.model_file import TrainedModel, load_model
 from search.provenance import check_target, replace_file
@@ -35,16 +36,10 @@ def main(
 ) -> None:
     """Export a trained model: uint8 images (N, 32, 32, 3) in, the probability of REAL of each out."""
     target = output or model.with_suffix(f".{form}")
-    try:
+    with explain_errors():
         trained = load_model(model)
         check_target(target)
         difference = export_onnx(trained, target)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was written", err=True)
-        raise typer.Exit(130) from None
     typer.echo(f"{target}: {trained.record.label}, input images (N, 32, 32, 3) uint8, output probability of REAL (N,)")
     typer.echo(f"onnxruntime and torch differ by at most {difference:.1e} on noise. {LIMITS}.")
 

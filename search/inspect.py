@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from search.command import explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import find_holder
 from search.prepare import load_study
@@ -42,7 +43,7 @@ def main(
 ) -> None:
     """Show the state of a study; safe while it is being searched."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    try:
+    with explain_errors():
         study = Inspected(directory)
         if table is not None:
             _write_table(study.trials, table)
@@ -56,11 +57,6 @@ def main(
             _watch(study, console) if watch else console.print(study.get_status())
             show_top(study.trials, top, console)
             console.print(f"\n{study.describe_progress()}", soft_wrap=True)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None
 
 
 class Inspected:
@@ -73,7 +69,7 @@ class Inspected:
             InputError: If the folder holds none.
         """
         self._directory = directory
-        self.config = load_study(directory)
+        self.config, _ = load_study(directory)
         self._journal: Journal | None = None
         self.trials: list[Trial] = []
         self.elapsed_s = 0.0

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
+from search.command import explain_errors
 from search.model_card import LIMITS
 from search.model_file import TrainedModel, load_model
 from search.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture, strict_pillow
@@ -57,17 +58,11 @@ def main(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
     """Say REAL or FAKE of each picture, and the probability of REAL. Exit code 1 if a file could not be read."""
-    try:
+    with explain_errors():
         if as_json and as_csv:
             raise InputError("--json and --csv exclude each other: pass one")
         trained = load_model(model)
         answers, bad = _ask(trained, pictures)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
     for picture in bad:
         typer.echo(f"skipped: {_show(str(picture.path))} {_show(picture.reason)}", err=True)
     if as_json:

@@ -1,9 +1,11 @@
 """Everything that must be right before the first trial: data, initial weights, the study's folder."""
 
+import copy
+import dataclasses
 import errno
 import secrets
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from search.config import StudyConfig, dump, parse
-from search.document import read_document, write_document
+from search.document import read_document, set_value, write_document
 from search.provenance import describe_code, describe_command, replace_file
 from search.sample import build_sample
 from search.space import Choice, list_specs
@@ -137,15 +139,29 @@ def load_record(directory: Path) -> dict[str, Any]:
     return record
 
 
-def load_study(directory: Path) -> StudyConfig:
-    """Read the configuration of the study that lies in a folder.
+def load_study(directory: Path, settings: Sequence[str] = ()) -> tuple[StudyConfig, dict[str, Any]]:
+    """Read the study that lies in a folder, which may have been moved there.
+
+    Args:
+        directory: The folder.
+        settings: Overrides of its configuration, such as `evaluation.seeds=5`.
+
+    Returns:
+        The configuration, overridden, and the record, as it lies there.
 
     Raises:
-        InputError: If none does, or its study.yaml is damaged.
+        InputError: If there is no study, its study.yaml is damaged, or the folder has another name than the study.
     """
     if not (directory / "study.yaml").exists():
-        raise InputError(f"there is no study in {directory}: it holds no study.yaml")
-    return parse(load_record(directory)["config"])
+        raise InputError(f"there is no study in {directory}: expected the folder results/NAME of one")
+    record = load_record(directory)
+    document = copy.deepcopy(record["config"])
+    for setting in settings:
+        set_value(document, setting)
+    config = parse(document | {"results": str(directory.resolve().parent)})
+    if directory.resolve().name != config.name:
+        raise InputError(f"{directory} holds the study {config.name}: give its folder that name again")
+    return dataclasses.replace(config, results=str(directory.parent)), record
 
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:

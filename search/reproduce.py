@@ -4,7 +4,6 @@ python -m search.reproduce results/NAME [--model ARCH] [--seed K]
 """
 
 import dataclasses
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,16 +13,15 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
-from search.config import StudyConfig, parse
+from search.command import build_console, explain_errors
 from search.model_file import RECORD, WEIGHTS, ModelRecord, load_record, load_weights
-from search.prepare import load_record as load_study
-from search.prepare import prepare_data
+from search.prepare import load_study, prepare_data
 from search.provenance import describe_code
 from search.result import TestedModel
 from search.retraining import Retraining, train_and_test
 from search.trial import prepare_device
 from trainables.data import load_info
-from trainables.errors import InputError, TrainingError
+from trainables.errors import InputError
 from trainables.runtime import describe_hardware
 
 DEPENDENCIES = ("torch", "torchvision", "numpy", "scikit-learn")
@@ -41,17 +39,11 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Where the images lie now, if not where they were.")] = None,
 ) -> None:
     """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
-    try:
+    console = build_console()
+    with explain_errors():
         records = choose_records(study, model, seed)
         pack = _prepare(study, records, data, console)
         same = [_reproduce(study, record, pack, console) for record in records]
-    except (InputError, TrainingError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, InputError) else 1) from None
-    except KeyboardInterrupt:
-        typer.echo("interrupted; nothing was changed", err=True)
-        raise typer.Exit(130) from None
     console.print(f"{sum(same)} of {len(same)} models reproduced.")
     if not all(same):
         raise typer.Exit(1)
@@ -118,7 +110,7 @@ def _differ(one: Tensor, other: Tensor) -> float:
 
 def _prepare(study: Path, records: Sequence[ModelRecord], data: Path | None, console: Console) -> Path:
     """Return the pack of the images that the models were trained on."""
-    config: StudyConfig = parse(load_study(study)["config"])
+    config, _ = load_study(study)
     if data is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(data)))
     pack = prepare_data(config, console)

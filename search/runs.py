@@ -78,6 +78,7 @@ def log_in() -> bool:
         wandb.Error: If it cannot be one.
     """
     import wandb
+    import wandb.apis.public.sweeps  # now: amid an import, open_sweep must not be given up
 
     return bool(wandb.login(prompt=False, verify=False))
 

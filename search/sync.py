@@ -18,10 +18,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.config import parse
+from search.command import build_console, explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import hold
-from search.prepare import load_record
+from search.prepare import load_study
 from search.runs import EXIT_CODES, Board, connect, log_in, open_sweep, open_trial, summarize
 from search.tracking import kill_service
 from trainables.errors import InputError
@@ -36,16 +36,12 @@ FINISHED = {State.COMPLETE: "finished", State.PRUNED: "finished", State.FAIL: "f
 
 def main(directory: Annotated[Path, typer.Argument(help="The study's folder, results/NAME.")]) -> None:
     """Upload to Weights & Biases what it lacks of a study: runs, epochs, the sweep, the evaluation."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True)
-    try:
-        is_whole = sync(directory, console)
-    except InputError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        kill_service()
-        typer.echo("interrupted; the same command goes on", err=True)
-        raise typer.Exit(130) from None
+    with explain_errors("the same command"):
+        try:
+            is_whole = sync(directory, build_console())
+        except KeyboardInterrupt:
+            kill_service()
+            raise
     if not is_whole:
         raise typer.Exit(1)
 
@@ -58,16 +54,12 @@ def sync(directory: Path, console: Console) -> bool:
     """
     import wandb
 
-    if not (directory / "study.yaml").exists():
-        raise InputError(f"there is no study in {directory}: name a study's folder, such as results/local")
-    record = load_record(directory)
+    config, record = load_study(directory)
     if "id" not in record:
         raise InputError(f"{directory / 'study.yaml'} has no id, which resuming the study once gives it")
     with hold(directory / "study.lock"), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
-        config = parse(record["config"])
-        trials: list[Trial] = []
-        if (directory / "study.journal").exists():
-            trials = Journal(directory / "study.journal", config.name, note=console.print).load()
+        journal = Journal.read(config.journal, config.name)
+        trials = journal.load() if journal else []
         if not trials:
             raise InputError(f"{directory} holds no run yet: there is nothing to upload")
         board = Board(

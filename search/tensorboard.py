@@ -4,6 +4,7 @@ A trial that is resumed is written anew from its first epoch, so that no point i
 """
 
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -31,13 +32,13 @@ class EventFiles:
 
     def on_start(self, trial: Trial) -> None:
         """Begin the trial's file with what is recorded of it."""
-        from tensorboardX.writer import FileWriter
+        from tensorboardX.event_file_writer import EventsWriter  # it alone writes at once, without queue and thread
 
         folder = self._get_folder(trial)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         (folder / UNFINISHED).touch()
-        self._writers[trial.number] = FileWriter(str(folder))
+        self._writers[trial.number] = EventsWriter(str(folder / "events"))
         for epoch in range(1, len(trial.epochs) + 1):
             self._add_epoch(trial, epoch)
 
@@ -53,7 +54,7 @@ class EventFiles:
         if trial.epochs:
             known = {"architecture": trial.architecture, "state": trial.state.value, **trial.params}
             for summary in hparams(known, {"best_accuracy": trial.get_peak()[0]}):
-                self._writers[trial.number].add_summary(summary)
+                self._add(trial, summary, 0)
             self._add_scalar(trial, "best_accuracy", trial.get_peak()[0], trial.get_peak()[1])
         self._writers.pop(trial.number).close()
         (self._get_folder(trial) / UNFINISHED).unlink()
@@ -75,4 +76,9 @@ class EventFiles:
     def _add_scalar(self, trial: Trial, name: str, value: float, epoch: int) -> None:
         from tensorboardX.summary import scalar
 
-        self._writers[trial.number].add_summary(scalar(name, value), epoch)
+        self._add(trial, scalar(name, value), epoch)
+
+    def _add(self, trial: Trial, summary: Any, step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made by protobuf at import
+
+        self._writers[trial.number].write_event(Event(wall_time=time.time(), step=step, summary=summary))

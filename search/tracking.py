@@ -181,10 +181,14 @@ def build_tracker(config: StudyConfig, identity: str, warn: Callable[[str], None
 
 def kill_service() -> None:
     """End W&B's own process at once; its files keep what the server did not take in."""
+    from wandb.sdk import wandb_setup
+
     for child in psutil.Process().children():
         if child.name().startswith("wandb-core"):
             child.kill()
-            child.wait(1)
+            connection: Any = wandb_setup.singleton()._connection
+            if connection is not None and connection._proc is not None:
+                connection._proc.join()  # W&B started the process, so only W&B can learn that it has ended
 
 
 def _copy(trial: Trial) -> Trial:
