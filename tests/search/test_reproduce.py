@@ -129,13 +129,13 @@ def test_weights_that_are_no_numbers_never_agree(make_record):
         (["x", "--seed", "7"], "has no such model; there are cnn-seed0"),
         (["x", "--model", "resnet50"], "has no such model; there are cnn-seed0"),
         (["x", "--data", "other"], "other holds other images than cnn-seed0 was trained on"),
-        (["gone"], "gone has no models"),
+        (["gone/x"], "gone/x has no models"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(study, image_folder, monkeypatch, arguments, message):
     monkeypatch.chdir(study.parent)
-    (study.parent / "gone").mkdir()
-    (study.parent / "gone" / "study.yaml").write_bytes((study / "study.yaml").read_bytes())
+    (study.parent / "gone" / "x").mkdir(parents=True)
+    (study.parent / "gone" / "x" / "study.yaml").write_bytes((study / "study.yaml").read_bytes())
     (image_folder / "train/REAL/0.png").unlink()
     image_folder.rename(study.parent / "other")
     code, _, stderr = call(*arguments)
