@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test check bench install clean
+.PHONY: search test check bench install cluster clean
 
 search: install  ## from nothing to a result: both architectures on the embedded sample
 	$(BIN)/python -m search.run
@@ -25,6 +25,13 @@ install: .venv/.installed  ## the virtual environment with the pinned dependenci
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,database]'
+	touch $@
+
+cluster: .venv/.cluster  ## the same on a node of a cluster: what a study needs, and Ray's launcher
+
+.venv/.cluster: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster]'
 	touch $@
 
 clean:  ## everything that was made, but the results
