@@ -1,13 +1,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test check bench install cluster clean
+.PHONY: search test test-cluster check bench install cluster clean
 
 search: install  ## from nothing to a result: both architectures on the embedded sample
 	$(BIN)/python -m search.run
 
-test: install  ## all tests
-	$(BIN)/python -m pytest
+test: install  ## all tests but those of the cluster
+	$(BIN)/python -m pytest -m "not cluster"
+
+test-cluster: install  ## a cluster of three hosts made out of namespaces; needs root, 15 minutes at most
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: install  ## format, lint, types, imports
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -71,8 +71,8 @@ def make_work(folder):
 def test_a_search_with_broken_trials_and_lost_workers_ends_whole(tmp_path):
     config = build_config(num_trials=6, scheduler="none")
     study = open_study(config, tmp_path)
-    with connect(config) as resources:
-        assert count_slots(config, resources) == 2
+    with connect(config) as nodes:
+        assert count_slots(config, nodes) == 2
         run_study(study, make_work(tmp_path), make_task, slots=2)
     recorded = open_study(config, tmp_path)
     assert recorded.is_finished
