@@ -106,20 +106,17 @@ class _Proposals(_Driver, Searcher):
         super().__init__()
         self._study = study
         self._make_task = make_task
-        self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> Any:
+    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
         trial = self._study.ask()
         if trial is None:
             return Searcher.FINISHED
-        self._numbers[trial_id] = trial.number
         granted = self._study.config.get_resources(trial.architecture)
         bundle = {"CPU": granted.cpus, "GPU": granted.gpus}
         return {"task": self._make_task(trial), "number": trial.number, "bundle": bundle}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
-        """Forget the trial: whatever ended it has told the study."""
-        del self._numbers[trial_id]
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: whatever ended the trial has told the study."""
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the journal holds the state."""
