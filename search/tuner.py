@@ -14,10 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune import PlacementGroupFactory, TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -161,7 +162,7 @@ class _Stopping(_Driver, FIFOScheduler):
 
     def _judge(self, tune_controller: Any, trial: Any) -> None:
         """End a trial whose worker broke down too often; a node that vanished is not the trial's fault."""
-        error = trial.get_pickled_error()
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
         if is_node_lost(error):
             return
         self._breakdowns[trial.trial_id] += 1
@@ -185,7 +186,7 @@ class _Stopping(_Driver, FIFOScheduler):
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
 
-def is_node_lost(error: Exception | None) -> bool:
+def is_node_lost(error: Exception) -> bool:
     """Answer whether a worker was lost with its whole node: a spot instance taken back, a power or network failure."""
     if not isinstance(error, ray.exceptions.RayActorError):
         return False

@@ -80,7 +80,8 @@ def test_a_search_with_broken_trials_and_lost_workers_ends_whole(tmp_path):
     states = [trial.state for trial in recorded.trials]
     assert states == [State.COMPLETE, State.FAIL, State.COMPLETE, State.FAIL, State.COMPLETE, State.COMPLETE]
     assert recorded.trials[1].reason == "loss is nan in epoch 2"
-    assert recorded.trials[3].reason.startswith("its worker broke down 2 times")
+    assert recorded.trials[3].reason.startswith("its worker broke down 2 times, last: ")
+    assert not recorded.trials[3].reason.endswith("None")
     assert (tmp_path / "died-2").exists()
     for trial in recorded.trials:
         assert [metrics["epoch"] for metrics in trial.epochs] == list(range(1, len(trial.epochs) + 1))
