@@ -1,13 +1,16 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: search test check bench install clean
+.PHONY: search test test-cluster check bench install cluster clean
 
 search: install  ## from nothing to a result: both architectures on the embedded sample
 	$(BIN)/python -m search.run
 
-test: install  ## all tests
-	$(BIN)/python -m pytest
+test: install  ## all tests but those of the cluster
+	$(BIN)/python -m pytest -m "not cluster"
+
+test-cluster: install  ## a cluster of three hosts made out of namespaces; needs root, 15 minutes at most
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: install  ## format, lint, types, imports
 	$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -25,6 +28,13 @@ install: .venv/.installed  ## the virtual environment with the pinned dependenci
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,database]'
+	touch $@
+
+cluster: .venv/.cluster  ## the same on a node of a cluster: what a study needs, and Ray's launcher
+
+.venv/.cluster: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster]'
 	touch $@
 
 clean:  ## everything that was made, but the results

@@ -1,15 +1,18 @@
-"""Where trials run: starts or joins Ray, quietly, and checks that every trial fits some node."""
+"""Where trials run: starts or joins Ray, quietly, and waits until every trial fits some node."""
 
+import dataclasses
 import logging
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
+from ray.autoscaler.sdk import request_resources
 
-from search.config import StudyConfig
+from search.config import ResourceConfig, StudyConfig
 from trainables.errors import InputError
 
 QUIET = {
@@ -25,19 +28,41 @@ QUIET = {
 """Ray's own tables, loggers, snapshots and working folders: the journal and the live view take their place."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A machine of the cluster."""
+
+    id: str
+    """Ray's name for it, in hexadecimal digits."""
+    address: str
+    cpus: float
+    """Cores that Ray may grant there."""
+    gpus: float
+    """GPUs that Ray may grant there."""
+
+    def count(self, granted: ResourceConfig) -> int:
+        """Return how many trials with these resources run here at once; a share of a GPU lies on one GPU."""
+        counts = [int(self.cpus / granted.cpus + 1e-9)] if granted.cpus else []
+        if 0 < granted.gpus < 1:
+            counts.append(int(self.gpus) * int(1 / granted.gpus + 1e-9))
+        elif granted.gpus:
+            counts.append(int(self.gpus / granted.gpus))
+        return min(counts)
+
+
 @contextmanager
-def connect(config: StudyConfig) -> Iterator[dict[str, float]]:
-    """Start or join Ray for as long as the block lasts and yield the cluster's resources by name.
+def connect(config: StudyConfig) -> Iterator[list[Node]]:
+    """Start or join Ray for as long as the block lasts and yield the nodes that are up.
 
     Ray prints what its nodes report to standard output, so for as long as the block lasts that leads nowhere; who has
     something to say opens its console before.
 
     Raises:
-        InputError: If no cluster answers at the address, or a trial fits no node.
+        InputError: If no cluster answers at the address, too few nodes come up in time, or a trial fits none of them.
     """
     os.environ.update(QUIET)
-    _check_answer(config.cluster.address)
     local = config.cluster.address == "local"
+    _check_answer(config.cluster.address)
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         try:
             ray.init(
@@ -47,12 +72,14 @@ def connect(config: StudyConfig) -> Iterator[dict[str, float]]:
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )
-        except ConnectionError as error:
-            raise InputError(f"cluster.address: no Ray cluster answers at {config.cluster.address!r}") from error
+        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+            cure = (
+                "" if os.environ.get("RAY_AUTH_MODE") == "token" else "; if it demands a token, set RAY_AUTH_MODE=token"
+            )
+            raise InputError(f"cluster.address: no Ray cluster answers at {config.cluster.address!r}{cure}") from error
         try:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-            _check_fit(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
-            yield ray.cluster_resources()
+            yield _wait_for_nodes(config)
         finally:
             ray.shutdown()
 
@@ -68,25 +95,72 @@ def _check_answer(address: str) -> None:
         raise InputError(f"cluster.address: no Ray cluster answers at {address!r}") from error
 
 
-def count_slots(config: StudyConfig, resources: dict[str, float]) -> int:
-    """Return how many trials run at once: the config's number, or what the resources hold of the smallest trial."""
+def count_slots(config: StudyConfig, nodes: Sequence[Node]) -> int:
+    """Return how many trials are under way at once.
+
+    That is the config's number, or what each node holds of the smallest trial. Nodes that may still come
+    (`cluster.max_nodes`) count as the largest that is there: their trials wait, and an autoscaler sees that they do.
+    """
     if config.search.max_concurrent is not None:
         return config.search.max_concurrent
-    slots = []
-    for architecture in config.search.architectures:
-        granted = config.get_resources(architecture)
-        fits = [resources.get("CPU", 0) // granted.cpus] if granted.cpus else []
-        fits += [resources.get("GPU", 0) / granted.gpus] if granted.gpus else []
-        slots.append(int(min(fits)))
-    return max(1, *slots)
+    granted = [config.get_resources(architecture) for architecture in config.search.architectures]
+    held = [slots for node in nodes if (slots := max(map(node.count, granted)))]
+    missing = max(0, (config.cluster.max_nodes or 0) - len(held))
+    return max(1, sum(held) + missing * max(held, default=1))
 
 
-def _check_fit(config: StudyConfig, nodes: list[dict[str, float]]) -> None:
+def list_nodes() -> list[Node]:
+    """Return the nodes that are up, by address."""
+    nodes = [
+        Node(
+            id=node["NodeID"],
+            address=node["NodeManagerAddress"],
+            cpus=node["Resources"].get("CPU", 0),
+            gpus=node["Resources"].get("GPU", 0),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(nodes, key=lambda node: (node.address, node.id))
+
+
+def _wait_for_nodes(config: StudyConfig) -> list[Node]:
+    """Return the nodes when they are enough; an autoscaler is asked for what is missing."""
+    cluster = config.cluster
+    deadline = time.monotonic() + (0 if cluster.address == "local" else cluster.wait_s)
+    asked = False
+    try:
+        while (problem := find_problem(config, nodes := list_nodes())) is not None:
+            if time.monotonic() >= deadline:
+                raise InputError(problem)
+            if not asked:
+                wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
+                bundles = [{"CPU": each.cpus, "GPU": each.gpus} for each in wanted for _ in range(cluster.min_nodes)]
+                request_resources(bundles=[{name: n for name, n in bundle.items() if n} for bundle in bundles])
+                asked = True
+            time.sleep(1)
+    finally:
+        if asked:
+            request_resources(bundles=[])  # else these nodes would be kept for ever
+    return nodes
+
+
+def find_problem(config: StudyConfig, nodes: Sequence[Node]) -> str | None:
+    """Say why the study cannot start on these nodes: a trial fits none of them, or they are too few."""
     for architecture in config.search.architectures:
         granted = config.get_resources(architecture)
-        if not any(node.get("CPU", 0) >= granted.cpus and node.get("GPU", 0) >= granted.gpus for node in nodes):
-            largest = ", ".join(f"{node.get('CPU', 0):g} CPUs and {node.get('GPU', 0):g} GPUs" for node in nodes)
-            raise InputError(
+        if not any(node.count(granted) for node in nodes):
+            largest = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)
+            return (
                 f"resources.{architecture}: a trial asks for {granted.cpus:g} CPUs and {granted.gpus:g} GPUs, "
                 f"but the nodes have {largest}; lower it or use a larger node"
             )
+    wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
+    useful = [node.address for node in nodes if any(map(node.count, wanted))]
+    if len(useful) < config.cluster.min_nodes:
+        return (
+            f"cluster.min_nodes = {config.cluster.min_nodes}: after {config.cluster.wait_s:g} seconds "
+            f"{len(useful)} are up that a trial fits ({', '.join(useful)}); look at `ray status`, lower it, or raise "
+            "cluster.wait_s"
+        )
+    return None

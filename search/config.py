@@ -133,6 +133,12 @@ class ClusterConfig:
     """local starts Ray on this machine; auto or an address joins a running cluster."""
     cpus: Count | None = None
     """CPUs that a local Ray offers; None is all."""
+    min_nodes: Count = 1
+    """Nodes that a trial fits, fewer than which are not worth starting on."""
+    max_nodes: Count | None = None
+    """Nodes that a trial fits to which the cluster may grow; None is those that are up when the search starts."""
+    wait_s: Amount = 300.0
+    """Seconds to wait for so many nodes to come up that min_nodes are there and every trial fits one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from search.config import Architecture, StudyConfig, dump
 from search.journal import Journal, Trial
 from search.lock import hold
 from search.notes import list_notes
+from search.preflight import check_nodes
 from search.prepare import load_study, prepare_data, write_record
 from search.report import render, write_report
 from search.result import Result, TestedModel
@@ -75,7 +76,7 @@ def main(
         if is_trained(chosen, record, trials):
             console.print("Evaluated before with these choices; nothing to train.")
         else:
-            stack.enter_context(connect(chosen))
+            check_nodes(chosen, stack.enter_context(connect(chosen)), console)
         record["config"]["evaluation"] = dump(config)["evaluation"]
         conclude(chosen, record, journal, packed, console)
 

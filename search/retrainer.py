@@ -12,9 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from search.config import StudyConfig
+from search.delivery import Delivery, build_delivery
 from search.result import TestedModel
 from search.retraining import Progress, Retraining, calibrate, retrain
 from search.task import Failure
+from search.trial import catch
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,8 @@ class Retrainer:
         self, work: Callable[..., Iterator[Any]], retrainings: Sequence[Retraining], *arguments: Any
     ) -> dict[str, Any]:
         """Return the last message of each work by label."""
-        streams = {self._start(work, retraining, *arguments): retraining for retraining in retrainings}
+        deliver = build_delivery(self.config, self.pack)
+        streams = {self._start(work, deliver, retraining, *arguments): retraining for retraining in retrainings}
         found: dict[str, Any] = {}
         with _Board(self.console, retrainings) as board:
             for retraining, message in _listen(streams):
@@ -58,11 +61,24 @@ class Retrainer:
                     found[retraining.label] = message
         return found
 
-    def _start(self, work: Callable[..., Iterator[Any]], retraining: Retraining, *arguments: Any) -> Any:
+    def _start(
+        self, work: Callable[..., Iterator[Any]], deliver: Delivery, retraining: Retraining, *arguments: Any
+    ) -> Any:
         granted = self.config.get_resources(retraining.architecture)
         remote = ray.remote(num_cpus=granted.cpus, num_gpus=granted.gpus, max_retries=self.config.search.max_failures)
-        places = str(self.pack.resolve()), str(self.folder.resolve())
-        return remote(work).remote(retraining, *places, granted.cpus, granted.gpus, *arguments)
+        folder = str(self.folder.resolve())
+        return remote(_work).remote(work, deliver, retraining, folder, granted.cpus, granted.gpus, *arguments)
+
+
+def _work(
+    work: Callable[..., Iterator[Any]], deliver: Delivery, retraining: Retraining, *arguments: Any
+) -> Iterator[Any]:
+    """Work on whatever node this runs on."""
+    pack = catch(deliver)
+    if isinstance(pack, Failure):
+        yield pack
+        return
+    yield from work(retraining, pack, *arguments)
 
 
 class _Board:

@@ -5,7 +5,9 @@ python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [-
 """
 
 import contextlib
+import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,15 +15,17 @@ import typer
 from rich.console import Console
 
 from search.checkpoints import Checkpoints
-from search.cluster import connect, count_slots
+from search.cluster import Node, connect, count_slots
 from search.command import build_console, explain_errors
 from search.config import StudyConfig, load, parse
+from search.delivery import build_delivery
 from search.document import set_value
 from search.evaluate import conclude
 from search.journal import Journal, Trial
 from search.live import build_live
 from search.lock import hold
 from search.plan import describe_plan
+from search.preflight import check_nodes
 from search.prepare import (
     check_absent,
     compare_record,
@@ -36,7 +40,7 @@ from search.table import write_trials
 from search.task import Task
 from search.tensorboard import EventFiles
 from search.tracking import build_tracker
-from search.trial import run_trial
+from search.trial import run_delivered
 from search.tuner import run_study
 from trainables.errors import InputError
 from trainables.runtime import derive_seed
@@ -90,7 +94,8 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
     packed = prepare_data(config, console)
     prepare_weights(config)
     with contextlib.ExitStack() as stack:
-        resources = stack.enter_context(connect(config))
+        nodes = stack.enter_context(connect(config))
+        check_nodes(config, nodes, console)
         make_directory(config, packed)
         stack.enter_context(hold(config.directory / "study.lock"))
         record, changes = compare_record(config, packed, accept_changes=accept_changes)
@@ -99,7 +104,7 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         if changes:
             journal.add_change(changes)
         write_record(config.directory, record)
-        study, halted = _search(config, journal, packed, resources, console, identity=record["id"], plain=plain)
+        study, halted = _search(config, journal, packed, nodes, console, identity=record["id"], plain=plain)
         for name in ("trials.csv", "trials.parquet"):
             write_trials(study.trials, config.directory / name)
         notes = [f"The search ended early: {halted}."] if halted else []
@@ -110,7 +115,7 @@ def _search(
     config: StudyConfig,
     journal: Journal,
     packed: Path,
-    resources: dict[str, float],
+    nodes: Sequence[Node],
     console: Console,
     *,
     identity: str,
@@ -135,9 +140,9 @@ def _search(
         checkpoints.sweep(study.trials)
         halted = run_study(
             study,
-            run_trial,
+            functools.partial(run_delivered, build_delivery(config, packed)),
             lambda trial: _build_task(config, trial, packed, checkpoints.get_path(trial.number)),
-            slots=count_slots(config, resources),
+            slots=count_slots(config, nodes),
         )
     return study, halted
 

@@ -4,6 +4,7 @@ A checkpoint is on the disk before its epoch is reported, so an epoch that the d
 again, and one that it has not recorded is reported from the checkpoint instead of being trained twice.
 """
 
+import dataclasses
 import errno
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,6 +31,15 @@ def run_trial(task: Task) -> Iterator[Report | Failure]:
     epochs = _run(task)
     while (message := catch(lambda: next(epochs, None))) is not None:
         yield message
+
+
+def run_delivered(deliver: Callable[[], str], task: Task) -> Iterator[Report | Failure]:
+    """Train one trial on a node that has yet to be brought its pack, or has it already."""
+    pack = catch(deliver)
+    if isinstance(pack, Failure):
+        yield pack
+        return
+    yield from run_trial(dataclasses.replace(task, pack=pack))
 
 
 def catch(work: Callable[[], T]) -> T | Failure:

@@ -11,19 +11,20 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import ray
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune import PlacementGroupFactory, TuneError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from search.journal import State, Trial
+from search.journal import Trial
 from search.study import Study
 from search.task import Failure, Report, Task
 
@@ -63,12 +64,11 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
             yield {"message": message}
 
     with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch, _watch_interrupt() as pressed, _unwrap():
-        errors: dict[str, str] = {}
-        stopping = _Stopping(study, errors)
+        stopping = _Stopping(study)
         tune.Tuner(
             tune.with_resources(trainable, lambda config: PlacementGroupFactory([config["bundle"]])),
             tune_config=tune.TuneConfig(
-                search_alg=_Proposals(study, make_task, errors),
+                search_alg=_Proposals(study, make_task),
                 scheduler=stopping,
                 num_samples=-1,
                 max_concurrent_trials=slots,
@@ -78,7 +78,7 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
                 name=study.config.name,
                 storage_path=scratch,
                 stop=_Halting(study, pressed, stopping),
-                failure_config=tune.FailureConfig(max_failures=study.config.search.max_failures),
+                failure_config=tune.FailureConfig(max_failures=-1),  # counted below, where lost nodes are not
                 verbose=0,
             ),
         ).fit()
@@ -101,31 +101,23 @@ class _Driver:
 
 
 class _Proposals(_Driver, Searcher):
-    """Tune's view of `Study.ask` and of a worker that is lost for good."""
+    """Tune's view of `Study.ask`."""
 
-    def __init__(self, study: Study, make_task: MakeTask, errors: dict[str, str]) -> None:
+    def __init__(self, study: Study, make_task: MakeTask) -> None:
         super().__init__()
         self._study = study
-        self._errors = errors
         self._make_task = make_task
-        self._numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> Any:
+    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
         trial = self._study.ask()
         if trial is None:
             return Searcher.FINISHED
-        self._numbers[trial_id] = trial.number
         granted = self._study.config.get_resources(trial.architecture)
         bundle = {"CPU": granted.cpus, "GPU": granted.gpus}
         return {"task": self._make_task(trial), "number": trial.number, "bundle": bundle}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:  # noqa: ARG002
-        number = self._numbers.pop(trial_id)
-        if error and self._study.trials[number].state is State.RUNNING:
-            times = self._study.config.search.max_failures + 1
-            error_text = self._errors.pop(trial_id, "no word from Ray")
-            last_line = error_text.strip().splitlines()[-1]
-            self._study.fail(number, f"its worker broke down {times} times, last: {last_line}", error_text)
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: whatever ended the trial has told the study."""
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the journal holds the state."""
@@ -135,20 +127,21 @@ class _Proposals(_Driver, Searcher):
 
 
 class _Stopping(_Driver, FIFOScheduler):
-    """Tune's view of `Study.report`; notes what Ray says of a lost worker."""
+    """Tune's view of `Study.report`; counts how often a trial's worker broke down."""
 
-    def __init__(self, study: Study, errors: dict[str, str]) -> None:
+    def __init__(self, study: Study) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._study = study
-        self._errors = errors
+        self._errors_seen: dict[str, int] = {}
+        self._breakdowns: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
         self._controller: Any = None
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Tune calls this in each of its steps: the place to look for trials that hang."""
+        """Tune calls this in each of its steps: the place to look for trials that hang or broke down."""
         self._controller = tune_controller
         timeout_s = self._study.config.search.trial_timeout_s or math.inf
-        for trial in tune_controller.get_live_trials():
+        for trial in list(tune_controller.get_live_trials()):  # ending one changes Tune's own set
             if trial.status != "RUNNING":
                 self._heard.pop(trial.trial_id, None)
             elif time.monotonic() - self._heard.setdefault(trial.trial_id, time.monotonic()) > timeout_s:
@@ -156,6 +149,9 @@ class _Stopping(_Driver, FIFOScheduler):
                 ray.kill(trial.temporary_state.ray_actor)
                 self._study.fail(trial.config["number"], f"no epoch within {timeout_s:g} seconds")
                 self._heard[trial.trial_id] = math.inf
+            if trial.num_failures > self._errors_seen.get(trial.trial_id, 0):
+                self._errors_seen[trial.trial_id] = trial.num_failures
+                self._judge(tune_controller, trial)
         return super().choose_trial_to_run(tune_controller)
 
     def kill_workers(self) -> None:
@@ -164,8 +160,18 @@ class _Stopping(_Driver, FIFOScheduler):
             if trial.temporary_state.ray_actor is not None:
                 ray.kill(trial.temporary_state.ray_actor)
 
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:  # noqa: ARG002
-        self._errors[trial.trial_id] = Path(trial.error_file).read_text(encoding="utf-8")
+    def _judge(self, tune_controller: Any, trial: Any) -> None:
+        """End a trial whose worker broke down too often; a node that vanished is not the trial's fault."""
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        if is_node_lost(error):
+            return
+        self._breakdowns[trial.trial_id] += 1
+        times = self._breakdowns[trial.trial_id]
+        if times > self._study.config.search.max_failures:
+            text = str(error)
+            last_line = text.strip().splitlines()[-1]
+            self._study.fail(trial.config["number"], f"its worker broke down {times} times, last: {last_line}", text)
+            tune_controller.stop_trial(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
         self._heard[trial.trial_id] = time.monotonic()
@@ -178,6 +184,14 @@ class _Stopping(_Driver, FIFOScheduler):
             return str(TrialScheduler.STOP)
         stop = self._study.report(number, message.metrics, message.device)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+
+def is_node_lost(error: Exception) -> bool:
+    """Answer whether a worker was lost with its whole node: a spot instance taken back, a power or network failure."""
+    if not isinstance(error, ray.exceptions.RayActorError):
+        return False
+    cut_off = isinstance(error, ray.exceptions.ActorUnavailableError)
+    return cut_off or error.preempted or "node has died" in str(error) or "node was terminated" in str(error)
 
 
 class _Halting(_Driver, Stopper):

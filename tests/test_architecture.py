@@ -20,7 +20,7 @@ DOORS = {
     "pyarrow": {"search/table.py"},
     "pynvml": {"search/usage.py"},
     "sqlalchemy": {"search/storage.py"},
-    "ray": {"search/tuner.py", "search/cluster.py", "search/retrainer.py"},
+    "ray": {f"search/{name}.py" for name in ("tuner", "cluster", "preflight", "delivery", "retrainer")},
     "matplotlib": {"search/figures.py"},
     "plotly": {"search/charts.py"},
     "jinja2": {"search/page.py"},

@@ -57,7 +57,7 @@ def pack(
         link = cache / f"source{FORMAT}-{sign_source(source)}"
         if not link.is_dir():
             cache.mkdir(parents=True, exist_ok=True)
-            with _lock(cache):
+            with lock_cache(cache):
                 if not link.is_dir():
                     with open_source(source) as opened:
                         folder = _write_pack(opened, cache, on_bad_image, progress)
@@ -72,7 +72,7 @@ def pack(
 
 
 @contextlib.contextmanager
-def _lock(cache: Path) -> Iterator[None]:
+def lock_cache(cache: Path) -> Iterator[None]:
     """Hold the cache; the kernel lets go of it when the process dies."""
     with (cache / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -71,8 +71,8 @@ def make_work(folder):
 def test_a_search_with_broken_trials_and_lost_workers_ends_whole(tmp_path):
     config = build_config(num_trials=6, scheduler="none")
     study = open_study(config, tmp_path)
-    with connect(config) as resources:
-        assert count_slots(config, resources) == 2
+    with connect(config) as nodes:
+        assert count_slots(config, nodes) == 2
         run_study(study, make_work(tmp_path), make_task, slots=2)
     recorded = open_study(config, tmp_path)
     assert recorded.is_finished
@@ -80,7 +80,8 @@ def test_a_search_with_broken_trials_and_lost_workers_ends_whole(tmp_path):
     states = [trial.state for trial in recorded.trials]
     assert states == [State.COMPLETE, State.FAIL, State.COMPLETE, State.FAIL, State.COMPLETE, State.COMPLETE]
     assert recorded.trials[1].reason == "loss is nan in epoch 2"
-    assert recorded.trials[3].reason.startswith("its worker broke down 2 times")
+    assert recorded.trials[3].reason.startswith("its worker broke down 2 times, last: ")
+    assert not recorded.trials[3].reason.endswith("None")
     assert (tmp_path / "died-2").exists()
     for trial in recorded.trials:
         assert [metrics["epoch"] for metrics in trial.epochs] == list(range(1, len(trial.epochs) + 1))

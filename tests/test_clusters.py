@@ -1,0 +1,92 @@
+"""The cluster files: what Ray itself makes of them, and what they must say for a cluster to work and to be safe."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+ROOT = Path(__file__).parent.parent
+CLUSTERS = [ROOT / "cluster.yaml", *sorted((ROOT / "configs" / "clusters").glob("*.yaml"))]
+CLOUDS = [path for path in CLUSTERS if path.stem != "onprem"]
+
+
+@pytest.fixture(params=CLUSTERS, ids=lambda path: path.stem)
+def cluster(request):
+    """A cluster file with Ray's defaults filled in, as `ray up` does it."""
+    return prepare_config(yaml.safe_load(request.param.read_text()))
+
+
+def load_types(path):
+    """Return the head's node type and those of the workers."""
+    document = yaml.safe_load(path.read_text())
+    types = copy.deepcopy(document["available_node_types"])
+    return types.pop(document["head_node_type"]), types
+
+
+def test_every_cluster_file_is_one_to_ray(cluster):
+    validate_config(cluster)
+
+
+def test_a_misspelt_key_is_none_to_ray(cluster):
+    with pytest.raises(Exception, match="idle_timeout_minute'"):
+        validate_config(cluster | {"idle_timeout_minute": 1})
+
+
+def test_workers_of_a_local_cluster_come_up_only_with_the_first_autoscaler(cluster):
+    assert "RAY_enable_autoscaler_v2=0" in cluster["head_start_ray_commands"][-1]
+
+
+def test_every_node_demands_and_has_the_token(cluster):
+    assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
+    for role in ("head", "worker"):
+        assert "RAY_AUTH_MODE=token" in cluster[f"{role}_start_ray_commands"][-1]
+
+
+def test_the_dashboard_is_for_the_head_alone(cluster):
+    assert "--dashboard-host=127.0.0.1" in cluster["head_start_ray_commands"][-1]
+
+
+def test_every_node_gets_this_project_but_nothing_that_was_made_here(cluster):
+    assert cluster["file_mounts"]["~/cifake-search"] == "."
+    assert {".venv", "results"} <= set(cluster["rsync_exclude"])
+    assert "make -C ~/cifake-search cluster" in cluster["worker_setup_commands"]
+
+
+def test_an_on_prem_cluster_keeps_all_of_its_hosts():
+    cluster = prepare_config(yaml.safe_load((ROOT / "configs/clusters/onprem.yaml").read_text()))
+    [node_type] = cluster["available_node_types"].values()
+    assert (node_type["min_workers"], node_type["max_workers"]) == (2, 2)
+
+
+@pytest.mark.parametrize("path", CLOUDS, ids=lambda path: path.stem)
+def test_a_cloud_costs_nothing_but_the_head_while_nothing_runs(path):
+    head, workers = load_types(path)
+    assert head["resources"] == {"CPU": 0, "GPU": 0}
+    assert workers
+    assert all((worker["min_workers"], worker["max_workers"]) == (0, 8) for worker in workers.values())
+
+
+def test_the_head_is_on_demand_and_the_workers_are_spot():
+    head, workers = load_types(ROOT / "cluster.yaml")
+    assert "InstanceMarketOptions" not in head["node_config"]
+    assert {worker["node_config"]["InstanceMarketOptions"]["MarketType"] for worker in workers.values()} == {"spot"}
+    head, workers = load_types(ROOT / "configs/clusters/gcp.yaml")
+    assert "scheduling" not in head["node_config"]
+    assert {worker["node_config"]["scheduling"]["provisioningModel"] for worker in workers.values()} == {"SPOT"}
+
+
+def test_the_preferred_worker_on_aws_is_the_one_whose_name_ray_sorts_last():
+    _, workers = load_types(ROOT / "cluster.yaml")
+    assert [workers[name]["node_config"]["InstanceType"] for name in sorted(workers, reverse=True)] == [
+        "g6.xlarge",
+        "g5.xlarge",
+    ]
+
+
+def test_no_node_on_aws_has_a_group_that_ray_opens_to_the_world():
+    head, workers = load_types(ROOT / "cluster.yaml")
+    for node in (head, *workers.values()):
+        assert node["node_config"]["SecurityGroupIds"] == ["sg-REPLACE"]
+        assert node["node_config"]["IamInstanceProfile"]["Name"].startswith("cifake-search-")
