@@ -136,13 +136,21 @@ def _search(
         halted = run_study(
             study,
             run_trial,
-            lambda trial: _build_task(config, trial, packed, checkpoints.get_path(trial.number)),
+            lambda trial: build_task(config, trial, packed, checkpoints.get_path(trial.number)),
             slots=count_slots(config, resources),
         )
     return study, halted
 
 
-def _build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Task:
+def build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Task:
+    """Return all that a worker needs to know of a trial.
+
+    Args:
+        config: The study.
+        trial: As recorded.
+        packed: Folder of the packed images.
+        checkpoint: File of the trial's newest checkpoint, there or not.
+    """
     return Task(
         number=trial.number,
         architecture=trial.architecture,
