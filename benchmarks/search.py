@@ -164,7 +164,9 @@ def compare(plan: Plan, sides: list[str], rounds: int) -> dict[str, dict[str, An
             found[side].append(measure(side, plan))
     figures: dict[str, dict[str, Any]] = {}
     for side, runs in found.items():
-        figures[side] = {name: statistics.median(run[name] for run in runs) for name in runs[0] if name != "epochs_lost"}
+        figures[side] = {
+            name: statistics.median(run[name] for run in runs) for name in runs[0] if name != "epochs_lost"
+        }
         figures[side]["epochs_lost"] = _lose(side, plan, figures[side]["wall_seconds"])
     return figures
 

@@ -17,7 +17,6 @@ from search.cluster import connect, count_slots
 from search.command import build_console, explain_errors
 from search.config import StudyConfig, load, parse
 from search.document import set_value
-from search.evaluate import conclude
 from search.journal import Journal, Trial
 from search.live import build_live
 from search.lock import hold
@@ -102,6 +101,8 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         study, halted = _search(config, journal, packed, resources, console, identity=record["id"], plain=plain)
         for name in ("trials.csv", "trials.parquet"):
             write_trials(study.trials, config.directory / name)
+        from search.evaluate import conclude  # with pandas, matplotlib and plotly, for which no trial waits
+
         notes = [f"The search ended early: {halted}."] if halted else []
         conclude(config, record, journal, packed, console, notes)
 

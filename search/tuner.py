@@ -172,7 +172,7 @@ class _Stopping(_Driver, FIFOScheduler):
         return super().choose_trial_to_run(tune_controller)
 
     def _shrink_ended(self) -> None:
-        """Empty the trials that ended: Tune holds every one until the search's end, and then writes all of them down."""
+        """Empty the trials that ended: Tune holds every one to the search's end, and then writes all of them down."""
         for trial in self._ended:
             known = trial.run_metadata
             for content in (trial.config, trial.evaluated_params, known.last_result, known.metric_analysis):

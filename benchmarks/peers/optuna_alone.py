@@ -1,8 +1,8 @@
 """Optuna alone: processes that share a journal file, SuccessiveHalvingPruner.
 
 Sources, optuna.readthedocs.io: tutorial/10_key_features/004_distributed, tutorial/20_recipes/011_journal_storage,
-Study.enqueue_trial; the example pytorch_simple.py. They keep no checkpoints, and a JournalStorage has no heartbeat, so a
-trial whose process was killed stays RUNNING and is not tried again.
+Study.enqueue_trial; the example pytorch_simple.py. They keep no checkpoints, and a JournalStorage has no heartbeat, so
+a trial whose process was killed stays RUNNING and is not tried again.
 """
 
 import multiprocessing

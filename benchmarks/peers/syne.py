@@ -21,10 +21,7 @@ def main(folder: Path) -> None:
     os.environ["SYNETUNE_FOLDER"] = str(folder)
     plan = Plan.read(folder)
     place = folder / "syne"
-    if (place / "tuner.dill").exists():
-        tuner = Tuner.load(str(place))
-    else:
-        tuner = _build_tuner(plan, folder)
+    tuner = Tuner.load(str(place)) if (place / "tuner.dill").exists() else _build_tuner(plan, folder)
     tuner.run()
     reached = tuner.tuning_status.trial_metric_statistics.values()
     tell(sum(int(known.max_metrics.get("epoch", 0)) for known in reached))
