@@ -22,6 +22,8 @@ bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.training --short
 	$(BIN)/python -m benchmarks.sharing --short
 	$(BIN)/python -m benchmarks.tracking --short
+	$(BIN)/python -m benchmarks.growth --short
+	$(BIN)/python -m benchmarks.search --short
 
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
 

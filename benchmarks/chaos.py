@@ -31,6 +31,7 @@ from search.task import Failure, Report, Task
 from search.tuner import run_study
 
 SECONDS_PER_EPOCH = 0.05
+MAX_EPOCHS = 9
 
 
 def main() -> None:
@@ -94,7 +95,7 @@ def drive(folder: Path, trials: int) -> None:
 
 def build_config(trials: int) -> StudyConfig:
     """Return a study of one trial at a time."""
-    search = {"num_trials": trials, "max_epochs": 9, "num_startup_trials": 10, "max_concurrent": 1}
+    search = {"num_trials": trials, "max_epochs": MAX_EPOCHS, "num_startup_trials": 10, "max_concurrent": 1}
     space = {"shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}}
     return parse({"name": "chaos", "search": search, "space": space, "cluster": {"cpus": 1}})
 
@@ -104,14 +105,14 @@ def open_study(folder: Path, trials: int) -> Study:
     return Study(build_config(trials), Journal(folder / "study.journal", "chaos", note=print))
 
 
-def make_task(trial: Trial) -> Task:
-    """Say what the closed form needs to know."""
+def make_task(trial: Trial, *, max_epochs: int = MAX_EPOCHS) -> Task:
+    """Say what a closed form needs to know."""
     return Task(
         number=trial.number,
         architecture=trial.architecture,
         params=trial.params,
         seed=0,
-        max_epochs=9,
+        max_epochs=max_epochs,
         epochs_done=len(trial.epochs),
         pack="",
         val_fraction=0.1,

@@ -20,7 +20,6 @@ from search.command import build_console, explain_errors
 from search.config import StudyConfig, load, parse
 from search.delivery import build_delivery
 from search.document import set_value
-from search.evaluate import conclude
 from search.journal import Journal, Trial
 from search.live import build_live
 from search.lock import hold
@@ -107,6 +106,8 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         study, halted = _search(config, journal, packed, nodes, console, identity=record["id"], plain=plain)
         for name in ("trials.csv", "trials.parquet"):
             write_trials(study.trials, config.directory / name)
+        from search.evaluate import conclude  # with pandas, matplotlib and plotly, for which no trial waits
+
         notes = [f"The search ended early: {halted}."] if halted else []
         conclude(config, record, journal, packed, console, notes)
 
@@ -141,13 +142,21 @@ def _search(
         halted = run_study(
             study,
             functools.partial(run_delivered, build_delivery(config, packed)),
-            lambda trial: _build_task(config, trial, packed, checkpoints.get_path(trial.number)),
+            lambda trial: build_task(config, trial, packed, checkpoints.get_path(trial.number)),
             slots=count_slots(config, nodes),
         )
     return study, halted
 
 
-def _build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Task:
+def build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Task:
+    """Return all that a worker needs to know of a trial.
+
+    Args:
+        config: The study.
+        trial: As recorded.
+        packed: Folder of the packed images.
+        checkpoint: File of the trial's newest checkpoint, there or not.
+    """
     return Task(
         number=trial.number,
         architecture=trial.architecture,

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from sklearn.datasets import load_sample_images
 
 from search.provenance import replace_file
 from trainables.config import IMAGE_SIZE
@@ -60,6 +59,8 @@ def build_sample(directory: Path) -> Path:
     target = directory / f"sample-v{VERSION}.zip"
     if target.exists():
         return target
+    from sklearn.datasets import load_sample_images  # a second, for which no second search waits
+
     partial = directory / f"{target.name}.{os.getpid()}.partial"
     try:
         directory.mkdir(parents=True, exist_ok=True)

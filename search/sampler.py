@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.journal import State, Trial
 
@@ -38,7 +38,9 @@ class Sampler:
         """Return a value for each searched parameter of the trial of this number."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = self._make_sampler(_derive_seed(self._seed, number), number, self._startup)
+            sampler = self._make_sampler(_derive_seed(self._seed, number), number, self._startup)
+            is_slow = isinstance(sampler, TPESampler | GPSampler)
+            self._study.sampler = _InKnownSpace(sampler, self._distributions) if is_slow else sampler
             asked = self._study.ask(self._distributions)
         self._study.tell(asked.number, state=TrialState.FAIL)
         return dict(asked.params)
@@ -63,6 +65,27 @@ class Sampler:
             self._storage.set_trial_intermediate_value(mirrored, epoch, value)
         final = None if trial.state is State.FAIL else [trial.get_peak()[0]]
         self._storage.set_trial_state_values(mirrored, TrialState[trial.state], final)
+
+
+class _InKnownSpace(BaseSampler):
+    """A sampler that is told the space, which it would else look up in all trials for each proposal."""
+
+    def __init__(self, sampler: BaseSampler, distributions: Mapping[str, BaseDistribution]) -> None:
+        self._sampler = sampler
+        self._space = {name: known for name, known in distributions.items() if not known.single()}
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
+        return dict(self._space)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 class _QuasiRandomSampler(QMCSampler):

@@ -1,6 +1,7 @@
 """What predictions are worth, and how sure that is: scores, bootstrap intervals, the test of a difference.
 
-The only file that knows scikit-learn's metrics, torchmetrics and scipy.
+The only file that knows scikit-learn's metrics, torchmetrics and scipy. They are imported where they are used: two
+seconds that no search waits for before its first trial.
 """
 
 import dataclasses
@@ -10,18 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest  # type: ignore[attr-defined]  # which SciPy defines without a word to mypy
-from sklearn import metrics
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_accuracy,
-    binary_auroc,
-    binary_average_precision,
-    binary_calibration_error,
-    binary_f1_score,
-    binary_precision,
-    binary_recall,
-)
 
 NUM_RESAMPLES = 1000
 NUM_BINS = 15
@@ -65,6 +55,9 @@ def score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], thresho
     Returns:
         `metrics` by name, as TestedModel has them, and `confusion`: rows true FAKE, REAL; columns predicted.
     """
+    from sklearn import metrics
+    from torchmetrics.functional.classification import binary_calibration_error
+
     called = (probabilities > threshold).astype(labels.dtype)
     precisions, recalls, f1s, _ = metrics.precision_recall_fscore_support(
         labels, called, labels=[0, 1], zero_division=0.0
@@ -92,6 +85,8 @@ def score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], thresho
 
 def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
     """Return the threshold on probabilities (M,) of REAL that calls most images right; nearest to 0.5 in a tie."""
+    from sklearn import metrics
+
     fake, real, found = metrics.roc_curve(labels, probabilities, drop_intermediate=False)
     # roc_curve calls REAL from a threshold on, so each is moved halfway to the next lower one, and the ends to 0 and 1.
     edges = np.append(np.clip(found, 0.0, 1.0), 0.0).astype(np.float64)
@@ -140,6 +135,8 @@ def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predicti
 
     Source: McNemar 1947, Psychometrika 12:153, in its exact form, the binomial test.
     """
+    from scipy.stats import binomtest  # type: ignore[attr-defined]  # which SciPy defines without a word to mypy
+
     rights = [(probabilities > threshold) == (labels == 1) for probabilities, threshold in (first, second)]
     only_first, only_second = int((rights[0] & ~rights[1]).sum()), int((rights[1] & ~rights[0]).sum())
     p = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
@@ -153,12 +150,18 @@ def _take(model: Predictions, indices: Tensor) -> tuple[Tensor, Tensor]:
 
 def _measure(truth: Tensor, probabilities: Tensor, called: Tensor) -> Mapping[str, NDArray[np.float64]]:
     """Score each row of (R, M) tensors."""
+    from torchmetrics.functional import classification as scores
+
     rows: dict[str, Tensor] = {}
-    for name, measure in (("precision", binary_precision), ("recall", binary_recall), ("f1", binary_f1_score)):
+    for name, measure in (
+        ("precision", scores.binary_precision),
+        ("recall", scores.binary_recall),
+        ("f1", scores.binary_f1_score),
+    ):
         rows[name] = measure(called, truth, multidim_average="samplewise", validate_args=False)
         rows[f"{name}_fake"] = measure(1 - called, 1 - truth, multidim_average="samplewise", validate_args=False)
-    rows["accuracy"] = binary_accuracy(called, truth, multidim_average="samplewise", validate_args=False)
+    rows["accuracy"] = scores.binary_accuracy(called, truth, multidim_average="samplewise", validate_args=False)
     rows["brier"] = (probabilities - truth).double().square().mean(dim=1)
-    for name, curve in (("auroc", binary_auroc), ("average_precision", binary_average_precision)):
+    for name, curve in (("auroc", scores.binary_auroc), ("average_precision", scores.binary_average_precision)):
         rows[name] = torch.stack([curve(*pair, validate_args=False) for pair in zip(probabilities, truth, strict=True)])
     return {name: values.double().reshape(len(truth)).numpy() for name, values in rows.items()}

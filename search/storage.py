@@ -18,6 +18,7 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
+from optuna.storages.journal._storage import JournalOperation
 
 from trainables.errors import InputError
 
@@ -31,6 +32,8 @@ LOCK_PATIENCE_S = 5.0
 """How long a server may take to notice that the holder of a lock was killed."""
 KEEPALIVE = "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"
 """PostgreSQL lets go of a lock whose host has been silent for two minutes, instead of two hours."""
+DESCRIBING = (JournalOperation.SET_TRIAL_USER_ATTR, JournalOperation.SET_TRIAL_SYSTEM_ATTR)
+"""Lines of a file that mean nothing until a line of another kind follows."""
 StorageLost = optuna.exceptions.StorageInternalError
 """The database stopped answering; what it acknowledged is recorded."""
 
@@ -71,7 +74,7 @@ def open_storage(place: Place, study: str, *, note: Callable[[str], None]) -> Ba
             if torn := _cut_torn_line(place):
                 note(f"{place}: cut off {torn} bytes of a last line that was not written to its end")
             _check_lines(place)
-        return JournalStorage(JournalFileBackend(str(place), lock_obj=_NoLock()))
+        return JournalStorage(_Gatherer(str(place), lock_obj=_NoLock()))
     storage = _open_database(place, KEEPALIVE)
     _lock(storage, study)
     return storage
@@ -171,6 +174,23 @@ class _NoLock(BaseJournalFileLock):
 
     def release(self) -> None:
         pass
+
+
+class _Gatherer(JournalFileBackend):
+    """Writes the lines that describe a fact together with the one that makes it count, and waits for the disk once.
+
+    What was held back when the process was killed did not count yet, and is written again.
+    """
+
+    def __init__(self, path: str, lock_obj: BaseJournalFileLock) -> None:
+        super().__init__(path, lock_obj)
+        self._held: list[dict[str, Any]] = []
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        self._held += logs
+        if logs[-1]["op_code"] not in DESCRIBING:
+            super().append_logs(self._held)
+            self._held = []
 
 
 class _Reader(BaseJournalBackend):

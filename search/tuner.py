@@ -59,14 +59,24 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
         Interrupted: After Ctrl-C; trials under way stay as recorded and are handed out again on resuming.
     """
 
-    def trainable(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for message in work(config["task"]):
-            yield {"message": message}
+    class Worker(tune.Trainable):
+        """Pulls a message a step; nested, so that it travels to the workers whole."""
+
+        def setup(self, config: dict[str, Any]) -> None:
+            self._messages = work(config["task"])
+
+        def reset_config(self, new_config: dict[str, Any]) -> bool:
+            self.setup(new_config)
+            return True
+
+        def step(self) -> dict[str, Any]:
+            message = next(self._messages, None)
+            return {"done": True} if message is None else {"message": message}
 
     with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch, _watch_interrupt() as pressed, _unwrap():
         stopping = _Stopping(study)
         tune.Tuner(
-            tune.with_resources(trainable, lambda config: PlacementGroupFactory([config["bundle"]])),
+            tune.with_resources(Worker, lambda config: PlacementGroupFactory([config["bundle"]])),
             tune_config=tune.TuneConfig(
                 search_alg=_Proposals(study, make_task),
                 scheduler=stopping,
@@ -78,6 +88,7 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
                 name=study.config.name,
                 storage_path=scratch,
                 stop=_Halting(study, pressed, stopping),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 failure_config=tune.FailureConfig(max_failures=-1),  # counted below, where lost nodes are not
                 verbose=0,
             ),
@@ -135,11 +146,13 @@ class _Stopping(_Driver, FIFOScheduler):
         self._errors_seen: dict[str, int] = {}
         self._breakdowns: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
+        self._ended: list[Any] = []
         self._controller: Any = None
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
         """Tune calls this in each of its steps: the place to look for trials that hang or broke down."""
         self._controller = tune_controller
+        self._shrink_ended()
         timeout_s = self._study.config.search.trial_timeout_s or math.inf
         for trial in list(tune_controller.get_live_trials()):  # ending one changes Tune's own set
             if trial.status != "RUNNING":
@@ -153,6 +166,16 @@ class _Stopping(_Driver, FIFOScheduler):
                 self._errors_seen[trial.trial_id] = trial.num_failures
                 self._judge(tune_controller, trial)
         return super().choose_trial_to_run(tune_controller)
+
+    def _shrink_ended(self) -> None:
+        """Empty the trials that ended: Tune holds every one to the search's end, and then writes all of them down."""
+        for trial in self._ended:
+            known = trial.run_metadata
+            for content in (trial.config, trial.evaluated_params, known.last_result, known.metric_analysis):
+                content.clear()
+            known.metric_n_steps.clear()
+            self._heard.pop(trial.trial_id, None)
+        self._ended.clear()
 
     def kill_workers(self) -> None:
         """End every worker amid its epoch, which Tune would wait for; what it finished is in its checkpoint."""
@@ -174,6 +197,8 @@ class _Stopping(_Driver, FIFOScheduler):
             tune_controller.stop_trial(trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
+        if "message" not in result:  # the work ended without the study's having ended the trial
+            return str(TrialScheduler.STOP)
         self._heard[trial.trial_id] = time.monotonic()
         message: Report | Failure = result["message"]
         number: int = trial.config["number"]
@@ -181,8 +206,11 @@ class _Stopping(_Driver, FIFOScheduler):
             raise OSError(errno.ENOSPC, f"trial {number}: {message.reason}")
         if isinstance(message, Failure):
             self._study.fail(number, message.reason, message.traceback or None)
-            return str(TrialScheduler.STOP)
-        stop = self._study.report(number, message.metrics, message.device)
+            stop = True
+        else:
+            stop = self._study.report(number, message.metrics, message.device)
+        if stop:
+            self._ended.append(trial)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
 

@@ -11,6 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 SPEEDS = {f"{kind}_images_per_second" for kind in ("loop", "bare", "usual", "floor")}
 NAMES = {
+    "growth": {"sampler", "rows"},
+    "search": {"trials", "images", "epochs", "slots", "rounds", "sides"},
     "packing": {"images", "pack_seconds", "pack_images_per_second", "find_seconds", "open_seconds", "verify_seconds"},
     "training": {"device", "torch", "threads", "macs_per_second", "bytes_per_second", "models"},
     "recipes": {"device", "accuracies", "difference_interval"},
@@ -83,3 +85,22 @@ def test_the_tracking_benchmark_tells_both_sides_the_same(tmp_path):
         figures["ours"].keys() == {"total_seconds", "seconds_per_trial", "seconds_per_epoch"} == figures["stock"].keys()
     )
     assert figures["trials"] == 4
+
+
+@pytest.mark.slow
+def test_the_growth_benchmark_has_a_row_for_each_search(tmp_path):
+    figures = run("growth", "--short", "--plot", str(tmp_path / "growth.png"), path=tmp_path / "figures.json")
+    assert [(row["slots"], row["trials"]) for row in figures["rows"]] == [(2, 2), (2, 20)]
+    assert all(row["driver_bytes"] > 0 for row in figures["rows"])
+    assert figures["rows"][1]["late_to_early"] > 0
+    assert (tmp_path / "growth.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_search_benchmark_lets_all_train_the_same_and_loses_nothing_of_ours(tmp_path):
+    sides = ("--sides", "ours", "optuna_alone")
+    figures = run("search", "--short", *sides, path=tmp_path / "figures.json")
+    assert figures["sides"].keys() == {"ours", "optuna_alone"}
+    assert all(row["training_seconds"] > 0 for row in figures["sides"].values())
+    assert figures["sides"]["ours"]["epochs_lost"] == 0

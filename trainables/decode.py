@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms.functional import resize
 
 from trainables.config import IMAGE_SIZE
 from trainables.data import CLASSES
@@ -94,6 +92,8 @@ def _decode_chunk(source: Source, members: list[Member]) -> Batch:
 
 def fit(image: Tensor) -> Tensor:
     """Resize an image (3, H, W) uint8 to 32x32, bilinear and antialiased, unless it has that size."""
+    from torchvision.transforms.functional import resize
+
     fits = image.shape[1:] == (IMAGE_SIZE, IMAGE_SIZE)
     resized: Tensor = image if fits else resize(image, [IMAGE_SIZE, IMAGE_SIZE])
     return resized
@@ -106,6 +106,8 @@ def _decode(data: bytes) -> Tensor:
         RuntimeError: If torchvision cannot read it.
         ValueError: If it is empty or a damaged PNG.
     """
+    from torchvision.io import ImageReadMode, decode_image  # two seconds, for which no packed data set waits
+
     if data.startswith(PNG_SIGNATURE):
         _check_png(data)
     image = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)

@@ -8,10 +8,16 @@ from torch import Tensor, nn
 
 from trainables.config import ModelConfig, ResNet50Config
 from trainables.models.cnn import build_cnn
-from trainables.models.resnet import ResNet50, load_initial
 from trainables.runtime import seed_block
 
-MODELS: dict[str, Callable[[Any], nn.Module]] = {"cnn": build_cnn, "resnet50": ResNet50}
+
+def _build_resnet50(config: ResNet50Config) -> nn.Module:
+    from trainables.models.resnet import ResNet50  # torchvision takes two seconds to import, and a CNN needs none of it
+
+    return ResNet50(config)
+
+
+MODELS: dict[str, Callable[[Any], nn.Module]] = {"cnn": build_cnn, "resnet50": _build_resnet50}
 """Architecture, as in its configuration, to what builds it from that configuration."""
 
 
@@ -24,6 +30,8 @@ def build_model(config: ModelConfig, *, seed: int = 0) -> nn.Module:
     with seed_block(seed, torch.device("cpu")):
         model = MODELS[config.architecture](config)
     if isinstance(config, ResNet50Config) and config.weights != "none":
+        from trainables.models.resnet import load_initial
+
         load_initial(model, config)
     return model
 

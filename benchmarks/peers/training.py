@@ -1,0 +1,86 @@
+"""How tutorials train: ImageFolder, DataLoader, a plain loop; what every peer calls for each of its trials."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, random_split
+from torchvision import datasets, transforms
+
+from trainables.config import CnnConfig
+from trainables.models import build_model
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What all searches do, written into the folder of each as plan.json."""
+
+    data: str
+    """Folder of images, train/CLASS/*.jpg."""
+    val_fraction: float
+    epochs: int
+    slots: int
+    """Trials at a time, on a core each."""
+    configs: list[dict[str, Any]]
+    """The trials, in order; `learning_rate` tells one from another."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the plan of a search."""
+        return cls(**json.loads((folder / "plan.json").read_text(encoding="utf-8")))
+
+
+def train(
+    config: dict[str, Any], plan: Plan, folder: Path, checkpoint: dict[str, Any] | None = None
+) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
+    """Train one configuration on one core; yield metrics and the state to go on from, after each epoch.
+
+    Args:
+        config: One of the plan's.
+        plan: What all searches do.
+        folder: Of the search; its file `trained` takes a line for each epoch.
+        checkpoint: A state, to go on from.
+    """
+    torch.set_num_threads(1)
+    images = datasets.ImageFolder(str(Path(plan.data) / "train"), transforms.ToTensor())
+    num_val = round(plan.val_fraction * len(images))
+    parts = random_split(images, [len(images) - num_val, num_val], torch.Generator().manual_seed(0))
+    train_loader = DataLoader(parts[0], batch_size=config["batch_size"], shuffle=True)
+    val_loader = DataLoader(parts[1], batch_size=128)
+    names = {field.name for field in dataclasses.fields(CnnConfig)}
+    model = build_model(CnnConfig(**{name: value for name, value in config.items() if name in names}))
+    optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
+    criterion = nn.BCEWithLogitsLoss()
+    if checkpoint is not None:
+        model.load_state_dict(checkpoint["model"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    for epoch in range(1 + (checkpoint["epoch"] if checkpoint else 0), plan.epochs + 1):
+        started = time.perf_counter()
+        model.train()
+        for batch, labels in train_loader:
+            optimizer.zero_grad()
+            criterion(model(batch), labels.float()).backward()
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            num_right = sum(int(((model(batch) > 0) == (labels > 0)).sum()) for batch, labels in val_loader)
+        seconds = time.perf_counter() - started
+        note(folder, config["learning_rate"], epoch, seconds)
+        metrics = {"epoch": epoch, "accuracy": num_right / num_val, "seconds": seconds}
+        yield metrics, {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+
+def note(folder: Path, learning_rate: float, epoch: int, seconds: float) -> None:
+    """Write down that an epoch was trained; a line this short is appended whole."""
+    with (folder / "trained").open("a", encoding="utf-8") as file:
+        file.write(f"{learning_rate!r} {epoch} {seconds!r}\n")
+
+
+def tell(epochs: int) -> None:
+    """Print, at the end of a search, how many epochs its record holds of the trials that came to their end."""
+    print(json.dumps({"epochs_held": epochs}))

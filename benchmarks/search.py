@@ -1,0 +1,213 @@
+"""Runs the same search in turns as we do it and as others do, and prints what each makes of the same cores.
+
+    python -m benchmarks.search [--data PATH] [--trials 24] [--images 8000] [--epochs 4] [--slots 2] [--rounds 3]
+        [--sides ours ray_tune optuna_alone syne] [--json PATH] [--short]
+
+All train the same fixed list of small CNNs for the same epochs, a core a trial; schedulers and samplers are in place,
+and nothing is stopped. Medians over interleaved rounds, each search in a new process:
+
+wall        seconds from the start of the program to its end, packing the images and all
+training    seconds inside training, summed over the trials
+efficiency  training / (slots x wall)
+memory      largest sum of the proportional set sizes of all its processes
+processes   most at a time
+lost        epochs that were trained but that the finished search does not hold, when it was killed (SIGKILL, the whole
+            tree) halfway and taken up again as its documentation says; `all` if that fails
+
+Syne Tune is the extra `peers`; without it, it is left out. Without --data, on made-up JPEGs.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.peers.training import Plan
+from benchmarks.training import prepare
+
+SIDES = ("ours", "ray_tune", "optuna_alone", "syne")
+ROOT = Path(__file__).parent.parent
+SAMPLE_S = 1.0
+"""Between two looks at memory and processes."""
+LIMIT_S = 3600.0
+"""A search that takes longer counts as failed."""
+COLUMNS = ("wall, s", "training, s", "efficiency", "memory, MB", "processes", "lost")
+
+
+def draw_configs(count: int) -> list[dict[str, Any]]:
+    """Return the fixed list of trials; no two have one learning rate."""
+    draw = random.Random(0)
+    return [
+        {
+            "learning_rate": 10 ** draw.uniform(-3.5, -2.0),
+            "batch_size": draw.choice((64, 128)),
+            "num_blocks": draw.choice((2, 3)),
+            "filters": draw.choice((16, 32)),
+            "batch_norm": draw.choice((False, True)),
+        }
+        for _ in range(count)
+    ]
+
+
+def measure(side: str, plan: Plan, *, kill_after_s: float | None = None) -> dict[str, float]:
+    """Search once, in a new process and folder, and return its figures.
+
+    Args:
+        side: One of SIDES.
+        plan: What all do.
+        kill_after_s: Kill it after so many seconds and start it again in its folder; None lets it run.
+
+    Raises:
+        subprocess.CalledProcessError: If it fails.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        folder = Path(scratch)
+        (folder / "plan.json").write_text(json.dumps(asdict(plan)), encoding="utf-8")
+        if kill_after_s is not None:
+            _watch(side, folder, kill_after_s)
+        figures, held = _watch(side, folder, None)
+        lines = set((folder / "trained").read_text(encoding="utf-8").splitlines())
+    figures["training_seconds"] = sum(float(line.split()[2]) for line in lines)
+    figures["epochs_lost"] = len(lines) - held
+    figures["efficiency"] = figures["training_seconds"] / (plan.slots * figures["wall_seconds"])
+    return figures
+
+
+def _watch(side: str, folder: Path, kill_after_s: float | None) -> tuple[dict[str, float], int]:
+    """Run one program to its end, or to its kill; return figures and the number of epochs that it says it holds."""
+    command = [sys.executable, "-m", f"benchmarks.peers.{side}", str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
+    memory, processes, began = 0.0, 0, time.monotonic()
+    limit = LIMIT_S if kill_after_s is None else kill_after_s
+    with (folder / "output").open("w+", encoding="utf-8") as output, (folder / "errors").open("w+") as errors:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=output, stderr=errors, start_new_session=True
+        )
+        try:
+            while process.poll() is None and time.monotonic() - began < limit:
+                found = _look(process.pid)
+                memory, processes = max(memory, found[0]), max(processes, found[1])
+                time.sleep(min(SAMPLE_S, max(0.0, limit - (time.monotonic() - began))))
+        finally:
+            was_killed = process.poll() is None
+            _kill_tree(process)
+        figures = {"wall_seconds": time.monotonic() - began, "memory_bytes": memory, "processes": float(processes)}
+        if kill_after_s is not None:
+            return figures, 0
+        if was_killed or process.returncode:
+            errors.seek(0)
+            raise subprocess.CalledProcessError(process.returncode, command, stderr=errors.read()[-2000:])
+        output.seek(0)
+        held = [json.loads(line)["epochs_held"] for line in output if line.startswith('{"epochs_held"')]
+    return figures, held[-1]
+
+
+def _look(pid: int) -> tuple[float, int]:
+    """Return the memory in bytes and the number of a process and all that it started."""
+    sizes = []
+    for member in _list_family(pid):
+        try:
+            sizes.append(member.memory_full_info().pss)
+        except psutil.Error:
+            continue
+    return sum(sizes), len(sizes)
+
+
+def _list_family(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and all that it started, at once; one that has ended is waited for."""
+    for member in _list_family(process.pid):
+        try:
+            os.kill(member.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def _lose(side: str, plan: Plan, wall_s: float) -> int | None:
+    """Return how many epochs a kill halfway costs, None if the search cannot be taken up again."""
+    try:
+        return int(measure(side, plan, kill_after_s=wall_s / 2)["epochs_lost"])
+    except subprocess.CalledProcessError as error:
+        print(f"{side}: not taken up again after a kill: {_last_line(error)}", file=sys.stderr)
+        return None
+
+
+def _last_line(error: subprocess.CalledProcessError) -> str:
+    return (error.stderr or "").strip().rpartition("\n")[2] or f"exit code {error.returncode}"
+
+
+def compare(plan: Plan, sides: list[str], rounds: int) -> dict[str, dict[str, Any]]:
+    """Return the medians of each side over interleaved rounds, and what a kill costs it."""
+    found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side in sides:
+            found[side].append(measure(side, plan))
+    figures: dict[str, dict[str, Any]] = {}
+    for side, runs in found.items():
+        figures[side] = {
+            name: statistics.median(run[name] for run in runs) for name in runs[0] if name != "epochs_lost"
+        }
+        figures[side]["epochs_lost"] = _lose(side, plan, figures[side]["wall_seconds"])
+    return figures
+
+
+def main() -> None:
+    """Measure, print and, if asked, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder or zip in CIFAKE's layout")
+    parser.add_argument("--trials", type=int, default=24)
+    parser.add_argument("--images", type=int, default=8000, help="of which a fifth validates")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--slots", type=int, default=2, help="trials at a time, a core each")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--json", type=Path, help="where the figures are written")
+    parser.add_argument("--short", action="store_true", help="three trials of few images, one round: does it run?")
+    arguments = parser.parse_args()
+    sides, rounds = list(arguments.sides), arguments.rounds
+    trials, images, epochs = arguments.trials, arguments.images, arguments.epochs
+    if arguments.short:
+        trials, images, epochs, rounds = 3, 400, 2, 1
+    if "syne" in sides and importlib.util.find_spec("syne_tune") is None:
+        print("Syne Tune is left out: it is not installed (pip install 'cifake-search[peers]').")
+        sides.remove("syne")
+    with tempfile.TemporaryDirectory() as scratch:
+        data = prepare(Path(scratch), arguments.data, images)
+        plan = Plan(
+            data=str(data), val_fraction=0.2, epochs=epochs, slots=arguments.slots, configs=draw_configs(trials)
+        )
+        figures = compare(plan, sides, rounds)
+    print(f"{trials} trials of {epochs} epochs on {images} images, {arguments.slots} at a time; medians of {rounds}")
+    print(f"{'':13}" + "".join(f"{name:>13}" for name in COLUMNS))
+    for side, row in figures.items():
+        lost = "all" if row["epochs_lost"] is None else str(row["epochs_lost"])
+        cells = [f"{row['wall_seconds']:.1f}", f"{row['training_seconds']:.1f}", f"{row['efficiency']:.2f}"]
+        cells += [f"{row['memory_bytes'] / 1e6:,.0f}", f"{row['processes']:.0f}", lost]
+        print(f"{side:13}" + "".join(f"{cell:>13}" for cell in cells))
+    if arguments.json:
+        sizes = {"trials": trials, "images": images, "epochs": epochs, "slots": arguments.slots, "rounds": rounds}
+        arguments.json.write_text(json.dumps({**sizes, "sides": figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
