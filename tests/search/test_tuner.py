@@ -150,11 +150,15 @@ def test_ctrl_c_waits_for_no_epoch_and_leaves_every_trial_to_go_on(tmp_path):
     class Presser:
         """Presses Ctrl-C when two trials have an epoch each."""
 
+        def __init__(self):
+            self.seen = set()
+
         def on_start(self, _):
             pass
 
         def on_epoch(self, trial):
-            if trial.number == 1:
+            self.seen.add(trial.number)
+            if len(self.seen) == 2:
                 os.kill(os.getpid(), signal.SIGINT)
 
         def on_end(self, _):
