@@ -93,7 +93,7 @@ def _watch(side: str, folder: Path, kill_after_s: float | None) -> tuple[dict[st
     limit = LIMIT_S if kill_after_s is None else kill_after_s
     with (folder / "output").open("w+", encoding="utf-8") as output, (folder / "errors").open("w+") as errors:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=output, stderr=errors, start_new_session=True
+            command, cwd=folder, env=environment, stdout=output, stderr=errors, start_new_session=True
         )
         try:
             while process.poll() is None and time.monotonic() - began < limit:

@@ -87,7 +87,7 @@ def test_every_command_on_models_in_the_readme_parses(command, tmp_path, monkeyp
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
-    assert re.search("does not exist|no such file", result.stderr)
+    assert re.search("does not exist|no such file|there is no study", result.stderr)
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -111,7 +111,8 @@ def test_a_killed_search_goes_on_to_the_same_end_as_an_unkilled_one(tmp_path, st
     comparisons = [
         pd.read_csv(tmp_path / name / "results/tiny/report/comparison.csv") for name in ("straight", "killed")
     ]
-    pd.testing.assert_frame_equal(*comparisons)
+    measured = ["training_seconds", "images_per_second_1", "images_per_second_256", "peak_memory_bytes"]
+    pd.testing.assert_frame_equal(*(comparison.drop(columns=measured) for comparison in comparisons))
 
 
 def test_ctrl_c_says_how_to_resume_and_the_study_can_be_extended(tmp_path, study):
@@ -134,9 +135,7 @@ def test_ctrl_c_says_how_to_resume_and_the_study_can_be_extended(tmp_path, study
 def test_a_killed_worker_costs_its_trial_no_epoch(tmp_path, study):
     process = start(tmp_path, str(study), "--set", "search.scheduler=none", "--set", "search.num_trials=2")
     lines = wait_for_line(process, "epoch 1/3")
-    workers = [
-        child for child in psutil.Process(process.pid).children(recursive=True) if "ImplicitFunc" in child.name()
-    ]
+    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "ray::Worker" in child.name()]
     assert workers
     for worker in workers:
         worker.kill()
@@ -152,7 +151,7 @@ def test_a_killed_worker_costs_its_trial_no_epoch(tmp_path, study):
 def check_results(folder):
     """Check that everything the README promises lies there, and fits together."""
     record = read_document(folder / "study.yaml")
-    assert set(record) == {"config", "data", "code", "evaluations"}
+    assert set(record) == {"id", "command", "config", "data", "code", "evaluations"}
     assert len(pd.read_csv(folder / "trials.csv")) == 6
     comparison = pd.read_csv(folder / "report" / "comparison.csv")
     assert list(comparison["source"]) == ["this study", *["published"] * 4]
