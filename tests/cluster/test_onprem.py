@@ -42,7 +42,7 @@ def start_study(cluster, name, *, trials, epochs, images, options=""):
 def list_busy(cluster):
     """Return the hosts on which a trial's process lives."""
     on = [host for host in cluster.hosts if host.is_on]
-    return {host.name for host in on if any("ray::Worker" in line for line in host.list_processes())}
+    return {host.name for host in on if any("ResourceTrainable" in line for line in host.list_processes())}
 
 
 def load_trials(cluster, name):
