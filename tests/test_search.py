@@ -144,7 +144,7 @@ def test_a_killed_worker_costs_its_trial_no_epoch(tmp_path, study):
     trials = load_trials(tmp_path)
     check_whole(trials, 2)
     assert [len(trial.intermediate_values) for trial in trials] == [3, 3]
-    assert output.count("epoch 1/3") == 2
+    assert output.count("epoch 1/3: accuracy") == 2
     assert "died" not in output
 
 
