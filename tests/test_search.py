@@ -135,7 +135,9 @@ def test_ctrl_c_says_how_to_resume_and_the_study_can_be_extended(tmp_path, study
 def test_a_killed_worker_costs_its_trial_no_epoch(tmp_path, study):
     process = start(tmp_path, str(study), "--set", "search.scheduler=none", "--set", "search.num_trials=2")
     lines = wait_for_line(process, "epoch 1/3")
-    workers = [child for child in psutil.Process(process.pid).children(recursive=True) if "ResourceTrainable" in child.name()]
+    workers = [
+        child for child in psutil.Process(process.pid).children(recursive=True) if "ResourceTrainable" in child.name()
+    ]
     assert workers
     for worker in workers:
         worker.kill()
