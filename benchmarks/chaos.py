@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from search.cluster import connect
+from search.cluster.nodes import connect
 from search.config import StudyConfig, parse
 from search.journal import Journal, State, Trial
 from search.study import Study

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from benchmarks.chaos import make_task
-from search.cluster import connect
+from search.cluster.nodes import connect
 from search.config import StudyConfig, parse
 from search.journal import Journal, Trial
 from search.study import Study

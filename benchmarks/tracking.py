@@ -48,7 +48,7 @@ def track_ours(folder: Path, trials: int, epochs: int) -> dict[str, float]:
     """Tell our tracker."""
     from search.config import parse
     from search.journal import State, Trial
-    from search.tracking import build_tracker
+    from search.tracking.tracker import build_tracker
 
     config = parse({"name": "bench", "results": str(folder), "tracking": {"mode": "offline"}})
     trial_s: list[float] = []

@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from search.audit import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION, Audit, audit
+from search.audit.findings import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION, Audit, audit
+from search.audit.images import Images, read_images
+from search.audit.sheet import draw_sheet
 from search.command import explain_errors
-from search.images import Images, read_images
 from search.provenance import check_target, replace_file
-from search.sheet import draw_sheet
 from trainables.errors import InputError
 
 NAMED = 3

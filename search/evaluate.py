@@ -12,22 +12,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.artifacts import publish
-from search.cluster import connect
+from search.cluster.nodes import connect
+from search.cluster.preflight import check_nodes
 from search.command import build_console, explain_errors
 from search.config import Architecture, StudyConfig, dump
-from search.journal import Journal, Trial
-from search.lock import hold
-from search.notes import list_notes
-from search.preflight import check_nodes
-from search.prepare import load_study, prepare_data, write_record
-from search.report import render, write_report
-from search.result import Result, TestedModel
-from search.retrainer import Retrainer
-from search.retraining import delete_checkpoint, get_checkpoint, load_tested, load_tests
-from search.task import Failure
-from search.tracking import build_tracker
-from search.winners import (
+from search.evaluation.result import Result, TestedModel
+from search.evaluation.retrainer import Retrainer
+from search.evaluation.retraining import delete_checkpoint, get_checkpoint, load_tested, load_tests
+from search.evaluation.winners import (
     Choices,
     build_calibration,
     build_entry,
@@ -39,6 +31,14 @@ from search.winners import (
     recall,
     stamp,
 )
+from search.journal import Journal, Trial
+from search.lock import hold
+from search.prepare import load_study, prepare_data, write_record
+from search.report.notes import list_notes
+from search.report.tables import render, write_report
+from search.task import Failure
+from search.tracking.tracker import build_tracker
+from search.view.artifacts import publish
 from trainables.data import load_info
 from trainables.errors import InputError
 

@@ -16,8 +16,8 @@ import typer
 from numpy.typing import NDArray
 
 from search.command import explain_errors
-from search.model_card import LIMITS
-from search.model_file import TrainedModel, load_model
+from search.evaluation.model_card import LIMITS
+from search.evaluation.model_file import TrainedModel, load_model
 from search.provenance import check_target, replace_file
 from trainables.classifier import Classifier
 from trainables.config import IMAGE_SIZE

@@ -21,8 +21,8 @@ from search.command import explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import find_holder
 from search.prepare import load_study
-from search.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
-from search.table import write_trials
+from search.view.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
+from search.view.table import write_trials
 from trainables.errors import InputError
 
 INTERVAL_S = 1.0

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from search.command import explain_errors
-from search.model_card import LIMITS
-from search.model_file import TrainedModel, load_model
+from search.evaluation.model_card import LIMITS
+from search.evaluation.model_file import TrainedModel, load_model
 from search.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture, strict_pillow
 from trainables.data import CLASSES, Split
 from trainables.errors import InputError

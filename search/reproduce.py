@@ -14,11 +14,11 @@ from rich.console import Console
 from torch import Tensor
 
 from search.command import build_console, explain_errors
-from search.model_file import RECORD, WEIGHTS, ModelRecord, load_record, load_weights
+from search.evaluation.model_file import RECORD, WEIGHTS, ModelRecord, load_record, load_weights
+from search.evaluation.result import TestedModel
+from search.evaluation.retraining import Retraining, train_and_test
 from search.prepare import load_study, prepare_data
 from search.provenance import describe_code
-from search.result import TestedModel
-from search.retraining import Retraining, train_and_test
 from search.trial import prepare_device
 from trainables.data import load_info
 from trainables.errors import InputError

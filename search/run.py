@@ -15,16 +15,15 @@ import typer
 from rich.console import Console
 
 from search.checkpoints import Checkpoints
-from search.cluster import Node, connect, count_slots
+from search.cluster.delivery import build_delivery
+from search.cluster.nodes import Node, connect, count_slots
+from search.cluster.preflight import check_nodes
 from search.command import build_console, explain_errors
 from search.config import StudyConfig, load, parse
-from search.delivery import build_delivery
 from search.document import set_value
 from search.journal import Journal, Trial
-from search.live import build_live
 from search.lock import hold
 from search.plan import describe_plan
-from search.preflight import check_nodes
 from search.prepare import (
     check_absent,
     compare_record,
@@ -35,12 +34,13 @@ from search.prepare import (
     write_record,
 )
 from search.study import Listener, Study, check_shares
-from search.table import write_trials
 from search.task import Task
-from search.tensorboard import EventFiles
-from search.tracking import build_tracker
+from search.tracking.tensorboard import EventFiles
+from search.tracking.tracker import build_tracker
 from search.trial import run_delivered
 from search.tuner import run_study
+from search.view.live import build_live
+from search.view.table import write_trials
 from trainables.errors import InputError
 from trainables.runtime import derive_seed
 

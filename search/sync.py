@@ -22,8 +22,8 @@ from search.command import build_console, explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import hold
 from search.prepare import load_study
-from search.runs import EXIT_CODES, Board, connect, log_in, open_sweep, open_trial, summarize
-from search.tracking import kill_service
+from search.tracking.runs import EXIT_CODES, Board, connect, log_in, open_sweep, open_trial, summarize
+from search.tracking.tracker import kill_service
 from trainables.errors import InputError
 
 PARALLEL = 8

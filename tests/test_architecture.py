@@ -9,25 +9,29 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for package in ("search", "trainables") for path in (ROOT / package).rglob("*.py"))
 
 DOORS = {
-    "wandb": {"search/tracking.py", "search/runs.py", "search/gallery.py", "search/sync.py"},
+    "wandb": {"search/tracking/tracker.py", "search/tracking/runs.py", "search/tracking/gallery.py", "search/sync.py"},
     "yaml": {"search/document.py"},
     "pydantic": {"search/config.py"},
     "optuna": {
-        f"search/{name}.py" for name in ("space", "sampler", "journal", "storage", "history", "charts", "dashboard")
+        f"search/{name}.py"
+        for name in ("space", "sampler", "journal", "storage", "report/history", "report/charts", "dashboard")
     },
     "optuna_dashboard": {"search/dashboard.py"},
-    "tensorboardX": {"search/tensorboard.py"},
-    "pyarrow": {"search/table.py"},
-    "pynvml": {"search/usage.py"},
+    "tensorboardX": {"search/tracking/tensorboard.py"},
+    "pyarrow": {"search/view/table.py"},
+    "pynvml": {"search/view/usage.py"},
     "sqlalchemy": {"search/storage.py"},
-    "ray": {f"search/{name}.py" for name in ("tuner", "cluster", "preflight", "delivery", "retrainer")},
-    "matplotlib": {"search/figures.py"},
-    "plotly": {"search/charts.py"},
-    "jinja2": {"search/page.py"},
-    "torchmetrics": {"search/statistics.py"},
-    "pandas": {"search/comparison.py"},
-    "safetensors": {"search/model_file.py"},
-    "PIL": {"search/page.py", "search/pictures.py", "search/sample.py", "search/sheet.py"},
+    "ray": {
+        f"search/{name}.py"
+        for name in ("tuner", "cluster/nodes", "cluster/preflight", "cluster/delivery", "evaluation/retrainer")
+    },
+    "matplotlib": {"search/report/figures.py"},
+    "plotly": {"search/report/charts.py"},
+    "jinja2": {"search/report/page.py"},
+    "torchmetrics": {"search/evaluation/statistics.py"},
+    "pandas": {"search/evaluation/comparison.py"},
+    "safetensors": {"search/evaluation/model_file.py"},
+    "PIL": {"search/report/page.py", "search/pictures.py", "search/sample.py", "search/audit/sheet.py"},
     "onnx": {"search/export.py"},
     "onnxruntime": {"search/export.py"},
 }
@@ -68,21 +72,22 @@ def test_only_a_retraining_opens_the_test_split():
             names += [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             if "open_test" in names:
                 opens.add(name(path))
-    assert opens == {"search/retraining.py"}
+    assert opens == {"search/evaluation/retraining.py"}
 
 
 def test_what_the_audit_reads_stays_in_the_audit():
-    audit = {"search/data.py", "search/audit.py", "search/sheet.py"}
+    audit = {"search/data.py", "search/audit/findings.py", "search/audit/sheet.py"}
     readers = {path for path in MODULES for node in ast.walk(ast.parse(path.read_text())) if imports_images(node)}
     assert {name(path) for path in readers} == audit
 
 
 def imports_images(node):
     if isinstance(node, ast.Import):
-        return any(alias.name == "search.images" for alias in node.names)
-    return isinstance(node, ast.ImportFrom) and (
-        node.module == "search.images" or (node.module == "search" and any(a.name == "images" for a in node.names))
-    )
+        return any(alias.name == "search.audit.images" for alias in node.names)
+    if not isinstance(node, ast.ImportFrom):
+        return False
+    names = {f"{node.module}.{alias.name}" for alias in node.names}
+    return node.module == "search.audit.images" or "search.audit.images" in names
 
 
 def test_no_module_outgrows_what_one_sitting_reads():

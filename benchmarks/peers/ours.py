@@ -8,14 +8,14 @@ from rich.console import Console
 
 from benchmarks.peers.training import Plan, note, tell
 from search.checkpoints import Checkpoints
-from search.cluster import connect
+from search.cluster.nodes import connect
 from search.config import parse
 from search.journal import Journal, State
 from search.prepare import prepare_data
 from search.run import build_task
 from search.study import Study
 from search.task import Failure, Report, Task
-from search.tracking import build_tracker
+from search.tracking.tracker import build_tracker
 from search.trial import run_trial
 from search.tuner import run_study
 

@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from search.model_file import PREPROCESSING, ModelRecord, save_model
+from search.evaluation.model_file import PREPROCESSING, ModelRecord, save_model
 from trainables.config import build_train_config, list_values
 from trainables.models import build_model
 

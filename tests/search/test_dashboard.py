@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from search.artifacts import publish
 from search.config import dump, parse
 from search.document import write_document
 from search.journal import Journal, State
+from search.view.artifacts import publish
 
 ROOT = Path(__file__).parents[2]
 SEARCHER = """

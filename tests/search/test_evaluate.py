@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
-from search.cluster import connect
+from search.cluster.nodes import connect
 from search.config import dump, parse
 from search.document import read_document
 from search.evaluate import conclude, main

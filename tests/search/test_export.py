@@ -10,8 +10,8 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from search.evaluation.model_file import TrainedModel, load_model
 from search.export import export_onnx, main, run_onnx
-from search.model_file import TrainedModel, load_model
 from trainables.augment import to_float
 from trainables.classifier import Classifier
 from trainables.config import build_train_config

@@ -16,7 +16,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from search.model_file import load_model
+from search.evaluation.model_file import load_model
 from search.predict import BATCH, answer, main
 from trainables.augment import to_float
 

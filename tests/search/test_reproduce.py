@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from search.config import dump, parse
 from search.document import write_document
-from search.model_file import load_record
+from search.evaluation.model_file import load_record
+from search.evaluation.retraining import Retraining, retrain
 from search.reproduce import compare, list_obstacles, main
-from search.retraining import Retraining, retrain
 from trainables.data import load_info
 from trainables.pack import pack
 

@@ -7,12 +7,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from search import result as found
 from search.config import dump, parse
 from search.document import write_document
+from search.evaluation import result as found
 from search.journal import Journal, State
 from search.sync import main
-from search.tracking import build_tracker
+from search.tracking.tracker import build_tracker
 
 APP = typer.Typer()
 APP.command()(main)

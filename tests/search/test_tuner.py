@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from search.cluster import connect, count_slots
+from search.cluster.nodes import connect, count_slots
 from search.config import parse
 from search.journal import Journal, State
 from search.study import Study

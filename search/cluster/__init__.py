@@ -1,0 +1,1 @@
+"""Machines: which there are, whether they agree, what they are brought."""

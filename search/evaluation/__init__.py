@@ -1,0 +1,1 @@
+"""The winners, trained again and tested once."""

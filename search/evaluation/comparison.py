@@ -1,0 +1,155 @@
+"""A study's result in figures: means over seeds, intervals over test images, differences; pure functions of the result.
+
+The only file that knows pandas.
+"""
+
+import dataclasses
+import functools
+import itertools
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from search.evaluation.published import PUBLISHED
+from search.evaluation.result import Result, TestedModel
+from search.evaluation.statistics import Interval, Pairing, bound, compare_pair, resample
+
+METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
+"""What is compared, with its heading; REAL is the positive class."""
+DETAILS = {
+    "precision_fake": "Precision of FAKE",
+    "recall_fake": "Recall of FAKE",
+    "f1_fake": "F1 of FAKE",
+    "average_precision": "Average precision",
+    "brier": "Brier score",
+    "ece": "Calibration error",
+}
+"""What else is known of ours."""
+COSTS = ("macs", "training_seconds", "images_per_second_1", "images_per_second_256", "peak_memory_bytes")
+ENDS = ("", "_std", "_low", "_high")
+"""Mean, deviation over seeds, 95 % interval over test images, which `ece` has none of."""
+COLUMNS = (
+    "model",
+    "source",
+    "protocol",
+    "seeds",
+    *(name + end for name in (*METRICS, *DETAILS) for end in ENDS),
+    "parameters",
+    *COSTS,
+)
+COUNTS = ("seeds", "parameters")
+TEXTS = ("model", "source", "protocol")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Difference:
+    """The best configurations of two architectures against each other."""
+
+    first: str
+    second: str
+    metrics: dict[str, tuple[float, Interval]]
+    """By name in METRICS: mean of the first minus mean of the second, and where that lies."""
+    pairings: dict[int, Pairing]
+    """McNemar's test by seed: the first's model of that seed against the second's."""
+
+
+def summarize(result: Result) -> pd.DataFrame:
+    """Compare each architecture's best configuration with the published results.
+
+    Returns:
+        COLUMNS. Metrics lie in [0, 1]: means over the seeds, their sample standard deviations, and 95 % intervals
+        over test images; costs are means over the seeds; empty where unknown.
+    """
+    distributions = _resample(result)
+    rows = [
+        _summarize_seeds(name, models) | _bound_all(distributions[name])
+        for (name, rank), models in group_models(result.models).items()
+        if rank == 1
+    ]
+    for published in PUBLISHED:
+        known = {"model": published.model, "source": "published", "protocol": published.protocol}
+        rows.append(known | {"parameters": published.parameters} | published.metrics)
+    return _build_frame(rows)
+
+
+def summarize_lower(result: Result) -> pd.DataFrame:
+    """Return COLUMNS of the configurations that ranked lower on validation, without intervals."""
+    groups = group_models(result.models).items()
+    return _build_frame(
+        [_summarize_seeds(f"{name}, rank {rank}", models) for (name, rank), models in groups if rank > 1]
+    )
+
+
+def list_differences(result: Result) -> list[Difference]:
+    """Compare every two architectures, as they stand in the table."""
+    distributions = _resample(result)
+    best = {name: models for (name, rank), models in group_models(result.models).items() if rank == 1}
+    found = []
+    for first, second in itertools.combinations(best, 2):
+        metrics = {}
+        for name in METRICS:
+            difference = _mean(best[first], name) - _mean(best[second], name)
+            metrics[name] = difference, bound(distributions[first][name] - distributions[second][name])
+        others = {model.seed: model for model in best[second]}
+        pairings = {
+            model.seed: compare_pair(result.labels, _predict(result, model), _predict(result, others[model.seed]))
+            for model in best[first]
+            if model.seed in others
+        }
+        found.append(Difference(first=first, second=second, metrics=metrics, pairings=pairings))
+    return found
+
+
+def group_models(models: Iterable[TestedModel]) -> dict[tuple[str, int], list[TestedModel]]:
+    """Return the models of each architecture and rank."""
+    groups: dict[tuple[str, int], list[TestedModel]] = {}
+    for tested in models:
+        groups.setdefault((tested.architecture, tested.rank), []).append(tested)
+    return groups
+
+
+@functools.lru_cache(maxsize=1)
+def _resample(result: Result) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Resample each architecture's best configuration; kept, for every table needs it and it takes seconds."""
+    return {
+        name: resample(result.labels, [_predict(result, model) for model in models])
+        for (name, rank), models in group_models(result.models).items()
+        if rank == 1
+    }
+
+
+def _predict(result: Result, model: TestedModel) -> tuple[NDArray[np.float32], float]:
+    return result.predictions[model.label], model.threshold
+
+
+def _bound_all(distributions: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+    bounds = {name: bound(distribution) for name, distribution in distributions.items()}
+    lows = {f"{name}_low": interval.low for name, interval in bounds.items()}
+    return lows | {f"{name}_high": interval.high for name, interval in bounds.items()}
+
+
+def _summarize_seeds(name: str, models: Sequence[TestedModel]) -> dict[str, Any]:
+    row: dict[str, Any] = {"model": name, "source": "this study", "protocol": "sealed"}
+    row |= {"seeds": len(models), "parameters": models[0].parameters}
+    for metric in (*METRICS, *DETAILS):
+        values = [tested.metrics[metric] for tested in models]
+        row[metric] = statistics.fmean(values)
+        row[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
+    for cost in COSTS:
+        known = [tested.cost[cost] for tested in models if cost in tested.cost]
+        row[cost] = statistics.fmean(known) if known else None
+    return row
+
+
+def _mean(models: Sequence[TestedModel], metric: str) -> float:
+    return statistics.fmean(tested.metrics[metric] for tested in models)
+
+
+def _build_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    types = {name: "Int64" if name in COUNTS else "float64" for name in COLUMNS if name not in TEXTS}
+    return frame.astype(types)

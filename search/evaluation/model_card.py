@@ -1,0 +1,58 @@
+"""The model card: what a trained model is, how good, and what it must not be used for, in Markdown.
+
+Its sections follow Mitchell et al. 2019, Model Cards for Model Reporting (arXiv:1810.03993).
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+LIMITS = "The model knows 32x32 images of CIFAKE (CIFAR-10 and Stable Diffusion 1.4) only"
+"""What every answer has to say."""
+
+
+def build_card(record: Mapping[str, Any]) -> str:
+    """Write the card from a model's record (search.evaluation.model_file.ModelRecord, as a mapping)."""
+    retraining, tested, code, hardware = (record[key] for key in ("retraining", "tested", "code", "hardware"))
+    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in tested["metrics"].items())
+    parameters = "\n".join(f"| {name} | {value} |" for name, value in record["parameters"].items())
+    label, size = retraining["label"], f"{tested['parameters']:,}"
+    commit = "unknown" if code["commit"] is None else code["commit"] + (" (changed since)" if code["dirty"] else "")
+    threads = f", {hardware['threads']} threads" if hardware["type"] == "cpu" else ""
+    return f"""# {label}
+
+Tells photographs (REAL) from generated images (FAKE): {retraining["architecture"]} of {size} parameters.
+
+## Use
+
+```bash
+python -m search.predict {label}.safetensors picture.jpg
+python -m search.export {label}.safetensors --format onnx
+```
+
+An image is called REAL if its probability of being REAL is above {tested["threshold"]:g}.
+
+## Limits
+
+{LIMITS}. Pictures of other sizes are scored on a
+32x32 reduction, which loses most traces of a generator; other generators were never seen. Do not use the answer as
+evidence about a picture or about who made it.
+
+## Training
+
+Trial {retraining["trial"]} of the study, rank {retraining["rank"]} of its architecture on validation, retrained on
+train and validation with seed {retraining["seed"]} for {retraining["epochs"]} of {retraining["max_epochs"]} epochs on
+{hardware["name"]} ({hardware["type"]}{threads}). Data: fingerprint
+`{retraining["fingerprint"]}`. Code: commit {commit}.
+
+| parameter | value |
+|---|---|
+{parameters}
+
+## Test
+
+Once, on the sealed test split; REAL is the positive class.
+
+| metric | value |
+|---|---|
+{metrics}
+"""

@@ -1,0 +1,223 @@
+"""Who is retrained, how often, and by which rule: chosen by validation alone and written down before any test.
+
+What is chosen stands in study.yaml under `evaluations`, one entry per set of choices, the last one in force. An entry
+is written whole before the test split is opened, and gets `opened` when it is about to be.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from search.config import StudyConfig
+from search.evaluation.retraining import Retraining
+from search.journal import State, Trial
+from search.provenance import describe_code
+from trainables.errors import InputError
+from trainables.runtime import derive_seed
+
+RULE = (
+    "best validation accuracy at any epoch, the earlier trial in a tie; "
+    "retrained on train and validation up to that epoch; tested once"
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Winner:
+    """One configuration to retrain."""
+
+    architecture: str
+    rank: int
+    """1 for the best of its architecture on validation."""
+    trial: int
+    accuracy: float
+    """Its best on validation."""
+    epochs: int
+    """Where it had it: so long is it retrained."""
+    threshold: float | None
+    """An image is called REAL above this probability; None until it is chosen on validation."""
+
+    @property
+    def label(self) -> str:
+        """Name that the files of its retrainings begin with."""
+        return self.architecture + ("" if self.rank == 1 else f"-rank{self.rank}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """All that is decided before the test split is opened."""
+
+    rule: str
+    """How the winners were chosen and will be tested."""
+    seeds: int
+    """Retrainings of each winner."""
+    top_k: int
+    """Winners of each architecture, at most."""
+    threshold: float | str
+    """The decision threshold, or `validation`."""
+    fingerprint: str
+    """Of the data."""
+    winners: tuple[Winner, ...]
+
+    def is_open(self) -> bool:
+        """Answer whether a threshold is still to be chosen."""
+        return any(winner.threshold is None for winner in self.winners)
+
+    def is_same(self, other: "Choices") -> bool:
+        """Answer whether the other choices are these, whatever thresholds validation gave."""
+        return self._blank() == other._blank()
+
+    def _blank(self) -> "Choices":
+        winners = tuple(dataclasses.replace(winner, threshold=None) for winner in self.winners)
+        return dataclasses.replace(self, winners=winners)
+
+
+def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int) -> list[Trial]:
+    """Return an architecture's best finished trials by their best validation accuracy; the earlier one wins a tie."""
+    ended = [trial for trial in trials if trial.architecture == architecture and _is_finished(trial)]
+    return sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number))[:top_k]
+
+
+def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
+    """Check that there is something to retrain.
+
+    Returns:
+        A sentence for each architecture that has nothing: no finished trial, or none that did not fail.
+
+    Raises:
+        InputError: If no architecture has anything.
+    """
+    missing = []
+    for architecture in config.search.architectures:
+        mine = [trial for trial in trials if trial.architecture == architecture]
+        failed = [trial for trial in mine if trial.state is State.FAIL]
+        if choose_winners(mine, architecture, 1):
+            continue
+        if mine and len(failed) == len(mine):
+            missing.append(f"Every {architecture} trial failed, trial {mine[0].number}: {mine[0].reason}.")
+        else:
+            missing.append(f"No {architecture} trial {'has finished' if mine else 'was run'}.")
+    if len(missing) == len(config.search.architectures):
+        raise InputError(f"there is nothing to evaluate. {' '.join(missing)}")
+    return missing
+
+
+def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Choices:
+    """Choose the winners by validation; thresholds that are to be chosen on validation stay None."""
+    wanted = config.evaluation
+    threshold = None if isinstance(wanted.threshold, str) else wanted.threshold
+    winners = [
+        Winner(
+            architecture=architecture,
+            rank=rank,
+            trial=trial.number,
+            accuracy=trial.get_peak()[0],
+            epochs=trial.get_peak()[1],
+            threshold=threshold,
+        )
+        for architecture in config.search.architectures
+        for rank, trial in enumerate(choose_winners(trials, architecture, wanted.top_k), start=1)
+    ]
+    return Choices(
+        rule=RULE,
+        seeds=wanted.seeds,
+        top_k=wanted.top_k,
+        threshold=wanted.threshold,
+        fingerprint=fingerprint,
+        winners=tuple(winners),
+    )
+
+
+def list_retrainings(config: StudyConfig, trials: Sequence[Trial], choices: Choices) -> list[Retraining]:
+    """Return every retraining that choices come to; a threshold that is still to be chosen counts as 0.5."""
+    return [
+        build_retraining(config, trials, winner, choices.fingerprint, seed)
+        for winner in choices.winners
+        for seed in range(choices.seeds)
+    ]
+
+
+def build_retraining(
+    config: StudyConfig, trials: Sequence[Trial], winner: Winner, fingerprint: str, seed: int
+) -> Retraining:
+    """Return one retraining of a winner."""
+    return Retraining(
+        label=f"{winner.label}-seed{seed}",
+        architecture=winner.architecture,
+        rank=winner.rank,
+        seed=seed,
+        trial=winner.trial,
+        params=trials[winner.trial].params,
+        train_seed=derive_seed(config.search.seed, f"retraining {winner.architecture} {winner.rank} {seed}"),
+        max_epochs=config.search.max_epochs,
+        epochs=winner.epochs,
+        max_train_images=config.data.max_train_images,
+        split_seed=config.search.seed,
+        fingerprint=fingerprint,
+        threshold=0.5 if winner.threshold is None else winner.threshold,
+    )
+
+
+def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winner, fingerprint: str) -> Retraining:
+    """Return the training on train alone that a winner's threshold is chosen with."""
+    retraining = build_retraining(config, trials, winner, fingerprint, seed=0)
+    seed = derive_seed(config.search.seed, f"threshold {winner.architecture} {winner.rank}")
+    return dataclasses.replace(retraining, label=f"{winner.label}-threshold", train_seed=seed)
+
+
+def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choices:
+    """Return the choices that are in force if they are these, for they have their thresholds; else these."""
+    last = read_entry(evaluations[-1]) if evaluations else None
+    return last if last is not None and last.is_same(choices) else choices
+
+
+def build_entry(choices: Choices) -> dict[str, Any]:
+    """Return the entry for `evaluations` that says what was chosen, when and by which code."""
+    return {"chosen": stamp(), **_plain(choices), "opened": None}
+
+
+def read_entry(entry: Mapping[str, Any]) -> Choices:
+    """Read what `build_entry` gave.
+
+    Raises:
+        InputError: If it is something else.
+    """
+    try:
+        known = {field.name: entry[field.name] for field in dataclasses.fields(Choices)}
+        return Choices(**known | {"winners": tuple(Winner(**winner) for winner in entry["winners"])})
+    except (KeyError, TypeError):
+        raise InputError(
+            "study.yaml is damaged: an entry of evaluations lacks its choices; use another --name"
+        ) from None
+
+
+def stamp() -> dict[str, Any]:
+    """Return time and commit of an act."""
+    code = describe_code()
+    return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": code["commit"], "dirty": code["dirty"]}
+
+
+def _plain(choices: Choices) -> dict[str, Any]:
+    """Return choices as plain values."""
+    return dataclasses.asdict(choices) | {"winners": [dataclasses.asdict(winner) for winner in choices.winners]}
+
+
+def describe_openings(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence that marks a test split that was opened before with other choices, if it was."""
+    opened = [entry for entry in evaluations if entry["opened"]]
+    if len(opened) < 2:
+        return []
+    earlier = "; ".join(f"{entry['opened']['time']} for {_describe(entry)}" for entry in opened[:-1])
+    return [
+        f"Not the first look at the test split: it was opened before with other choices ({earlier}), so who chose "
+        "again after seeing those figures has chosen on test."
+    ]
+
+
+def _describe(entry: Mapping[str, Any]) -> str:
+    trials = ", ".join(f"{winner['architecture']} trial {winner['trial']}" for winner in entry["winners"])
+    return f"{trials}, {entry['seeds']} seeds, threshold {entry['threshold']}"
+
+
+def _is_finished(trial: Trial) -> bool:
+    return trial.state in (State.COMPLETE, State.PRUNED) and bool(trial.epochs)

@@ -1,0 +1,1 @@
+"""A result as tables, figures and a page."""

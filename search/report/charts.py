@@ -1,0 +1,150 @@
+"""What the search did as interactive charts: Optuna's own, as plain JSON that plotly draws in the page."""
+
+import base64
+import dataclasses
+import gzip
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import optuna
+import plotly.colors
+import plotly.offline
+from optuna import visualization
+from optuna.trial import TrialState
+
+from search.config import StudyConfig
+from search.journal import Trial
+from search.report.history import build_evaluator, build_study, build_timeline, measure_importance
+
+SCALE = [[0.0, "#5b9bd5"], [1.0, "#e0701c"]]
+"""Blue to vermilion, legible on white and on black."""
+FIRST, LAST = "#3f8fd0", "#e0701c"
+"""The ends of it where there are only two."""
+MAX_AXES = 8
+"""Parallel coordinates show so many parameters; more cannot be read."""
+HEIGHT = 320
+"""Pixels of a chart."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One chart."""
+
+    kind: str
+    """timeline, history, importance, parallel or slice."""
+    title: str
+    """What it shows."""
+    figure: str
+    """For plotly: JSON with data and layout."""
+    height: int
+    """Pixels."""
+
+
+def compress_plotly() -> str:
+    """Return plotly.js, gzipped and then in base64: 2 MB instead of 5."""
+    return base64.b64encode(gzip.compress(plotly.offline.get_plotlyjs().encode(), mtime=0)).decode()
+
+
+def build_timeline_chart(trials: Sequence[Trial]) -> Chart | None:
+    """Return when each trial ran and how it ended, or None where that is not known of any."""
+    study = build_timeline(trials)
+    if not study.trials:
+        return None
+    figure = visualization.plot_timeline(study)
+    colours = {"COMPLETE": FIRST, "PRUNED": LAST, "FAIL": "#d6336c", "RUNNING": "#2b8a3e"}
+    numbers = _list_numbers(study)
+    for bars in figure.data:
+        bars.update(marker_color=colours[bars.name], y=[numbers[place] for place in bars.y])
+    figure.update_yaxes(autorange="reversed", title=None)
+    figure.update_xaxes(title=None)
+    return _finish("timeline", "When each trial ran and how it ended", figure, 160 + 10 * min(len(study.trials), 60))
+
+
+def build_charts(config: StudyConfig, trials: Sequence[Trial], architecture: str) -> list[Chart]:
+    """Return one architecture's history, importance, parallel coordinates and slices, where trials are enough.
+
+    Stopped trials count with their best epoch: most of what is known to be bad was stopped.
+    """
+    study = build_study(config, trials, architecture, count_stopped=True)
+    valued = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not valued:
+        return []
+    charts = [_build_history(study, {trial.number for trial in trials if trial.state == "PRUNED"})]
+    importance = measure_importance(study)
+    names = list(importance) or sorted(valued[0].params)
+    if importance:
+        charts.append(_build_importance(study, importance))
+    if len(valued) > 1 and names:
+        charts.append(_build_parallel(study, names[:MAX_AXES]))
+        charts += [_build_slice(study, name) for name in names]
+    return charts
+
+
+def _build_history(study: optuna.Study, stopped: set[int]) -> Chart:
+    figure = visualization.plot_optimization_history(study, target_name="validation accuracy")
+    numbers = _list_numbers(study)
+    points, best, *_ = figure.data
+    shown = [numbers[place] for place in points.x]
+    symbols = ["circle-open" if number in stopped else "circle" for number in shown]
+    points.update(x=shown, name="a trial; hollow: stopped early", marker={"symbol": symbols, "color": FIRST, "size": 7})
+    best.update(x=[numbers[place] for place in best.x], name="best so far", line={"color": LAST, "shape": "hv"})
+    figure.data = (points, best)
+    return _finish("history", "Best epoch of each trial on validation", figure)
+
+
+def _build_importance(study: optuna.Study, importance: dict[str, float]) -> Chart:
+    figure = visualization.plot_param_importances(study, evaluator=build_evaluator(study))
+    figure.update_traces(marker_color=FIRST)
+    figure.update_xaxes(title=None, range=[0, 1.15 * max(importance.values())])
+    figure.update_yaxes(title=None)
+    return _finish("importance", "Importance of each parameter", figure, 90 + 26 * len(importance))
+
+
+def _build_parallel(study: optuna.Study, names: list[str]) -> Chart:
+    figure = visualization.plot_parallel_coordinate(study, params=names, target_name="accuracy")
+    lines = [trace for trace in figure.data if trace.mode == "lines"]
+    for line in lines:
+        line.update(line_color=plotly.colors.sample_colorscale(SCALE, [line.y[0]])[0], opacity=0.7)
+    figure.data = lines
+    return _finish("parallel", "Accuracy and parameters of each trial; better is more orange", figure, 380)
+
+
+def _build_slice(study: optuna.Study, name: str) -> Chart:
+    figure = visualization.plot_slice(study, params=[name], target_name="accuracy")
+    figure.update_traces(marker={"colorscale": SCALE, "showscale": False, "size": 6, "line": {"width": 0}})
+    figure.update_yaxes(title=None)
+    axis, values = figure.layout.xaxis, figure.data[0].x
+    axis.title = None
+    if axis.type == "log":
+        ends = [math.floor(math.log10(min(values)) - 0.1), math.ceil(math.log10(max(values)) + 0.1)]
+        axis.update(dtick=1, exponentformat="power", range=ends)
+    elif axis.type == "category":  # Optuna writes texts in quotes
+        figure.data[0].x = [value.strip("'") for value in values]
+        axis.categoryarray = [value.strip("'") for value in axis.categoryarray]
+    return _finish("slice", name, figure, 210)
+
+
+def _finish(kind: str, title: str, figure: Any, height: int = HEIGHT) -> Chart:
+    """Leave colours of text and paper to the page, which may be light or dark, and dragging to its scrolling."""
+    figure.update_layout(
+        template="none",
+        title=None,
+        height=height,
+        width=None,
+        autosize=True,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 8, "r": 8, "t": 8 if kind in ("slice", "importance") else 24, "b": 8},
+        font={"family": "system-ui, sans-serif", "size": 12},
+        legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom", "title": None},
+        dragmode=False,
+    )
+    figure.update_xaxes(fixedrange=True, automargin=True)
+    figure.update_yaxes(fixedrange=True, automargin=True)
+    return Chart(kind=kind, title=title, figure=figure.to_json(), height=height)
+
+
+def _list_numbers(study: optuna.Study) -> list[int]:
+    """Return the numbers that the trials have in the search."""
+    return [trial.user_attrs["trial"] for trial in study.get_trials(deepcopy=False)]

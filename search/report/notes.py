@@ -1,0 +1,69 @@
+"""The sentences under a result's table: how it came about, and what to keep in mind."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.config import StudyConfig
+from search.evaluation.result import TestedModel
+from search.evaluation.statistics import NUM_RESAMPLES
+from search.journal import State, Trial
+
+
+def list_notes(
+    config: StudyConfig, record: Mapping[str, Any], trials: Sequence[Trial], models: Sequence[TestedModel]
+) -> list[str]:
+    """Return what a reader of the figures must know, as far as it applies."""
+    num_epochs = sum(len(trial.epochs) for trial in trials)
+    seeds = config.evaluation.seeds
+    notes = [
+        f"Chosen on validation among {len(trials)} trials ({num_epochs} epochs), retrained on train and validation "
+        f"with {seeds} seed{'' if seeds == 1 else 's'}, tested once; REAL is the positive class.",
+        "± is the standard deviation over seeds; the interval holds the mean over these seeds with 95 % confidence as "
+        f"far as the test images decide (bootstrap over each class's images, {NUM_RESAMPLES:,} resamples).",
+        'Published models were tested by others; "peak on test" is the best epoch on the test split itself, '
+        '"sealed" is tested once after all choices were made.',
+    ]
+    ended = sum(trial.state is not State.RUNNING for trial in trials)
+    if ended < config.search.num_trials:
+        notes.append(f"Of the study's {config.search.num_trials} trials {ended} had ended.")
+    return [*notes, *_describe_decision(models, trials), *_describe_data(config, record)]
+
+
+def _describe_decision(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
+    notes = []
+    thresholds = {(model.architecture, model.rank): model.threshold for model in models}
+    if any(threshold != 0.5 for threshold in thresholds.values()):
+        told = ", ".join(f"{name}{_rank(rank)} {value:.4f}" for (name, rank), value in thresholds.items())
+        notes.append(
+            f"An image is called REAL above the probability that was best on validation for a training on train alone: "
+            f"{told}."
+        )
+    averaging = {
+        model.architecture + _rank(model.rank) for model in models if trials[model.trial].params.get("flip_average")
+    }
+    if averaging:
+        notes.append(
+            f"Flip averaging (flip_average) is part of {', '.join(sorted(averaging))}: the mean of the logits of an "
+            "image and its mirror image, at twice the cost."
+        )
+    return notes
+
+
+def _describe_data(config: StudyConfig, record: Mapping[str, Any]) -> list[str]:
+    notes = []
+    data = record["data"]
+    leaked, duplicates = data.get("leaked", 0), data.get("duplicates", 0)
+    if leaked or duplicates:
+        notes.append(
+            f"Left out of train: {leaked} images that are also in test, {duplicates} second copies. Near-duplicates "
+            "across train and test stay in; python -m search.data counts them."
+        )
+    if skipped := data.get("skipped"):
+        notes.append(f"Skipped {len(skipped)} files that are no images, the first {skipped[0]}.")
+    if config.data.path == "sample":
+        notes.append("The embedded sample is not CIFAKE: these figures show that the system works, nothing else.")
+    return notes
+
+
+def _rank(rank: int) -> str:
+    return "" if rank == 1 else f" (rank {rank})"

@@ -1,0 +1,236 @@
+"""The report as one HTML file that opens anywhere, without network: a pure function of the result."""
+
+import base64
+import dataclasses
+import hashlib
+import io
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from search.evaluation.published import PUBLISHED
+from search.evaluation.result import Mistake, Result, TestedModel
+from search.journal import Trial
+from search.provenance import write_file
+from search.report import charts, figures
+from trainables.data import CLASSES
+
+NUM_MISTAKES = 12
+"""Pictures per architecture."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table as text: the first column names its rows."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Matrix:
+    """A confusion matrix."""
+
+    title: str
+    rows: list[tuple[str, list[tuple[int, float]]]]
+    """True class, and per predicted class the count and its share of the true class."""
+
+
+def write_page(result: Result, path: Path, *, results: Sequence[Table], search: Sequence[Table]) -> Path:
+    """Write the report as one HTML file.
+
+    Args:
+        result: What to report.
+        path: Of the file, which is replaced in one step.
+        results: The tables of what was tested, the main one first.
+        search: The tables of how the search went.
+
+    Returns:
+        The path.
+    """
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"hash": _hash, "data": _escape_data}
+    template = environment.from_string(_read("page.html.jinja"))
+    winners = _list_winners(result)
+    timeline = charts.build_timeline_chart(result.trials)
+    drawn = {name: charts.build_charts(result.config, result.trials, name) for name in _list_architectures(result)}
+    page = template.render(
+        result=result,
+        winners=winners,
+        style=_read("page.css"),
+        script=_read("page.js"),
+        results=results,
+        search=search,
+        curves=_draw_curves(result, winners),
+        matrices=_list_matrices(winners),
+        qualities=_draw_qualities(result, winners),
+        mistakes={
+            models[0].label: [_describe(mistake) for mistake in result.mistakes[models[0].label][:NUM_MISTAKES]]
+            for models in winners.values()
+            if result.mistakes.get(models[0].label)
+        },
+        timeline=timeline,
+        charts=drawn,
+        plotly=charts.compress_plotly() if timeline or any(drawn.values()) else None,
+        stopped={name: Counter(trial.state.value for trial in _own(result.trials, name)) for name in drawn},
+        data=result.record.get("data", {}),
+        origin=_describe_origin(result),
+        configuration=json.dumps(result.record.get("config", {}), indent=2),
+    )
+    return write_file(path, page.encode())
+
+
+def _read(name: str) -> str:
+    return resources.files("search.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _list_winners(result: Result) -> dict[str, list[TestedModel]]:
+    """Return the retrainings of each architecture's best configuration."""
+    winners: dict[str, list[TestedModel]] = {}
+    for tested in result.models:
+        if tested.rank == 1:
+            winners.setdefault(tested.architecture, []).append(tested)
+    return winners
+
+
+def _list_architectures(result: Result) -> list[str]:
+    return list(dict.fromkeys([*result.config.search.architectures, *(trial.architecture for trial in result.trials)]))
+
+
+def _own(trials: Iterable[Trial], architecture: str) -> list[Trial]:
+    return [trial for trial in trials if trial.architecture == architecture]
+
+
+def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:
+    """Return captions and figures of the winners' loss and accuracy while they were trials."""
+    trials = {trial.number: trial for trial in result.trials}
+    drawn = []
+    for architecture, models in winners.items():
+        trial = trials[models[0].trial]
+        best, epoch = trial.get_peak()
+        for name in ("loss", "accuracy"):
+            caption = f"{architecture}, {name} per epoch"
+            told = (
+                f"{caption}, on train and validation; {len(trial.epochs)} epochs, best accuracy {best:.2%} in {epoch}"
+            )
+            figure = figures.draw_curve(trial, name)
+            drawn.append((caption, figures.render_svg(figure, name=caption, description=told)))
+    return drawn
+
+
+def _list_matrices(winners: Mapping[str, Sequence[TestedModel]]) -> list[_Matrix]:
+    """Return the confusion matrices: ours summed over the seeds, then the published ones."""
+    matrices = []
+    for name, models in winners.items():
+        sums = [[sum(tested.confusion[row][column] for tested in models) for column in (0, 1)] for row in (0, 1)]
+        seeds = f"sum over {len(models)} seeds" if len(models) > 1 else "one seed"
+        matrices.append(_build_matrix(f"{name}, {seeds}", sums))
+    for published in PUBLISHED:
+        if (counts := published.confusion) is not None:
+            matrices.append(_build_matrix(published.model, [[counts.tn, counts.fp], [counts.fn, counts.tp]]))
+    return matrices
+
+
+def _build_matrix(title: str, counts: Sequence[Sequence[int]]) -> _Matrix:
+    rows = [
+        (truth, [(count, count / max(sum(row), 1)) for count in row])
+        for truth, row in zip(CLASSES, counts, strict=True)
+    ]
+    return _Matrix(title=title, rows=rows)
+
+
+def _draw_qualities(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:
+    """Return captions and figures of how well the probabilities rank and how far they can be taken at their word."""
+    known = {
+        name: [result.predictions[tested.label] for tested in models if tested.label in result.predictions]
+        for name, models in winners.items()
+    }
+    if not any(known.values()):
+        return []
+    areas = ", ".join(
+        f"{name} {statistics.fmean(tested.metrics['auroc'] for tested in models):.4f}"
+        for name, models in winners.items()
+    )
+    return [
+        (
+            "ROC, a line per seed",
+            figures.render_svg(
+                figures.draw_roc(result.labels, known), name="roc", description=f"ROC curves; area under them: {areas}"
+            ),
+        ),
+        (
+            f"Reliability, a line per seed, {figures.NUM_BINS} bins",
+            figures.render_svg(
+                figures.draw_reliability(result.labels, known),
+                name="reliability",
+                description="Share of REAL images against the probability of REAL; on the diagonal they agree",
+            ),
+        ),
+    ]
+
+
+def _describe(mistake: Mistake) -> dict[str, str]:
+    buffer = io.BytesIO()
+    Image.fromarray(mistake.image).save(buffer, format="png", optimize=True)
+    called = 1 - mistake.truth
+    certainty = mistake.probability if called else 1 - mistake.probability
+    return {
+        "source": f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}",
+        "truth": CLASSES[mistake.truth],
+        "called": CLASSES[called],
+        "certainty": f"{certainty:.1%}",
+    }
+
+
+def _describe_origin(result: Result) -> list[tuple[str, str]]:
+    """Return how the result was made, as terms and what they are; what is not known is left out."""
+    code, config = result.record.get("code", {}), result.config
+    devices = Counter(str(trial.attributes["device"]) for trial in result.trials if "device" in trial.attributes)
+    started = [trial.started for trial in result.trials if trial.started is not None]
+    ended = [trial.ended for trial in result.trials if trial.ended is not None]
+    seconds = sum(trial.attributes.get("seconds", 0.0) for trial in result.trials)
+    packages = ", ".join(f"{name} {version}" for name, version in code.get("packages", {}).items())
+    openings = [entry["opened"] for entry in result.record.get("evaluations", []) if entry.get("opened")]
+    known = {
+        "Command": result.record.get("command"),
+        "Commit": _describe_commit(code),
+        "Versions": f"Python {code['python']}, {packages}" if packages else None,
+        "Hardware": ", ".join(f"{name} ({count} trials)" for name, count in devices.items()),
+        "Searched": f"{min(started):%Y-%m-%d %H:%M} to {max(ended):%Y-%m-%d %H:%M}" if started and ended else None,
+        "Training": f"{seconds / 3600:.2f} hours in all trials",
+        "Seeds": f"{config.search.seed} for the search; {config.evaluation.seeds} retrainings of each winner",
+        "Threshold": ", ".join(sorted({f"{tested.threshold:g}" for tested in result.models})) + " on P(REAL)",
+        "Test split opened": "; ".join(_describe_stamp(opened) for opened in openings),
+    }
+    return [(term, str(value)) for term, value in known.items() if value]
+
+
+def _describe_stamp(stamp: Mapping[str, Any]) -> str:
+    """Return time and commit of an act, as study.yaml has them."""
+    return f"{stamp['time']}, commit {_describe_commit(stamp)}"
+
+
+def _describe_commit(code: Mapping[str, Any]) -> str:
+    changed = ", with changes that are not in it" if code.get("dirty") else ""
+    return f"{code['commit'][:12]}{changed}" if code.get("commit") else "unknown"
+
+
+def _hash(script: str) -> str:
+    """Return what a Content-Security-Policy calls a script by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _escape_data(text: str) -> Markup:
+    """Return JSON such that no text in it can end the script element it stands in."""
+    return Markup(text.replace("<", "\\u003c"))

@@ -1,0 +1,78 @@
+"""What the search itself took and found, an architecture a row: a pure function of config and trials."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from search.config import StudyConfig
+from search.journal import State, Trial
+from search.report.history import build_study, measure_importance
+from trainables.config import list_defaults
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSummary:
+    """One architecture's part of a search."""
+
+    architecture: str
+    trials: int
+    failed: int
+    """Trials that are FAIL."""
+    stopped: float
+    """Share of the trials that did not fail which were stopped before their last epoch, in [0, 1]."""
+    epochs: int
+    hours: float
+    """Summed over the trials, which ran side by side."""
+    full_epochs: int
+    """What the same trials would have come to had none been stopped."""
+    full_hours: float
+    """The same, each trial at its own seconds per epoch."""
+    best: float | None
+    """Best validation accuracy of a finished trial."""
+    paper: float | None
+    """Best validation accuracy of the paper's configuration, if it was tried."""
+    importance: dict[str, float]
+    """Share of each searched parameter in what makes the best tenth of the trials, largest first; empty if too few."""
+
+
+def summarize_search(config: StudyConfig, trials: Sequence[Trial]) -> list[SearchSummary]:
+    """Return a summary of each architecture that has a trial."""
+    names = dict.fromkeys([*config.search.architectures, *(trial.architecture for trial in trials)])
+    return [_summarize(config, trials, name) for name in names if any(trial.architecture == name for trial in trials)]
+
+
+def find_paper_trial(trials: Sequence[Trial], architecture: str) -> Trial | None:
+    """Return the first finished trial of the paper's configuration, whatever weights it started from."""
+    wanted = list_defaults(architecture) | {"weights": None}
+    for trial in trials:
+        params = list_defaults(architecture) | trial.params if trial.architecture == architecture else {}
+        if _is_finished(trial) and params | {"weights": None} == wanted:
+            return trial
+    return None
+
+
+def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) -> SearchSummary:
+    mine = [trial for trial in trials if trial.architecture == architecture]
+    able = [trial for trial in mine if trial.state is not State.FAIL]
+    finished = [trial for trial in mine if _is_finished(trial)]
+    paper = find_paper_trial(mine, architecture)
+    seconds = {trial.number: [metrics["seconds"] for metrics in trial.epochs] for trial in mine}
+    lost = [trial for trial in mine if trial.state is State.FAIL]
+    full_seconds = sum(statistics.fmean(seconds[trial.number]) for trial in able if trial.epochs)
+    return SearchSummary(
+        architecture=architecture,
+        trials=len(mine),
+        failed=len(lost),
+        stopped=sum(trial.state is State.PRUNED for trial in able) / len(able) if able else 0.0,
+        epochs=sum(len(trial.epochs) for trial in mine),
+        hours=sum(map(sum, seconds.values())) / 3600,
+        full_epochs=len(able) * config.search.max_epochs + sum(len(trial.epochs) for trial in lost),
+        full_hours=(full_seconds * config.search.max_epochs + sum(sum(seconds[trial.number]) for trial in lost)) / 3600,
+        best=max((trial.get_peak()[0] for trial in finished), default=None),
+        paper=paper.get_peak()[0] if paper else None,
+        importance=measure_importance(build_study(config, trials, architecture, count_stopped=True)),
+    )
+
+
+def _is_finished(trial: Trial) -> bool:
+    return trial.state in (State.COMPLETE, State.PRUNED) and bool(trial.epochs)

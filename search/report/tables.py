@@ -1,0 +1,289 @@
+"""A study's result as tables for people and as files: a pure function of the result."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.text import Text
+
+from search.evaluation.comparison import (
+    DETAILS,
+    METRICS,
+    Difference,
+    group_models,
+    list_differences,
+    summarize,
+    summarize_lower,
+)
+from search.evaluation.result import Result
+from search.provenance import write_file
+from search.report.figures import draw_confusion, draw_curves, render_png
+from search.report.page import Table, write_page
+from search.report.summary import SearchSummary, summarize_search
+
+HEADER = [
+    "Model",
+    "Source",
+    "Protocol",
+    "Seeds",
+    "Accuracy",
+    "95 % interval",
+    *list(METRICS.values())[1:],
+    "Parameters",
+]
+LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
+
+
+def write_report(result: Result, directory: Path) -> list[Path]:
+    """Write report.html, comparison.csv, .md and .tex and, per architecture, confusion matrix and winner's curves.
+
+    Args:
+        result: What to report.
+        directory: Created if missing; the files of an earlier report are replaced, each in one step.
+
+    Returns:
+        The files.
+    """
+    contents = {
+        "comparison.csv": summarize(result).to_csv(index=False, lineterminator="\n").encode(),
+        "comparison.md": format_markdown(result).encode(),
+        "comparison.tex": format_latex(list_tables(result)[0]).encode(),
+    }
+    trials = {trial.number: trial for trial in result.trials}
+    for (architecture, rank), models in group_models(result.models).items():
+        if rank == 1:
+            contents[f"figures/{architecture}_confusion.png"] = render_png(
+                draw_confusion([tested.confusion for tested in models], architecture)
+            )
+            contents[f"figures/{architecture}_curves.png"] = render_png(draw_curves(trials[models[0].trial]))
+    paths = [write_file(directory / name, content) for name, content in contents.items()]
+    page = write_page(result, directory / "report.html", results=list_tables(result), search=list_search_tables(result))
+    return [*paths, page]
+
+
+def list_tables(result: Result) -> list[Table]:
+    """Return the tables of what was tested, the comparison first; metrics are in percent."""
+    lower = [
+        Table(title="Ranked lower on validation, in percent", header=HEADER, rows=_list_rows(summarize_lower(result)))
+    ]
+    return [
+        Table(title="On the test split, in percent", header=HEADER, rows=_list_rows(summarize(result))),
+        *(table for table in lower if table.rows),
+        _detail(result),
+        *(table for difference in list_differences(result) for table in _tabulate_difference(difference)),
+        _tabulate_costs(result),
+    ]
+
+
+def list_search_tables(result: Result) -> list[Table]:
+    """Return the tables of the search itself."""
+    searches = summarize_search(result.config, result.trials)
+    return [
+        _tabulate_searches(searches),
+        *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
+    ]
+
+
+def render(result: Result) -> Text:
+    """Return the comparison for a terminal of 80 columns; the rest stands in the files."""
+    rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
+    for row in summarize(result).to_dict("records"):
+        seeds = "" if np.isnan(row["accuracy_low"]) else f", {_format_seeds(row['seeds'])}"
+        interval = _format_interval(row["accuracy_low"], row["accuracy_high"], "-")
+        accuracy = _format_percent(row["accuracy"], row["accuracy_std"])
+        means = [_format_percent(row[name]) for name in ("f1", "auroc")]
+        protocol = row["protocol"].removesuffix(" on test").replace("not stated", "?")
+        rows.append([row["model"] + seeds, protocol, accuracy, interval, *means, _format_millions(row["parameters"])])
+    lines = ["  ".join(cells).rstrip() for cells in _align(rows)]
+    told = [_describe_difference(difference) for difference in list_differences(result)]
+    told += [_describe_search(search) for search in summarize_search(result.config, result.trials)]
+    return Text("\n".join([*lines, "", *told, "", *result.notes]))
+
+
+def format_markdown(result: Result) -> str:
+    """Return all tables, and the notes."""
+    lines = [f"# Study {result.study}"]
+    for table in [*list_tables(result), *list_search_tables(result)]:
+        lines += ["", f"## {table.title}", "", *_format_pipes(table)]
+    lines += ["", "## Notes"]
+    for note in result.notes:
+        lines += ["", note]
+    return "\n".join(lines) + "\n"
+
+
+def format_latex(table: Table) -> str:
+    r"""Return a table as a tabular environment, to be \input; it needs no package."""
+    header, *rows = [[cell.translate(LATEX_ESCAPES) for cell in row] for row in (table.header, *table.rows)]
+    lines = [r"\begin{tabular}{lll" + "r" * (len(header) - 3) + "}", r"\hline"]
+    lines += [" & ".join(header) + r" \\", r"\hline", *(" & ".join(row) + r" \\" for row in rows)]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def _list_rows(frame: Any) -> list[list[str]]:
+    """Return rows under HEADER; mean and deviation share a cell."""
+    rows = []
+    for row in frame.to_dict("records"):
+        accuracy, *others = [_format_percent(row[name], row[f"{name}_std"]) for name in METRICS]
+        interval = _format_interval(row["accuracy_low"], row["accuracy_high"])
+        known = [row["model"], row["source"], row["protocol"], _format_count(row["seeds"])]
+        rows.append([*known, accuracy, interval, *others, _format_count(row["parameters"])])
+    return rows
+
+
+def _list_ours(result: Result) -> list[dict[Any, Any]]:
+    frame = summarize(result)
+    ours: list[dict[Any, Any]] = frame[frame["source"] == "this study"].to_dict("records")
+    return ours
+
+
+def _detail(result: Result) -> Table:
+    ours = _list_ours(result)
+    rows = []
+    for name, heading in (METRICS | DETAILS).items():
+        means = [_format_percent(row[name], row[f"{name}_std"]) for row in ours]
+        intervals = [_format_interval(row[f"{name}_low"], row[f"{name}_high"]) for row in ours]
+        cells = [f"{mean} ({found})" if found else mean for mean, found in zip(means, intervals, strict=True)]
+        rows.append([heading, *cells])
+    title = "Mean ± deviation over seeds (95 % interval over test images), in percent"
+    return Table(title=title, header=["Metric", *(row["model"] for row in ours)], rows=rows)
+
+
+def _tabulate_difference(difference: Difference) -> list[Table]:
+    first, second = difference.first, difference.second
+    rows = [
+        [METRICS[name], f"{100 * mean:+.2f}", _format_interval(interval.low, interval.high)]
+        for name, (mean, interval) in difference.metrics.items()
+    ]
+    pairs = [
+        [str(seed), _format_count(pairing.only_first), _format_count(pairing.only_second), f"{pairing.p:.2g}"]
+        for seed, pairing in difference.pairings.items()
+    ]
+    header = ["Seed", f"Only {first} right", f"Only {second} right", "p"]
+    return [
+        Table(title=f"{first} minus {second}, in points", header=["Metric", "Difference", "95 % interval"], rows=rows),
+        Table(title=f"McNemar's exact test, {first} and {second} of the same seed", header=header, rows=pairs),
+    ]
+
+
+def _tabulate_costs(result: Result) -> Table:
+    header = ["Model", "Parameters", "MACs per image", "Training, s", "Images/s, batch 1", "Images/s, batch 256"]
+    rows = [
+        [
+            row["model"],
+            _format_count(row["parameters"]),
+            _format_count(row["macs"]),
+            f"{row['training_seconds']:,.1f}",
+            _format_count(row["images_per_second_1"]),
+            _format_count(row["images_per_second_256"]),
+            "" if np.isnan(row["peak_memory_bytes"]) else f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
+        ]
+        for row in _list_ours(result)
+    ]
+    return Table(title="What a model costs", header=[*header, "Peak memory"], rows=rows)
+
+
+def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
+    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", "Epochs if none stopped"]
+    header += ["Hours if none stopped", "Best on validation", "Paper's configuration"]
+    rows = [
+        [
+            search.architecture,
+            _format_count(search.trials),
+            _format_count(search.failed),
+            f"{100 * search.stopped:.0f} %",
+            _format_count(search.epochs),
+            f"{search.hours:.2f}",
+            _format_count(search.full_epochs),
+            f"{search.full_hours:.2f}",
+            _format_percent(search.best),
+            _format_percent(search.paper),
+        ]
+        for search in searches
+    ]
+    return Table(title="The search: hours of trials, extrapolated where a trial was stopped", header=header, rows=rows)
+
+
+def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
+    names = dict.fromkeys(name for search in searches for name in search.importance)
+    rows = [[name, *(_format_percent(search.importance.get(name)) for search in searches)] for name in names]
+    header = ["Parameter", *(search.architecture for search in searches)]
+    return Table(
+        title="What sets the best tenth of the trials (at least five) apart (PED-ANOVA), in percent",
+        header=header,
+        rows=rows,
+    )
+
+
+def _describe_difference(difference: Difference) -> str:
+    mean, interval = difference.metrics["accuracy"]
+    told = f"{100 * mean:+.2f} points ({_format_interval(interval.low, interval.high)})"
+    chances = [pairing.p for pairing in difference.pairings.values()]
+    found = f"; McNemar, seed by seed: p = {min(chances):.2g} to {max(chances):.2g}" if chances else ""
+    return f"{difference.first} minus {difference.second}: {told}{found}"
+
+
+def _describe_search(search: SearchSummary) -> str:
+    known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} had none been stopped)"
+    paper = "" if search.paper is None else f", the paper's configuration {_format_percent(search.paper)}"
+    best = "" if search.best is None else f"; best on validation {_format_percent(search.best)}{paper}"
+    return f"{search.architecture}: {known}{best}"
+
+
+def _format_pipes(table: Table) -> list[str]:
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in (table.header, *table.rows)]
+    header, *rows = _align(cells)
+    rule = [
+        "-" * len(cell) if text else "-" * (len(cell) - 1) + ":"
+        for cell, text in zip(header, _is_text(cells), strict=True)
+    ]
+    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Pad each column to its widest cell; text to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        [
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(row, widths, _is_text(rows), strict=True)
+        ]
+        for row in rows
+    ]
+
+
+def _is_text(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Answer for each column whether no cell below the header begins as a figure does."""
+    columns = zip(*rows[1:], strict=True)
+    return [not any(cell[:1] in set("0123456789+-") and cell for cell in column) for column in columns]
+
+
+def _format_percent(mean: float | None, deviation: float = float("nan")) -> str:
+    if mean is None or np.isnan(mean):
+        return ""
+    return f"{100 * mean:.2f}" if np.isnan(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def _format_interval(low: float, high: float, between: str = " to ") -> str:
+    return "" if np.isnan(low) else f"{100 * low:.2f}{between}{100 * high:.2f}"
+
+
+def _format_count(count: Any) -> str:
+    return f"{count:,.0f}" if isinstance(count, int | float) and not math.isnan(count) else ""
+
+
+def _format_millions(count: Any) -> str:
+    return f"{count / 1e6:.3g} M" if _format_count(count) else ""
+
+
+def _format_seeds(count: int) -> str:
+    return f"{count} seed{'' if count == 1 else 's'}"

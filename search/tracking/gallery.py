@@ -1,0 +1,152 @@
+"""The evaluation as one run in Weights & Biases: tables, curves, the report, and the best models with their lineage."""
+
+import csv
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from search.evaluation.result import Result, TestedModel
+
+CLASSES = ("FAKE", "REAL")
+
+
+def log_evaluation(run: Any, result: Result, directory: Path) -> None:
+    """Log everything of an evaluation, in one step.
+
+    Args:
+        run: An open run.
+        result: The evaluation.
+        directory: The study's folder, with report/ and models/.
+    """
+    import wandb
+
+    run.config.update({"study": result.study, **{key: dict(result.record)[key] for key in ("config", "data", "code")}})
+    row: dict[str, Any] = {"models": _tabulate(result), "curves": _draw_curves(result)}
+    for best in list_best(result):
+        row[f"confusion/{best.architecture}"] = _draw_confusion(result, best.architecture)
+        if best.label in result.predictions:
+            row[f"roc/{best.architecture}"] = _draw_roc(result, best)
+        for name, value in best.metrics.items():
+            row[f"{best.architecture}/{name}"] = value
+    if (table := directory / "report" / "comparison.csv").exists():
+        row["comparison"] = _read_table(table)
+    if (page := directory / "report" / "report.html").exists():
+        row["report"] = wandb.Html(str(page), inject=False)
+    run.log(row)
+    for best in list_best(result):
+        run.log_artifact(_pack(result, best, directory / "models"), aliases=[f"best-{best.architecture}"])
+
+
+def list_best(result: Result) -> list[TestedModel]:
+    """Return each architecture's model to hand on: the first seed of its best configuration.
+
+    The best seed would be one chosen on the test split.
+    """
+    first: dict[str, TestedModel] = {}
+    for tested in result.models:
+        if tested.rank == 1:
+            first.setdefault(tested.architecture, tested)
+    return list(first.values())
+
+
+def _tabulate(result: Result) -> Any:
+    """Return a row per retrained model with all that was measured of it."""
+    import wandb
+
+    rows = []
+    for tested in result.models:
+        plain = dataclasses.asdict(tested)
+        rows.append({**plain, **plain.pop("metrics"), **plain.pop("cost")})
+    hidden = {"metrics", "cost", "confusion"}
+    columns: list[str | int] = [name for name in dict.fromkeys(itertools.chain(*rows)) if name not in hidden]
+    return wandb.Table(columns=columns, data=[[row.get(name) for name in columns] for row in rows])
+
+
+def _read_table(path: Path) -> Any:
+    """Return the report's comparison with the published results."""
+    import wandb
+
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    columns: list[str | int] = [*header]
+    return wandb.Table(columns=columns, data=[[_read_cell(cell) for cell in row] for row in rows])
+
+
+def _read_cell(text: str) -> float | str | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
+def _draw_confusion(result: Result, architecture: str) -> Any:
+    """Return the confusion matrix of an architecture's best configuration, counts summed over its seeds."""
+    import wandb
+
+    mine = [tested for tested in result.models if tested.architecture == architecture and tested.rank == 1]
+    counts = np.sum([tested.confusion for tested in mine], axis=0)
+    data: list[Any] = [
+        [CLASSES[truth], CLASSES[called], int(counts[truth, called])] for truth, called in np.ndindex(2, 2)
+    ]
+    names: list[str | int] = ["Actual", "Predicted", "nPredictions"]
+    return wandb.plot_table(
+        "wandb/confusion_matrix/v1",
+        wandb.Table(columns=names, data=data),
+        {str(name): str(name) for name in names},
+        {"title": f"{architecture} on the test split, {len(mine)} seeds"},
+    )
+
+
+def _draw_roc(result: Result, tested: TestedModel) -> Any:
+    import wandb
+
+    real = result.predictions[tested.label]
+    truth: Any = result.labels
+    probabilities: Any = np.stack([1 - real, real], axis=1)
+    shown: Any = [1]
+    return wandb.plot.roc_curve(truth, probabilities, labels=list(CLASSES), classes_to_plot=shown)
+
+
+def _draw_curves(result: Result) -> Any:
+    """Return validation accuracy by epoch of the trials that won."""
+    import wandb
+
+    trials = {trial.number: trial for trial in result.trials}
+    curves = {best.architecture: trials[best.trial].list_values() for best in list_best(result)}
+    return wandb.plot.line_series(
+        xs=[list(range(1, len(values) + 1)) for values in curves.values()],
+        ys=list(curves.values()),
+        keys=list(curves),
+        title="Validation accuracy of the winners",
+        xname="epoch",
+    )
+
+
+def _pack(result: Result, tested: TestedModel, folder: Path) -> Any:
+    """Return a model with where it comes from; its files are referred to, not copied."""
+    import wandb
+
+    record = result.record
+    metadata = {
+        "study": result.study,
+        "study_id": record.get("id"),
+        "data_fingerprint": record["data"]["fingerprint"],
+        "commit": record["code"].get("commit"),
+        "params": next(trial.params for trial in result.trials if trial.number == tested.trial),
+        **dataclasses.asdict(tested),
+    }
+    artifact = wandb.Artifact(f"{result.study}-{tested.architecture}", "model", metadata=metadata)
+    for path in _list_files(folder, tested.label):
+        artifact.add_file(str(path), policy="immutable")
+    return artifact
+
+
+def _list_files(folder: Path, label: str) -> Iterator[Path]:
+    """Yield what lies of a model but its predictions, which hold images of the data set."""
+    for path in sorted(folder.glob(f"{label}.*")):
+        if not path.name.endswith((".partial", ".predictions.safetensors")):
+            yield path

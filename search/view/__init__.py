@@ -1,0 +1,1 @@
+"""The state of a study on a terminal and in files."""

@@ -1,0 +1,67 @@
+"""What fits on which nodes, without a cluster."""
+
+import pytest
+
+from search.cluster.nodes import Node, count_slots, find_problem
+from search.config import ResourceConfig, parse
+
+
+def make_nodes(*sizes):
+    return [Node(id=f"{n}", address=f"10.0.0.{n}", cpus=cpus, gpus=gpus) for n, (cpus, gpus) in enumerate(sizes, 1)]
+
+
+def build_config(cluster=None, **resources):
+    return parse({"name": "x", "resources": resources, "cluster": {"address": "auto", **(cluster or {})}})
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "node", "count"),
+    [
+        (1, 0, (4, 0), 4),
+        (3, 0, (4, 0), 1),
+        (8, 0, (4, 0), 0),
+        (0.1, 0, (1, 0), 10),
+        (1, 0.25, (16, 2), 8),
+        (1, 0.25, (4, 2), 4),
+        (1, 0.6, (16, 2), 2),
+        (2, 1, (16, 2), 2),
+        (1, 2, (16, 4), 2),
+        (0, 0.5, (0, 1), 2),
+        (1, 0.5, (16, 0), 0),
+    ],
+)
+def test_a_node_holds_as_many_trials_as_its_scarcest_resource(cpus, gpus, node, count):
+    assert make_nodes(node)[0].count(ResourceConfig(cpus=cpus, gpus=gpus)) == count
+
+
+def test_what_two_nodes_have_left_over_holds_no_trial():
+    config = build_config(cnn={"cpus": 3}, resnet50={"cpus": 4})
+    assert count_slots(config, make_nodes((5, 0), (4, 0))) == 2
+
+
+def test_every_node_counts_for_the_smallest_trial_that_it_holds():
+    config = build_config(cnn={"cpus": 1, "gpus": 0.25}, resnet50={"cpus": 2, "gpus": 1})
+    assert count_slots(config, make_nodes((0, 0), (4, 1), (16, 4))) == 4 + 16
+
+
+def test_trials_wait_for_the_nodes_that_may_still_come():
+    config = build_config({"max_nodes": 8}, cnn={"gpus": 0.25}, resnet50={"gpus": 1})
+    assert count_slots(config, make_nodes((0, 0), (4, 1))) == 8 * 4
+
+
+def test_the_number_in_the_study_goes_before_what_fits():
+    config = parse({"name": "x", "search": {"max_concurrent": 3}, "cluster": {"max_nodes": 8}})
+    assert count_slots(config, make_nodes((64, 0))) == 3
+
+
+def test_a_trial_must_fit_one_node_not_the_sum_of_them():
+    config = build_config(cnn={"cpus": 6})
+    assert "resources.cnn: a trial asks for 6 CPUs" in find_problem(config, make_nodes((4, 0), (4, 0)))
+    assert find_problem(config, make_nodes((4, 0), (8, 0))) is None
+
+
+def test_nodes_that_no_trial_fits_do_not_count_as_come_up():
+    config = build_config({"min_nodes": 2}, cnn={"gpus": 1}, resnet50={"gpus": 1})
+    problem = find_problem(config, make_nodes((8, 0), (8, 1)))
+    assert problem.startswith("cluster.min_nodes = 2: after 300 seconds 1 are up that a trial fits (10.0.0.2)")
+    assert find_problem(config, make_nodes((8, 0), (8, 1), (8, 1))) is None

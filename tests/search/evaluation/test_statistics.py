@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from search.evaluation.statistics import NUM_RESAMPLES, bound, choose_threshold, compare_pair, resample, score
+
+
+def draw(num, seed=0, spread=0.4):
+    """Return labels and plausible probabilities."""
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(2, size=num, dtype=np.uint8)
+    return labels, np.clip(generator.normal(labels, spread), 0, 1).astype(np.float32)
+
+
+def expand(tn, fp, fn, tp):
+    """Return labels and probabilities that make this confusion matrix, REAL positive."""
+    labels = np.repeat([0, 0, 1, 1], [tn, fp, fn, tp]).astype(np.uint8)
+    return labels, np.repeat([0.2, 0.8, 0.2, 0.8], [tn, fp, fn, tp]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("confusion", "precision", "recall", "f1", "accuracy"),
+    [
+        ((9428, 572, 458, 9542), 0.9434, 0.9542, 0.9488, 0.9485),
+        ((9892, 108, 694, 9306), 0.9885, 0.9306, 0.9587, 0.9599),
+    ],
+)
+def test_table_1_of_the_paper_follows_from_its_confusion_matrices(confusion, precision, recall, f1, accuracy):
+    tn, fp, fn, tp = confusion
+    scored = score(*expand(*confusion), 0.5)
+    assert scored["confusion"] == ((tn, fp), (fn, tp))
+    found = [round(scored["metrics"][name], 4) for name in ("precision", "recall", "f1", "accuracy")]
+    assert found == [precision, recall, f1, accuracy]
+
+
+def test_the_figures_of_fake_are_those_of_swapped_classes():
+    labels, probabilities = draw(200)
+    swapped = score(1 - labels, 1 - probabilities, 0.5)["metrics"]
+    found = score(labels, probabilities, 0.5)["metrics"]
+    for name in ("precision", "recall", "f1"):
+        assert found[f"{name}_fake"] == pytest.approx(swapped[name])
+
+
+def test_a_model_that_says_how_sure_it_is_has_no_calibration_error():
+    labels = np.repeat([0, 1, 0, 1], [80, 20, 30, 70]).astype(np.uint8)
+    found = score(labels, np.repeat([0.2, 0.7], [100, 100]).astype(np.float32), 0.5)["metrics"]
+    assert found["ece"] == pytest.approx(0.0, abs=1e-6)
+    assert score(labels, np.ones(200, np.float32), 0.5)["metrics"]["ece"] == pytest.approx(0.55)
+
+
+def test_the_threshold_moves_which_images_are_called_real_and_nothing_else():
+    labels, probabilities = draw(200)
+    low, high = (score(labels, probabilities, threshold)["metrics"] for threshold in (0.1, 0.9))
+    assert low["recall"] > high["recall"]
+    assert {name: low[name] for name in ("auroc", "brier", "loss")} == {
+        name: high[name] for name in ("auroc", "brier", "loss")
+    }
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_threshold_calls_more_images_right_than_the_chosen_one(seed):
+    labels, probabilities = draw(300, seed)
+    chosen = score(labels, probabilities, choose_threshold(labels, probabilities))["metrics"]["accuracy"]
+    rivals = [metrics.accuracy_score(labels, probabilities > rival) for rival in [-0.1, *np.unique(probabilities), 0.5]]
+    assert chosen == pytest.approx(max(rivals))
+
+
+def test_among_equally_good_thresholds_the_one_nearest_to_a_half_is_chosen():
+    labels, probabilities = np.array([0, 0, 1, 1], np.uint8), np.array([0.1, 0.3, 0.8, 0.9], np.float32)
+    assert choose_threshold(labels, probabilities) == pytest.approx(0.55)
+
+
+def test_resampled_figures_scatter_around_the_true_ones_as_theory_says():
+    labels, probabilities = draw(400)
+    found = resample(labels, [(probabilities, 0.5)])
+    true = score(labels, probabilities, 0.5)["metrics"]
+    assert set(found) == set(true) - {"ece", "loss"}
+    for name, values in found.items():
+        assert values.shape == (NUM_RESAMPLES,)
+        assert bound(values).low < true[name] < bound(values).high
+    accuracy = true["accuracy"]
+    assert found["accuracy"].std() == pytest.approx(np.sqrt(accuracy * (1 - accuracy) / 400), rel=0.1)
+
+
+def test_the_mean_over_seeds_is_resampled_on_the_same_images_in_each_call():
+    labels, first = draw(100)
+    second = draw(100, seed=0, spread=0.8)[1]
+    both = resample(labels, [(first, 0.5), (second, 0.5)])
+    single = [resample(labels, [(one, 0.5)]) for one in (first, second)]
+    for name in both:
+        np.testing.assert_allclose(both[name], (single[0][name] + single[1][name]) / 2)
+
+
+def test_resampling_equals_scikit_learn_on_the_images_that_were_drawn():
+    labels, probabilities = draw(50)
+    generator = np.random.default_rng(0)
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    images = np.hstack([generator.choice(own, size=(50, len(own))) for own in classes])
+    found = resample(labels, [(probabilities, 0.5)])
+    for name in ("accuracy", "precision_fake", "f1", "auroc", "average_precision", "brier"):
+        wanted = [score(labels[drawn], probabilities[drawn], 0.5)["metrics"][name] for drawn in images]
+        np.testing.assert_allclose(found[name][:50], wanted, rtol=1e-5)
+
+
+def test_both_classes_are_in_every_draw_even_of_few_images():
+    labels = np.array([0, 1, 1], np.uint8)
+    found = resample(labels, [(np.array([0.2, 0.7, 0.9], np.float32), 0.5)])
+    assert set(found["auroc"]) == {1.0}
+
+
+def test_mcnemar_counts_the_images_that_only_one_model_calls_right():
+    labels = np.ones(30, np.uint8)
+    first, second = np.full(30, 0.9, np.float32), np.full(30, 0.9, np.float32)
+    first[:2], second[10:20] = 0.1, 0.1
+    pairing = compare_pair(labels, (first, 0.5), (second, 0.5))
+    assert (pairing.only_first, pairing.only_second) == (10, 2)
+    assert pairing.p == pytest.approx(2 * (1 + 12 + 66) / 2**12)
+
+
+def test_models_that_agree_on_every_image_are_not_told_apart():
+    labels, probabilities = draw(20)
+    assert compare_pair(labels, (probabilities, 0.5), (probabilities, 0.5)).p == 1.0

@@ -1,0 +1,131 @@
+import dataclasses
+
+import pytest
+
+from search.config import parse
+from search.document import format_document
+from search.evaluation.winners import (
+    build_calibration,
+    build_entry,
+    check_winners,
+    choose,
+    choose_winners,
+    describe_openings,
+    list_retrainings,
+    read_entry,
+    recall,
+    stamp,
+)
+from search.journal import State, Trial
+from trainables.errors import InputError
+
+FINGERPRINT = "f" * 64
+
+
+def make_trial(number, *values, architecture="cnn", state=State.COMPLETE, reason=None):
+    epochs = [{"epoch": epoch, "accuracy": value} for epoch, value in enumerate(values, start=1)]
+    params = {"filters": number}
+    return Trial(number=number, architecture=architecture, params=params, epochs=epochs, state=state, reason=reason)
+
+
+def make_config(**evaluation):
+    return parse({"name": "x", "evaluation": evaluation, "search": {"max_epochs": 3}})
+
+
+def plan(config, trials):
+    return list_retrainings(config, trials, choose(config, trials, FINGERPRINT))
+
+
+def test_winners_are_the_best_on_validation_at_any_epoch():
+    trials = [make_trial(0, 0.7, 0.8), make_trial(1, 0.9, 0.6), make_trial(2, 0.85, state=State.PRUNED)]
+    assert [trial.number for trial in choose_winners(trials, "cnn", 2)] == [1, 2]
+
+
+def test_the_earlier_trial_wins_a_tie():
+    assert choose_winners([make_trial(0, 0.8), make_trial(1, 0.8)], "cnn", 1)[0].number == 0
+
+
+@pytest.mark.parametrize("state", [State.FAIL, State.RUNNING])
+def test_a_trial_that_failed_or_has_not_ended_never_wins(state):
+    assert choose_winners([make_trial(0, 0.99, state=state), make_trial(1, 0.1)], "cnn", 5)[0].number == 1
+
+
+def test_a_retraining_ends_where_its_winner_was_best():
+    trials = [make_trial(0, 0.7, 0.9, 0.8), make_trial(1, 0.5, architecture="resnet50")]
+    retrainings = plan(make_config(seeds=2), trials)
+    assert [retraining.label for retraining in retrainings] == [
+        "cnn-seed0",
+        "cnn-seed1",
+        "resnet50-seed0",
+        "resnet50-seed1",
+    ]
+    assert (retrainings[0].epochs, retrainings[0].max_epochs) == (2, 3)
+    assert len({retraining.train_seed for retraining in retrainings}) == 4
+
+
+def test_lower_ranks_have_their_own_files():
+    trials = [make_trial(0, 0.7), make_trial(1, 0.9), make_trial(2, 0.5, architecture="resnet50")]
+    labels = [retraining.label for retraining in plan(make_config(seeds=1, top_k=2), trials)]
+    assert labels == ["cnn-seed0", "cnn-rank2-seed0", "resnet50-seed0"]
+
+
+def test_an_architecture_without_a_finished_trial_is_noted_and_none_at_all_refused():
+    trials = [make_trial(0, 0.5), make_trial(1, 0.5, architecture="resnet50", state=State.RUNNING)]
+    assert check_winners(make_config(), trials[:1]) == ["No resnet50 trial was run."]
+    assert check_winners(make_config(), trials) == ["No resnet50 trial has finished."]
+    with pytest.raises(InputError, match="nothing to evaluate"):
+        check_winners(make_config(), [])
+
+
+def test_an_architecture_whose_trials_all_failed_is_noted_with_the_reason():
+    failed = make_trial(1, architecture="resnet50", state=State.FAIL, reason="out of GPU memory")
+    found = check_winners(make_config(), [make_trial(0, 0.5), failed])
+    assert found == ["Every resnet50 trial failed, trial 1: out of GPU memory."]
+
+
+def test_an_entry_is_plain_yaml_and_reads_back_as_the_same_choices():
+    choices = choose(make_config(top_k=2), [make_trial(0, 0.7), make_trial(1, 0.9)], FINGERPRINT)
+    entry = build_entry(choices)
+    assert "opened: null" in format_document(entry)
+    assert read_entry(entry) == choices
+
+
+def test_a_damaged_entry_is_refused():
+    with pytest.raises(InputError, match="lacks its choices"):
+        read_entry({"chosen": stamp(), "opened": None})
+
+
+def test_a_threshold_once_chosen_on_validation_is_kept_for_the_same_choices_only():
+    config, trials = make_config(threshold="validation"), [make_trial(0, 0.7), make_trial(1, 0.9)]
+    fresh = choose(config, trials, FINGERPRINT)
+    assert fresh.is_open()
+    chosen = dataclasses.replace(fresh, winners=(dataclasses.replace(fresh.winners[0], threshold=0.4),))
+    evaluations = [build_entry(chosen)]
+    assert recall(evaluations, fresh) == chosen
+    assert not recall(evaluations, fresh).is_open()
+    others = choose(config, [*trials, make_trial(2, 0.95)], FINGERPRINT)
+    assert recall(evaluations, others) == others
+    assert recall([], fresh) == fresh
+
+
+def test_a_threshold_is_chosen_by_a_training_of_its_own():
+    config, trials = make_config(threshold="validation", seeds=1), [make_trial(0, 0.7)]
+    choices = choose(config, trials, FINGERPRINT)
+    calibration = build_calibration(config, trials, choices.winners[0], FINGERPRINT)
+    (retraining,) = list_retrainings(config, trials, choices)
+    assert calibration.label == "cnn-threshold"
+    assert calibration.train_seed != retraining.train_seed
+    assert calibration.epochs == retraining.epochs
+
+
+def test_a_second_opening_with_other_choices_is_marked_and_a_first_is_not():
+    trials = [make_trial(0, 0.7)]
+    entries = [build_entry(choose(make_config(seeds=seeds), trials, FINGERPRINT)) for seeds in (2, 3, 4)]
+    for entry in entries[:2]:
+        entry["opened"] = {"time": "2026-11-22T10:00:00+00:00", "commit": "c", "dirty": False}
+    assert describe_openings(entries[:1]) == []
+    assert describe_openings([entries[2], entries[0]]) == []
+    (note,) = describe_openings(entries)
+    assert (
+        "opened before with other choices (2026-11-22T10:00:00+00:00 for cnn trial 0, 2 seeds, threshold 0.5)" in note
+    )

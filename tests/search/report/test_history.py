@@ -1,0 +1,100 @@
+from datetime import datetime, timedelta
+
+import pytest
+from optuna.trial import TrialState
+
+from search.config import parse
+from search.journal import State, Trial
+from search.report.history import MIN_TRIALS, build_study, build_timeline, measure_importance
+
+CONFIG = parse(
+    {
+        "name": "x",
+        "space": {
+            "shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}},
+            "cnn": {"filters": {"choice": [16, 32]}},
+        },
+    }
+)
+START = datetime(2026, 1, 1)
+
+
+def make_trial(number, *, architecture="cnn", values=(0.6, 0.8, 0.7), state=State.COMPLETE, **params):
+    known = {"learning_rate": 0.01, "filters": 16} if architecture == "cnn" else {"learning_rate": 0.01}
+    return Trial(
+        number=number,
+        architecture=architecture,
+        params=known | {"dropout": 0.1} | params,
+        epochs=[{"accuracy": value} for value in values],
+        state=state,
+        started=START + timedelta(seconds=number),
+        ended=START + timedelta(seconds=number + 5) if state is not State.RUNNING else None,
+    )
+
+
+def test_a_study_has_one_architectures_trials_under_plain_names():
+    trials = [make_trial(0), make_trial(1, architecture="resnet50"), make_trial(2, filters=32)]
+    study = build_study(CONFIG, trials, "cnn")
+    assert [trial.params for trial in study.trials] == [
+        {"filters": 16, "learning_rate": 0.01},
+        {"filters": 32, "learning_rate": 0.01},
+    ]
+    assert [trial.user_attrs["trial"] for trial in study.trials] == [0, 2]
+    assert study.best_value == 0.8
+
+
+def test_a_stopped_trial_is_pruned_with_its_curve_and_a_failed_one_has_no_value():
+    trials = [
+        make_trial(0, state=State.PRUNED),
+        make_trial(1, state=State.FAIL, values=(0.5,)),
+        make_trial(2, state=State.RUNNING, values=()),
+    ]
+    pruned, failed, running = build_study(CONFIG, trials, "cnn").trials
+    assert (pruned.state, pruned.value) == (TrialState.PRUNED, 0.8)
+    assert pruned.intermediate_values == {1: 0.6, 2: 0.8, 3: 0.7}
+    assert (failed.state, failed.value) == (TrialState.FAIL, None)
+    assert running.state is TrialState.RUNNING
+
+
+def test_stopped_trials_may_count_as_complete():
+    trials = [make_trial(0, state=State.PRUNED), make_trial(1, state=State.FAIL, values=())]
+    study = build_study(CONFIG, trials, "cnn", count_stopped=True)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
+
+
+def test_a_trial_outside_a_space_changed_since_is_left_out():
+    trials = [make_trial(0), make_trial(1, filters=48), make_trial(2, learning_rate=0.5)]
+    assert [trial.user_attrs["trial"] for trial in build_study(CONFIG, trials, "cnn").trials] == [0]
+
+
+def test_the_timeline_has_every_trial_and_when_it_ran():
+    unknown = Trial(number=3, architecture="cnn", params={})
+    study = build_timeline([make_trial(0), make_trial(1, architecture="resnet50"), make_trial(2, filters=48), unknown])
+    assert [trial.number for trial in study.trials] == [0, 1, 2]
+    assert [trial.datetime_start for trial in study.trials] == [START + timedelta(seconds=n) for n in range(3)]
+    assert {trial.duration for trial in study.trials} == {timedelta(seconds=5)}
+
+
+def test_the_parameter_that_decides_is_the_important_one():
+    rates = [10 ** (-1 - 3 * number / 39) for number in range(40)]
+    trials = [
+        make_trial(number, values=(1 - rate,), state=State.PRUNED, learning_rate=rate, filters=16 + 16 * (number % 2))
+        for number, rate in enumerate(rates)
+    ]
+    importance = measure_importance(build_study(CONFIG, trials, "cnn", count_stopped=True))
+    assert list(importance) == ["learning_rate", "filters"]
+    assert sum(importance.values()) == pytest.approx(1)
+    assert importance["learning_rate"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pytest.param([], id="no trial"),
+        pytest.param([0.1 * number for number in range(MIN_TRIALS - 1)], id="too few"),
+        pytest.param([0.5] * (2 * MIN_TRIALS), id="all the same"),
+    ],
+)
+def test_importance_is_empty_where_nothing_can_be_said(values):
+    trials = [make_trial(number, values=(value,)) for number, value in enumerate(values)]
+    assert measure_importance(build_study(CONFIG, trials, "cnn")) == {}

@@ -1,0 +1,55 @@
+from search.config import parse
+from search.evaluation import result
+from search.journal import State, Trial
+from search.report.notes import list_notes
+
+CONFIG = parse({"name": "x", "search": {"num_trials": 2}, "data": {"path": "cifake.zip"}})
+RECORD = {"data": {"fingerprint": "f"}}
+
+
+def make_trial(number, **params):
+    return Trial(number=number, architecture="cnn", params=params, epochs=[{}], state=State.COMPLETE)
+
+
+def make_model(trial=0, *, threshold=0.5, rank=1):
+    return result.TestedModel(
+        label="cnn-seed0",
+        architecture="cnn",
+        rank=rank,
+        seed=0,
+        trial=trial,
+        parameters=1,
+        threshold=threshold,
+        metrics={},
+        confusion=((1, 0), (0, 1)),
+        cost={},
+    )
+
+
+def test_nothing_is_said_of_what_does_not_apply():
+    notes = " ".join(list_notes(CONFIG, RECORD, [make_trial(0), make_trial(1)], [make_model()]))
+    for word in ("averaging", "Left out", "Skipped", "embedded", "had ended", "above the probability"):
+        assert word not in notes
+
+
+def test_flip_averaging_is_named_with_the_configuration_it_is_part_of():
+    trials = [make_trial(0), make_trial(1, flip_average=True)]
+    notes = list_notes(CONFIG, RECORD, trials, [make_model(0), make_model(1, rank=2)])
+    assert any(note.startswith("Flip averaging (flip_average) is part of cnn (rank 2):") for note in notes)
+
+
+def test_a_threshold_from_validation_is_told():
+    notes = list_notes(CONFIG, RECORD, [make_trial(0), make_trial(1)], [make_model(threshold=0.4321)])
+    assert any("training on train alone: cnn 0.4321." in note for note in notes)
+
+
+def test_images_left_out_are_told_and_that_near_duplicates_are_not():
+    record = {"data": {"leaked": 158, "duplicates": 920, "skipped": ["train/FAKE/x.jpg"]}}
+    notes = list_notes(CONFIG, record, [make_trial(0), make_trial(1)], [make_model()])
+    assert any("158 images that are also in test, 920 second copies. Near-duplicates" in note for note in notes)
+    assert any("Skipped 1 files that are no images, the first train/FAKE/x.jpg." in note for note in notes)
+
+
+def test_a_search_that_had_not_ended_is_told():
+    notes = list_notes(CONFIG, RECORD, [make_trial(0)], [make_model()])
+    assert "Of the study's 2 trials 1 had ended." in notes

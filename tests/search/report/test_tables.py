@@ -1,0 +1,238 @@
+import csv
+import dataclasses
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from search.config import parse
+from search.evaluation import result
+from search.evaluation.comparison import COLUMNS, DETAILS, METRICS, list_differences, summarize, summarize_lower
+from search.evaluation.published import PUBLISHED
+from search.evaluation.result import Result
+from search.journal import State, Trial
+from search.report.tables import list_search_tables, render, write_report
+
+LABELS = np.repeat([0, 1], 100).astype(np.uint8)
+
+
+def make_model(architecture="cnn", *, seed=0, rank=1, trial=0, accuracy=0.9, **known):
+    metrics = dict.fromkeys((*METRICS, *DETAILS), 0.5)
+    metrics |= {"accuracy": accuracy, "precision": 0.91, "recall": 0.92, "f1": 0.93, "auroc": 0.94, "loss": 0.2}
+    return result.TestedModel(
+        label=f"{architecture}{'' if rank == 1 else f'-rank{rank}'}-seed{seed}",
+        architecture=architecture,
+        rank=rank,
+        seed=seed,
+        trial=trial,
+        parameters=141_345,
+        threshold=0.5,
+        metrics=metrics,
+        confusion=((90, 10), (7 + seed, 93 - seed)),
+        cost=known.get("cost", {"macs": 3_375_168.0, "training_seconds": 12.5}),
+    )
+
+
+def make_trial(number=0, architecture="cnn", *, accuracies=(0.7, 0.9, 0.8), params=None, **known):
+    epochs = [
+        {
+            "epoch": epoch,
+            "train_loss": 0.6 / epoch,
+            "train_accuracy": 0.7 + 0.05 * epoch,
+            "loss": 0.5,
+            "accuracy": value,
+            "seconds": 36.0,
+        }
+        for epoch, value in enumerate(accuracies, start=1)
+    ]
+    return Trial(number=number, architecture=architecture, params=params or {}, epochs=epochs, **known)
+
+
+def predict(model):
+    """Return probabilities that are right as often as the model's accuracy says, REAL or FAKE alike."""
+    wrong = np.tile(np.arange(100) < 100 - round(100 * model.metrics["accuracy"]), 2)
+    return np.where(wrong, 1 - LABELS, LABELS).astype(np.float32) * 0.8 + 0.1
+
+
+def make_result(models=None, trials=None, notes=()):
+    models = [make_model(seed=seed, accuracy=0.9 + 0.01 * seed) for seed in range(3)] if models is None else models
+    return Result(
+        study="mine",
+        config=parse({"name": "mine"}),
+        record={},
+        models=models,
+        trials=trials or [make_trial()],
+        labels=LABELS,
+        predictions={model.label: predict(model).astype(np.float32) for model in models},
+        mistakes={},
+        notes=list(notes),
+    )
+
+
+def test_the_table_has_a_row_per_architecture_and_then_the_published_ones():
+    models = [make_model(), make_model(seed=1), make_model("resnet50", trial=4)]
+    frame = summarize(make_result(models))
+    assert tuple(frame.columns) == COLUMNS
+    assert list(frame["model"]) == ["cnn", "resnet50", *(published.model for published in PUBLISHED)]
+    assert list(frame["source"]) == ["this study"] * 2 + ["published"] * 4
+    assert list(frame["protocol"][:4]) == ["sealed"] * 2 + ["peak on test"] * 2
+    assert list(frame["seeds"].fillna(0)) == [2, 1, 0, 0, 0, 0]
+
+
+def test_figures_are_means_and_sample_deviations_over_the_seeds():
+    row = summarize(make_result([make_model(seed=seed, accuracy=value) for seed, value in enumerate((0.8, 0.9))])).loc[
+        0
+    ]
+    assert row["accuracy"] == pytest.approx(0.85)
+    assert row["accuracy_std"] == pytest.approx(0.1 / np.sqrt(2))
+    assert (row["recall"], row["recall_std"]) == (0.92, 0.0)
+
+
+def test_one_seed_has_no_deviation():
+    assert summarize(make_result([make_model()])).loc[0, [name for name in COLUMNS if "std" in name]].isna().all()
+
+
+def test_only_the_best_configuration_of_an_architecture_is_compared():
+    models = [make_model(accuracy=0.8), make_model(rank=2, accuracy=0.99)]
+    frame = summarize(make_result(models))
+    assert len(frame) == 1 + len(PUBLISHED)
+    assert frame.loc[0, "accuracy"] == 0.8
+
+
+def test_the_csv_is_the_table_to_the_last_digit(tmp_path):
+    result = make_result([make_model(seed=seed, accuracy=value) for seed, value in enumerate((1 / 3, 2 / 7))])
+    write_report(result, tmp_path)
+    with (tmp_path / "comparison.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert tuple(header) == COLUMNS
+    expected = summarize(result).astype(object)
+    for position, column in enumerate(header):
+        cells = [type(value)(row[position]) for row, value in zip(rows, expected[column], strict=True) if row[position]]
+        assert cells == list(expected[column].dropna()), column
+
+
+def test_an_interval_holds_the_mean_over_the_seeds_and_is_no_wider_than_that_of_one_seed():
+    row = summarize(make_result()).loc[0]
+    assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
+    assert row["accuracy_high"] - row["accuracy_low"] == pytest.approx(2 * 1.96 * np.sqrt(0.91 * 0.09 / 200), rel=0.15)
+    assert summarize(make_result()).loc[1:, "accuracy_low"].isna().all()
+
+
+def test_two_architectures_are_compared_on_the_same_images():
+    models = [make_model(accuracy=0.95), make_model(seed=1, accuracy=0.95), make_model("resnet50", accuracy=0.9)]
+    (difference,) = list_differences(make_result(models))
+    mean, interval = difference.metrics["accuracy"]
+    assert mean == pytest.approx(0.05)
+    assert 0.0199 < interval.low < 0.05 < interval.high <= 0.09
+    assert list(difference.pairings) == [0]
+    assert (difference.pairings[0].only_first, difference.pairings[0].only_second) == (10, 0)
+    assert list_differences(make_result([make_model(accuracy=0.95)])) == []
+
+
+def test_costs_are_means_over_the_seeds_where_they_are_known():
+    models = [make_model(cost={"macs": 5.0, "training_seconds": 10.0}), make_model(seed=1, cost={"macs": 5.0})]
+    row = summarize(make_result(models)).loc[0]
+    assert (row["macs"], row["training_seconds"]) == (5.0, 10.0)
+    assert np.isnan(row["peak_memory_bytes"])
+
+
+def test_the_markdown_has_all_tables_in_percent_and_the_notes_below(tmp_path):
+    models = [make_model(seed=seed, accuracy=0.9 + 0.01 * seed) for seed in range(3)]
+    write_report(make_result([*models, make_model("resnet50", trial=0)], notes=["One.", "Two."]), tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    tables = [part.splitlines() for part in text.split("## ")[1:]]
+    titles = [table[0].split(",")[0].split(":")[0] for table in tables]
+    assert titles == [
+        "On the test split",
+        "Mean ± deviation over seeds (95 % interval over test images)",
+        "cnn minus resnet50",
+        "McNemar's exact test",
+        "What a model costs",
+        "The search",
+        "Notes",
+    ]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in tables[0] if line.startswith("|")]
+    assert rows[0][:6] == ["Model", "Source", "Protocol", "Seeds", "Accuracy", "95 % interval"]
+    assert rows[2][:5] == ["cnn", "this study", "sealed", "3", "91.00 ± 1.00"]
+    assert " to " in rows[2][5]
+    assert rows[4][:7] == ["CNN (paper)", "published", "peak on test", "", "94.85", "", "94.34"]
+    assert rows[4][-1] == "141,345"
+    assert text.splitlines()[-3:] == ["One.", "", "Two."]
+    for table in tables[:-1]:
+        assert len({line.count("|") for line in table if line.startswith("|")}) == 1
+
+
+def test_the_parameters_that_mattered_are_told_once_there_are_enough_trials():
+    params = [{"learning_rate": 10 ** -(1 + number / 10), "dropout": 0.01 * (number % 3)} for number in range(20)]
+    values = [[1 - one["learning_rate"]] for one in params]
+    trials = [
+        make_trial(number, accuracies=value, params=one, state=State.COMPLETE)
+        for number, (value, one) in enumerate(zip(values, params, strict=True))
+    ]
+    result = make_result(trials=trials)
+    space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "dropout": {"low": 0.0, "high": 0.1}}
+    config = parse({"name": "mine", "space": {"cnn": space}, "search": {"architectures": ["cnn"]}})
+    table = list_search_tables(dataclasses.replace(result, config=config))[-1]
+    assert table.title.startswith("What sets the best")
+    assert table.rows[0][0] == "learning_rate"
+
+
+def test_lower_ranks_stand_in_a_table_of_their_own(tmp_path):
+    result = make_result([make_model(), make_model(rank=2, accuracy=0.8)])
+    write_report(result, tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert text.index("CNN (Bird & Lotfi)") < text.index("Ranked lower on validation") < text.index("cnn, rank 2")
+    assert list(summarize_lower(result)["accuracy"]) == [0.8]
+
+
+def test_the_terminal_table_fits_80_columns():
+    models = [make_model("resnet50", seed=seed, accuracy=0.9 + seed / 100) for seed in range(5)]
+    text = render(make_result(models, notes=["See [the report]."])).plain
+    table, told, note = text.split("\n\n")
+    assert max(map(len, table.splitlines())) <= 80
+    assert "resnet50, 5 seeds" in table
+    assert "92.00 ± 1.58" in table
+    assert told.startswith("cnn: 1 trials, 3 epochs")
+    assert note == "See [the report]."
+
+
+def test_latex_is_escaped_and_needs_no_package(tmp_path):
+    write_report(make_result([make_model("my_net")], [make_trial(architecture="cnn")]), tmp_path)
+    text = (tmp_path / "comparison.tex").read_text()
+    assert r"my\_net" in text
+    assert r"CNN (Bird \& Lotfi)" in text
+    assert text.isascii()
+    body = [line for line in text.splitlines() if "&" in line]
+    assert {line.replace(r"\&", "").count("&") for line in body} == {10}
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path):
+    write_report(make_result(), tmp_path)
+    document = r"\documentclass{article}\begin{document}\input{comparison.tex}\end{document}"
+    (tmp_path / "paper.tex").write_text(document)
+    subprocess.run(["pdflatex", "-halt-on-error", "paper.tex"], cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "paper.pdf").exists()
+
+
+def test_every_architecture_has_its_two_figures_and_nothing_else_is_left(tmp_path):
+    trials = [make_trial(), make_trial(4, "resnet50", accuracies=(0.6,))]
+    paths = write_report(make_result([make_model(), make_model("resnet50", trial=4)], trials), tmp_path / "report")
+    assert sorted(path for path in (tmp_path / "report").rglob("*") if path.is_file()) == sorted(paths)
+    figures = [path.name for path in paths if path.suffix == ".png"]
+    assert figures == ["cnn_confusion.png", "cnn_curves.png", "resnet50_confusion.png", "resnet50_curves.png"]
+    assert paths[-1].name == "report.html"
+    for path in paths[3:-1]:
+        with Image.open(path) as image:
+            assert min(image.size) > 400
+            assert len(image.convert("RGB").getcolors(2**24)) > 10
+
+
+def test_an_earlier_report_is_replaced_and_a_second_one_is_the_same(tmp_path):
+    before = {path: path.read_bytes() for path in write_report(make_result(), tmp_path)}
+    assert {path: path.read_bytes() for path in write_report(make_result(), tmp_path)} == before
+    write_report(make_result([make_model(accuracy=0.5)]), tmp_path)
+    assert pd.read_csv(tmp_path / "comparison.csv").loc[0, "accuracy"] == 0.5
