@@ -8,32 +8,51 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 DIGEST_BYTES = 32
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a state; an intact one already there becomes `path` + ".previous".
+class _Hashing:
+    """Hashes what passes through to a file, so that no second copy of a state is ever in memory."""
 
-    A damaged one is written over instead, so that it never displaces the last intact one.
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.hash.update(content)
+        return self._file.write(content)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def save(path: Path, state: dict[str, Any]) -> None:
+    """Write a state; the one already there becomes `path` + ".previous".
 
     Args:
         path: File to write; its folder is made if missing.
         state: Tensors and plain containers.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    payload = io.BytesIO()
-    torch.save(state, payload)
     partial = _add_suffix(path, ".partial")
     with partial.open("wb") as file:
-        file.write(hashlib.sha256(payload.getbuffer()).digest())
-        file.write(payload.getbuffer())
+        file.write(bytes(DIGEST_BYTES))
+        hashing: Any = _Hashing(file)
+        try:
+            torch.save(state, hashing)
+        except RuntimeError as error:  # PyTorch's own end of the file fails, too, where the disk is full
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+        file.seek(0)
+        file.write(hashing.hash.digest())
         file.flush()
         os.fsync(file.fileno())
-    if _read_intact(path) is not None:
+    if path.exists():
         path.replace(_add_suffix(path, ".previous"))
     partial.replace(path)
     _sync_folder(path.parent)
@@ -46,7 +65,8 @@ def load(path: Path) -> dict[str, Any] | None:
         What `save` was given last; if that file is missing, truncated or altered, the one before; None if
         neither is intact.
     """
-    for candidate in (path, _add_suffix(path, ".previous")):
+    # A whole partial file is newer than the one before: the kill came between the two renames.
+    for candidate in (path, _add_suffix(path, ".partial"), _add_suffix(path, ".previous")):
         payload = _read_intact(candidate)
         if payload is not None:
             state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
