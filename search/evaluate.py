@@ -62,8 +62,8 @@ def main(
     with explain_errors("the same command"), contextlib.ExitStack() as stack:
         console = build_console()
         config, record = _read_study(directory, settings or [])
-        stack.enter_context(hold(config.directory / "study.lock"))
-        journal = Journal(config.journal, config.name, note=console.print)
+        lock = stack.enter_context(hold(config.directory / "study.lock", console.print))
+        journal = Journal(config.journal, config.name, note=console.print, check=lock.check)
         stack.callback(journal.close)
         trials = journal.load()
         if report:

@@ -78,18 +78,21 @@ class Trial:
 class Journal:
     """Writes and reads the record; one process at a time writes."""
 
-    def __init__(self, place: Place, study: str, *, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, place: Place, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
+    ) -> None:
         """Open the record, or begin it where there is none.
 
         Args:
             place: The journal's file, or the URL of a database.
             study: Name of the study in it.
             note: Told in a sentence when the file had to be repaired.
+            check: Called before each write to a file; does not return if the right to write was lost.
 
         Raises:
             InputError: If the file is damaged or holds no study of this name, or the database is in use or cannot be.
         """
-        storage = open_storage(place, study, note=note)
+        storage = open_storage(place, study, note=note, check=check)
         known = [frozen.study_name for frozen in storage.get_all_studies()]
         if isinstance(place, Path) and known and study not in known:
             raise InputError(

@@ -96,9 +96,9 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         nodes = stack.enter_context(connect(config))
         check_nodes(config, nodes, console)
         make_directory(config, packed)
-        stack.enter_context(hold(config.directory / "study.lock"))
+        lock = stack.enter_context(hold(config.directory / "study.lock", console.print))
         record, changes = compare_record(config, packed, accept_changes=accept_changes)
-        journal = Journal(config.journal, config.name, note=console.print)
+        journal = Journal(config.journal, config.name, note=console.print, check=lock.check)
         stack.callback(journal.close)
         if changes:
             journal.add_change(changes)

@@ -56,13 +56,16 @@ def check_url(url: str) -> None:
         raise InputError("storage: expected postgresql://USER@HOST:PORT/DATABASE or mysql://USER@HOST:PORT/DATABASE")
 
 
-def open_storage(place: Place, study: str, *, note: Callable[[str], None]) -> BaseStorage:
+def open_storage(
+    place: Place, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
+) -> BaseStorage:
     """Open the place of a study's record for its one writer.
 
     Args:
         place: Where.
         study: Name of the study; in a database it is locked until `close_storage`.
         note: Told in a sentence when a file had to be repaired.
+        check: Called before each write to a file; does not return if the right to write was lost.
 
     Raises:
         InputError: If a file is damaged before its last line, or a database does not let us in, or another driver
@@ -74,7 +77,7 @@ def open_storage(place: Place, study: str, *, note: Callable[[str], None]) -> Ba
             if torn := _cut_torn_line(place):
                 note(f"{place}: cut off {torn} bytes of a last line that was not written to its end")
             _check_lines(place)
-        return JournalStorage(_Gatherer(str(place), lock_obj=_NoLock()))
+        return JournalStorage(_Gatherer(str(place), lock_obj=_Check(check)))
     storage = _open_database(place, KEEPALIVE)
     _lock(storage, study)
     return storage
@@ -166,10 +169,15 @@ def _refuse(*_: Any) -> None:
     raise StorageLost("the connection was cut, and with it the lock on the study was lost")
 
 
-class _NoLock(BaseJournalFileLock):
-    """No lock around a write: study.lock keeps other drivers out, and Optuna's own would outlive a kill."""
+class _Check(BaseJournalFileLock):
+    """No lock around a write, for study.lock keeps other drivers out; but a look at it, for it may have been lost."""
+
+    def __init__(self, check: Callable[[], None] | None) -> None:
+        self._check = check
 
     def acquire(self) -> bool:
+        if self._check is not None:
+            self._check()
         return True
 
     def release(self) -> None:

@@ -57,7 +57,7 @@ def sync(directory: Path, console: Console) -> bool:
     config, record = load_study(directory)
     if "id" not in record:
         raise InputError(f"{directory / 'study.yaml'} has no id, which resuming the study once gives it")
-    with hold(directory / "study.lock"), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+    with hold(directory / "study.lock", console.print), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
         journal = Journal.read(config.journal, config.name)
         trials = journal.load() if journal else []
         if not trials:

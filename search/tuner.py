@@ -6,9 +6,7 @@ are the study. Nothing of Tune's own state outlives the run: the journal does.
 
 import errno
 import math
-import os
 import signal
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,6 +22,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from search.exit import leave
 from search.journal import Trial
 from search.study import Study
 from search.task import Failure, Report, Task
@@ -35,8 +34,6 @@ Work = Callable[[Task], Iterator[Report | Failure]]
 INTERRUPTED = "interrupted; the same command with --resume goes on from here"
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as shells count."""
-SHOW_CURSOR = b"\x1b[?25h"
-"""Source: DECTCEM, DEC VT510 manual."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -272,8 +269,4 @@ def _watch_interrupt() -> Iterator[list[int]]:
 
 
 def _leave(*_: Any) -> None:
-    """End the program without any clean-up; Ray's processes end when they miss their driver."""
-    if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), SHOW_CURSOR)
-    os.write(sys.stderr.fileno(), f"{INTERRUPTED}\n".encode())
-    os._exit(EXIT_INTERRUPTED)
+    leave(INTERRUPTED, EXIT_INTERRUPTED)

@@ -127,7 +127,7 @@ def test_a_torn_last_line_is_not_there_yet_and_stays(inspect, folder, journal):
 
 @pytest.mark.usefixtures("journal")
 def test_who_searches_is_named_and_not_disturbed(inspect, folder):
-    with hold(folder / "study.lock"):
+    with hold(folder / "study.lock", print):
         before = snapshot(folder)
         assert f"Being searched by process {os.getpid()} on" in inspect(folder)[1]
         assert snapshot(folder) == before
