@@ -170,7 +170,7 @@ def open_trial(board: Board, trial: Trial, *, is_online: bool, sweep_id: str | N
     run.define_metric("loss", step_metric="epoch", summary="min")
     if not run.offline:  # the server says how far it got before the search was cut
         for epoch in range(max(run.starting_step, 1), len(trial.epochs) + 1):
-            run.log(trial.epochs[epoch - 1], step=epoch)
+            run.log(trial.epochs[epoch - 1], step=epoch, commit=True)
     return run
 
 

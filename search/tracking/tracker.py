@@ -119,7 +119,8 @@ class Tracker:
         metrics = trial.epochs.pop()
         self._start(trial)
         if trial.number in self._runs:
-            self._runs[trial.number].log(metrics, step=len(trial.epochs) + 1)
+            # Committed at once, or it would come after the summary and write its seconds over the trial's.
+            self._runs[trial.number].log(metrics, step=len(trial.epochs) + 1, commit=True)
 
     def _end(self, trial: Trial) -> None:
         self._start(trial)
