@@ -30,8 +30,17 @@ PASSWORD = "CIFAKE_SEARCH_STORAGE_PASSWORD"
 """Environment variable of the database's password, which stands in no file."""
 LOCK_PATIENCE_S = 5.0
 """How long a server may take to notice that the holder of a lock was killed."""
-KEEPALIVE = "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"
-"""PostgreSQL lets go of a lock whose host has been silent for two minutes, instead of two hours."""
+WRITER = {
+    "postgresql": {"options": "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"},
+    "mysql": {"init_command": "SET SESSION wait_timeout = 31536000"},
+}
+"""How a writer connects. PostgreSQL lets go of a lock whose host has been silent for two minutes, instead of two hours;
+MySQL would let go of one that is held by a search whose epochs take 8 hours, and does so after a year."""
+READER = {
+    "postgresql": {"options": "-c default_transaction_read_only=on"},
+    "mysql": {"init_command": "SET SESSION TRANSACTION READ ONLY"},
+}
+"""How a reader connects, who cannot write."""
 DESCRIBING = (JournalOperation.SET_TRIAL_USER_ATTR, JournalOperation.SET_TRIAL_SYSTEM_ATTR)
 """Lines of a file that mean nothing until a line of another kind follows."""
 StorageLost = optuna.exceptions.StorageInternalError
@@ -78,7 +87,7 @@ def open_storage(
                 note(f"{place}: cut off {torn} bytes of a last line that was not written to its end")
             _check_lines(place)
         return JournalStorage(_Gatherer(str(place), lock_obj=_Check(check)))
-    storage = _open_database(place, KEEPALIVE)
+    storage = _open_database(place, WRITER)
     _lock(storage, study)
     return storage
 
@@ -92,7 +101,7 @@ def read_storage(place: Place) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if isinstance(place, Path):
         return JournalStorage(_Reader(place))
-    return _open_database(place, "-c default_transaction_read_only=on", skip_table_creation=True)
+    return _open_database(place, READER, skip_table_creation=True)
 
 
 def holds_study(url: str, study: str) -> bool:
@@ -101,7 +110,7 @@ def holds_study(url: str, study: str) -> bool:
     Raises:
         InputError: If the database does not let us in.
     """
-    storage = _open_database(url, KEEPALIVE)
+    storage = _open_database(url, WRITER)
     try:
         return study in [frozen.study_name for frozen in storage.get_all_studies()]
     finally:
@@ -121,7 +130,7 @@ def describe_loss(error: BaseException) -> str:
     return " ".join(str(reason).split())
 
 
-def _open_database(url: str, options: str, *, skip_table_creation: bool = False) -> RDBStorage:
+def _open_database(url: str, arguments: dict[str, dict[str, str]], *, skip_table_creation: bool = False) -> RDBStorage:
     from sqlalchemy import make_url
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import StaticPool
@@ -129,8 +138,8 @@ def _open_database(url: str, options: str, *, skip_table_creation: bool = False)
     check_url(url)
     known = make_url(url)
     full = known.set(drivername=DRIVERS[known.drivername], password=os.environ.get(PASSWORD))
-    arguments = {"options": options} if known.drivername == "postgresql" else {}
-    kwargs = {"poolclass": StaticPool, "connect_args": arguments}  # one connection: the one that holds the lock
+    connection = arguments[known.drivername]
+    kwargs = {"poolclass": StaticPool, "connect_args": connection}  # one connection: the one that holds the lock
     where = f"{known.host or 'localhost'}/{known.database}"
     try:
         return RDBStorage(full.render_as_string(hide_password=False), kwargs, skip_table_creation=skip_table_creation)

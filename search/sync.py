@@ -2,7 +2,7 @@
 
 python -m search.sync DIRECTORY
 
-The server is asked which runs and epochs it has; the rest is sent from the journal, and the evaluation from the file
+The server is asked which runs and epochs it has; the rest is sent from the journal, and an evaluation from the file
 that it left in wandb/. So a second call sends nothing twice, and one that was killed is simply repeated.
 """
 
@@ -22,7 +22,16 @@ from search.command import build_console, explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import hold
 from search.prepare import load_study
-from search.tracking.runs import EXIT_CODES, Board, connect, log_in, open_sweep, open_trial, summarize
+from search.tracking.runs import (
+    EXIT_CODES,
+    Board,
+    connect,
+    log_in,
+    name_evaluation,
+    open_sweep,
+    open_trial,
+    summarize,
+)
 from search.tracking.tracker import kill_service
 from trainables.errors import InputError
 
@@ -69,14 +78,14 @@ def sync(directory: Path, console: Console) -> bool:
             connect()
             if not log_in():
                 raise InputError("no W&B API key is set: set WANDB_API_KEY, or run `wandb login` once")
-            return _sync(board, trials, console)
+            return _sync(board, trials, len(record["evaluations"]), console)
         except wandb.Error as error:
             raise InputError(f"Weights & Biases: {str(error).partition(chr(10))[0]}") from None
         finally:
             wandb.teardown()
 
 
-def _sync(board: Board, trials: Sequence[Trial], console: Console) -> bool:
+def _sync(board: Board, trials: Sequence[Trial], num_evaluations: int, console: Console) -> bool:
     sweep_id = open_sweep(board)
     known = _list_known(board)
     lacking = [trial for trial in trials if not _is_known(known.get(board.name_run(trial.number)), trial, sweep_id)]
@@ -90,9 +99,7 @@ def _sync(board: Board, trials: Sequence[Trial], console: Console) -> bool:
                 console.print(f"trial {trial.number} was not uploaded: {str(error).partition(chr(10))[0]}")
             else:
                 console.print(f"trial {trial.number} {trial.architecture}: {len(trial.epochs)} epochs, {trial.state}")
-    evaluation = known.get(board.name_run("evaluation"))
-    if evaluation is None or evaluation.state != "finished":
-        failures += not _send_evaluation(board, console)
+    failures += _send_evaluations(board, num_evaluations, known, console)
     there = len(trials) - len(lacking)
     console.print(f"{len(lacking) - failures} uploaded, {there} were there already, {failures} failed")
     return not failures
@@ -125,16 +132,31 @@ def _send(board: Board, trial: Trial, sweep_id: str) -> None:
     run.finish(EXIT_CODES[trial.state])
 
 
-def _send_evaluation(board: Board, console: Console) -> bool:
-    """Send the last evaluation, if there is one, from its file, by W&B's own command."""
-    files = sorted(board.directory.glob(f"wandb/*/run-{board.name_run('evaluation')}.wandb"))
-    if not files:
+def _send_evaluations(board: Board, count: int, known: dict[str, Any], console: Console) -> int:
+    """Send the evaluations from the first that the server lacks, in order: `best-cnn` goes to the model sent last.
+
+    Returns:
+        How many were not sent.
+    """
+    names = [name_evaluation(number) for number in range(1, count + 1)]
+    runs = [known.get(board.name_run(name)) for name in names]
+    there = [run is not None and run.state == "finished" for run in runs]
+    first = there.index(False) if False in there else count
+    return sum(not _send_file(board, name, console) for name in names[first:])
+
+
+def _send_file(board: Board, name: str, console: Console) -> bool:
+    """Send an evaluation, if it was tracked, from its newest file, by W&B's own command."""
+    files = board.directory.glob(f"wandb/*/run-{board.name_run(name)}.wandb")
+    newest = max(files, key=lambda path: path.parent.name.removeprefix("offline-"), default=None)
+    if newest is None:
         return True
-    command = [sys.executable, "-m", "wandb", "sync", str(files[-1].resolve())]
+    command = [sys.executable, "-m", "wandb", "sync", str(newest.resolve())]
     # Without the address of this process's own W&B process; its logs go where the command runs.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=board.files, env=environment)
-    console.print("evaluation" if not answer.returncode else f"the evaluation was not uploaded: {answer.stderr}")
+    shown = name.replace("-", " ")
+    console.print(shown if not answer.returncode else f"{shown} was not uploaded: {answer.stderr}")
     return not answer.returncode
 
 

@@ -24,7 +24,8 @@ def log_evaluation(run: Any, result: Result, directory: Path) -> None:
     """
     import wandb
 
-    run.config.update({"study": result.study, **{key: dict(result.record)[key] for key in ("config", "data", "code")}})
+    told = {key: dict(result.record)[key] for key in ("config", "data", "code")}
+    run.config.update({"study": result.study, "choices": result.record["evaluations"][-1], **told})
     row: dict[str, Any] = {"models": _tabulate(result), "curves": _draw_curves(result)}
     for best in list_best(result):
         row[f"confusion/{best.architecture}"] = _draw_confusion(result, best.architecture)

@@ -1,4 +1,4 @@
-"""The runs of a study in Weights & Biases, one per trial and one of the evaluation, and the sweep that holds them.
+"""The runs of a study in Weights & Biases, one per trial and one per evaluation, and the sweep that holds the trials'.
 
 A run is named after the study, the id in its study.yaml and the trial: a resumed trial continues its run, and no other
 study, not even one of the same name, ever writes over it. A run holds nothing that the journal does not.
@@ -61,6 +61,11 @@ class Board:
         """Return the id of a trial's run, by its number, or of another run of the study."""
         end = f"{what:04d}" if isinstance(what, int) else what
         return re.sub(r"[^\w.-]", "_", f"{self.config.name}-{self.identity}-{end}")
+
+
+def name_evaluation(number: int) -> str:
+    """Return what the run is named after that shows an evaluation: its place in study.yaml, from 1."""
+    return f"evaluation-{number}"
 
 
 def connect() -> None:
@@ -165,7 +170,7 @@ def open_trial(board: Board, trial: Trial, *, is_online: bool, sweep_id: str | N
     run.define_metric("loss", step_metric="epoch", summary="min")
     if not run.offline:  # the server says how far it got before the search was cut
         for epoch in range(max(run.starting_step, 1), len(trial.epochs) + 1):
-            run.log(trial.epochs[epoch - 1], step=epoch)
+            run.log(trial.epochs[epoch - 1], step=epoch, commit=True)
     return run
 
 

@@ -18,7 +18,17 @@ from search.config import StudyConfig
 from search.evaluation.result import Result
 from search.journal import State, Trial
 from search.tracking.gallery import log_evaluation
-from search.tracking.runs import EXIT_CODES, Board, connect, log_in, open_run, open_sweep, open_trial, summarize
+from search.tracking.runs import (
+    EXIT_CODES,
+    Board,
+    connect,
+    log_in,
+    name_evaluation,
+    open_run,
+    open_sweep,
+    open_trial,
+    summarize,
+)
 
 Mode = Literal["auto", "online", "offline", "off"]
 T = TypeVar("T")
@@ -53,7 +63,7 @@ class Tracker:
         self._tell(self._end, _copy(trial))
 
     def on_evaluation(self, result: Result) -> None:
-        """Make a run of the evaluation, whose report must have been written."""
+        """Make a run of the evaluation in force, the last in the result's record; its report must have been written."""
         self._tell(self._evaluate, result)
 
     def close(self, patience_s: float = PATIENCE_S) -> None:
@@ -109,7 +119,8 @@ class Tracker:
         metrics = trial.epochs.pop()
         self._start(trial)
         if trial.number in self._runs:
-            self._runs[trial.number].log(metrics, step=len(trial.epochs) + 1)
+            # Committed at once, or it would come after the summary and write its seconds over the trial's.
+            self._runs[trial.number].log(metrics, step=len(trial.epochs) + 1, commit=True)
 
     def _end(self, trial: Trial) -> None:
         self._start(trial)
@@ -120,8 +131,11 @@ class Tracker:
     def _evaluate(self, result: Result) -> None:
         import wandb
 
+        what = name_evaluation(len(result.record["evaluations"]))
+
         def opening(*, is_online: bool, **_: Any) -> Any:
-            run = open_run(self._board, "evaluation", is_online=is_online, job_type="evaluation", name="evaluation")
+            name = what.replace("-", " ")
+            run = open_run(self._board, what, is_online=is_online, job_type="evaluation", name=name)
             try:
                 log_evaluation(run, result, self._board.directory)
             except (wandb.Error, OSError, ValueError):
@@ -129,9 +143,9 @@ class Tracker:
                 raise
             return run
 
-        self._open("evaluation", opening)
-        if "evaluation" in self._runs:
-            self._finish("evaluation", 0)
+        self._open(what, opening)
+        if what in self._runs:
+            self._finish(what, 0)
 
     def _finish(self, key: str | int, exit_code: int) -> None:
         assert self._finishers is not None

@@ -1,4 +1,4 @@
-"""A study in a real PostgreSQL, and what a URL may be."""
+"""A study in a real PostgreSQL and in a real MariaDB, which speaks MySQL, and what a URL may be."""
 
 import os
 import shutil
@@ -59,50 +59,120 @@ def find_program(name):
     return found[0] and Path(found[0])
 
 
-@pytest.fixture(scope="module")
-def postgresql(tmp_path_factory):
-    """The URL of a PostgreSQL of our own, without the password, and a function that sends its server a signal."""
-    pytest.importorskip("psycopg", reason="needs the extra `database`")
-    if (initdb := find_program("initdb")) is None:
-        pytest.skip("needs Debian's postgresql")
-    folder = tmp_path_factory.mktemp("postgresql")
+class PostgreSQL:
+    """A server of our own."""
+
+    def __init__(self, folder):
+        self._connect = pytest.importorskip("psycopg", reason="needs the extra `database`").connect
+        if (initdb := find_program("initdb")) is None:
+            pytest.skip("needs Debian's postgresql")
+        (folder / "password").write_text(SECRET)
+        (folder / "password").chmod(0o644)
+        self.account = get_account(folder, "postgres")
+        login = ["--username", "someone", "--pwfile", folder / "password", "--auth", "scram-sha-256"]
+        command = [initdb, "--pgdata", folder / "data", "--no-sync", *login]
+        subprocess.run(command, check=True, cwd=folder, **QUIET, **self.account)
+        self.port = find_port()
+        self.url = f"postgresql://someone@127.0.0.1:{self.port}"
+        settings = [f"port={self.port}", "listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
+        options = [word for setting in settings for word in ("-c", setting)]
+        self.command = [initdb.with_name("postgres"), "-D", folder / "data", *options]
+        self.stop_signal = signal.SIGINT  # disconnects everybody
+
+    def execute(self, statement, database="postgres"):
+        with self._connect(f"{self.url}/{database}", password=SECRET, autocommit=True) as connection:
+            connection.execute(statement)
+
+    def cut(self, database):
+        self.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ''"
+            " AND pid <> pg_backend_pid() AND datname = current_database()",
+            database,
+        )
+
+
+class MySQL:
+    """A server of our own; Debian's MySQL is MariaDB."""
+
+    def __init__(self, folder):
+        self._connect = pytest.importorskip("pymysql", reason="needs the extra `database`").connect
+        server, install = find_program("mariadbd"), find_program("mariadb-install-db")
+        if server is None or install is None:
+            pytest.skip("needs Debian's mariadb-server")
+        escaped = SECRET.replace("'", "''")
+        grant = f"CREATE USER someone@'127.0.0.1' IDENTIFIED BY '{escaped}'; GRANT ALL ON *.* TO someone@'127.0.0.1';"
+        (folder / "grant.sql").write_text(grant.replace("; ", ";\n"))
+        self.account = get_account(folder, "mysql")
+        place = ["--no-defaults", f"--datadir={folder / 'data'}"]
+        subprocess.run([install, *place, "--skip-test-db"], check=True, cwd=folder, **QUIET, **self.account)
+        self.port = find_port()
+        self.url = f"mysql://someone@127.0.0.1:{self.port}"
+        where = [f"--port={self.port}", "--bind-address=127.0.0.1", f"--socket={folder / 'socket'}"]
+        files = [f"--pid-file={folder / 'pid'}", f"--init-file={folder / 'grant.sql'}", "--skip-name-resolve"]
+        self.command = [server, *place, *where, *files]
+        self.stop_signal = signal.SIGTERM
+
+    def execute(self, statement, database=None):
+        login = {"host": "127.0.0.1", "port": self.port, "user": "someone", "password": SECRET}
+        with self._connect(**login, database=database) as connection, connection.cursor() as cursor:
+            cursor.execute(statement)
+            return cursor.fetchall()
+
+    def cut(self, database):
+        listed = "SELECT id FROM information_schema.processlist WHERE id <> connection_id() AND db = database()"
+        for (connection,) in self.execute(listed, database):
+            self.execute(f"KILL {connection}")
+
+
+SERVERS = {"postgresql": PostgreSQL, "mysql": MySQL}
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+def get_account(folder, name):
+    """Return as whom to run a server, which refuses to be root, and give that account the folder."""
+    if os.geteuid() != 0:
+        return {}
+    shutil.chown(folder, name, name)
+    return {"user": name, "group": name, "extra_groups": ()}
+
+
+def find_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def server(request, tmp_path_factory):
+    """A server of each kind, running."""
+    folder = tmp_path_factory.mktemp(request.param)
     folder.chmod(0o755)
     for parent in folder.parents[:3]:  # pytest's own folders let nobody else in
         if parent.name.startswith("pytest"):
             parent.chmod(0o711)
-    (folder / "password").write_text(SECRET)
-    (folder / "password").chmod(0o644)
-    user = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        user = {"user": "postgres", "group": "postgres", "extra_groups": ()}
-        shutil.chown(folder, "postgres", "postgres")
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder, **user}
-    login = ["--username", "someone", "--pwfile", folder / "password", "--auth", "scram-sha-256"]
-    subprocess.run([initdb, "--pgdata", folder / "data", "--no-sync", *login], check=True, **quiet)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    settings = ["-c", "listen_addresses=127.0.0.1", "-c", f"port={port}", "-c", f"unix_socket_directories={folder}"]
-    with subprocess.Popen([initdb.with_name("postgres"), "-D", folder / "data", *settings], **quiet) as server:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
+    server = SERVERS[request.param](folder)
+    with subprocess.Popen(server.command, cwd=folder, **QUIET, **server.account) as process:
+        deadline = time.monotonic() + 30
+        while not answers(server.port):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
             time.sleep(0.1)
-        yield f"postgresql://someone@127.0.0.1:{port}"
-        server.send_signal(signal.SIGINT)  # disconnects everybody
+        yield server
+        process.send_signal(server.stop_signal)
 
 
 @pytest.fixture
-def database(postgresql, monkeypatch, request):
+def database(server, monkeypatch, request):
     """The URL of an empty database."""
-    import psycopg
-
     monkeypatch.setenv(PASSWORD, SECRET)
     name = f"test_{abs(hash(request.node.name))}"
-    with psycopg.connect(f"{postgresql}/postgres", password=SECRET, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    return f"{postgresql}/{name}"
+    server.execute(f"CREATE DATABASE {name}")
+    return f"{server.url}/{name}"
 
 
 def summarize(study):
@@ -160,16 +230,10 @@ def test_a_reader_writes_nothing(database):
     assert Journal.read(database, "nobody") is None
 
 
-def test_a_search_that_loses_its_connection_ends_and_goes_on_later(database, tmp_path):
-    import psycopg
-
+def test_a_search_that_loses_its_connection_ends_and_goes_on_later(server, database, tmp_path):
     study = open_study(database)
     trial = study.ask()
-    with psycopg.connect(database, password=SECRET, autocommit=True) as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = ''"
-            " AND pid <> pg_backend_pid() AND datname = current_database()"
-        )
+    server.cut(database.rpartition("/")[2])
     with pytest.raises(StorageLost):
         run(study)
     study._journal.close()
@@ -217,11 +281,9 @@ def test_a_url_that_cannot_be_used_is_refused_without_being_repeated(url, messag
     assert "s3cret" not in str(refusal.value)
 
 
-def test_a_server_that_is_not_there_is_one_sentence():
-    pytest.importorskip("psycopg", reason="needs the extra `database`")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+@pytest.mark.parametrize(("kind", "library"), [("postgresql", "psycopg"), ("mysql", "pymysql")])
+def test_a_server_that_is_not_there_is_one_sentence(kind, library):
+    pytest.importorskip(library, reason="needs the extra `database`")
     with pytest.raises(InputError, match=r"cannot use the database 127\.0\.0\.1/db: ") as refusal:
-        read_storage(f"postgresql://someone@127.0.0.1:{port}/db")
+        read_storage(f"{kind}://someone@127.0.0.1:{find_port()}/db")
     assert "\n" not in str(refusal.value)

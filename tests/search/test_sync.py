@@ -1,5 +1,6 @@
 """What the server lacks of a study is uploaded, once."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from search.config import dump, parse
 from search.document import write_document
 from search.evaluation import result as found
 from search.journal import Journal, State
+from search.prepare import load_record
 from search.sync import main
 from search.tracking.tracker import build_tracker
 
@@ -162,7 +164,7 @@ def result(config, trials):
     return found.Result(
         study="demo",
         config=config,
-        record={"id": "1d", "config": dump(config), "data": {"fingerprint": "f00d"}, "code": {"commit": "c0de"}},
+        record=add_evaluation(config),
         models=[tested],
         trials=trials,
         labels=np.array([0, 0, 1, 1], np.uint8),
@@ -172,10 +174,22 @@ def result(config, trials):
     )
 
 
-def test_an_evaluation_made_offline_is_uploaded_too(result, wandb_server, config):
+def add_evaluation(config):
+    """Write into study.yaml that the winners were chosen, and return all that stands there."""
+    record = load_record(config.directory)
+    record["evaluations"].append({"seeds": len(record["evaluations"]) + 1})
+    write_document(config.directory / "study.yaml", record)
+    return record
+
+
+def track(config, result):
     tracker = build_tracker(config, "1d", print)
     tracker.on_evaluation(result)
-    tracker.close()
+    tracker.close(60)
+
+
+def test_an_evaluation_made_offline_is_uploaded_too(result, wandb_server, config):
+    track(config, result)
     code, stdout, _ = sync(config.directory)
     assert code == 0, stdout
     check_evaluation(wandb_server)
@@ -184,8 +198,44 @@ def test_an_evaluation_made_offline_is_uploaded_too(result, wandb_server, config
     assert len(wandb_server.runs) == before
 
 
+def test_a_later_evaluation_is_a_run_of_its_own_and_is_uploaded_last(result, wandb_server, config):
+    track(config, result)
+    sync(config.directory)
+    better = dataclasses.replace(result.models[0], metrics={"accuracy": 1.0})
+    track(config, dataclasses.replace(result, models=[better], record=add_evaluation(config)))
+    code, stdout, _ = sync(config.directory)
+
+    assert (code, "evaluation 2" in stdout, "evaluation 1" in stdout) == (0, True, False)
+    for number, accuracy in ((1, 0.75), (2, 1.0)):
+        [row] = [row for row in wandb_server.list_history(f"demo-1d-evaluation-{number}") if "models" in row]
+        assert row["cnn/accuracy"] == accuracy
+        told = json.loads(wandb_server.describe(f"demo-1d-evaluation-{number}")["config"])
+        assert told["choices"]["value"] == {"seeds": number}
+    assert "0 failed" in sync(config.directory)[1]
+    models = [artifact for artifact in list_artifacts(wandb_server) if artifact["artifactCollectionName"] == "demo-cnn"]
+    assert len(models) == 2
+
+    forgotten = [request for request in wandb_server.requests if "demo-1d-evaluation-1" in json.dumps(request)]
+    wandb_server.requests[:] = [request for request in wandb_server.requests if request not in forgotten]
+    _, stdout, _ = sync(config.directory)
+    assert stdout.index("evaluation 1") < stdout.index("evaluation 2")  # so `best-cnn` stays with the one in force
+
+
+def test_an_evaluation_that_the_server_took_half_of_is_uploaded_from_its_newest_file(result, wandb_server, config):
+    online = parse({**dump(config), "tracking": {"mode": "online"}})
+    half = config.directory / "wandb" / "run-20260101_000000-demo-1d-evaluation-1"
+    half.mkdir(parents=True)
+    (half / "run-demo-1d-evaluation-1.wandb").write_bytes(b"")
+    wandb_server.manner = "refuse"
+    track(online, result)
+    assert wandb_server.runs == []
+    wandb_server.manner = "accept"
+    assert sync(config.directory)[0] == 0
+    check_evaluation(wandb_server)
+
+
 def check_evaluation(server):
-    run_id = "demo-1d-evaluation"
+    run_id = "demo-1d-evaluation-1"
     assert server.describe(run_id)["state"] == "finished"
     [row] = [row for row in server.list_history(run_id) if "models" in row]
     assert row["cnn/accuracy"] == 0.75
@@ -212,6 +262,6 @@ def test_an_evaluation_goes_online_at_once(result, wandb_server, config):
     online = parse({**dump(config), "tracking": {"mode": "online"}})
     tracker = build_tracker(online, "1d", warnings.append)
     tracker.on_evaluation(result)
-    tracker.close()
+    tracker.close(60)
     assert warnings == []
     check_evaluation(wandb_server)

@@ -47,7 +47,10 @@ def make_trial(number: int = 0, *, num_epochs: int = 0) -> Trial:
 
 def add_epoch(trial: Trial) -> Trial:
     epoch = len(trial.epochs) + 1
-    trial.epochs.append({"epoch": float(epoch), "loss": 1.0 / epoch, "accuracy": [0.5, 0.875, 0.75][epoch % 3]})
+    speed = {"seconds": 2.0, "images_per_second": 500.0, "peak_memory_bytes": 1e6}
+    trial.epochs.append(
+        {"epoch": float(epoch), "loss": 1.0 / epoch, "accuracy": [0.5, 0.875, 0.75][epoch % 3], **speed}
+    )
     return trial
 
 
@@ -67,7 +70,7 @@ def list_metrics(history: list[dict[str, Any]]) -> list[dict[str, float]]:
 @pytest.mark.usefixtures("wandb_home")
 def test_every_value_of_a_trial_lies_in_its_offline_file(build, read_wandb_files, tmp_path, warnings):
     tracker, trial = build("offline"), make_trial(7)
-    trial.attributes = {"seconds": 1.5, "device": "cpu", "images_per_second": 1800.0}
+    trial.attributes = {"seconds": 6.0, "device": "cpu", "images_per_second": 1800.0, "peak_memory_bytes": 2e6}
     trial.reason = "stopped by asha at epoch 3"
     play(tracker, trial, state=State.PRUNED)
     tracker.close()
