@@ -48,7 +48,9 @@ def make_trial(number: int = 0, *, num_epochs: int = 0) -> Trial:
 def add_epoch(trial: Trial) -> Trial:
     epoch = len(trial.epochs) + 1
     speed = {"seconds": 2.0, "images_per_second": 500.0, "peak_memory_bytes": 1e6}
-    trial.epochs.append({"epoch": float(epoch), "loss": 1.0 / epoch, "accuracy": [0.5, 0.875, 0.75][epoch % 3], **speed})
+    trial.epochs.append(
+        {"epoch": float(epoch), "loss": 1.0 / epoch, "accuracy": [0.5, 0.875, 0.75][epoch % 3], **speed}
+    )
     return trial
 
 
