@@ -88,6 +88,8 @@ class SearchConfig:
     """One trial in so many survives a rung; the next rung is so many times higher."""
     first: tuple[str, ...] = ()
     """Recipe files (relative to the study's file) whose points are the first trials."""
+    spare_first: bool = False
+    """Whether the scheduler stops none of those, so that they have whole curves to compare with."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +110,8 @@ class EvaluationConfig:
     """Retrainings of each winner."""
     top_k: Count = 1
     """Configurations of each architecture, best on validation first."""
+    baselines: bool = False
+    """Whether the points of `search.first` that are not among those are retrained and tested beside them."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """A test image is called REAL above this probability; `validation` is where a training of the winner on train alone
     calls most validation images right."""

@@ -31,7 +31,8 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
     console.print(
         f"Epochs: about {low:,} if the scheduler stops its share, at most {high:,}, in {search.num_trials} trials"
     )
-    models = config.evaluation.seeds * config.evaluation.top_k * len(search.architectures)
+    baselines = len(config.recipes) if config.evaluation.baselines else 0
+    models = config.evaluation.seeds * (config.evaluation.top_k * len(search.architectures) + baselines)
     console.print(f"Evaluation: {models} retrainings of up to {search.max_epochs} epochs")
 
 

@@ -10,8 +10,8 @@ from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from search.config import StudyConfig
-from search.journal import METRIC, Journal, State, Trial
+from search.config import Recipe, StudyConfig
+from search.journal import Journal, State, Trial
 from search.sampler import Sampler
 from search.scheduler import SCHEDULERS, Scheduler
 from search.space import Spec, build_distributions, list_specs
@@ -120,8 +120,7 @@ class Study:
         self._journal.add_epoch(trial, metrics, device=device, elapsed_s=self.elapsed_s)
         for listener in self._listeners:
             listener.on_epoch(trial)
-        stop = self._schedulers[trial.architecture].report(number, len(trial.epochs), metrics[METRIC])
-        return self._end_if_due(trial, stop=stop)
+        return self._end_if_due(trial, stop=self._is_stopped(trial, len(trial.epochs)))
 
     def fail(self, number: int, reason: str, traceback: str | None = None) -> None:
         """Record that a trial broke; the search goes on. Of a trial that has ended it changes nothing."""
@@ -137,9 +136,18 @@ class Study:
             self._end(trial, state, reason)
         self._waiting.clear()
 
+    def _is_stopped(self, trial: Trial, epoch: int) -> bool:
+        """Tell the scheduler of an epoch; its answer does not count for a trial that is spared."""
+        stop = self._schedulers[trial.architecture].report(trial.number, epoch, trial.list_values()[epoch - 1])
+        return stop and not (self.config.search.spare_first and trial.number < len(self._recipes))
+
+    @property
+    def _recipes(self) -> list[Recipe]:
+        """The points of the first trials."""
+        return [recipe for recipe in self.config.recipes if recipe.architecture in self.config.search.architectures]
+
     def _propose(self) -> Trial:
-        number = len(self.trials)
-        recipes = [recipe for recipe in self.config.recipes if recipe.architecture in self.config.search.architectures]
+        number, recipes = len(self.trials), self._recipes
         architecture: str
         params: dict[str, Any]
         if number < len(recipes):
@@ -185,8 +193,7 @@ class Study:
             self._samplers[trial.architecture].start(trial)
         stops: dict[int, bool] = {}
         for number, epoch in self._journal.list_epochs():
-            trial = self.trials[number]
-            stops[number] = self._schedulers[trial.architecture].report(number, epoch, trial.list_values()[epoch - 1])
+            stops[number] = self._is_stopped(self.trials[number], epoch)
         for trial in self.trials:
             if trial.state is not State.RUNNING:
                 self._samplers[trial.architecture].end(trial)

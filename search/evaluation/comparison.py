@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,11 +43,13 @@ COLUMNS = (
 )
 COUNTS = ("seeds", "parameters")
 TEXTS = ("model", "source", "protocol")
+Key = tuple[str, int]
+"""Architecture and rank, which tell a configuration from the others."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """The best configurations of two architectures against each other."""
+    """Two configurations against each other."""
 
     first: str
     second: str
@@ -58,17 +60,23 @@ class Difference:
 
 
 def summarize(result: Result) -> pd.DataFrame:
-    """Compare each architecture's best configuration with the published results.
+    """Compare each architecture's best configuration with the baselines and the published results.
 
     Returns:
         COLUMNS. Metrics lie in [0, 1]: means over the seeds, their sample standard deviations, and 95 % intervals
         over test images; costs are means over the seeds; empty where unknown.
     """
-    distributions = _resample(result)
+    distributions, baselines = _resample(result), result.baselines
+    groups = group_models(result.models)
     rows = [
-        _summarize_seeds(name, models) | _bound_all(distributions[name])
-        for (name, rank), models in group_models(result.models).items()
+        _summarize_seeds(name, models) | _bound_all(distributions[name, rank])
+        for (name, rank), models in groups.items()
         if rank == 1
+    ]
+    rows += [
+        _summarize_seeds(name, groups[key]) | _bound_all(distributions[key]) | {"source": "baseline"}
+        for key, name in baselines.items()
+        if key in groups
     ]
     for published in PUBLISHED:
         known = {"model": published.model, "source": "published", "protocol": published.protocol}
@@ -79,46 +87,52 @@ def summarize(result: Result) -> pd.DataFrame:
 def summarize_lower(result: Result) -> pd.DataFrame:
     """Return COLUMNS of the configurations that ranked lower on validation, without intervals."""
     groups = group_models(result.models).items()
-    return _build_frame(
-        [_summarize_seeds(f"{name}, rank {rank}", models) for (name, rank), models in groups if rank > 1]
-    )
+    lower = [
+        (f"{key[0]}, rank {key[1]}", models) for key, models in groups if key[1] > 1 and key not in result.baselines
+    ]
+    return _build_frame([_summarize_seeds(name, models) for name, models in lower])
 
 
 def list_differences(result: Result) -> list[Difference]:
-    """Compare every two architectures, as they stand in the table."""
-    distributions = _resample(result)
-    best = {name: models for (name, rank), models in group_models(result.models).items() if rank == 1}
-    found = []
-    for first, second in itertools.combinations(best, 2):
-        metrics = {}
-        for name in METRICS:
-            difference = _mean(best[first], name) - _mean(best[second], name)
-            metrics[name] = difference, bound(distributions[first][name] - distributions[second][name])
-        others = {model.seed: model for model in best[second]}
-        pairings = {
-            model.seed: compare_pair(result.labels, _predict(result, model), _predict(result, others[model.seed]))
-            for model in best[first]
-            if model.seed in others
-        }
-        found.append(Difference(first=first, second=second, metrics=metrics, pairings=pairings))
-    return found
+    """Compare every two architectures, as they stand in the table, and each with its baselines."""
+    groups = group_models(result.models)
+    best = [key for key in groups if key[1] == 1]
+    names = {key: key[0] for key in best} | result.baselines
+    pairs = list(itertools.combinations(best, 2))
+    pairs += [((key[0], 1), key) for key in result.baselines if key in groups and (key[0], 1) in groups]
+    return [_compare(result, names, first, second) for first, second in pairs]
 
 
-def group_models(models: Iterable[TestedModel]) -> dict[tuple[str, int], list[TestedModel]]:
+def _compare(result: Result, names: Mapping[Key, str], first: Key, second: Key) -> Difference:
+    groups, distributions = group_models(result.models), _resample(result)
+    metrics = {}
+    for name in METRICS:
+        difference = _mean(groups[first], name) - _mean(groups[second], name)
+        metrics[name] = difference, bound(distributions[first][name] - distributions[second][name])
+    others = {model.seed: model for model in groups[second]}
+    pairings = {
+        model.seed: compare_pair(result.labels, _predict(result, model), _predict(result, others[model.seed]))
+        for model in groups[first]
+        if model.seed in others
+    }
+    return Difference(first=names[first], second=names[second], metrics=metrics, pairings=pairings)
+
+
+def group_models(models: Iterable[TestedModel]) -> dict[Key, list[TestedModel]]:
     """Return the models of each architecture and rank."""
-    groups: dict[tuple[str, int], list[TestedModel]] = {}
+    groups: dict[Key, list[TestedModel]] = {}
     for tested in models:
         groups.setdefault((tested.architecture, tested.rank), []).append(tested)
     return groups
 
 
 @functools.lru_cache(maxsize=1)
-def _resample(result: Result) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Resample each architecture's best configuration; kept, for every table needs it and it takes seconds."""
+def _resample(result: Result) -> dict[Key, dict[str, NDArray[np.float64]]]:
+    """Resample what the comparison shows of ours; kept, for every table needs it and it takes seconds."""
     return {
-        name: resample(result.labels, [_predict(result, model) for model in models])
-        for (name, rank), models in group_models(result.models).items()
-        if rank == 1
+        key: resample(result.labels, [_predict(result, model) for model in models])
+        for key, models in group_models(result.models).items()
+        if key[1] == 1 or key in result.baselines
     }
 
 

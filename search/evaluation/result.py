@@ -70,3 +70,13 @@ class Result:
     """By a model's label, the most confident first."""
     notes: list[str]
     """Sentences to print under the table."""
+
+    @property
+    def baselines(self) -> dict[tuple[str, int], str]:
+        """Names of the recipes retrained to compare with, by architecture and rank; no winner is among them."""
+        choices = (self.record.get("evaluations") or [{}])[-1]
+        return {
+            (winner["architecture"], winner["rank"]): winner["recipe"].replace("_", " ")
+            for winner in choices.get("winners", ())
+            if winner.get("recipe") and winner["rank"] > choices["top_k"]
+        }

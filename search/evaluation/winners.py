@@ -7,12 +7,14 @@ is written whole before the test split is opened, and gets `opened` when it is a
 import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from search.config import StudyConfig
 from search.evaluation.retraining import Retraining
 from search.journal import State, Trial
 from search.provenance import describe_code
+from trainables.config import list_defaults
 from trainables.errors import InputError
 from trainables.runtime import derive_seed
 
@@ -36,6 +38,8 @@ class Winner:
     """Where it had it: so long is it retrained."""
     threshold: float | None
     """An image is called REAL above this probability; None until it is chosen on validation."""
+    recipe: str | None = None
+    """Name of the recipe whose point it is, if baselines are wished and it is one's."""
 
     @property
     def label(self) -> str:
@@ -58,6 +62,7 @@ class Choices:
     fingerprint: str
     """Of the data."""
     winners: tuple[Winner, ...]
+    """And the baselines, which are those of a rank beyond `top_k`."""
 
     def is_open(self) -> bool:
         """Answer whether a threshold is still to be chosen."""
@@ -72,8 +77,14 @@ class Choices:
         return dataclasses.replace(self, winners=winners)
 
 
-def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int) -> list[Trial]:
-    """Return an architecture's best finished trials by their best validation accuracy; the earlier one wins a tie."""
+def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None) -> list[Trial]:
+    """Return an architecture's best finished trials by their best validation accuracy; the earlier one wins a tie.
+
+    Args:
+        trials: Of any architecture.
+        architecture: The one.
+        top_k: How many at most; None is all.
+    """
     ended = [trial for trial in trials if trial.architecture == architecture and _is_finished(trial)]
     return sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number))[:top_k]
 
@@ -106,6 +117,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
     """Choose the winners by validation; thresholds that are to be chosen on validation stay None."""
     wanted = config.evaluation
     threshold = None if isinstance(wanted.threshold, str) else wanted.threshold
+    recipes = name_recipes(config, trials) if wanted.baselines else {}
     winners = [
         Winner(
             architecture=architecture,
@@ -114,9 +126,11 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
             accuracy=trial.get_peak()[0],
             epochs=trial.get_peak()[1],
             threshold=threshold,
+            recipe=recipes.get(trial.number),
         )
         for architecture in config.search.architectures
-        for rank, trial in enumerate(choose_winners(trials, architecture, wanted.top_k), start=1)
+        for rank, trial in enumerate(choose_winners(trials, architecture, None), start=1)
+        if rank <= wanted.top_k or trial.number in recipes
     ]
     return Choices(
         rule=RULE,
@@ -126,6 +140,17 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
         fingerprint=fingerprint,
         winners=tuple(winners),
     )
+
+
+def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]:
+    """Return by number the trials of the points of `search.first`, with the names of their files."""
+    found: dict[int, str] = {}
+    for path, recipe in zip(config.search.first, config.recipes, strict=False):
+        params = list_defaults(recipe.architecture) | recipe.params
+        same = (trial.number for trial in trials if (trial.architecture, trial.params) == (recipe.architecture, params))
+        if (number := next(same, None)) is not None:
+            found[number] = Path(path).stem
+    return found
 
 
 def list_retrainings(config: StudyConfig, trials: Sequence[Trial], choices: Choices) -> list[Retraining]:
@@ -215,7 +240,8 @@ def describe_openings(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _describe(entry: Mapping[str, Any]) -> str:
-    trials = ", ".join(f"{winner['architecture']} trial {winner['trial']}" for winner in entry["winners"])
+    winners = [winner for winner in entry["winners"] if winner["rank"] <= entry["top_k"]]
+    trials = ", ".join(f"{winner['architecture']} trial {winner['trial']}" for winner in winners)
     return f"{trials}, {entry['seeds']} seeds, threshold {entry['threshold']}"
 
 

@@ -1,6 +1,9 @@
 """The sentences under a result's table: how it came about, and what to keep in mind."""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from search.config import StudyConfig
@@ -26,7 +29,49 @@ def list_notes(
     ended = sum(trial.state is not State.RUNNING for trial in trials)
     if ended < config.search.num_trials:
         notes.append(f"Of the study's {config.search.num_trials} trials {ended} had ended.")
+    notes += [*_describe_limit(models), *_describe_recipes(record, trials)]
     return [*notes, *_describe_decision(models, trials), *_describe_data(config, record)]
+
+
+def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
+    """Say what the number of test images leaves open of the best accuracy: 1.96 standard errors of a proportion."""
+    right: dict[str, list[int]] = {}
+    for model in models:
+        if model.rank == 1:
+            right.setdefault(model.architecture, []).append(model.confusion[0][0] + model.confusion[1][1])
+    if not right:
+        return []
+    images = sum(map(sum, models[0].confusion))
+    accuracies = {name: statistics.fmean(counts) / images for name, counts in right.items()}
+    name = max(accuracies, key=lambda name: accuracies[name])
+    points = 196 * math.sqrt(accuracies[name] * (1 - accuracies[name]) / images)
+    return [
+        f"{images:,} test images tell a model's accuracy of {accuracies[name]:.2%} ({name}) to ±{points:.2f} points."
+    ]
+
+
+def _describe_recipes(record: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
+    """Say what the baselines are, which of them had no fair trial, and which recipes won."""
+    choices = (record.get("evaluations") or [{}])[-1]
+    known = [winner for winner in choices.get("winners", ()) if winner.get("recipe")]
+    baselines = [winner for winner in known if winner["rank"] > choices["top_k"]]
+    notes = [
+        f"{winner['architecture']}{_rank(winner['rank'])} is the recipe {winner['recipe']} itself."
+        for winner in known
+        if winner not in baselines
+    ]
+    if baselines:
+        told = ", ".join(f"{winner['recipe']} (trial {winner['trial']})" for winner in baselines)
+        notes.append(
+            f"Baselines: {told}; given beforehand and tried first, retrained and tested like the winners; not chosen."
+        )
+    stopped = [winner for winner in baselines if trials[winner["trial"]].state is State.PRUNED]
+    if stopped:
+        told = ", ".join(f"{winner['recipe']} ({winner['epochs']} epochs)" for winner in stopped)
+        notes.append(
+            f"Stopped early as trials, so perhaps retrained for too short: {told}; search.spare_first spares them."
+        )
+    return notes
 
 
 def _describe_decision(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
@@ -60,6 +105,13 @@ def _describe_data(config: StudyConfig, record: Mapping[str, Any]) -> list[str]:
         )
     if skipped := data.get("skipped"):
         notes.append(f"Skipped {len(skipped)} files that are no images, the first {skipped[0]}.")
+    name = Path(config.data.path).name
+    if "cifake" in name.lower():
+        notes.append(
+            f"Limits of CIFAKE, which {name} is taken for by its name: REAL is CIFAR-10, whose test split has "
+            "near-duplicates of its training images; FAKE is one generator's, Stable Diffusion 1.4, so nothing here "
+            "says how well another's images are told."
+        )
     if config.data.path == "sample":
         notes.append("The embedded sample is not CIFAKE: these figures show that the system works, nothing else.")
     return notes

@@ -33,6 +33,8 @@ HEADER = [
     *list(METRICS.values())[1:],
     "Parameters",
 ]
+NAME_WIDTH = 18
+"""Characters of a model's name on a terminal, as long as the longest published one."""
 LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -98,12 +100,14 @@ def render(result: Result) -> Text:
     """Return the comparison for a terminal of 80 columns; the rest stands in the files."""
     rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
-        seeds = "" if np.isnan(row["accuracy_low"]) else f", {_format_seeds(row['seeds'])}"
+        is_baseline = row["source"] == "baseline"
+        seeds = "" if np.isnan(row["accuracy_low"]) or is_baseline else f", {_format_seeds(row['seeds'])}"
         interval = _format_interval(row["accuracy_low"], row["accuracy_high"], "-")
         accuracy = _format_percent(row["accuracy"], row["accuracy_std"])
         means = [_format_percent(row[name]) for name in ("f1", "auroc")]
-        protocol = row["protocol"].removesuffix(" on test").replace("not stated", "?")
-        rows.append([row["model"] + seeds, protocol, accuracy, interval, *means, _format_millions(row["parameters"])])
+        protocol = "baseline" if is_baseline else row["protocol"].removesuffix(" on test").replace("not stated", "?")
+        name = row["model"] if len(row["model"]) <= NAME_WIDTH else f"{row['model'][: NAME_WIDTH - 1]}…"
+        rows.append([name + seeds, protocol, accuracy, interval, *means, _format_millions(row["parameters"])])
     lines = ["  ".join(cells).rstrip() for cells in _align(rows)]
     told = [_describe_difference(difference) for difference in list_differences(result)]
     told += [_describe_search(search) for search in summarize_search(result.config, result.trials)]
@@ -142,7 +146,7 @@ def _list_rows(frame: Any) -> list[list[str]]:
 
 def _list_ours(result: Result) -> list[dict[Any, Any]]:
     frame = summarize(result)
-    ours: list[dict[Any, Any]] = frame[frame["source"] == "this study"].to_dict("records")
+    ours: list[dict[Any, Any]] = frame[frame["source"] != "published"].to_dict("records")
     return ours
 
 

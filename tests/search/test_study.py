@@ -256,3 +256,21 @@ def test_a_study_whose_space_was_changed_by_hand_goes_on(tmp_path):
     assert run(changed)
     assert [trial.architecture for trial in changed.trials[6:]] == ["cnn"] * 6
     assert {trial.params["filters"] for trial in changed.trials[6:]} <= {8, 100}
+
+
+@pytest.mark.parametrize("limit", [None, 2, 11])
+def test_the_first_trials_are_spared_if_wished_and_count_at_the_rungs_all_the_same(tmp_path, limit):
+    recipes = [{"architecture": "cnn", "params": {"filters": 8, "learning_rate": rate}} for rate in (1e-3, 1e-1, 1e-4)]
+    settings = {"spare_first": True, "architectures": ["cnn"], "first": ["a", "b", "c"], "scheduler": "asha"}
+    study = open_study(tmp_path, recipes=recipes, **settings)
+    if not run(study, limit):
+        study = open_study(tmp_path, recipes=recipes, **settings)
+        assert run(study)
+    assert [len(trial.epochs) for trial in study.trials[:3]] == [9, 9, 9]
+    assert {trial.state for trial in study.trials[3:]} == {State.COMPLETE, State.PRUNED}
+    other = tmp_path / "other"
+    other.mkdir()
+    stopped = open_study(other, recipes=recipes, **{**settings, "spare_first": False})
+    assert run(stopped)
+    assert stopped.trials[1].state is State.PRUNED
+    assert [trial.params for trial in stopped.trials[:4]] == [trial.params for trial in study.trials[:4]]

@@ -17,6 +17,7 @@ from search.evaluation.winners import (
     stamp,
 )
 from search.journal import State, Trial
+from trainables.config import list_defaults
 from trainables.errors import InputError
 
 FINGERPRINT = "f" * 64
@@ -129,3 +130,39 @@ def test_a_second_opening_with_other_choices_is_marked_and_a_first_is_not():
     assert (
         "opened before with other choices (2026-11-22T10:00:00+00:00 for cnn trial 0, 2 seeds, threshold 0.5)" in note
     )
+
+
+RECIPES = {
+    "space": {"cnn": {"filters": {"low": 8, "high": 64}}},
+    "search": {"max_epochs": 3, "first": ["recipes/paper_cnn.yaml", "recipes/wide.yaml"]},
+    "recipes": [{"architecture": "cnn"}, {"architecture": "cnn", "params": {"filters": 64}}],
+}
+
+
+def test_baselines_are_retrained_beside_the_winners_and_keep_their_rank():
+    trials = [make_trial(number, accuracy) for number, accuracy in enumerate((0.5, 0.6, 0.9, 0.8))]
+    for trial, filters in ((trials[0], 32), (trials[1], 64)):
+        trial.params = list_defaults("cnn") | {"filters": filters}
+    config = parse({"name": "x", "evaluation": {"baselines": True, "seeds": 1}, **RECIPES})
+    choices = choose(config, trials, FINGERPRINT)
+    assert [(winner.trial, winner.rank, winner.recipe) for winner in choices.winners] == [
+        (2, 1, None),
+        (1, 3, "wide"),
+        (0, 4, "paper_cnn"),
+    ]
+    assert [each.label for each in list_retrainings(config, trials, choices)] == [
+        "cnn-seed0",
+        "cnn-rank3-seed0",
+        "cnn-rank4-seed0",
+    ]
+    without = parse({"name": "x", **RECIPES})
+    assert [winner.trial for winner in choose(without, trials, FINGERPRINT).winners] == [2]
+
+
+def test_a_recipe_that_wins_is_retrained_once():
+    trials = [make_trial(0, 0.9), make_trial(1, 0.8)]
+    trials[0].params = list_defaults("cnn")
+    config = parse({"name": "x", "evaluation": {"baselines": True}, **RECIPES})
+    assert [(winner.rank, winner.recipe) for winner in choose(config, trials, FINGERPRINT).winners] == [
+        (1, "paper_cnn")
+    ]

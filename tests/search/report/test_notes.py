@@ -1,3 +1,7 @@
+import dataclasses
+
+import pytest
+
 from search.config import parse
 from search.evaluation import result
 from search.journal import State, Trial
@@ -28,7 +32,7 @@ def make_model(trial=0, *, threshold=0.5, rank=1):
 
 def test_nothing_is_said_of_what_does_not_apply():
     notes = " ".join(list_notes(CONFIG, RECORD, [make_trial(0), make_trial(1)], [make_model()]))
-    for word in ("averaging", "Left out", "Skipped", "embedded", "had ended", "above the probability"):
+    for word in ("averaging", "Left out", "Skipped", "embedded", "had ended", "above the probability", "aseline"):
         assert word not in notes
 
 
@@ -53,3 +57,29 @@ def test_images_left_out_are_told_and_that_near_duplicates_are_not():
 def test_a_search_that_had_not_ended_is_told():
     notes = list_notes(CONFIG, RECORD, [make_trial(0)], [make_model()])
     assert "Of the study's 2 trials 1 had ended." in notes
+
+
+def test_the_limits_of_the_test_images_are_told_from_their_number():
+    model = dataclasses.replace(make_model(), confusion=((9770, 230), (230, 9770)))
+    notes = list_notes(CONFIG, RECORD, [make_trial(0), make_trial(1)], [model])
+    assert "20,000 test images tell a model's accuracy of 97.70% (cnn) to ±0.21 points." in notes
+
+
+@pytest.mark.parametrize(("path", "is_told"), [("data/CIFAKE.zip", True), ("cifake", True), ("photos.zip", False)])
+def test_the_limits_of_cifake_are_told_of_data_of_that_name(path, is_told):
+    config = parse({"name": "x", "data": {"path": path}})
+    notes = list_notes(config, RECORD, [make_trial(0)], [make_model()])
+    assert any("Stable Diffusion 1.4" in note for note in notes) is is_told
+
+
+def test_baselines_are_told_with_those_that_had_no_fair_trial():
+    def choose(rank, trial, recipe):
+        return {"architecture": "cnn", "rank": rank, "trial": trial, "recipe": recipe, "epochs": 3}
+
+    winners = [choose(1, 0, "small_cnn"), choose(2, 2, None), choose(9, 1, "paper_cnn")]
+    record = RECORD | {"evaluations": [{"top_k": 2, "winners": winners}]}
+    cut = dataclasses.replace(make_trial(1), state=State.PRUNED)
+    notes = list_notes(CONFIG, record, [make_trial(0), cut, make_trial(2)], [make_model()])
+    assert "cnn is the recipe small_cnn itself." in notes
+    assert any(note.startswith("Baselines: paper_cnn (trial 1); given beforehand") for note in notes)
+    assert any(note.startswith("Stopped early as trials") and "paper_cnn (3 epochs)" in note for note in notes)

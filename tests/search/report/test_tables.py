@@ -236,3 +236,26 @@ def test_an_earlier_report_is_replaced_and_a_second_one_is_the_same(tmp_path):
     assert {path: path.read_bytes() for path in write_report(make_result(), tmp_path)} == before
     write_report(make_result([make_model(accuracy=0.5)]), tmp_path)
     assert pd.read_csv(tmp_path / "comparison.csv").loc[0, "accuracy"] == 0.5
+
+
+def test_a_baseline_stands_below_the_winners_and_is_compared_with_its_own():
+    models = [make_model(accuracy=0.95), make_model("resnet50", accuracy=0.9), make_model(rank=2, accuracy=0.92)]
+    models += [make_model(rank=7, accuracy=0.8)]
+    winners = [
+        {"architecture": "cnn", "rank": rank, "recipe": "paper_cnn" if rank == 7 else None} for rank in (1, 2, 7)
+    ]
+    found = dataclasses.replace(
+        make_result(models), record={"evaluations": [{"top_k": 2, "winners": [{**each} for each in winners]}]}
+    )
+    rows = summarize(found)
+    assert list(rows["model"][:4]) == ["cnn", "resnet50", "paper cnn", "CNN (paper)"]
+    assert list(rows["source"][:4]) == ["this study", "this study", "baseline", "published"]
+    assert rows["accuracy_low"][2] < 0.8 < rows["accuracy_high"][2]
+    assert list(summarize_lower(found)["model"]) == ["cnn, rank 2"]
+    assert [(each.first, each.second) for each in list_differences(found)] == [
+        ("cnn", "resnet50"),
+        ("cnn", "paper cnn"),
+    ]
+    assert list_differences(found)[1].metrics["accuracy"][0] == pytest.approx(0.15)
+    [line] = [line for line in str(render(found)).splitlines() if line.startswith("paper cnn ")]
+    assert line.split()[2:4] == ["baseline", "80.00"]
