@@ -59,7 +59,12 @@ class SearchConfig:
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ("cnn", "resnet50")
     """Which architectures are searched; each has its own sampler history and its own rungs."""
     shares: dict[Architecture, Positive] | None = None
-    """Weight of each architecture in the number of trials; None is equal weights."""
+    """Weight of each architecture in what `divide` names; None is equal weights."""
+    divide: Literal["trials", "epochs", "seconds"] = "trials"
+    """What the shares divide: the number of trials, the epochs trained, or the seconds of training times the GPUs (or
+    CPUs) granted."""
+    min_trials: Count = 1
+    """Trials that every architecture gets, whatever its share."""
     num_trials: Count = 20
     """Trials to start."""
     max_epochs: Count = 10
@@ -80,12 +85,17 @@ class SearchConfig:
     """Who proposes parameters."""
     num_startup_trials: Count = 10
     """Random trials of an architecture before tpe or gp model it."""
-    scheduler: Literal["asha", "none"] = "asha"
+    scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
     """Who stops trials."""
     grace_epochs: Count = 1
-    """First rung of ASHA: no trial is stopped before it."""
+    """First rung: no trial is stopped before it."""
     reduction_factor: Annotated[float, Field(gt=1, lt=1000)] = 3.0
     """One trial in so many survives a rung; the next rung is so many times higher."""
+    patience_epochs: Count | None = None
+    """Epochs without a better validation metric after which a trial is COMPLETE; None is never. A cosine or one-cycle
+    schedule spans max_epochs: much of its gain comes at the end, which a trial that ends before does not see."""
+    patience_delta: Amount = 0.0
+    """How much better counts, in units of the metric."""
     first: tuple[str, ...] = ()
     """Recipe files (relative to the study's file) whose points are the first trials."""
     spare_first: bool = False

@@ -57,7 +57,8 @@ class Trial:
     state: State = State.RUNNING
     """RUNNING until it ends."""
     reason: str | None = None
-    """Why it is PRUNED or FAIL; of a RUNNING one what a kill between reason and state left."""
+    """Why it is PRUNED, FAIL, or COMPLETE before its last epoch; of a RUNNING one what a kill between reason and state
+    left."""
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """seconds, device, images_per_second."""
     started: datetime | None = dataclasses.field(default=None, compare=False)

@@ -6,10 +6,10 @@ from rich.console import Console
 from rich.table import Table
 
 from search.config import StudyConfig, dump
+from search.division import check_shares
 from search.document import format_document
-from search.scheduler import list_rungs
+from search.scheduler import HALVING, list_brackets, list_rungs
 from search.space import Choice, Range, Spec, list_specs
-from search.study import check_shares
 
 
 def describe_plan(config: StudyConfig, console: Console) -> None:
@@ -26,28 +26,40 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
     low, high = estimate_epochs(config)
     rungs = list_rungs(search.grace_epochs, search.reduction_factor, search.max_epochs)
     console.print()
-    if search.scheduler == "asha":
+    if search.scheduler in HALVING:
         console.print(f"Rungs: a trial may be stopped after epoch {', '.join(map(str, rungs))} of {search.max_epochs}")
-    console.print(
-        f"Epochs: about {low:,} if the scheduler stops its share, at most {high:,}, in {search.num_trials} trials"
-    )
+    if search.scheduler == "hyperband":
+        brackets = list_brackets(search.grace_epochs, search.reduction_factor, search.max_epochs)
+        told = ", ".join(f"{100 * share:.0f} % from epoch {first}" for first, share in brackets[:-1])
+        console.print(f"Brackets: {told} on, {100 * brackets[-1][1]:.0f} % never")
+    if search.scheduler == "median":
+        console.print(f"Median: a trial may be stopped after any epoch from {search.grace_epochs} on")
+    about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
+    console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
     baselines = len(config.recipes) if config.evaluation.baselines else 0
     models = config.evaluation.seeds * (config.evaluation.top_k * len(search.architectures) + baselines)
     console.print(f"Evaluation: {models} retrainings of up to {search.max_epochs} epochs")
 
 
 def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
-    """Return the epochs of the search if one in reduction_factor trials survives each rung, and if all do."""
+    """Return the epochs of the search if one in reduction_factor trials survives each rung, and if all do.
+
+    How many the median stops depends on the curves alone: none is what is counted on.
+    """
     search = config.search
     most = search.num_trials * search.max_epochs
-    expected = float(most)
-    if search.scheduler == "asha":
-        expected, survivors, before = 0.0, float(search.num_trials), 0
-        for rung in [*list_rungs(search.grace_epochs, search.reduction_factor, search.max_epochs), search.max_epochs]:
+    brackets = {
+        "asha": [(search.grace_epochs, 1.0)],
+        "hyperband": list_brackets(search.grace_epochs, search.reduction_factor, search.max_epochs),
+    }.get(search.scheduler, [(search.max_epochs, 1.0)])
+    expected = 0.0
+    for first, share in brackets:
+        survivors, before = share * search.num_trials, 0
+        for rung in [*list_rungs(first, search.reduction_factor, search.max_epochs), search.max_epochs]:
             expected += survivors * (rung - before)
             survivors, before = max(1.0, survivors / search.reduction_factor), rung
     limit = search.max_total_epochs or math.inf
-    return int(min(expected, limit)), int(min(most, limit))
+    return int(min(expected, most, limit)), int(min(most, limit))
 
 
 def _tabulate(specs: dict[str, Spec], title: str) -> Table:

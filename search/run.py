@@ -20,6 +20,7 @@ from search.cluster.nodes import Node, connect, count_slots
 from search.cluster.preflight import check_nodes
 from search.command import build_console, explain_errors
 from search.config import StudyConfig, load, parse
+from search.division import check_shares
 from search.document import set_value
 from search.journal import Journal, Trial
 from search.lock import hold
@@ -33,7 +34,7 @@ from search.prepare import (
     prepare_weights,
     write_record,
 )
-from search.study import Listener, Study, check_shares
+from search.study import Listener, Study
 from search.task import Task
 from search.tracking.tensorboard import EventFiles
 from search.tracking.tracker import build_tracker

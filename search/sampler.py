@@ -5,13 +5,14 @@ would count as bad, and nothing would be learnt about what makes that architectu
 """
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.journal import State, Trial
@@ -29,63 +30,79 @@ class Sampler:
         self._distributions = dict(distributions)
         self._seed = seed
         self._startup = startup
-        self._storage = optuna.storages.InMemoryStorage()
-        self._study = optuna.create_study(storage=self._storage, direction="maximize")
-        self._study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        self._mirrored: dict[int, int] = {}
+        self._history = _History()
+        self._history.create_new_study([StudyDirection.MAXIMIZE], "study")
+        self._mirrored: dict[int, FrozenTrial] = {}
 
     def propose(self, number: int) -> dict[str, Any]:
-        """Return a value for each searched parameter of the trial of this number."""
+        """Return a value for each searched parameter of the trial of this number.
+
+        Optuna's sampler is asked itself. `Study.ask` would look up the space in all trials and keep a trial of its own
+        for each proposal, with copies of it at every parameter.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = self._make_sampler(_derive_seed(self._seed, number), number, self._startup)
-            is_slow = isinstance(sampler, TPESampler | GPSampler)
-            self._study.sampler = _InKnownSpace(sampler, self._distributions) if is_slow else sampler
-            asked = self._study.ask(self._distributions)
-        self._study.tell(asked.number, state=TrialState.FAIL)
-        return dict(asked.params)
+            study = optuna.Study("study", self._history, sampler=sampler)
+            asking = create_trial(state=TrialState.RUNNING)
+            asking.number = number
+            params = sampler.sample_relative(study, asking, self._list_relative(sampler))
+            for name, distribution in self._distributions.items():
+                if distribution.single():
+                    params[name] = distribution.to_external_repr(_get_only(distribution))
+                elif name not in params:
+                    params[name] = sampler.sample_independent(study, asking, name, distribution)
+        return {name: params[name] for name in self._distributions}
 
     def start(self, trial: Trial) -> None:
         """Take in a trial that was handed out: it counts as running, unless it lies outside a space changed since."""
         try:
-            template = create_trial(
+            mirrored = create_trial(
                 state=TrialState.RUNNING,
                 params={name: trial.params[name] for name in self._distributions},
                 distributions=self._distributions,
             )
         except ValueError:
             return
-        self._mirrored[trial.number] = self._storage.create_new_trial(self._study_id, template)
+        mirrored.number = trial.number
+        self._mirrored[trial.number] = mirrored
+        self._history.trials.append(mirrored)
 
     def end(self, trial: Trial) -> None:
         """Take in how a trial ended: its whole curve, its final state, and its best epoch as its value."""
         if (mirrored := self._mirrored.pop(trial.number, None)) is None:
             return
-        for epoch, value in enumerate(trial.list_values(), start=1):
-            self._storage.set_trial_intermediate_value(mirrored, epoch, value)
-        final = None if trial.state is State.FAIL else [trial.get_peak()[0]]
-        self._storage.set_trial_state_values(mirrored, TrialState[trial.state], final)
+        mirrored.intermediate_values = dict(enumerate(trial.list_values(), start=1))
+        mirrored.state = TrialState[trial.state]
+        mirrored.values = None if trial.state is State.FAIL else [trial.get_peak()[0]]
+
+    def _list_relative(self, sampler: BaseSampler) -> dict[str, BaseDistribution]:
+        """Return what is proposed together: all that has a choice; of a sequence of points what is a number."""
+        return {
+            name: known
+            for name, known in self._distributions.items()
+            if not known.single()
+            and not (isinstance(sampler, QMCSampler) and isinstance(known, CategoricalDistribution))
+        }
 
 
-class _InKnownSpace(BaseSampler):
-    """A sampler that is told the space, which it would else look up in all trials for each proposal."""
+class _History(optuna.storages.InMemoryStorage):
+    """A storage whose trials are given, for samplers to read; what they write about a proposal is let go."""
 
-    def __init__(self, sampler: BaseSampler, distributions: Mapping[str, BaseDistribution]) -> None:
-        self._sampler = sampler
-        self._space = {name: known for name, known in distributions.items() if not known.single()}
+    def __init__(self) -> None:
+        super().__init__()
+        self.trials: list[FrozenTrial] = []
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:  # noqa: ARG002
-        return dict(self._space)
+    def get_all_trials(
+        self,
+        study_id: int,  # noqa: ARG002 Optuna's names
+        deepcopy: bool = True,  # noqa: ARG002
+        states: Container[TrialState] | None = None,
+    ) -> list[FrozenTrial]:
+        return [trial for trial in self.trials if states is None or trial.state in states]
 
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+    def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
+        pass
 
 
 class _QuasiRandomSampler(QMCSampler):
@@ -108,6 +125,11 @@ SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
     "qmc": lambda seed, number, _: _QuasiRandomSampler(0, seed, number),
 }
 """Name -> sampler for one proposal, made from the trial's seed, its number and the count of random trials."""
+
+
+def _get_only(distribution: BaseDistribution) -> float:
+    """Return the internal value of a distribution that has no other."""
+    return 0.0 if isinstance(distribution, CategoricalDistribution) else float(distribution.low)  # type: ignore[attr-defined]
 
 
 def _derive_seed(root: int, number: int) -> int:

@@ -5,18 +5,19 @@ of its epochs, `fail` it when it breaks. Every fact is in the journal before any
 is rebuilt from the journal alone, so a killed study goes on as if it had never stopped.
 """
 
+import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from search.config import Recipe, StudyConfig
+from search.division import choose_next
 from search.journal import Journal, State, Trial
 from search.sampler import Sampler
 from search.scheduler import SCHEDULERS, Scheduler
 from search.space import Spec, build_distributions, list_specs
 from trainables.config import list_defaults
-from trainables.errors import InputError
 
 NUM_EARLY_FAILURES = 5
 """When the first so many trials to end since the study was opened all fail for one reason, it halts."""
@@ -154,7 +155,7 @@ class Study:
             architecture = recipes[number].architecture
             params = list_defaults(architecture) | recipes[number].params
         else:
-            architecture = choose_architecture(self._count_trials(), self._get_shares())
+            architecture = choose_next(self.config, self.trials)
             params = {**self._specs[architecture], **self._samplers[architecture].propose(number)}
         trial = self._journal.add_trial(architecture, params, self._distributions[architecture])
         self._samplers[architecture].start(trial)
@@ -162,10 +163,14 @@ class Study:
         return trial
 
     def _end_if_due(self, trial: Trial, *, stop: bool) -> bool:
-        if len(trial.epochs) >= self.config.search.max_epochs:
+        search = self.config.search
+        patience = search.patience_epochs
+        if len(trial.epochs) >= search.max_epochs:
             self._end(trial, State.COMPLETE, None)
         elif stop:
-            self._end(trial, State.PRUNED, f"stopped by {self.config.search.scheduler} at epoch {len(trial.epochs)}")
+            self._end(trial, State.PRUNED, f"stopped by {search.scheduler} at epoch {len(trial.epochs)}")
+        elif patience is not None and is_converged(trial.list_values(), patience, search.patience_delta):
+            self._end(trial, State.COMPLETE, f"no better for {patience} epochs")
         if trial.state is State.RUNNING:
             return False
         self._ends.append(None)
@@ -200,41 +205,16 @@ class Study:
             elif not self._end_if_due(trial, stop=stops.get(trial.number, False)):
                 self._waiting.append(trial)
 
-    def _count_trials(self) -> dict[str, int]:
-        return dict(Counter(trial.architecture for trial in self.trials))
 
-    def _get_shares(self) -> dict[str, float]:
-        search = self.config.search
-        return {name: (search.shares or {}).get(name, 1.0) for name in search.architectures}
-
-
-def check_shares(config: StudyConfig) -> None:
-    """Check that every architecture gets a trial; the division of the trials is known beforehand.
-
-    Raises:
-        InputError: If one would get none.
-    """
-    search = config.search
-    shares: dict[str, float] = {name: (search.shares or {}).get(name, 1.0) for name in search.architectures}
-    first = [recipe.architecture for recipe in config.recipes if recipe.architecture in shares][: search.num_trials]
-    counts: dict[str, int] = dict(Counter(first))
-    while sum(counts.values()) < search.num_trials:
-        chosen = choose_architecture(counts, shares)
-        counts[chosen] = counts.get(chosen, 0) + 1
-    if missing := [name for name in shares if name not in counts]:
-        raise InputError(
-            f"search.num_trials = {search.num_trials} leaves {', '.join(missing)} without a trial: raise it, or change "
-            "search.shares or search.architectures"
-        )
-
-
-def choose_architecture(counts: Mapping[str, int], shares: Mapping[str, float]) -> str:
-    """Return the architecture that is furthest behind its share of the trials; the first named wins a tie.
+def is_converged(values: Sequence[float], patience: int, delta: float) -> bool:
+    """Answer whether the last so many values all failed to rise by more than delta above the best before them.
 
     Args:
-        counts: Trials so far, by architecture.
-        shares: Weights, by architecture, above 0.
+        values: The validation metric of epoch 1, 2, ...
+        patience: Epochs, at least 1.
+        delta: In units of the metric, at least 0; a rise that is smaller does not move what the next is held against.
     """
-    due = sum(counts.values()) + 1
-    total = sum(shares.values())
-    return max(shares, key=lambda name: shares[name] / total * due - counts.get(name, 0))
+    best, stale = -math.inf, 0
+    for value in values:
+        best, stale = (value, 0) if value > best + delta else (best, stale + 1)
+    return stale >= patience

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.config import StudyConfig
+from search.division import describe_division
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.journal import State, Trial
@@ -29,6 +30,8 @@ def list_notes(
     ended = sum(trial.state is not State.RUNNING for trial in trials)
     if ended < config.search.num_trials:
         notes.append(f"Of the study's {config.search.num_trials} trials {ended} had ended.")
+    if len(config.search.architectures) > 1:
+        notes.append(describe_division(config, trials))
     notes += [*_describe_limit(models), *_describe_recipes(record, trials)]
     return [*notes, *_describe_decision(models, trials), *_describe_data(config, record)]
 

@@ -5,6 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from search.config import StudyConfig
+from search.division import measure_seconds, name_device
 from search.journal import State, Trial
 from search.report.history import build_study, measure_importance
 from trainables.config import list_defaults
@@ -23,6 +24,10 @@ class SearchSummary:
     epochs: int
     hours: float
     """Summed over the trials, which ran side by side."""
+    device: str
+    """GPU or CPU."""
+    device_hours: float
+    """Hours times the GPUs or CPUs granted."""
     full_epochs: int
     """What the same trials would have come to had none been stopped."""
     full_hours: float
@@ -66,6 +71,8 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
         stopped=sum(trial.state is State.PRUNED for trial in able) / len(able) if able else 0.0,
         epochs=sum(len(trial.epochs) for trial in mine),
         hours=sum(map(sum, seconds.values())) / 3600,
+        device=name_device(config),
+        device_hours=sum(measure_seconds(config, trial) for trial in mine) / 3600,
         full_epochs=len(able) * config.search.max_epochs + sum(len(trial.epochs) for trial in lost),
         full_hours=(full_seconds * config.search.max_epochs + sum(sum(seconds[trial.number]) for trial in lost)) / 3600,
         best=max((trial.get_peak()[0] for trial in finished), default=None),

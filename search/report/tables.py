@@ -197,8 +197,9 @@ def _tabulate_costs(result: Result) -> Table:
 
 
 def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
-    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", "Epochs if none stopped"]
-    header += ["Hours if none stopped", "Best on validation", "Paper's configuration"]
+    device = searches[0].device if searches else "Device"
+    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", f"{device}-hours"]
+    header += ["Epochs if none stopped", "Hours if none stopped", "Best on validation", "Paper's configuration"]
     rows = [
         [
             search.architecture,
@@ -207,6 +208,7 @@ def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
             f"{100 * search.stopped:.0f} %",
             _format_count(search.epochs),
             f"{search.hours:.2f}",
+            f"{search.device_hours:.2f}",
             _format_count(search.full_epochs),
             f"{search.full_hours:.2f}",
             _format_percent(search.best),

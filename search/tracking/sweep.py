@@ -13,7 +13,7 @@ METHODS = {"tpe": "bayes", "gp": "bayes", "random": "random", "qmc": "random"}
 def describe_sweep(config: StudyConfig) -> dict[str, Any]:
     """Return the sweep's configuration; a parameter that is searched for several architectures spans all of them.
 
-    ASHA is noted in the description, not under `early_terminate`, by which W&B's server would stop runs itself.
+    The scheduler is noted in the description, not under `early_terminate`: by that, W&B's server would stop runs.
     """
     search = config.search
     found = {name: build_distributions(list_specs(config.space, name), name) for name in search.architectures}
@@ -42,8 +42,11 @@ def _describe_search(config: StudyConfig) -> str:
     ends = f"Trials of {search.max_epochs} epochs are proposed by Optuna ({search.sampler})"
     if search.scheduler == "none":
         return f"{ends}; none is stopped early."
-    rungs = f"grace_epochs {search.grace_epochs}, reduction_factor {search.reduction_factor:g}"
-    return f"{ends} and stopped by {search.scheduler.upper()} ({rungs}), for each architecture by itself."
+    rule = f"grace_epochs {search.grace_epochs}"
+    if search.scheduler != "median":
+        rule += f", reduction_factor {search.reduction_factor:g}"
+    names = {"asha": "ASHA", "hyperband": "Hyperband", "median": "the median rule"}
+    return f"{ends} and stopped by {names[search.scheduler]} ({rule}), for each architecture by itself."
 
 
 def _span(searched: Sequence[Any], fixed: Sequence[Any]) -> dict[str, Any]:

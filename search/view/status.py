@@ -18,7 +18,7 @@ from rich.text import Text
 
 from search.config import SearchConfig
 from search.journal import State, Trial
-from search.scheduler import list_rungs
+from search.scheduler import HALVING, list_rungs
 from trainables.config import list_defaults
 
 STYLES = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAIL: "red"}
@@ -93,7 +93,7 @@ class Status:
         """Count by architecture how many trials reached each rung and how many of them ended there."""
         search = self.search
         rungs = list_rungs(search.grace_epochs, search.reduction_factor, search.max_epochs)
-        rungs = rungs[: (width - 24) // 11] if search.scheduler == "asha" else []
+        rungs = rungs[: (width - 24) // 11] if search.scheduler in HALVING else []
         table = _build_table("reached (cut)", *(f"epoch {rung}" for rung in rungs), f"end {search.max_epochs}")
         for name in sorted({trial.architecture for trial in self.trials}) if rungs else []:
             mine = [trial for trial in self.trials if trial.architecture == name]

@@ -4,7 +4,7 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from search.config import SearchConfig
-from search.scheduler import SCHEDULERS, Asha, list_rungs
+from search.scheduler import SCHEDULERS, Asha, list_brackets, list_rungs
 
 
 def make_asha(max_epochs=9):
@@ -99,3 +99,65 @@ def test_replaying_the_record_rebuilds_any_scheduler(name):
 def test_the_scheduler_none_stops_nobody():
     scheduler = SCHEDULERS["none"](SearchConfig(scheduler="none"))
     assert not any(scheduler.report(number, 1, -number) for number in range(10))
+
+
+def make_hyperband():
+    return SCHEDULERS["hyperband"](SearchConfig(scheduler="hyperband", max_epochs=9))
+
+
+def test_hyperband_gives_its_brackets_the_same_epochs():
+    assert [first for first, _ in list_brackets(1, 3, 9)] == [1, 3, 9]
+    assert [share for _, share in list_brackets(1, 3, 9)] == pytest.approx([3 / 5.5, 1.5 / 5.5, 1 / 5.5])
+    assert list_brackets(5, 3, 5) == [(5, 1.0)]
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5])
+def test_hyperband_deals_its_brackets_evenly_whichever_numbers_an_architecture_has(step):
+    hyperband = make_hyperband()
+    found = [hyperband.find_bracket(number) for number in range(0, 110 * step, step)]
+    assert [abs(found.count(place) - due) <= 3 for place, due in enumerate((60, 30, 20))] == [True] * 3
+
+
+def test_hyperband_compares_trials_within_their_bracket_only():
+    hyperband = make_hyperband()
+    members = {}
+    for number in range(20):
+        members.setdefault(hyperband.find_bracket(number), []).append(number)
+    early, late, last = (members[place] for place in range(3))
+    assert not hyperband.report(early[0], 1, 0.9)
+    assert not hyperband.report(late[0], 1, 0.1)
+    assert not hyperband.report(late[0], 3, 0.1)
+    assert hyperband.report(early[1], 1, 0.1)
+    assert not any(hyperband.report(last[0], epoch, 0.0) for epoch in range(1, 9))
+
+
+def test_hyperband_never_stops_the_first_trial_and_lets_a_tie_go_on():
+    hyperband = make_hyperband()
+    assert not any(hyperband.report(number, epoch, 0.5) for epoch in range(1, 9) for number in range(12))
+
+
+def make_median(grace_epochs=2):
+    return SCHEDULERS["median"](SearchConfig(scheduler="median", max_epochs=9, grace_epochs=grace_epochs))
+
+
+def test_the_median_stops_nobody_before_the_grace_epochs_or_without_peers():
+    median = make_median()
+    assert not any(median.report(number, 1, 1.0 - number) for number in range(10))
+    assert not any(median.report(number, 2, 1.0 - number) for number in range(5))
+    assert median.report(5, 2, -5.0)
+
+
+def test_the_median_holds_the_best_so_far_against_the_averages_of_the_others():
+    median = make_median()
+    for number in range(5):
+        median.report(number, 1, 0.2)
+        median.report(number, 2, 0.6)
+    assert not median.report(5, 1, 0.4)
+    assert not median.report(5, 2, 0.1)  # its best, 0.4, ties with the average of 0.2 and 0.6
+    assert not median.report(6, 1, 0.3)
+    assert median.report(6, 2, 0.3)
+
+
+def test_the_median_lets_a_tie_go_on():
+    median = make_median(grace_epochs=1)
+    assert not any(median.report(number, epoch, 0.5) for epoch in range(1, 9) for number in range(12))

@@ -6,7 +6,7 @@ from search.config import parse
 from search.journal import Journal, State
 from search.sampler import SAMPLERS
 from search.scheduler import SCHEDULERS
-from search.study import Study, choose_architecture
+from search.study import Study, is_converged
 
 SPACE = {
     "shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}},
@@ -221,22 +221,101 @@ def test_listeners_are_told_after_the_record_was_written(tmp_path):
     assert reader.events[:4] == [("start", 0), ("epoch", 0, 1), ("epoch", 0, 2), ("end", 0, State.COMPLETE)]
 
 
-def test_architectures_get_their_shares():
-    counts = {}
-    for _ in range(130):
-        chosen = choose_architecture(counts, {"cnn": 100, "resnet50": 30})
-        counts[chosen] = counts.get(chosen, 0) + 1
-    assert counts == {"cnn": 100, "resnet50": 30}
+@pytest.mark.parametrize(
+    ("values", "patience", "delta", "converged"),
+    [
+        ([], 1, 0.0, False),
+        ([0.5], 1, 0.0, False),
+        ([0.5, 0.5], 1, 0.0, True),
+        ([0.5, 0.4, 0.6], 2, 0.0, False),
+        ([0.5, 0.4, 0.5], 2, 0.0, True),
+        ([0.5, 0.54, 0.58], 2, 0.1, True),
+        ([0.5, 0.54, 0.62], 2, 0.1, False),
+        ([0.5, 0.6, 0.59, 0.58], 3, 0.0, False),
+    ],
+)
+def test_a_curve_has_converged_when_no_epoch_of_the_last_few_was_better(values, patience, delta, converged):
+    assert is_converged(values, patience, delta) is converged
 
 
-def test_no_architecture_waits_long_for_its_first_trial():
-    counts = {"cnn": 0}
-    order = []
-    for _ in range(4):
-        chosen = choose_architecture(counts, {"cnn": 3, "resnet50": 1})
-        counts[chosen] = counts.get(chosen, 0) + 1
-        order.append(chosen)
-    assert order == ["cnn", "cnn", "resnet50", "cnn"]
+def run_plateaus(study, limit=None):
+    """Run trials whose accuracy rises by a tenth an epoch up to one that the number decides, and then stays."""
+
+    def level(trial, epoch):
+        return measure(trial, 1) | {"epoch": epoch, "accuracy": 0.1 * min(epoch, 1 + trial.number % 5)}
+
+    trained = 0
+    while (trial := study.ask()) is not None:
+        while trained != limit:
+            trained += 1
+            if study.report(trial.number, level(trial, len(trial.epochs) + 1), "cpu"):
+                break
+        else:
+            return False
+    return True
+
+
+def test_a_trial_that_gets_no_better_is_complete(tmp_path):
+    study = open_study(tmp_path, num_trials=10, max_epochs=9, scheduler="none", patience_epochs=3)
+    run_plateaus(study)
+    assert [len(trial.epochs) for trial in study.trials] == [4, 5, 6, 7, 8] * 2
+    assert {(trial.state, trial.reason) for trial in study.trials} == {(State.COMPLETE, "no better for 3 epochs")}
+
+
+def test_a_trial_in_its_last_epoch_is_complete_for_that(tmp_path):
+    study = open_study(tmp_path, num_trials=5, max_epochs=4, scheduler="none", patience_epochs=3)
+    run_plateaus(study)
+    assert {(trial.state, trial.reason) for trial in study.trials} == {(State.COMPLETE, None)}
+
+
+def test_patience_changes_nothing_at_the_rungs(tmp_path):
+    (tmp_path / "patient").mkdir()
+    (tmp_path / "endless").mkdir()
+    patient = open_study(tmp_path / "patient", num_trials=20, patience_epochs=4, sampler="random")
+    endless = open_study(tmp_path / "endless", num_trials=20, sampler="random")
+    run_plateaus(patient)
+    run_plateaus(endless)
+    stopped = [[trial.number for trial in study.trials if trial.state is State.PRUNED] for study in (patient, endless)]
+    assert stopped[0] == stopped[1] != []
+    rungs = [study._schedulers["cnn"].rungs for study in (patient, endless)]
+    assert rungs[0] == rungs[1]
+
+
+@pytest.mark.parametrize("limit", [1, 3, 4, 7])
+def test_a_killed_study_with_patience_equals_one_that_is_not(tmp_path, limit):
+    search = {"num_trials": 12, "patience_epochs": 2, "scheduler": "asha"}
+    (tmp_path / "straight").mkdir()
+    (tmp_path / "killed").mkdir()
+    straight = open_study(tmp_path / "straight", **search)
+    run_plateaus(straight)
+    while not run_plateaus(killed := open_study(tmp_path / "killed", **search), limit):
+        pass
+    assert summarize(killed) == summarize(straight)
+    assert {trial.reason for trial in killed.trials} >= {"no better for 2 epochs"}
+
+
+def test_an_end_by_patience_that_was_not_recorded_is_decided_again(tmp_path):
+    search = {"num_trials": 1, "patience_epochs": 2, "scheduler": "none"}
+    run_plateaus(open_study(tmp_path, **search))
+    lines = (tmp_path / "study.journal").read_text().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if '"state"' in line)
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "study.journal").write_text("".join(lines[:last]))
+    resumed = open_study(tmp_path / "cut", **search).trials[0]
+    assert (resumed.state, resumed.reason) == (State.COMPLETE, "no better for 2 epochs")
+
+
+@pytest.mark.parametrize("divide", ["epochs", "seconds"])
+@pytest.mark.parametrize("limit", [1, 2, 5, 13])
+def test_a_killed_study_that_divides_what_is_measured_equals_one_that_is_not(tmp_path, divide, limit):
+    search = {"divide": divide, "shares": {"cnn": 1, "resnet50": 2}, "min_trials": 2}
+    (tmp_path / "straight").mkdir()
+    (tmp_path / "killed").mkdir()
+    straight = open_study(tmp_path / "straight", **search)
+    run(straight)
+    while not run(killed := open_study(tmp_path / "killed", **search), limit):
+        pass
+    assert summarize(killed) == summarize(straight)
 
 
 def test_a_study_whose_space_was_changed_by_hand_goes_on(tmp_path):

@@ -80,9 +80,12 @@ def test_more_rungs_than_a_terminal_is_wide_are_cut_off():
     assert any("epoch 1 " in line and line.rstrip().endswith("end 100") for line in lines)
 
 
-def test_without_asha_there_are_no_rungs():
-    lines = show(build(TRIALS, SearchConfig(num_trials=8, max_epochs=9, scheduler="none")))
-    assert not any("reached" in line for line in lines)
+@pytest.mark.parametrize(
+    ("scheduler", "shown"), [("asha", True), ("hyperband", True), ("median", False), ("none", False)]
+)
+def test_rungs_are_shown_where_the_scheduler_has_some(scheduler, shown):
+    lines = show(build(TRIALS, SearchConfig(num_trials=8, max_epochs=9, scheduler=scheduler)))
+    assert any("reached" in line for line in lines) is shown
 
 
 def test_parameters_that_equal_their_defaults_are_left_out():
