@@ -14,7 +14,9 @@ import json
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ NODE_BYTES = 350 * MEGABYTE
 """Memory of a pretended node with its worker, rounded up. Source: LOG.md, 2026-11-24."""
 STORE_BYTES = 80 * 2**20
 """Of each node's object store, the least that Ray accepts; nothing of a closed form's study lies there."""
+WEIGHING_S = 2.0
+"""Seconds between two looks at the memory of all nodes."""
 COLUMNS = (
     "nodes",
     "node, MB",
@@ -57,8 +61,9 @@ def search(folder: Path, trials: int, nodes: int, sampler: str, epochs: int) -> 
         cluster.wait_for_nodes(timeout=60 + 10 * nodes)
         config = build_config(trials, nodes, sampler, epochs)
         config = dataclasses.replace(config, cluster=ClusterConfig(address=cluster.address, min_nodes=nodes))
-        figures: dict[str, Any] = drive(folder, config)
-        figures["bytes_per_node"] = weigh_children() / (nodes + 1)
+        with weigh_children() as weights:
+            figures: dict[str, Any] = drive(folder, config)
+        figures["bytes_per_node"] = max(weights) / (nodes + 1)
     finally:
         cluster.shutdown()
     path = folder / "study.journal"
@@ -68,13 +73,33 @@ def search(folder: Path, trials: int, nodes: int, sampler: str, epochs: int) -> 
     return figures | {"journal_bytes": path.stat().st_size, "replay_seconds": time.perf_counter() - began}
 
 
-def weigh_children() -> int:
-    """Return the memory of this process's children; what several share is divided among them."""
-    total = 0
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += child.memory_full_info().pss
-    return total
+@contextlib.contextmanager
+def weigh_children() -> Iterator[list[int]]:
+    """Yield a list to which a thread adds, every few seconds, the memory of this process's children."""
+    weights: list[int] = []
+    stop = threading.Event()
+
+    def weigh() -> None:
+        while True:
+            weights.append(sum(map(_weigh, psutil.Process().children(recursive=True))))
+            if stop.wait(timeout=WEIGHING_S):
+                return
+
+    thread = threading.Thread(target=weigh)
+    thread.start()
+    try:
+        yield weights
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _weigh(process: psutil.Process) -> int:
+    """Return a process's memory; what several share is divided among them."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.NoSuchProcess:
+        return 0
 
 
 def measure(trials: int, nodes: int, sampler: str, epochs: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Winners are retrained, so an ended trial's weights are of no use to anybody.
 
 from pathlib import Path
 
+from search.cluster.shelf import delete_files
 from search.journal import State, Trial
 
 
@@ -33,9 +34,7 @@ class Checkpoints:
 
     def on_end(self, trial: Trial) -> None:
         """Delete the trial's checkpoint, the one before, and a half-written one."""
-        newest = self.get_path(trial.number)
-        for path in (newest, *(newest.with_name(newest.name + suffix) for suffix in (".previous", ".partial"))):
-            path.unlink(missing_ok=True)
+        delete_files(self.get_path(trial.number))
 
     def close(self) -> None:
         """Delete the folder if nothing is left in it."""

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
+from search.cluster.store import StoreError
 from search.storage import StorageLost, describe_loss
 from search.trial import DISK_FULL
 from trainables.errors import InputError, TrainingError
@@ -34,6 +35,9 @@ def explain_errors(again: str | None = None) -> Iterator[None]:
         raise typer.Exit(1) from None
     except StorageLost as error:
         typer.echo(f"error: the database was lost ({describe_loss(error)}); {again} goes on from here", err=True)
+        raise typer.Exit(1) from None
+    except StoreError as error:
+        typer.echo(f"error: {error}; {again or 'the same command'} goes on from here", err=True)
         raise typer.Exit(1) from None
     except OSError as error:
         if error.errno not in DISK_FULL:

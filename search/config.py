@@ -4,6 +4,7 @@ The only file that knows pydantic. Everything else receives the dataclasses.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
+from search.cluster.store import check_url as check_store_url
+from search.cluster.store import is_url
 from search.document import read_document, set_value
 from search.space import Choice, Range, check_space, contains, list_specs
 from search.storage import Place, check_url
@@ -172,7 +175,8 @@ class StudyConfig:
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """Letters, digits, dot, dash and underscore; names the folder of the results."""
     results: str = "results"
-    """Folder that holds the study's own."""
+    """Folder that holds the study's own, or s3://BUCKET/PREFIX: then the study lies in that object store, and what lies
+    on a machine is a working copy. (`storage` is something else: the record in a database.)"""
     storage: str | None = None
     """URL of a PostgreSQL or MySQL database that keeps the record, without its password; None is a file in the
     study's folder."""
@@ -190,8 +194,25 @@ class StudyConfig:
 
     @property
     def directory(self) -> Path:
-        """Where everything of the study lies."""
-        return Path(self.results) / self.name
+        """Where everything of the study lies, or its working copy on this machine."""
+        return Path(self.results) / self.name if self.url is None else Path(self.working_folder).expanduser()
+
+    @property
+    def url(self) -> str | None:
+        """Where the study lies in an object store, if it does."""
+        return f"{self.results.rstrip('/')}/{self.name}" if is_url(self.results) else None
+
+    @property
+    def place(self) -> str:
+        """Where the user finds the study."""
+        return self.url or str(self.directory)
+
+    @property
+    def working_folder(self) -> str:
+        """Where a node keeps its part of the study; `~` is the home of whoever is asked."""
+        if self.url is None:
+            return str(self.directory.resolve())
+        return f"{self.data.cache}/studies/{hashlib.sha256(self.url.encode()).hexdigest()[:12]}/{self.name}"
 
     @property
     def journal(self) -> Place:
@@ -237,6 +258,8 @@ def parse(document: Mapping[str, Any]) -> StudyConfig:
     except (TypeError, ValueError) as error:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
+    if is_url(study.results):
+        check_store_url(study.results)
     if study.storage is not None:
         check_url(study.storage)
     check_space(study.space, study.search.architectures)

@@ -14,6 +14,7 @@ import typer
 from optuna.artifacts import FileSystemArtifactStore
 from optuna_dashboard import wsgi  # type: ignore[attr-defined]
 
+from search.cluster.store import is_url
 from search.command import explain_errors
 from search.prepare import load_study
 from search.storage import read_storage
@@ -23,13 +24,19 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 def main(
-    directory: Annotated[Path, typer.Argument(help="The study's folder, results/NAME.")],
+    place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on; there is no password.")] = "127.0.0.1",
 ) -> None:
     """Serve optuna-dashboard on a study until Ctrl-C. It reads the record and can change nothing."""
     logging.getLogger("optuna_dashboard").setLevel(logging.WARNING)
     with explain_errors():
+        if is_url(place):
+            raise InputError(
+                f"{place} lies in an object store, which optuna-dashboard cannot follow: use python -m search.inspect, "
+                "with --table for its trials"
+            )
+        directory = Path(place)
         config, _ = load_study(directory)
         storage = read_storage(config.journal)
         application = refuse_changes(wsgi(storage, artifact_store=FileSystemArtifactStore(directory / "artifacts")))

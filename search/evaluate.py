@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from search.cluster.copy import Copy
 from search.cluster.nodes import connect
 from search.cluster.preflight import check_nodes
 from search.command import build_console, explain_errors
 from search.config import Architecture, StudyConfig, dump
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.retrainer import Retrainer
-from search.evaluation.retraining import delete_checkpoint, get_checkpoint, load_tested, load_tests
+from search.evaluation.retraining import Place, load_tested, load_tests
 from search.evaluation.winners import (
     Choices,
     build_calibration,
@@ -33,7 +34,7 @@ from search.evaluation.winners import (
 )
 from search.journal import Journal, Trial
 from search.lock import hold
-from search.prepare import load_study, prepare_data, write_record
+from search.prepare import load_record, load_study, prepare_data, write_record
 from search.report.notes import list_notes
 from search.report.tables import render, write_report
 from search.task import Failure
@@ -47,7 +48,9 @@ MAY_SET = ("evaluation.", "resources.", "cluster.", "tracking.", "data.path=", "
 
 
 def main(
-    directory: Annotated[Path, typer.Argument(metavar="results/NAME", help="Folder of a study.")],
+    study: Annotated[
+        str, typer.Argument(metavar="results/NAME", help="Folder of a study, or its s3://BUCKET/PREFIX/NAME.")
+    ],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a key of evaluation or resources.")
     ] = None,
@@ -61,10 +64,16 @@ def main(
     """Retrain a study's winners, test each once on the sealed split, and write the report."""
     with explain_errors("the same command"), contextlib.ExitStack() as stack:
         console = build_console()
-        config, record = _read_study(directory, settings or [])
-        lock = stack.enter_context(hold(config.directory / "study.lock", console.print))
+        config = _read_config(study, settings or [])
+        copy = Copy(config, console.print)
+        lock = stack.enter_context(hold(copy.lock, console.print))
+        copy.restore()
+        record = load_record(config.directory)
+        _check_journal(config)
         journal = Journal(config.journal, config.name, note=console.print, check=lock.check)
         stack.callback(journal.close)
+        stack.callback(copy.close)
+        copy.start(lock.check)
         trials = journal.load()
         if report:
             _report(config, record, journal, console, _collect(config, record, trials), [])
@@ -78,7 +87,7 @@ def main(
         else:
             check_nodes(chosen, stack.enter_context(connect(chosen)), console)
         record["config"]["evaluation"] = dump(config)["evaluation"]
-        conclude(chosen, record, journal, packed, console)
+        conclude(chosen, record, journal, packed, console, copy)
 
 
 def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
@@ -94,6 +103,7 @@ def conclude(
     journal: Journal,
     packed: Path,
     console: Console,
+    copy: Copy,
     notes: Sequence[str] = (),
 ) -> None:
     """Retrain the winners, test each once and write the report; what an earlier evaluation finished is kept.
@@ -104,6 +114,7 @@ def conclude(
         journal: Its record, with all of its trials.
         packed: Folder of the packed images.
         console: Where progress and the table are shown.
+        copy: The study's folder here, and its store.
         notes: Sentences for the report.
 
     Raises:
@@ -114,15 +125,16 @@ def conclude(
     failures = check_winners(config, trials)
     folder = _get_folder(config)
     folder.mkdir(exist_ok=True)
-    retrainer = Retrainer(config=config, pack=packed, folder=folder, console=console)
+    retrainer = Retrainer(config=config, pack=packed, place=_get_place(config), console=console)
     choices = recall(record["evaluations"], choose(config, trials, load_info(packed).fingerprint))
     choices = _calibrate(retrainer, trials, choices)
-    _open(config, record, choices)
+    _open(config, record, choices, copy)
     retrainings = list_retrainings(config, trials, choices)
     found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
     if pending := [each for each in retrainings if found[each.label] is None]:
         console.print("Retraining the winners on train and validation, testing each once:")
         found |= retrainer.retrain(pending)
+        copy.fetch_below("models/")
     models = [model for model in found.values() if isinstance(model, TestedModel)]
     failures += [
         f"The retraining {label} failed: {failure.reason}."
@@ -156,17 +168,19 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
     return dataclasses.replace(choices, winners=tuple(winners))
 
 
-def _open(config: StudyConfig, record: dict[str, Any], choices: Choices) -> None:
+def _open(config: StudyConfig, record: dict[str, Any], choices: Choices, copy: Copy) -> None:
     """Write down what was chosen, and then that the test split is about to be opened, unless both stand there."""
     evaluations = record["evaluations"]
     if not evaluations or read_entry(evaluations[-1]) != choices:
         evaluations.append(build_entry(choices))
     write_record(config.directory, record)
+    copy.put("study.yaml")
     for winner in choices.winners:
-        delete_checkpoint(get_checkpoint(_get_folder(config), f"{winner.label}-threshold"))
+        _get_place(config).build_shelf(f"{winner.label}-threshold").delete()
     if not evaluations[-1]["opened"]:
         evaluations[-1]["opened"] = stamp()
         write_record(config.directory, record)
+        copy.put("study.yaml")
 
 
 def _report(
@@ -194,7 +208,7 @@ def _report(
     )
     files = write_report(result, config.directory / "report")
     console.print(render(result))
-    console.print(f"Report: {config.directory / 'report'}")
+    console.print(f"Report: {config.place}/report")
     confusions = [path for path in files if path.name.endswith("_confusion.png")]
     publish(confusions, config.directory / "artifacts", journal)
     return result
@@ -211,20 +225,22 @@ def _collect(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial
         retrainings = list_retrainings(config, trials, read_entry(record["evaluations"][-1]))
         models = [model for each in retrainings if (model := load_tested(_get_folder(config), each)) is not None]
     if not models:
-        raise InputError(f"{config.directory} was not evaluated yet: the same command without --report does it")
+        raise InputError(f"{config.place} was not evaluated yet: the same command without --report does it")
     return models
 
 
-def _read_study(directory: Path, settings: Sequence[str]) -> tuple[StudyConfig, dict[str, Any]]:
-    """Read a study's configuration with overrides, and its record without."""
+def _read_config(study: str, settings: Sequence[str]) -> StudyConfig:
+    """Read a study's configuration with overrides."""
     for setting in settings:
         if not setting.startswith(MAY_SET):
             known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
             raise InputError(f"--set {setting}: an evaluation may change {known} only; all else is the study's")
-    config, record = load_study(directory, settings)
+    return load_study(study, settings)[0]
+
+
+def _check_journal(config: StudyConfig) -> None:
     if isinstance(config.journal, Path) and not config.journal.exists():
-        raise InputError(f"{directory} has no study.journal: nothing was searched there")
-    return config, record
+        raise InputError(f"{config.place} has no study.journal: nothing was searched there")
 
 
 def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:
@@ -245,11 +261,15 @@ def _check_finished(config: StudyConfig, trials: Sequence[Trial]) -> None:
 def _check_data(config: StudyConfig, record: dict[str, Any], packed: Path) -> None:
     if load_info(packed).fingerprint != record["data"].get("fingerprint"):
         cure = "--set data.path=PATH names the right ones"
-        raise InputError(f"{config.data.path} holds other images than {config.directory} was searched on: {cure}")
+        raise InputError(f"{config.data.path} holds other images than {config.place} was searched on: {cure}")
 
 
 def _get_folder(config: StudyConfig) -> Path:
     return config.directory / "models"
+
+
+def _get_place(config: StudyConfig) -> Place:
+    return Place(f"{config.working_folder}/models", config.url)
 
 
 if __name__ == "__main__":

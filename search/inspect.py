@@ -6,6 +6,7 @@ python -m search.inspect results/NAME [--top 10] [--trial N] [--watch] [--json] 
 import dataclasses
 import json
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from search.cluster.copy import View
 from search.command import explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import find_holder
@@ -30,7 +32,7 @@ INTERVAL_S = 1.0
 
 
 def main(
-    directory: Annotated[Path, typer.Argument(help="The study's folder, results/NAME.")],
+    place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
     top: Annotated[int, typer.Option(min=0, help="How many of the best trials to list.")] = 10,
     number: Annotated[
         int | None, typer.Option("--trial", metavar="N", help="Show all that is known of a trial.")
@@ -43,8 +45,8 @@ def main(
 ) -> None:
     """Show the state of a study; safe while it is being searched."""
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
-    with explain_errors():
-        study = Inspected(directory)
+    with explain_errors(), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+        study = Inspected(place, Path(scratch))
         if table is not None:
             _write_table(study.trials, table)
             console.print(f"{len(study.trials)} trials: {table}", soft_wrap=True)
@@ -62,14 +64,19 @@ def main(
 class Inspected:
     """A study as its folder and its record say."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, place: Path | str, scratch: Path) -> None:
         """Read a study.
 
+        Args:
+            place: Its folder, or its URL in an object store.
+            scratch: Folder for what is brought from the store.
+
         Raises:
-            InputError: If the folder holds none.
+            InputError: If there is none.
         """
-        self._directory = directory
-        self.config, _ = load_study(directory)
+        self.config, _ = load_study(place)
+        self._view = View(self.config.url, scratch) if self.config.url else None
+        self._directory = scratch if self._view else Path(place)
         self._journal: Journal | None = None
         self.trials: list[Trial] = []
         self.elapsed_s = 0.0
@@ -77,6 +84,8 @@ class Inspected:
 
     def refresh(self) -> None:
         """Read what was recorded since."""
+        if self._view is not None:
+            self._view.refresh()
         if self._journal is None:
             place = self.config.storage or self._directory / "study.journal"
             self._journal = Journal.read(place, self.config.name)
@@ -102,12 +111,12 @@ class Inspected:
         """
         if not 0 <= number < len(self.trials):
             known = f"its trials are 0 to {len(self.trials) - 1}" if self.trials else "it has no trials yet"
-            raise InputError(f"{self._directory} has no trial {number}: {known}")
+            raise InputError(f"{self.config.place} has no trial {number}: {known}")
         return self.trials[number]
 
     def find_holder(self) -> str | None:
         """Return who searches it, if anybody does."""
-        return find_holder(self._directory / "study.lock")
+        return find_holder(self._view.slot if self._view else self._directory / "study.lock")
 
     def describe_progress(self) -> str:
         """Return in a sentence whether it is searched."""

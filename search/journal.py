@@ -20,7 +20,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from optuna.artifacts import ArtifactMeta
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
@@ -210,6 +209,8 @@ class Journal:
             artifact_id: A UUID, the file's name in the artifact store.
             filename: What to call it.
         """
+        from optuna.artifacts import ArtifactMeta  # with boto3, where it is installed
+
         kind = mimetypes.guess_type(filename)[0] or "application/octet-stream"
         meta = ArtifactMeta(artifact_id=artifact_id, filename=filename, mimetype=kind, encoding=None)
         key, value = f"artifacts:{artifact_id}", json.dumps(dataclasses.asdict(meta))

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import Progress
 
+from search.cluster.store import Store, StoreError, check_url, is_url
 from search.config import StudyConfig, dump, parse
 from search.document import read_document, set_value, write_document
 from search.provenance import describe_code, describe_command, replace_file
@@ -119,7 +120,7 @@ def compare_record(
     differences = list_differences(before, now)
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
-        raise InputError(f"{config.directory} was started otherwise ({'; '.join(differences)}): {cure}")
+        raise InputError(f"{config.place} was started otherwise ({'; '.join(differences)}): {cure}")
     kept = {"id": before.get("id") or _draw_id(), "evaluations": before["evaluations"]}
     return before | ({"config": now["config"]} if not differences else now) | kept, differences
 
@@ -139,11 +140,11 @@ def load_record(directory: Path) -> dict[str, Any]:
     return record
 
 
-def load_study(directory: Path, settings: Sequence[str] = ()) -> tuple[StudyConfig, dict[str, Any]]:
-    """Read the study that lies in a folder, which may have been moved there.
+def load_study(place: Path | str, settings: Sequence[str] = ()) -> tuple[StudyConfig, dict[str, Any]]:
+    """Read the study that lies in a folder, which may have been moved there, or in an object store.
 
     Args:
-        directory: The folder.
+        place: The folder, or the URL of the study.
         settings: Overrides of its configuration, such as `evaluation.seeds=5`.
 
     Returns:
@@ -152,6 +153,9 @@ def load_study(directory: Path, settings: Sequence[str] = ()) -> tuple[StudyConf
     Raises:
         InputError: If there is no study, its study.yaml is damaged, or the folder has another name than the study.
     """
+    if is_url(str(place)):
+        return _load_stored(str(place), settings)
+    directory = Path(place)
     if not (directory / "study.yaml").exists():
         raise InputError(f"there is no study in {directory}: expected the folder results/NAME of one")
     record = load_record(directory)
@@ -162,6 +166,36 @@ def load_study(directory: Path, settings: Sequence[str] = ()) -> tuple[StudyConf
     if directory.resolve().name != config.name:
         raise InputError(f"{directory} holds the study {config.name}: give its folder that name again")
     return dataclasses.replace(config, results=str(directory.parent)), record
+
+
+def _load_stored(url: str, settings: Sequence[str]) -> tuple[StudyConfig, dict[str, Any]]:
+    """Read the study of a URL; what lies on this machine of it is not touched."""
+    results, _, name = url.rstrip("/").rpartition("/")
+    record = fetch_record(url)
+    document = copy.deepcopy(record["config"])
+    for setting in settings:
+        set_value(document, setting)
+    if document["name"] != name:
+        raise InputError(f"{url} holds the study {document['name']}: give its folder that name again")
+    return parse(document | {"results": results}), record
+
+
+def fetch_record(url: str) -> dict[str, Any]:
+    """Read the study.yaml of a study in an object store.
+
+    Raises:
+        InputError: If there is none, it is damaged, or the store cannot be asked.
+    """
+    check_url(url)
+    try:
+        content = Store(url).read("study.yaml")
+    except StoreError as error:
+        raise InputError(str(error)) from None
+    if content is None:
+        raise InputError(f"there is no study in {url}: expected s3://BUCKET/PREFIX/NAME of one")
+    with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+        (Path(scratch) / "study.yaml").write_bytes(content)
+        return load_record(Path(scratch))
 
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
@@ -175,11 +209,14 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
     """Check that nothing would be written over.
 
     Raises:
-        InputError: If the study's folder is there and `resume` is not wished, or the database holds the record of a
-            study of this name whose folder is not here.
+        InputError: If the study is there and `resume` is not wished, its store cannot be used, or the database holds
+            the record of a study of this name whose folder is not here.
     """
-    if config.directory.exists() and not resume:
-        raise InputError(f"{config.directory} exists: --resume goes on with it, --name NAME starts another study")
+    stored = Store(config.url) if config.url else None
+    if stored:
+        stored.check()
+    if (config.directory.exists() or (stored and stored.read("study.yaml"))) and not resume:
+        raise InputError(f"{config.place} exists: --resume goes on with it, --name NAME starts another study")
     if config.storage and not config.directory.exists() and holds_study(config.storage, config.name):
         raise InputError(
             f"the database holds a study {config.name} already, but {config.directory} is not here: "

@@ -4,6 +4,7 @@ python -m search.reproduce results/NAME [--model ARCH] [--seed K]
 """
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,8 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
+from search.cluster.copy import bring_study
+from search.cluster.store import is_url
 from search.command import build_console, explain_errors
 from search.evaluation.model_file import RECORD, WEIGHTS, ModelRecord, load_record, load_weights
 from search.evaluation.result import TestedModel
@@ -33,14 +36,17 @@ UNBOUNDED = ("loss",)
 
 
 def main(
-    study: Annotated[Path, typer.Argument(help="Folder of an evaluated study, results/NAME.")],
+    place: Annotated[
+        str, typer.Argument(metavar="results/NAME", help="Folder of an evaluated study, or its URL in a store.")
+    ],
     model: Annotated[str | None, typer.Option(help="Only this architecture.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     data: Annotated[Path | None, typer.Option(help="Where the images lie now, if not where they were.")] = None,
 ) -> None:
     """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
     console = build_console()
-    with explain_errors():
+    with explain_errors(), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+        study = bring_study(place, Path(scratch)) if is_url(place) else Path(place)
         records = choose_records(study, model, seed)
         pack = _prepare(study, records, data, console)
         same = [_reproduce(study, record, pack, console) for record in records]

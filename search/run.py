@@ -15,9 +15,11 @@ import typer
 from rich.console import Console
 
 from search.checkpoints import Checkpoints
+from search.cluster.copy import Copy
 from search.cluster.delivery import build_delivery
 from search.cluster.nodes import Node, connect, count_slots
 from search.cluster.preflight import check_nodes
+from search.cluster.store import is_url
 from search.command import build_console, explain_errors
 from search.config import StudyConfig, load, parse
 from search.division import check_shares
@@ -28,6 +30,7 @@ from search.plan import describe_plan
 from search.prepare import (
     check_absent,
     compare_record,
+    fetch_record,
     load_record,
     make_directory,
     prepare_data,
@@ -79,10 +82,10 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
         set_value(wanted, override)
     if not isinstance(wanted["results"], str) or not isinstance(wanted["name"], str):
         raise InputError("name and results must be text")
-    directory = Path(wanted["results"]) / wanted["name"]
-    if not (directory / "study.yaml").exists():
-        raise InputError(f"there is no study in {directory} to resume: name its CONFIG to start it")
-    before: dict[str, Any] = load_record(directory)["config"]
+    place = f"{wanted['results'].rstrip('/')}/{wanted['name']}"
+    if not is_url(place) and not (Path(place) / "study.yaml").exists():
+        raise InputError(f"there is no study in {place} to resume: name its CONFIG to start it")
+    before: dict[str, Any] = (fetch_record(place) if is_url(place) else load_record(Path(place)))["config"]
     for override in overrides:
         set_value(before, override)
     return parse(before)
@@ -96,21 +99,27 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(connect(config))
         check_nodes(config, nodes, console)
+        copy = Copy(config, console.print)
+        copy.fetch(["study.yaml"])
         make_directory(config, packed)
-        lock = stack.enter_context(hold(config.directory / "study.lock", console.print))
+        lock = stack.enter_context(hold(copy.lock, console.print))
+        copy.restore()
         record, changes = compare_record(config, packed, accept_changes=accept_changes)
         journal = Journal(config.journal, config.name, note=console.print, check=lock.check)
         stack.callback(journal.close)
+        stack.callback(copy.close)
+        copy.start(lock.check)
         if changes:
             journal.add_change(changes)
         write_record(config.directory, record)
-        study, halted = _search(config, journal, packed, nodes, console, identity=record["id"], plain=plain)
+        copy.put("study.yaml")
+        study, halted = _search(config, journal, packed, nodes, console, copy, identity=record["id"], plain=plain)
         for name in ("trials.csv", "trials.parquet"):
             write_trials(study.trials, config.directory / name)
         from search.evaluate import conclude  # with pandas, matplotlib and plotly, for which no trial waits
 
         notes = [f"The search ended early: {halted}."] if halted else []
-        conclude(config, record, journal, packed, console, notes)
+        conclude(config, record, journal, packed, console, copy, notes)
 
 
 def _search(
@@ -119,6 +128,7 @@ def _search(
     packed: Path,
     nodes: Sequence[Node],
     console: Console,
+    copy: Copy,
     *,
     identity: str,
     plain: bool,
@@ -133,13 +143,14 @@ def _search(
         stack.callback(tracker.close)
         checkpoints = Checkpoints(directory / "checkpoints")
         stack.callback(checkpoints.close)
-        listeners: list[Listener] = [checkpoints, tracker, live]
+        listeners: list[Listener] = [copy, checkpoints, tracker, live]
         if config.tracking.tensorboard:
             listeners.append(events := EventFiles(directory / "tensorboard"))
             stack.callback(events.close)
             events.sweep(trials)
         study = Study(config, journal, listeners)
         checkpoints.sweep(study.trials)
+        copy.sweep(study.trials)
         halted = run_study(
             study,
             functools.partial(run_delivered, build_delivery(config, packed)),
@@ -169,7 +180,8 @@ def build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path
         val_fraction=config.data.val_fraction,
         max_train_images=config.data.max_train_images,
         split_seed=config.search.seed,
-        checkpoint=str(checkpoint),
+        checkpoint=str(checkpoint) if config.url is None else f"{config.working_folder}/checkpoints/{checkpoint.name}",
+        url=config.url,
         cpus=config.get_resources(trial.architecture).cpus,
         gpus=config.get_resources(trial.architecture).gpus,
     )

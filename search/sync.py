@@ -1,11 +1,12 @@
 """The command line that tells Weights & Biases what it lacks of a study.
 
-python -m search.sync DIRECTORY
+python -m search.sync results/NAME
 
 The server is asked which runs and epochs it has; the rest is sent from the journal, and an evaluation from the file
 that it left in wandb/. So a second call sends nothing twice, and one that was killed is simply repeated.
 """
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from search.cluster.copy import Copy
 from search.command import build_console, explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import hold
@@ -43,11 +45,13 @@ FINISHED = {State.COMPLETE: "finished", State.PRUNED: "finished", State.FAIL: "f
 """What W&B calls a run that was told its end."""
 
 
-def main(directory: Annotated[Path, typer.Argument(help="The study's folder, results/NAME.")]) -> None:
+def main(
+    place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
+) -> None:
     """Upload to Weights & Biases what it lacks of a study: runs, epochs, the sweep, the evaluation."""
     with explain_errors("the same command"):
         try:
-            is_whole = sync(directory, build_console())
+            is_whole = sync(place, build_console())
         except KeyboardInterrupt:
             kill_service()
             raise
@@ -55,7 +59,7 @@ def main(directory: Annotated[Path, typer.Argument(help="The study's folder, res
         raise typer.Exit(1)
 
 
-def sync(directory: Path, console: Console) -> bool:
+def sync(place: Path | str, console: Console) -> bool:
     """Send what the server lacks and return whether it has all of it now.
 
     Raises:
@@ -63,14 +67,21 @@ def sync(directory: Path, console: Console) -> bool:
     """
     import wandb
 
-    config, record = load_study(directory)
+    config, record = load_study(place)
+    copy = Copy(config, console.print)
+    directory = config.directory
     if "id" not in record:
-        raise InputError(f"{directory / 'study.yaml'} has no id, which resuming the study once gives it")
-    with hold(directory / "study.lock", console.print), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+        raise InputError(f"{config.place}/study.yaml has no id, which resuming the study once gives it")
+    with contextlib.ExitStack() as stack:
+        lock = stack.enter_context(hold(copy.lock, console.print))
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))
+        copy.restore()
+        stack.callback(copy.close)
+        copy.start(lock.check)
         journal = Journal.read(config.journal, config.name)
         trials = journal.load() if journal else []
         if not trials:
-            raise InputError(f"{directory} holds no run yet: there is nothing to upload")
+            raise InputError(f"{config.place} holds no run yet: there is nothing to upload")
         board = Board(
             config=config, identity=record["id"], directory=directory, files=Path(scratch), timeout_s=TIMEOUT_S
         )

@@ -1,6 +1,8 @@
 """What driver and worker tell each other: plain data, no torch and no Ray."""
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 
@@ -25,11 +27,19 @@ class Task:
     split_seed: int
     """Seed of the train/validation split, the same for all trials of a study."""
     checkpoint: str
-    """File of the trial's checkpoint."""
+    """File of the trial's checkpoint; `~` is the home of whoever trains."""
     cpus: float
     """Granted cores, and so threads."""
     gpus: float
     """Granted GPUs; 0 trains on the CPU, a fraction may use that share of the memory."""
+    url: str | None = None
+    """Of the study in an object store, if it lies in one."""
+
+    def describe(self) -> str:
+        """Return all that makes the training what it is, wherever and however far it is trained."""
+        mine = ("architecture", "params", "seed", "max_epochs", "val_fraction", "max_train_images", "split_seed")
+        known = {name: getattr(self, name) for name in mine}
+        return json.dumps(known | {"pack": Path(self.pack).name}, sort_keys=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

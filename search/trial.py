@@ -13,8 +13,8 @@ from typing import TypeVar
 
 import torch
 
+from search.cluster.shelf import Shelf
 from search.task import Failure, Report, Task
-from trainables import checkpoint
 from trainables.config import build_train_config
 from trainables.data import open_train
 from trainables.errors import TrainingError
@@ -72,11 +72,16 @@ def _run(task: Task) -> Iterator[Report]:
     train_split, val_split = open_train(
         Path(task.pack), val_fraction=task.val_fraction, seed=task.split_seed, max_images=task.max_train_images
     )
-    path = Path(task.checkpoint)
-    state = checkpoint.load(path)
-    for metrics in state["history"][task.epochs_done :] if state else ():
-        yield Report(metrics, name)
-    for epoch in train(config, train_split, val_split, device=device, resume=state):
-        checkpoint.save(path, epoch.state())
-        if epoch.number > task.epochs_done:
-            yield Report(epoch.metrics, name)
+    path = Path(task.checkpoint).expanduser()
+    shelf = Shelf(path=path, name=f"trial-{task.number}", identity=task.describe(), url=task.url)
+    try:
+        state = shelf.load()
+        for metrics in state["history"][task.epochs_done :] if state else ():
+            yield Report(metrics, name)
+        for epoch in train(config, train_split, val_split, device=device, resume=state):
+            shelf.save(epoch.state())
+            if epoch.number > task.epochs_done:
+                yield Report(epoch.metrics, name)
+    finally:
+        if task.url is not None:  # nobody else would: the driver deletes on its own node and in the store
+            shelf.delete(stored=False)

@@ -1,9 +1,12 @@
 """Small data sets on disk, made of seeded noise."""
 
+import secrets
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +77,40 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pack_copy(packed: Path, tmp_path: Path) -> Path:
     """The same pack, to be damaged."""
     return Path(shutil.copytree(packed, tmp_path / packed.name))
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of an S3 on 127.0.0.1."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
+    command = [sys.executable, "-m", "moto.server", "--port", str(port)]
+    with log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        while process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                time.sleep(0.05)
+        assert process.poll() is None, "moto did not start"
+        yield f"http://127.0.0.1:{port}"
+        process.kill()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket, and credentials for it in the environment."""
+    import s3fs
+
+    known = {"ENDPOINT_URL": s3_server, "ACCESS_KEY_ID": "someone", "SECRET_ACCESS_KEY": "word"}
+    for name, value in {**known, "DEFAULT_REGION": "us-east-1", "EC2_METADATA_DISABLED": "true"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    name = f"bucket-{secrets.token_hex(4)}"
+    s3fs.S3FileSystem().mkdir(name)
+    return name
 
 
 @pytest.fixture

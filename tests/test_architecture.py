@@ -25,6 +25,7 @@ DOORS = {
         f"search/{name}.py"
         for name in ("tuner", "cluster/nodes", "cluster/preflight", "cluster/delivery", "evaluation/retrainer")
     },
+    "fsspec": {"search/cluster/store.py"},
     "matplotlib": {"search/report/figures.py"},
     "plotly": {"search/report/charts.py"},
     "jinja2": {"search/report/page.py"},

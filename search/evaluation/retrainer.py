@@ -14,7 +14,7 @@ from rich.progress import Progress as Bars
 from search.cluster.delivery import Delivery, build_delivery
 from search.config import StudyConfig
 from search.evaluation.result import TestedModel
-from search.evaluation.retraining import Progress, Retraining, calibrate, retrain
+from search.evaluation.retraining import Place, Progress, Retraining, calibrate, retrain
 from search.task import Failure
 from search.trial import catch
 
@@ -25,7 +25,7 @@ class Retrainer:
 
     config: StudyConfig
     pack: Path
-    folder: Path
+    place: Place
     """Where models lie."""
     console: Console
 
@@ -66,8 +66,7 @@ class Retrainer:
     ) -> Any:
         granted = self.config.get_resources(retraining.architecture)
         remote = ray.remote(num_cpus=granted.cpus, num_gpus=granted.gpus, max_retries=self.config.search.max_failures)
-        folder = str(self.folder.resolve())
-        return remote(_work).remote(work, deliver, retraining, folder, granted.cpus, granted.gpus, *arguments)
+        return remote(_work).remote(work, deliver, retraining, self.place, granted.cpus, granted.gpus, *arguments)
 
 
 def _work(

@@ -15,10 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from search.cluster.shelf import Shelf
+from search.cluster.store import Store
 from search.evaluation.cost import measure_cost
 from search.evaluation.model_file import (
+    CARD,
+    PREDICTIONS,
     PREPROCESSING,
     RECORD,
+    WEIGHTS,
     ModelRecord,
     check_files,
     load_predictions,
@@ -30,7 +35,6 @@ from search.evaluation.statistics import choose_threshold, score
 from search.provenance import describe_code
 from search.task import Failure
 from search.trial import catch, prepare_device
-from trainables import checkpoint
 from trainables.config import TrainConfig, build_train_config, list_values
 from trainables.data import Split, open_full_train, open_test, open_train
 from trainables.errors import InputError
@@ -92,26 +96,52 @@ class Tested:
     are called wrong most confidently, and mistake_images (K, 32, 32, 3) uint8."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Place:
+    """Where models and the checkpoints of their trainings lie, for the worker that is asked."""
+
+    folder: str
+    """`~` is the worker's home."""
+    url: str | None = None
+    """Of the study in an object store, if it lies in one: models and checkpoints are then there too."""
+
+    @property
+    def path(self) -> Path:
+        """Return the folder."""
+        return Path(self.folder).expanduser()
+
+    def build_shelf(self, label: str, identity: str = "") -> Shelf:
+        """Return where a training's checkpoint lies."""
+        return Shelf(path=self.path / f"{label}.ckpt", name=label, identity=identity, url=self.url)
+
+    def ship(self, label: str) -> None:
+        """Put a model into the store, its record last."""
+        if self.url is not None:
+            store = Store(self.url)
+            for suffixes in ((WEIGHTS, PREDICTIONS, CARD), (RECORD,)):
+                store.upload({f"models/{label}{suffix}": self.path / f"{label}{suffix}" for suffix in suffixes})
+
+
 def retrain(
-    retraining: Retraining, pack: str, folder: str, cpus: float, gpus: float
+    retraining: Retraining, pack: str, place: Place, cpus: float, gpus: float
 ) -> Iterator[Progress | TestedModel | Failure]:
     """Train one winner on train and validation together, test it once, and write weights and record.
 
     Yields:
         Every epoch, those of a checkpoint too, then the tested model; or why there is none.
     """
-    yield from _catch(_retrain(retraining, Path(pack), Path(folder), cpus, gpus))
+    yield from _catch(_retrain(retraining, Path(pack), place, cpus, gpus))
 
 
 def calibrate(
-    retraining: Retraining, pack: str, folder: str, cpus: float, gpus: float, val_fraction: float
+    retraining: Retraining, pack: str, place: Place, cpus: float, gpus: float, val_fraction: float
 ) -> Iterator[Progress | float | Failure]:
     """Train one winner on train alone and choose the threshold that is best on validation; no test image is seen.
 
     Yields:
         Every epoch, then the threshold; or why there is none.
     """
-    yield from _catch(_calibrate(retraining, Path(pack), Path(folder), cpus, gpus, val_fraction))
+    yield from _catch(_calibrate(retraining, Path(pack), place, cpus, gpus, val_fraction))
 
 
 def build_config(retraining: Retraining) -> TrainConfig:
@@ -157,29 +187,18 @@ def load_tests(folder: Path, label: str) -> tuple[NDArray[np.uint8], NDArray[np.
     return labels, probabilities, mistakes
 
 
-def get_checkpoint(folder: Path, label: str) -> Path:
-    """Return the file of a retraining's newest checkpoint."""
-    return folder / f"{label}.ckpt"
-
-
-def delete_checkpoint(path: Path) -> None:
-    """Delete a checkpoint, the one before, and a half-written one."""
-    for suffix in ("", ".previous", ".partial"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
 def _catch(steps: Iterator[Any]) -> Iterator[Any]:
     while (message := catch(lambda: next(steps, None))) is not None:
         yield message
 
 
 def _retrain(
-    retraining: Retraining, pack: Path, folder: Path, cpus: float, gpus: float
+    retraining: Retraining, pack: Path, place: Place, cpus: float, gpus: float
 ) -> Iterator[Progress | TestedModel]:
     device = prepare_device(cpus, gpus)
     config = build_config(retraining)
-    path = get_checkpoint(folder, retraining.label)
-    tested = yield from _train_and_test(retraining, pack, device, path)
+    shelf = place.build_shelf(retraining.label, _describe(retraining))
+    tested = yield from _train_and_test(retraining, pack, device, shelf)
     record = ModelRecord(
         retraining=dataclasses.asdict(retraining),
         parameters=list_values(config),
@@ -188,19 +207,20 @@ def _retrain(
         hardware=describe_hardware(device) | {"cpus": cpus, "gpus": gpus},
         code=describe_code(),
     )
-    save_model(folder, record, tested.model.state_dict(), tested.predictions)
-    delete_checkpoint(path)
+    save_model(place.path, record, tested.model.state_dict(), tested.predictions)
+    place.ship(retraining.label)
+    shelf.delete()
     yield tested.summary
 
 
 def _train_and_test(
-    retraining: Retraining, pack: Path, device: torch.device, path: Path | None
+    retraining: Retraining, pack: Path, device: torch.device, shelf: Shelf | None
 ) -> Generator[Progress, None, Tested]:
-    """Train one winner, with a checkpoint if a path is given, and test it."""
+    """Train one winner, with a checkpoint if a shelf is given, and test it."""
     config = build_config(retraining)
     split = open_full_train(pack, seed=retraining.split_seed, max_images=retraining.max_train_images)
     reset_peak_memory(device)
-    state = yield from _train(retraining, config, split, device, path)
+    state = yield from _train(retraining, config, split, device, shelf)
     cost = {"training_seconds": sum(metrics["seconds"] for metrics in state["history"])}
     if (peak := read_peak_memory(device)) is not None:
         cost["peak_memory_bytes"] = float(peak)
@@ -223,14 +243,15 @@ def _train_and_test(
 
 
 def _calibrate(
-    retraining: Retraining, pack: Path, folder: Path, cpus: float, gpus: float, val_fraction: float
+    retraining: Retraining, pack: Path, place: Place, cpus: float, gpus: float, val_fraction: float
 ) -> Iterator[Progress | float]:
     device = prepare_device(cpus, gpus)
     config = build_config(retraining)
     train_split, val_split = open_train(
         pack, val_fraction=val_fraction, seed=retraining.split_seed, max_images=retraining.max_train_images
     )
-    state = yield from _train(retraining, config, train_split, device, get_checkpoint(folder, retraining.label))
+    shelf = place.build_shelf(retraining.label, _describe(retraining))
+    state = yield from _train(retraining, config, train_split, device, shelf)
     model = restore_model(config.model, state["model"])
     logits = predict(model, val_split, device=device, flip_average=config.flip_average)
     labels = val_split.labels.index_select(0, val_split.indices)
@@ -238,20 +259,17 @@ def _calibrate(
 
 
 def _train(
-    retraining: Retraining, config: TrainConfig, split: Split, device: torch.device, path: Path | None
+    retraining: Retraining, config: TrainConfig, split: Split, device: torch.device, shelf: Shelf | None
 ) -> Generator[Progress, None, dict[str, Any]]:
     """Train up to the retraining's last epoch and return the state there; go on from a checkpoint of the same."""
-    key = _describe(retraining)
-    state = checkpoint.load(path) if path else None
-    if state is not None and state.pop("retraining", None) != key:
-        state = None
+    state = shelf.load() if shelf else None
     for metrics in state["history"] if state else ():
         yield Progress(int(metrics["epoch"]), metrics, is_new=False)
     if state is None or state["epoch"] < retraining.epochs:
         for epoch in train(config, split, None, device=device, resume=state):
             state = epoch.state()
-            if path:
-                checkpoint.save(path, state | {"retraining": key})
+            if shelf:
+                shelf.save(state)
             yield Progress(epoch.number, epoch.metrics, is_new=True)
             if epoch.number == retraining.epochs:
                 break

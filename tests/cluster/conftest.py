@@ -127,7 +127,7 @@ class Host:
         return run(*self._enter(), *command, env=self._build_environment(), **options)
 
     def start(self, command):
-        """Start a shell command in the project's folder; its `output` is the file that it prints into."""
+        """Start a command in the project's folder, variables before it; its `output` is the file of what it prints."""
         output = self.folder / f"output-{uuid.uuid4().hex}.txt"
         with output.open("w") as file:
             process = self._open(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
@@ -135,14 +135,14 @@ class Host:
         return process
 
     def open_terminal(self, command):
-        """Start a shell command on a terminal and return it and the terminal's other end."""
+        """Start such a command on a terminal and return it and the terminal's other end."""
         ours, its = pty.openpty()
         process = self._open(command, stdin=its, stdout=its, stderr=its, start_new_session=True)
         os.close(its)
         return process, ours
 
     def _open(self, command, **options):
-        shell = ["bash", "-c", f"cd {PROJECT} && {command}"]
+        shell = ["bash", "-c", f"cd {PROJECT} && exec env {command}"]
         kept = ["setpriv", "--pdeathsig", "KILL", *self._enter(), *shell]
         return subprocess.Popen(kept, env=self._build_environment(), **options)
 

@@ -32,6 +32,14 @@ cluster: {{address: auto, min_nodes: {min_nodes}, max_nodes: 3}}
 SEARCH = "cd ~/cifake-search && python -m search.run ~/study.yaml --plain"
 
 
+REFUSALS = {
+    "--set resources.cnn.cpus=100 --set cluster.wait_s=1": "resources.cnn: a trial asks for 100 CPUs",
+    "--set cluster.min_nodes=4 --set cluster.wait_s=1": "cluster.min_nodes = 4: after 1 seconds 3 are up",
+    "--set results=/tmp/private": "results: node 10.77.0.2 does not share /tmp/private",
+}
+"""What is not as a study needs it, and how it is told."""
+
+
 @pytest.fixture(scope="module")
 def running(cluster):
     """The cluster after `ray up`."""
@@ -103,6 +111,30 @@ def test_a_worker_without_the_token_is_refused(running):
         assert process.wait(timeout=120) != 0
         assert "InvalidAuthToken" in process.output.read_text()
     assert len(running.list_nodes()) == 3
+
+
+def test_a_study_that_cannot_run_is_refused_in_one_sentence(running):
+    write_study(running, "refused", trials=1, epochs=1, images=100)
+    refused = {sentence: start_on_head(running, settings) for settings, sentence in REFUSALS.items()}
+    for sentence, process in refused.items():
+        check_refusal(process, sentence)
+    changed = running.hosts[1].home / "cifake-search" / "search" / "task.py"
+    before = changed.read_text()
+    changed.write_text(f"{before}# another version\n")
+    check_refusal(start_on_head(running, ""), "node 10.77.0.2 has project ")
+    changed.write_text(before)
+    assert not find_folder(running, "refused").exists()
+
+
+def start_on_head(cluster, settings):
+    """Start the study as one does who is logged in there."""
+    return cluster.head.start(f"RAY_AUTH_MODE=token python -m search.run ~/study.yaml --plain {settings}")
+
+
+def check_refusal(process, sentence):
+    code = process.wait(timeout=200)
+    last = process.output.read_text().strip().splitlines()[-1]
+    assert (code, last.startswith(f"error: {sentence}")) == (2, True), last
 
 
 def test_a_study_runs_its_trials_on_every_host_and_those_of_one_that_vanishes_go_on_elsewhere(running):

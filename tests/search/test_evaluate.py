@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from typer.testing import CliRunner
 
+from search.cluster.copy import Copy
 from search.cluster.nodes import connect
 from search.config import dump, parse
 from search.document import read_document
@@ -134,7 +135,7 @@ def test_retrainings_that_fail_are_named_and_the_opening_stays_recorded(tmp_path
         connect(config),
         pytest.raises(InputError, match=r"nothing to report\. The retraining cnn-seed0 failed: .*test\.labels"),
     ):
-        conclude(config, record, journal, pack_copy, Console(quiet=True))
+        conclude(config, record, journal, pack_copy, Console(quiet=True), Copy(config, print))
     (entry,) = read_document(config.directory / "study.yaml")["evaluations"]
     assert entry["opened"]
 

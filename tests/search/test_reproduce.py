@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from search.config import dump, parse
 from search.document import write_document
 from search.evaluation.model_file import load_record
-from search.evaluation.retraining import Retraining, retrain
+from search.evaluation.retraining import Place, Retraining, retrain
 from search.reproduce import compare, list_obstacles, main
 from trainables.data import load_info
 from trainables.pack import pack
@@ -43,7 +43,7 @@ def study(tmp_path, image_folder, cache):
         fingerprint=fingerprint,
         threshold=0.5,
     )
-    *_, tested = retrain(retraining, str(packed), str(folder / "models"), 1.0, 0.0)
+    *_, tested = retrain(retraining, str(packed), Place(str(folder / "models")), 1.0, 0.0)
     assert tested.label == "cnn-seed0", tested
     return folder
 

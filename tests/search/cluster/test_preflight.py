@@ -9,7 +9,7 @@ from rich.console import Console
 
 from search.cluster.delivery import build_delivery
 from search.cluster.nodes import list_nodes
-from search.cluster.preflight import check_nodes, describe_versions, find_difference, reach
+from search.cluster.preflight import Folder, check_nodes, describe_versions, find_difference, reach
 from search.config import parse
 from trainables.config import ResNet50Config
 from trainables.data import verify
@@ -48,8 +48,10 @@ def test_results_that_cannot_be_written_are_refused(node, tmp_path):
 
 def test_a_node_with_another_folder_of_the_name_is_found_out(tmp_path):
     (tmp_path / "driver").write_text("what lies there")
-    assert reach(str(tmp_path), "node", "what was sent").problem == "what the driver writes does not arrive there"
-    assert reach(str(tmp_path / "nowhere"), "node", "what was sent").problem == "No such file or directory"
+    assert (
+        reach(Folder(str(tmp_path)), "node", b"what was sent").problem == "what the driver writes does not arrive there"
+    )
+    assert reach(Folder(str(tmp_path / "nowhere")), "node", b"what was sent").problem == "No such file or directory"
 
 
 def test_a_node_with_other_versions_is_named_with_both():

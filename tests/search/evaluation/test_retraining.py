@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from search.evaluation import result
-from search.evaluation.retraining import NUM_MISTAKES, Progress, Retraining, calibrate, load_tested, load_tests, retrain
+from search.evaluation.retraining import (
+    NUM_MISTAKES,
+    Place,
+    Progress,
+    Retraining,
+    calibrate,
+    load_tested,
+    load_tests,
+    retrain,
+)
 from search.task import Failure
 from trainables import checkpoint
 from trainables.data import open_test
@@ -58,7 +67,7 @@ def test_it_tells_every_epoch_and_then_the_tested_model_and_leaves_only_its_file
 def test_a_killed_retraining_goes_on_to_the_same_weights_bit_for_bit(packed, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     run(retrain, make_retraining(), packed, straight)
-    steps = retrain(make_retraining(), str(packed), str(killed), 1.0, 0.0)
+    steps = retrain(make_retraining(), str(packed), Place(str(killed)), 1.0, 0.0)
     next(steps), next(steps)
     del steps
     again = run(retrain, make_retraining(), packed, killed)
@@ -67,7 +76,7 @@ def test_a_killed_retraining_goes_on_to_the_same_weights_bit_for_bit(packed, tmp
 
 
 def test_one_killed_after_its_last_epoch_is_only_tested_again(packed, tmp_path):
-    steps = retrain(make_retraining(), str(packed), str(tmp_path), 1.0, 0.0)
+    steps = retrain(make_retraining(), str(packed), Place(str(tmp_path)), 1.0, 0.0)
     for _ in range(3):
         next(steps)
     *epochs, tested = run(retrain, make_retraining(), packed, tmp_path)
@@ -76,7 +85,7 @@ def test_one_killed_after_its_last_epoch_is_only_tested_again(packed, tmp_path):
 
 
 def test_the_checkpoint_of_another_retraining_is_not_gone_on_with(packed, tmp_path):
-    steps = retrain(make_retraining(train_seed=6), str(packed), str(tmp_path), 1.0, 0.0)
+    steps = retrain(make_retraining(train_seed=6), str(packed), Place(str(tmp_path)), 1.0, 0.0)
     next(steps)
     assert checkpoint.load(tmp_path / "cnn-seed0.ckpt") is not None
     assert all(message.is_new for message in run(retrain, make_retraining(), packed, tmp_path)[:-1])

@@ -1,0 +1,49 @@
+"""The bridge of one trial, without Ray: what a worker goes on from, and what it does not."""
+
+import dataclasses
+from itertools import islice
+
+from search.task import Report, Task
+from search.trial import run_trial
+
+MEASURED = ("seconds", "images_per_second", "peak_memory_bytes")
+
+
+def make_task(packed, tmp_path, **changes):
+    task = Task(
+        number=3,
+        architecture="cnn",
+        params={"filters": 4, "dense_units": 8, "batch_size": 8, "learning_rate": 0.001},
+        seed=1,
+        max_epochs=3,
+        epochs_done=0,
+        pack=str(packed),
+        val_fraction=0.25,
+        max_train_images=None,
+        split_seed=0,
+        checkpoint=str(tmp_path / "trial-3.ckpt"),
+        cpus=1,
+        gpus=0,
+    )
+    return dataclasses.replace(task, **changes)
+
+
+def read(messages):
+    assert all(isinstance(message, Report) for message in messages), messages
+    return [{name: value for name, value in each.metrics.items() if name not in MEASURED} for each in messages]
+
+
+def test_a_trial_goes_on_from_its_checkpoint_and_reports_what_was_not_recorded(packed, tmp_path):
+    straight = read(list(run_trial(make_task(packed, tmp_path / "straight"))))
+    task = make_task(packed, tmp_path)
+    assert read(list(islice(run_trial(task), 2))) == straight[:2]
+    assert read(list(run_trial(dataclasses.replace(task, epochs_done=1)))) == straight[1:]
+
+
+def test_a_number_that_is_proposed_again_with_other_parameters_begins_anew(packed, tmp_path):
+    """A head that vanished may have lost the proposal whose checkpoint lies there."""
+    list(islice(run_trial(make_task(packed, tmp_path)), 2))
+    other = {"params": {"filters": 4, "dense_units": 8, "batch_size": 8, "learning_rate": 0.01}}
+    fresh = read(list(run_trial(make_task(packed, tmp_path / "fresh", **other))))
+    assert [metrics["epoch"] for metrics in fresh] == [1, 2, 3]
+    assert read(list(run_trial(make_task(packed, tmp_path, **other)))) == fresh
