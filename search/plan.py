@@ -42,10 +42,11 @@ def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
     most = search.num_trials * search.max_epochs
     expected = float(most)
     if search.scheduler == "asha":
-        expected, survivors, before = 0.0, float(search.num_trials), 0
+        spared = min(len(config.recipes), search.num_trials) if search.spare_first else 0
+        expected, survivors, before = float(spared * search.max_epochs), float(search.num_trials - spared), 0
         for rung in [*list_rungs(search.grace_epochs, search.reduction_factor, search.max_epochs), search.max_epochs]:
             expected += survivors * (rung - before)
-            survivors, before = max(1.0, survivors / search.reduction_factor), rung
+            survivors, before = max(min(1.0, survivors), survivors / search.reduction_factor), rung
     limit = search.max_total_epochs or math.inf
     return int(min(expected, limit)), int(min(most, limit))
 
