@@ -1,7 +1,8 @@
 PYTHON ?= python3
+DATA ?= cifake.zip
 BIN := .venv/bin
 
-.PHONY: search test test-cluster check bench install cluster clean
+.PHONY: search test test-cluster check bench reference install cluster clean
 
 search: install  ## from nothing to a result: both architectures on the embedded sample
 	$(BIN)/python -m search.run
@@ -25,6 +26,9 @@ bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.growth --short
 	$(BIN)/python -m benchmarks.scale --short
 	$(BIN)/python -m benchmarks.search --short
+
+reference: install  ## the reference study in pieces of 9 minutes, for a GPU lent by the piece: make reference DATA=cifake.zip
+	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/pieces.sh 540 configs/cifake_scratch.yaml --set data.path=$(DATA)
 
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
 

@@ -52,12 +52,13 @@ def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
         "asha": [(search.grace_epochs, 1.0)],
         "hyperband": list_brackets(search.grace_epochs, search.reduction_factor, search.max_epochs),
     }.get(search.scheduler, [(search.max_epochs, 1.0)])
-    expected = 0.0
+    spared = min(len(config.recipes), search.num_trials) if search.spare_first else 0
+    expected = float(spared * search.max_epochs)
     for first, share in brackets:
-        survivors, before = share * search.num_trials, 0
+        survivors, before = share * (search.num_trials - spared), 0
         for rung in [*list_rungs(first, search.reduction_factor, search.max_epochs), search.max_epochs]:
             expected += survivors * (rung - before)
-            survivors, before = max(1.0, survivors / search.reduction_factor), rung
+            survivors, before = max(min(1.0, survivors), survivors / search.reduction_factor), rung
     limit = search.max_total_epochs or math.inf
     return int(min(expected, most, limit)), int(min(most, limit))
 

@@ -1,6 +1,7 @@
 """The benchmarks run, and write their figures under names that stay."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,3 +118,25 @@ def test_the_search_benchmark_lets_all_train_the_same_and_loses_nothing_of_ours(
     assert figures["sides"].keys() == {"ours", "optuna_alone"}
     assert all(row["training_seconds"] > 0 for row in figures["sides"].values())
     assert figures["sides"]["ours"]["epochs_lost"] == 0
+
+
+@pytest.mark.parametrize(
+    ("codes", "pieces", "code"),
+    [((124, 124, 0), 1000, 0), ((124, 2), 1000, 2), ((124, 130), 1000, 130), ((124, 124, 0), 2, 124)],
+    ids=["done", "refused", "Ctrl-C by hand", "used up"],
+)
+def test_pieces_go_on_until_the_study_is_done_or_refused(tmp_path, codes, pieces, code):
+    """A stand-in for Python hangs until it is interrupted where 124 stands, else ends with that code."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(
+        f'#!/bin/bash\necho "$@" >> {tmp_path}/told\ncodes=({" ".join(map(str, codes))})\n'
+        f"code=${{codes[$(wc -l < {tmp_path}/told) - 1]}}\n"
+        'trap "exit 130" INT\nwhile [ "$code" = 124 ]; do sleep 0.1; done\nexit "$code"\n'
+    )
+    stand_in.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PIECES": str(pieces)}
+    command = [ROOT / "benchmarks" / "pieces.sh", "1", "study.yaml", "--set", "a=b"]
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert answer.returncode == code, answer.stderr
+    told = (tmp_path / "told").read_text().splitlines()
+    assert told == ["-m search.run study.yaml --set a=b --resume"] * min(len(codes), pieces)

@@ -1,4 +1,5 @@
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,24 @@ def test_every_search_tries_the_papers_two_models_first(path):
     study = load(path)
     assert [recipe.architecture for recipe in study.recipes[:2]] == ["cnn", "resnet50"]
     assert study.recipes[0].params == {}
+
+
+@pytest.mark.parametrize("name", ["cifake", "cifake_scratch"])
+def test_the_reference_study_has_the_trials_that_it_claims(name):
+    study = load(REFERENCE.with_name(f"{name}.yaml"))
+    counts = Counter(recipe.architecture for recipe in study.recipes)
+    while counts.total() < study.search.num_trials:
+        counts[choose_architecture(counts, study.search.shares)] += 1
+    assert counts == {"cnn": 100, "resnet50": 30}
+    assert (study.search.max_epochs, study.data.max_train_images, study.evaluation.seeds) == (30, None, 5)
+    assert study.search.spare_first
+    assert study.evaluation.baselines
+
+
+def test_the_reference_study_from_scratch_needs_no_weights():
+    study = load(REFERENCE.with_name("cifake_scratch.yaml"))
+    assert list_specs(study.space, "resnet50")["weights"] == "none"
+    assert {recipe.params.get("weights", "none") for recipe in study.recipes} == {"none"}
 
 
 def test_the_paper_study_trains_each_network_once():
