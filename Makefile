@@ -24,6 +24,7 @@ bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.sharing --short
 	$(BIN)/python -m benchmarks.tracking --short
 	$(BIN)/python -m benchmarks.growth --short
+	$(BIN)/python -m benchmarks.starting --short
 	$(BIN)/python -m benchmarks.scale --short
 	$(BIN)/python -m benchmarks.search --short
 

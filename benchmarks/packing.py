@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 from torchvision.io import write_jpeg
 
-from trainables.data import load_info, verify
 from trainables.pack import pack
+from trainables.record import load_info, verify
 
 OPEN = """
 import sys, time

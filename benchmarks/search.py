@@ -1,20 +1,25 @@
 """Runs the same search in turns as we do it and as others do, and prints what each makes of the same cores.
 
-    python -m benchmarks.search [--data PATH] [--trials 24] [--images 8000] [--epochs 4] [--slots 2] [--rounds 3]
-        [--sides ours ray_tune optuna_alone syne] [--json PATH] [--short]
+    python -m benchmarks.search [--data PATH] [--trials 24] [--images 3000] [--epochs 3] [--slots 2] [--rounds 3]
+        [--sides ours ray_tune optuna_alone syne] [--no-kills] [--json PATH] [--short]
 
 All train the same fixed list of small CNNs for the same epochs, a core a trial; schedulers and samplers are in place,
 and nothing is stopped. Medians over interleaved rounds, each search in a new process:
 
 wall        seconds from the start of the program to its end, packing the images and all
+first step  seconds from the start of the program to the first training step that any of its processes has done
 training    seconds inside training, summed over the trials
 efficiency  training / (slots x wall)
+beyond      seconds of a slot that a trial costs beyond its training: (slots x wall - training) / trials
 memory      largest sum of the proportional set sizes of all its processes
 processes   most at a time
 lost        epochs that were trained but that the finished search does not hold, when it was killed (SIGKILL, the whole
             tree) halfway and taken up again as its documentation says; `all` if that fails
 
-Syne Tune is the extra `peers`; without it, it is left out. Without --data, on made-up JPEGs.
+With the sizes above the trials are a few seconds long, and starting weighs as much as training; how efficient a search
+is whose trials last 20 seconds shows `--sides ours --images 12000 --epochs 10 --rounds 1 --no-kills`. Optuna and Syne
+Tune track nothing, the other two write W&B's offline files. Syne Tune is the extra `peers`; without it, it is left out.
+Without --data, on made-up JPEGs.
 """
 
 import argparse
@@ -22,7 +27,6 @@ import importlib.util
 import json
 import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
@@ -32,18 +36,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks.peers.training import Plan
+from benchmarks.peers.plan import Plan
+from benchmarks.processes import ROOT, kill_tree, look
 from benchmarks.training import prepare
 
 SIDES = ("ours", "ray_tune", "optuna_alone", "syne")
-ROOT = Path(__file__).parent.parent
 SAMPLE_S = 1.0
 """Between two looks at memory and processes."""
 LIMIT_S = 3600.0
 """A search that takes longer counts as failed."""
-COLUMNS = ("wall, s", "training, s", "efficiency", "memory, MB", "processes", "lost")
+COLUMNS = ("wall, s", "first step, s", "training, s", "efficiency", "beyond, s", "memory, MB", "processes", "lost")
 
 
 def draw_configs(count: int) -> list[dict[str, Any]]:
@@ -77,11 +79,16 @@ def measure(side: str, plan: Plan, *, kill_after_s: float | None = None) -> dict
         (folder / "plan.json").write_text(json.dumps(asdict(plan)), encoding="utf-8")
         if kill_after_s is not None:
             _watch(side, folder, kill_after_s)
+        began = time.time()
         figures, held = _watch(side, folder, None)
+        steps = [float(line) for line in (folder / "stepped").read_text(encoding="utf-8").splitlines()]
         lines = set((folder / "trained").read_text(encoding="utf-8").splitlines())
     figures["training_seconds"] = sum(float(line.split()[2]) for line in lines)
     figures["epochs_lost"] = len(lines) - held
-    figures["efficiency"] = figures["training_seconds"] / (plan.slots * figures["wall_seconds"])
+    figures["first_step_seconds"] = min(steps) - began
+    granted = plan.slots * figures["wall_seconds"]
+    figures["efficiency"] = figures["training_seconds"] / granted
+    figures["seconds_beyond_per_trial"] = (granted - figures["training_seconds"]) / len(plan.configs)
     return figures
 
 
@@ -97,12 +104,12 @@ def _watch(side: str, folder: Path, kill_after_s: float | None) -> tuple[dict[st
         )
         try:
             while process.poll() is None and time.monotonic() - began < limit:
-                found = _look(process.pid)
+                found = look(process.pid)
                 memory, processes = max(memory, found[0]), max(processes, found[1])
                 time.sleep(min(SAMPLE_S, max(0.0, limit - (time.monotonic() - began))))
         finally:
             was_killed = process.poll() is None
-            _kill_tree(process)
+            kill_tree(process)
         figures = {"wall_seconds": time.monotonic() - began, "memory_bytes": memory, "processes": float(processes)}
         if kill_after_s is not None:
             return figures, 0
@@ -112,35 +119,6 @@ def _watch(side: str, folder: Path, kill_after_s: float | None) -> tuple[dict[st
         output.seek(0)
         held = [json.loads(line)["epochs_held"] for line in output if line.startswith('{"epochs_held"')]
     return figures, held[-1]
-
-
-def _look(pid: int) -> tuple[float, int]:
-    """Return the memory in bytes and the number of a process and all that it started."""
-    sizes = []
-    for member in _list_family(pid):
-        try:
-            sizes.append(member.memory_full_info().pss)
-        except psutil.Error:
-            continue
-    return sum(sizes), len(sizes)
-
-
-def _list_family(pid: int) -> list[psutil.Process]:
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.Error:
-        return []
-
-
-def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program and all that it started, at once; one that has ended is waited for."""
-    for member in _list_family(process.pid):
-        try:
-            os.kill(member.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
 
 
 def _lose(side: str, plan: Plan, wall_s: float) -> int | None:
@@ -156,7 +134,7 @@ def _last_line(error: subprocess.CalledProcessError) -> str:
     return (error.stderr or "").strip().rpartition("\n")[2] or f"exit code {error.returncode}"
 
 
-def compare(plan: Plan, sides: list[str], rounds: int) -> dict[str, dict[str, Any]]:
+def compare(plan: Plan, sides: list[str], rounds: int, *, kills: bool = True) -> dict[str, dict[str, Any]]:
     """Return the medians of each side over interleaved rounds, and what a kill costs it."""
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(rounds):
@@ -167,7 +145,8 @@ def compare(plan: Plan, sides: list[str], rounds: int) -> dict[str, dict[str, An
         figures[side] = {
             name: statistics.median(run[name] for run in runs) for name in runs[0] if name != "epochs_lost"
         }
-        figures[side]["epochs_lost"] = _lose(side, plan, figures[side]["wall_seconds"])
+        if kills:
+            figures[side]["epochs_lost"] = _lose(side, plan, figures[side]["wall_seconds"])
     return figures
 
 
@@ -176,11 +155,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder or zip in CIFAKE's layout")
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--images", type=int, default=8000, help="of which a fifth validates")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--images", type=int, default=3000, help="of which a fifth validates")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--slots", type=int, default=2, help="trials at a time, a core each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--no-kills", action="store_true", help="leave out the last column")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     parser.add_argument("--short", action="store_true", help="three trials of few images, one round: does it run?")
     arguments = parser.parse_args()
@@ -196,12 +176,13 @@ def main() -> None:
         plan = Plan(
             data=str(data), val_fraction=0.2, epochs=epochs, slots=arguments.slots, configs=draw_configs(trials)
         )
-        figures = compare(plan, sides, rounds)
+        figures = compare(plan, sides, rounds, kills=not arguments.no_kills)
     print(f"{trials} trials of {epochs} epochs on {images} images, {arguments.slots} at a time; medians of {rounds}")
     print(f"{'':13}" + "".join(f"{name:>13}" for name in COLUMNS))
     for side, row in figures.items():
-        lost = "all" if row["epochs_lost"] is None else str(row["epochs_lost"])
-        cells = [f"{row['wall_seconds']:.1f}", f"{row['training_seconds']:.1f}", f"{row['efficiency']:.2f}"]
+        lost = "all" if row.get("epochs_lost", 0) is None else str(row.get("epochs_lost", ""))
+        cells = [f"{row['wall_seconds']:.1f}", f"{row['first_step_seconds']:.1f}", f"{row['training_seconds']:.1f}"]
+        cells += [f"{row['efficiency']:.2f}", f"{row['seconds_beyond_per_trial']:.2f}"]
         cells += [f"{row['memory_bytes'] / 1e6:,.0f}", f"{row['processes']:.0f}", lost]
         print(f"{side:13}" + "".join(f"{cell:>13}" for cell in cells))
     if arguments.json:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from search.cluster.store import StoreError
 from search.storage import StorageLost, describe_loss
-from search.trial import DISK_FULL
+from search.task import DISK_FULL
 from trainables.errors import InputError, TrainingError
 
 

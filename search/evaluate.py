@@ -40,8 +40,8 @@ from search.report.tables import render, write_report
 from search.task import Failure
 from search.tracking.tracker import build_tracker
 from search.view.artifacts import publish
-from trainables.data import load_info
 from trainables.errors import InputError
+from trainables.record import load_info
 
 MAY_SET = ("evaluation.", "resources.", "cluster.", "tracking.", "data.path=", "data.cache=")
 """How and where winners are retrained; all else is the study's."""

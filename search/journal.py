@@ -72,7 +72,8 @@ class Trial:
     def get_peak(self) -> tuple[float, int]:
         """Return the best of the values and the epoch that first had it; there must be an epoch."""
         values = self.list_values()
-        return max(values), values.index(max(values)) + 1
+        peak = max(values)
+        return peak, values.index(peak) + 1
 
 
 class Journal:

@@ -26,8 +26,9 @@ from search.command import explain_errors
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import TrainedModel, load_model
 from search.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture, strict_pillow
-from trainables.data import CLASSES, Split
+from trainables.data import Split
 from trainables.errors import InputError
+from trainables.record import CLASSES
 from trainables.runtime import pick_device
 from trainables.train import predict
 

@@ -20,10 +20,9 @@ from search.sample import build_sample
 from search.space import Choice, list_specs
 from search.storage import holds_study
 from trainables.config import build_train_config
-from trainables.data import load_info, open_train
 from trainables.errors import InputError
-from trainables.models import fetch_weights
 from trainables.pack import pack
+from trainables.record import divide_train, load_info
 
 MAY_CHANGE = (
     "cluster.",
@@ -62,7 +61,7 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
             progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
         )
     data = config.data
-    open_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
+    divide_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
     return packed
 
 
@@ -75,8 +74,10 @@ def prepare_weights(config: StudyConfig) -> None:
     for architecture in config.search.architectures:
         spec = list_specs(config.space, architecture).get("weights")
         for weights in spec.choice if isinstance(spec, Choice) else [spec] if spec else []:
-            params = {"weights": weights} if isinstance(weights, str) else {}
-            fetch_weights(build_train_config(architecture, params, epochs=1, seed=0).model)
+            if isinstance(weights, str) and weights != "none":
+                from trainables.models import fetch_weights  # with torch, which else no trial waits for
+
+                fetch_weights(build_train_config(architecture, {"weights": weights}, epochs=1, seed=0).model)
 
 
 def make_directory(config: StudyConfig, packed: Path) -> None:

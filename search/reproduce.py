@@ -23,8 +23,8 @@ from search.evaluation.retraining import Retraining, train_and_test
 from search.prepare import load_study, prepare_data
 from search.provenance import describe_code
 from search.trial import prepare_device
-from trainables.data import load_info
 from trainables.errors import InputError
+from trainables.record import load_info
 from trainables.runtime import describe_hardware
 
 DEPENDENCIES = ("torch", "torchvision", "numpy", "scikit-learn")

@@ -7,7 +7,7 @@ python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [-
 import contextlib
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from rich.console import Console
 
 from search.checkpoints import Checkpoints
 from search.cluster.copy import Copy
-from search.cluster.delivery import build_delivery
+from search.cluster.delivery import Delivery, build_delivery
 from search.cluster.nodes import Node, connect, count_slots
 from search.cluster.preflight import check_nodes
 from search.cluster.store import is_url
@@ -38,15 +38,13 @@ from search.prepare import (
     write_record,
 )
 from search.study import Listener, Study
-from search.task import Task
+from search.task import Failure, Report, Task
 from search.tracking.tensorboard import EventFiles
 from search.tracking.tracker import build_tracker
-from search.trial import run_delivered
-from search.tuner import run_study
 from search.view.live import build_live
 from search.view.table import write_trials
 from trainables.errors import InputError
-from trainables.runtime import derive_seed
+from trainables.seed import derive_seed
 
 DEFAULT_CONFIG = Path("configs/local.yaml")
 
@@ -116,10 +114,8 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         study, halted = _search(config, journal, packed, nodes, console, copy, identity=record["id"], plain=plain)
         for name in ("trials.csv", "trials.parquet"):
             write_trials(study.trials, config.directory / name)
-        from search.evaluate import conclude  # with pandas, matplotlib and plotly, for which no trial waits
-
         notes = [f"The search ended early: {halted}."] if halted else []
-        conclude(config, record, journal, packed, console, copy, notes)
+        evaluate(config, record, journal, packed, console, copy, notes)
 
 
 def _search(
@@ -134,6 +130,8 @@ def _search(
     plain: bool,
 ) -> tuple[Study, str | None]:
     """Run the trials; return the study and why it halted early, if it did."""
+    from search.tuner import run_study  # with all of Ray Tune, while the workers of a new Ray come up
+
     directory = config.directory
     with contextlib.ExitStack() as stack:
         trials = journal.load()
@@ -153,11 +151,25 @@ def _search(
         copy.sweep(study.trials)
         halted = run_study(
             study,
-            functools.partial(run_delivered, build_delivery(config, packed)),
+            functools.partial(run_task, build_delivery(config, packed)),
             lambda trial: build_task(config, trial, packed, checkpoints.get_path(trial.number)),
             slots=count_slots(config, nodes),
         )
     return study, halted
+
+
+def evaluate(*arguments: Any) -> None:
+    """Evaluate the winners and write the report, as `search.evaluate.conclude` does."""
+    from search.evaluate import conclude  # with torch, pandas, matplotlib and plotly, for which no trial waits
+
+    conclude(*arguments)
+
+
+def run_task(deliver: Delivery, task: Task) -> Iterator[Report | Failure]:
+    """Train a trial on a node that has its pack or has yet to be brought it."""
+    from search.trial import run_delivered  # there, with torch: the driver hands trials out without
+
+    return run_delivered(deliver, task)
 
 
 def build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Task:

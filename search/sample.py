@@ -19,8 +19,8 @@ from PIL import Image
 
 from search.provenance import replace_file
 from trainables.config import IMAGE_SIZE
-from trainables.data import CLASSES
 from trainables.errors import InputError
+from trainables.record import CLASSES
 
 VERSION = 1
 """Part of the file's name: raised whenever the images change."""

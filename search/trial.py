@@ -5,7 +5,6 @@ again, and one that it has not recorded is reported from the checkpoint instead 
 """
 
 import dataclasses
-import errno
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TypeVar
 import torch
 
 from search.cluster.shelf import Shelf
-from search.task import Failure, Report, Task
+from search.task import DISK_FULL, Failure, Report, Task
 from trainables.config import build_train_config
 from trainables.data import open_train
 from trainables.errors import TrainingError
@@ -22,8 +21,6 @@ from trainables.runtime import describe_device, limit_memory, limit_threads, pic
 from trainables.train import train
 
 T = TypeVar("T")
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def run_trial(task: Task) -> Iterator[Report | Failure]:

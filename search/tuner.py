@@ -4,6 +4,7 @@ Tune asks its searcher for configurations, its scheduler after each result and i
 are the study. Nothing of Tune's own state outlives the run: the journal does.
 """
 
+import contextlib
 import errno
 import math
 import signal
@@ -18,6 +19,7 @@ from typing import Any, Self
 import ray
 from ray import cloudpickle, tune
 from ray.tune import PlacementGroupFactory, TuneError
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
@@ -70,7 +72,12 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
             message = next(self._messages, None)
             return {"done": True} if message is None else {"message": message}
 
-    with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch, _watch_interrupt() as pressed, _unwrap():
+    with contextlib.ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))
+        pressed = stack.enter_context(_watch_interrupt())
+        stack.enter_context(_unwrap())
+        if study.config.cluster.address == "local":
+            stack.enter_context(_take_waiting_workers())
         stopping = _Stopping(study)
         tune.Tuner(
             tune.with_resources(Worker, lambda config: PlacementGroupFactory([config["bundle"]])),
@@ -235,6 +242,23 @@ class _Halting(_Driver, Stopper):
             return False
         self._stopping.kill_workers()
         return True
+
+
+@contextmanager
+def _take_waiting_workers() -> Iterator[None]:
+    """Let trials run in the workers that a Ray of our own has started already, with our whole environment.
+
+    Tune sends some variables along with every trial, and for any that are sent Ray starts new processes beside those
+    that wait: half a second of processor time each (LOG.md, 2026-11-24).
+    """
+    added, passed_on = class_cache.DEFAULT_ENV_VARS.copy(), class_cache.ENV_VARS_TO_PROPAGATE.copy()
+    class_cache.DEFAULT_ENV_VARS.clear()
+    class_cache.ENV_VARS_TO_PROPAGATE.clear()
+    try:
+        yield
+    finally:
+        class_cache.DEFAULT_ENV_VARS.update(added)
+        class_cache.ENV_VARS_TO_PROPAGATE.update(passed_on)
 
 
 @contextmanager

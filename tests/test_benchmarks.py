@@ -17,6 +17,7 @@ NAMES = {
     "search": {"trials", "images", "epochs", "slots", "rounds", "sides"},
     "packing": {"images", "pack_seconds", "pack_images_per_second", "find_seconds", "open_seconds", "verify_seconds"},
     "training": {"device", "torch", "threads", "macs_per_second", "bytes_per_second", "models"},
+    "starting": {"rounds", "slots", "phases"},
     "recipes": {"device", "accuracies", "difference_interval"},
     "resuming": {"5"},
     "sharing": {"device", "torch", "model", "processes"},
@@ -102,6 +103,16 @@ def test_the_growth_benchmark_has_a_row_for_each_search(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
+def test_the_starting_benchmark_sees_every_phase_in_its_order(tmp_path):
+    figures = run("starting", "--short", path=tmp_path / "figures.json")
+    assert list(figures["phases"]) == ["imports", "data", "ray", "study", "worker", "images", "step"]
+    moments = [phase["seconds"] for phase in figures["phases"].values()]
+    assert moments[0] > 0
+    assert moments == sorted(moments)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_the_scale_benchmark_weighs_nodes_driver_and_journal(tmp_path):
     [row] = run("scale", "--short", path=tmp_path / "figures.json")["rows"]
     assert (row["nodes"], row["trials"]) == (2, 20)
@@ -116,7 +127,10 @@ def test_the_search_benchmark_lets_all_train_the_same_and_loses_nothing_of_ours(
     sides = ("--sides", "ours", "optuna_alone")
     figures = run("search", "--short", *sides, path=tmp_path / "figures.json")
     assert figures["sides"].keys() == {"ours", "optuna_alone"}
-    assert all(row["training_seconds"] > 0 for row in figures["sides"].values())
+    for row in figures["sides"].values():
+        assert 0 < row["first_step_seconds"] < row["wall_seconds"]
+        assert 0 < row["training_seconds"] < 2 * row["wall_seconds"]
+        assert row["seconds_beyond_per_trial"] > 0
     assert figures["sides"]["ours"]["epochs_lost"] == 0
 
 

@@ -1,41 +1,22 @@
 """Decodes image files to uint8 RGB of 32x32, on all cores."""
 
-import dataclasses
 import functools
 import hashlib
 import warnings
 import zlib
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from trainables.config import IMAGE_SIZE
-from trainables.data import CLASSES
 from trainables.errors import InputError
-from trainables.source import Member, Source
+from trainables.record import CLASSES
+from trainables.source import Batch, Member, Source, describe_bad
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """What a thread made of a chunk of files."""
-
-    images: NDArray[np.uint8]
-    """(n, 32, 32, 3)."""
-    labels: list[int]
-    """n of them: 0 FAKE, 1 REAL."""
-    hashes: list[bytes]
-    """n of them: 64 bits of the image's pixels."""
-    bad: list[str]
-    """Names of the files that are not images."""
-    resized: list[str]
-    """Names of the images that were not 32x32."""
 
 
 def decode_chunks(
@@ -131,8 +112,3 @@ def _check_png(data: bytes) -> None:
         if len(data) < end + 4 or zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
             raise ValueError("damaged PNG")
         start = end + 4
-
-
-def describe_bad(source: Path, name: str) -> str:
-    """Return the sentence on a file that is not an image."""
-    return f"{source}: {name} is not a sound JPEG, PNG, GIF or WebP image: remove it, or skip such files (on_bad_image)"

@@ -1,6 +1,7 @@
 """Optimizers by name, and the learning rate as a pure function of progress."""
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 
@@ -9,10 +10,22 @@ from torch import nn
 
 from trainables.config import TrainConfig
 
+
+def _drop_compiler(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return an optimizer without the wrappers that torch.compile needs around its methods.
+
+    The first call of any of them imports torch's compiler: a second and 130 MB for every worker, and nothing here is
+    compiled (LOG.md, 2026-11-24).
+    """
+    wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    plain = {name: inspect.unwrap(getattr(kind, name)) for name in wrapped}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": functools.partial(torch.optim.SGD, momentum=0.9, nesterov=True),
+    "adam": _drop_compiler(torch.optim.Adam),
+    "adamw": _drop_compiler(torch.optim.AdamW),
+    "sgd": functools.partial(_drop_compiler(torch.optim.SGD), momentum=0.9, nesterov=True),
 }
 
 

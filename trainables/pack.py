@@ -1,6 +1,6 @@
 """Packs a folder or a zip of images, once per machine: all decoded, 32x32, in one file per split.
 
-`trainables.source` reads the images; `trainables.data` describes the files that are written here, and opens them.
+`trainables.source` reads the images; `trainables.record` describes the files that are written here.
 """
 
 import contextlib
@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.config import IMAGE_SIZE
-from trainables.data import CLASSES, RECORD, SPLITS, load_info
-from trainables.decode import Batch, decode_chunks, describe_bad
 from trainables.errors import InputError
-from trainables.source import Member, Source, cut, open_source, require_classes, sign_source
+from trainables.record import CLASSES, RECORD, SPLITS, load_info
+from trainables.source import Batch, Member, Source, cut, describe_bad, open_source, require_classes, sign_source
 
 FORMAT = 1
 """Version of the packed files; part of the names in the cache, so packs of other versions are not seen."""
@@ -118,6 +117,8 @@ def _write_splits(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Write images, labels and hashes of both splits, and return what the record says of them."""
+    from trainables.decode import decode_chunks  # with torch, which finding a pack needs none of
+
     chunks = {split: cut([member for member in members if member.name.startswith(f"{split}/")]) for split in SPLITS}
     batches = decode_chunks(source, [*itertools.chain(*chunks.values())], on_bad_image, progress)
     with contextlib.closing(batches):

@@ -1,7 +1,6 @@
-"""The machine: device, threads, and where every random draw comes from."""
+"""The machine: device, threads, memory, and generators of random numbers."""
 
 import contextlib
-import hashlib
 import os
 import platform
 from collections.abc import Iterator
@@ -109,16 +108,6 @@ def deterministic_block(enabled: bool) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         cudnn.deterministic, cudnn.benchmark = before_cudnn
-
-
-def derive_seed(seed: int, purpose: str, epoch: int = 0) -> int:
-    """Derive a seed in [0, 2^63) for one purpose and epoch.
-
-    So no generator is carried from one epoch to the next, and none has to be saved: an epoch is a pure function
-    of weights, optimizer state, seed and epoch number.
-    """
-    digest = hashlib.sha256(f"{seed}/{purpose}/{epoch}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def build_generator(device: torch.device, seed: int) -> torch.Generator:

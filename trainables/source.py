@@ -17,8 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from trainables.data import CLASSES, SPLITS
+import numpy as np
+from numpy.typing import NDArray
+
 from trainables.errors import InputError
+from trainables.record import CLASSES, SPLITS
 
 CHUNK = 512
 """Files that a thread reads or decodes at a time."""
@@ -40,6 +43,22 @@ class Member:
     """CRC-32 of the file's bytes."""
     size: int
     """Bytes."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Images of some members, decoded."""
+
+    images: NDArray[np.uint8]
+    """(n, 32, 32, 3)."""
+    labels: list[int]
+    """n of them: 0 FAKE, 1 REAL."""
+    hashes: list[bytes]
+    """n of them: 64 bits of the image's pixels."""
+    bad: list[str]
+    """Names of the files that are not images."""
+    resized: list[str]
+    """Names of the images that were not 32x32."""
 
 
 class Folder:
@@ -167,6 +186,11 @@ def require_classes(source: Path, present: set[str], complaint: str) -> None:
     needed = (f"{split}/{label}" for split, label in itertools.product(SPLITS, CLASSES))
     if missing := [part for part in needed if part not in present]:
         raise InputError(f"{source} {complaint} {', '.join(missing)}: expected images in {LAYOUT}")
+
+
+def describe_bad(source: Path, name: str) -> str:
+    """Return the sentence on a file that is not an image."""
+    return f"{source}: {name} is not a sound JPEG, PNG, GIF or WebP image: remove it, or skip such files (on_bad_image)"
 
 
 def cut(items: list[T]) -> list[list[T]]:

@@ -19,7 +19,8 @@ from trainables.errors import InputError, TrainingError
 from trainables.metrics import score
 from trainables.models import build_model
 from trainables.optim import build_optimizer, schedule
-from trainables.runtime import allow_tf32, autocast, build_generator, derive_seed, deterministic_block, seed_block
+from trainables.runtime import allow_tf32, autocast, build_generator, deterministic_block, seed_block
+from trainables.seed import derive_seed
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
 """Images in a forward pass without gradients. On a CPU more fall out of the cache: the paper's CNN scores 9,900

@@ -15,7 +15,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from benchmarks.peers.training import Plan, tell, train
+from benchmarks.peers.plan import Plan, tell
+from benchmarks.peers.training import train
 
 
 def open_study(folder: Path, plan: Plan) -> optuna.Study:

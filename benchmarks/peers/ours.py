@@ -1,29 +1,21 @@
-"""Ours: what `python -m search.run` does up to the evaluation, which the peers do not have; W&B offline."""
+"""Ours: `python -m search.run` itself, up to the evaluation, which the peers do not have; W&B offline."""
 
+import functools
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from rich.console import Console
-
-from benchmarks.peers.training import Plan, note, tell
-from search.checkpoints import Checkpoints
-from search.cluster.nodes import connect
-from search.config import parse
+import search.run
+from benchmarks.peers.plan import Plan, note, tell, watch_first_step
 from search.journal import Journal, State
-from search.prepare import prepare_data
-from search.run import build_task
-from search.study import Study
 from search.task import Failure, Report, Task
-from search.tracking.tracker import build_tracker
-from search.trial import run_trial
-from search.tuner import run_study
 
 
 def main(folder: Path) -> None:
-    """Search, from the journal on."""
+    """Search, or go on with the search that lies in the folder."""
     plan = Plan.read(folder)
-    config = parse({
+    study = {
         "name": "ours",
         "results": str(folder),
         "data": {"path": plan.data, "cache": str(folder / "cache"), "val_fraction": plan.val_fraction},
@@ -38,30 +30,30 @@ def main(folder: Path) -> None:
         "space": {"cnn": {"learning_rate": {"low": 1e-6, "high": 1.0, "log": True}, **_list_choices(plan)}},
         "cluster": {"cpus": plan.slots},
         "tracking": {"mode": "offline"},
-    })  # fmt: skip
-    console = Console(quiet=True)
-    packed = prepare_data(config, console)
-    config.directory.mkdir(exist_ok=True)
+    }
+    (folder / "study.yaml").write_text(json.dumps(study), encoding="utf-8")  # JSON is YAML, and 1e-06 a number in it
+    search.run.run_task = functools.partial(run_task, folder)
+    held: list[int] = []
+    search.run.evaluate = lambda _config, _record, journal, *_: held.append(count_epochs(journal))
+    search.run.main(folder / "study.yaml", resume=(folder / "ours").exists(), plain=True)
+    tell(held[0])
 
-    def work(task: Task) -> Iterator[Report | Failure]:
-        for message in run_trial(task):
-            if isinstance(message, Report):
-                metrics = message.metrics
-                note(folder, task.params["learning_rate"], int(metrics["epoch"]), metrics["seconds"])
-            yield message
 
-    with connect(config):
-        tracker = build_tracker(config, "bench", console.print)
-        checkpoints = Checkpoints(config.directory / "checkpoints")
-        study = Study(config, Journal(config.journal, config.name, note=console.print), [checkpoints, tracker])
-        run_study(
-            study,
-            work,
-            lambda trial: build_task(config, trial, packed, checkpoints.get_path(trial.number)),
-            slots=plan.slots,
-        )
-        tracker.close()
-    tell(sum(len(trial.epochs) for trial in study.trials if trial.state is State.COMPLETE))
+def run_task(folder: Path, deliver: Callable[[], str], task: Task) -> Iterator[Report | Failure]:
+    """Train a trial and note what was trained, as the peers do."""
+    from search.trial import run_delivered
+
+    watch_first_step(folder)
+    for message in run_delivered(deliver, task):
+        if isinstance(message, Report):
+            metrics = message.metrics
+            note(folder, task.params["learning_rate"], int(metrics["epoch"]), metrics["seconds"])
+        yield message
+
+
+def count_epochs(journal: Journal) -> int:
+    """Return how many epochs the record holds of the trials that came to their end."""
+    return sum(len(trial.epochs) for trial in journal.load() if trial.state is State.COMPLETE)
 
 
 def _list_choices(plan: Plan) -> dict[str, dict[str, list[object]]]:

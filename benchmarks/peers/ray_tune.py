@@ -19,7 +19,8 @@ from ray.air.integrations.wandb import WandbLoggerCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from benchmarks.peers.training import Plan, tell, train
+from benchmarks.peers.plan import Plan, tell
+from benchmarks.peers.training import train
 
 
 def train_cifake(config: dict[str, Any], plan: Plan, folder: Path) -> None:

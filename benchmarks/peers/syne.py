@@ -13,7 +13,7 @@ from syne_tune.backend import LocalBackend
 from syne_tune.config_space import choice, loguniform
 from syne_tune.optimizer.baselines import ASHA
 
-from benchmarks.peers.training import Plan, tell
+from benchmarks.peers.plan import Plan, tell
 
 
 def main(folder: Path) -> None:
@@ -45,6 +45,7 @@ def _build_tuner(plan: Plan, folder: Path) -> Tuner:
         stop_criterion=StoppingCriterion(max_num_trials_started=len(plan.configs) - 1),  # it stops above that
         wait_trial_completion_when_stopping=True,
         n_workers=plan.slots,
+        sleep_time=0.5,  # seconds between two looks at the workers; the default of 5 is for trials of hours
         tuner_name="syne",
         suffix_tuner_name=False,
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 from syne_tune import Reporter
 from syne_tune.utils import add_config_json_to_argparse, load_config_json
 
-from benchmarks.peers.training import Plan, train
+from benchmarks.peers.plan import Plan
+from benchmarks.peers.training import train
 
 
 def main() -> None:

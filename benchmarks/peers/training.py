@@ -1,38 +1,19 @@
 """How tutorials train: ImageFolder, DataLoader, a plain loop; what every peer calls for each of its trials."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, random_split
 from torchvision import datasets, transforms
 
+from benchmarks.peers.plan import Plan, note, watch_first_step
 from trainables.config import CnnConfig
 from trainables.models import build_model
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What all searches do, written into the folder of each as plan.json."""
-
-    data: str
-    """Folder of images, train/CLASS/*.jpg."""
-    val_fraction: float
-    epochs: int
-    slots: int
-    """Trials at a time, on a core each."""
-    configs: list[dict[str, Any]]
-    """The trials, in order; `learning_rate` tells one from another."""
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Read the plan of a search."""
-        return cls(**json.loads((folder / "plan.json").read_text(encoding="utf-8")))
 
 
 def train(
@@ -43,10 +24,11 @@ def train(
     Args:
         config: One of the plan's.
         plan: What all searches do.
-        folder: Of the search; its file `trained` takes a line for each epoch.
+        folder: Of the search; its file `trained` takes a line for each epoch, `stepped` one for each process.
         checkpoint: A state, to go on from.
     """
     torch.set_num_threads(1)
+    watch_first_step(folder)
     images = datasets.ImageFolder(str(Path(plan.data) / "train"), transforms.ToTensor())
     num_val = round(plan.val_fraction * len(images))
     parts = random_split(images, [len(images) - num_val, num_val], torch.Generator().manual_seed(0))
@@ -73,14 +55,3 @@ def train(
         note(folder, config["learning_rate"], epoch, seconds)
         metrics = {"epoch": epoch, "accuracy": num_right / num_val, "seconds": seconds}
         yield metrics, {"epoch": epoch, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-
-
-def note(folder: Path, learning_rate: float, epoch: int, seconds: float) -> None:
-    """Write down that an epoch was trained; a line this short is appended whole."""
-    with (folder / "trained").open("a", encoding="utf-8") as file:
-        file.write(f"{learning_rate!r} {epoch} {seconds!r}\n")
-
-
-def tell(epochs: int) -> None:
-    """Print, at the end of a search, how many epochs its record holds of the trials that came to their end."""
-    print(json.dumps({"epochs_held": epochs}))

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from search.audit.images import PARTS, Images
 from search.audit.neighbours import compare, find_pairs, hash_images
-from trainables.data import CLASSES
+from trainables.record import CLASSES
 
 RELATIONS = (*PARTS, *(f"train/{label} and test/{label}" for label in CLASSES), "FAKE and REAL")
 """Where two images that are the same, or look alike, can lie."""

@@ -17,10 +17,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.config import StudyConfig
 from search.space import Choice, list_specs
-from trainables.data import RECORD, verify
 from trainables.errors import InputError
-from trainables.models import locate_imagenet
 from trainables.pack import lock_cache
+from trainables.record import RECORD, verify
 
 PIECE = 16 * 2**20
 """Bytes sent at a time: a hundred nodes that ask at once take 1.6 GB of the head's memory, however large the pack."""
@@ -50,6 +49,8 @@ class Delivery:
         if self.depot is None:
             return self.pack
         if self.weights is not None:
+            from trainables.models import locate_imagenet  # with torch, on the node that needs it anyway
+
             self._bring_weights(self.weights, locate_imagenet())
         if (Path(self.pack) / RECORD).exists():
             return self.pack
@@ -137,6 +138,8 @@ def build_delivery(config: StudyConfig, packed: Path) -> Delivery:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(str(packed.resolve()))
         if names_imagenet(config):
+            from trainables.models import locate_imagenet  # with torch, which else the driver waits for
+
             weights = str(locate_imagenet())
     return Delivery(pack=str(packed.resolve()), cache=config.data.cache, weights=weights, depot=depot)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from search.cluster.store import Store, StoreError
-from trainables import checkpoint
 
 FOLDER = "checkpoints/"
 """Where they lie in a store: FOLDER, the training's name, whose, the epoch."""
@@ -48,6 +47,8 @@ class Shelf:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a state here and into the store; without an answer from the store it lies here alone."""
+        from trainables import checkpoint  # with torch, which the driver does without
+
         checkpoint.save(self.path, state | {"identity": self.identity})
         if self.url is None:
             return
@@ -68,6 +69,8 @@ class Shelf:
                 store.delete(store.list(f"{FOLDER}{self.name}/"))
 
     def _load_file(self) -> dict[str, Any] | None:
+        from trainables import checkpoint
+
         state = checkpoint.load(self.path)
         return None if state is None or state.pop("identity", None) != self.identity else state
 

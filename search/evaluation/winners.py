@@ -16,7 +16,7 @@ from search.journal import State, Trial
 from search.provenance import describe_code
 from trainables.config import list_defaults
 from trainables.errors import InputError
-from trainables.runtime import derive_seed
+from trainables.seed import derive_seed
 
 RULE = (
     "best validation accuracy at any epoch, the earlier trial in a tie; "

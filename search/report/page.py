@@ -21,7 +21,7 @@ from search.evaluation.result import Mistake, Result, TestedModel
 from search.journal import Trial
 from search.provenance import write_file
 from search.report import charts, figures
-from trainables.data import CLASSES
+from trainables.record import CLASSES
 
 NUM_MISTAKES = 12
 """Pictures per architecture."""

@@ -94,15 +94,15 @@ class Status:
         search = self.search
         rungs = list_rungs(search.grace_epochs, search.reduction_factor, search.max_epochs)
         rungs = rungs[: (width - 24) // 11] if search.scheduler in HALVING else []
+        counts = Counter((trial.architecture, trial.state, len(trial.epochs)) for trial in self.trials)
         table = _build_table("reached (cut)", *(f"epoch {rung}" for rung in rungs), f"end {search.max_epochs}")
-        for name in sorted({trial.architecture for trial in self.trials}) if rungs else []:
-            mine = [trial for trial in self.trials if trial.architecture == name]
+        for name in sorted({architecture for architecture, _, _ in counts}) if rungs else []:
+            mine = [(state, epochs, count) for (known, state, epochs), count in counts.items() if known == name]
             cells = []
             for rung in rungs:
-                reached = sum(len(trial.epochs) >= rung for trial in mine)
-                cut = sum(trial.state is State.PRUNED and len(trial.epochs) == rung for trial in mine)
-                cells.append(f"{reached} ({cut})" if reached else "")
-            complete = sum(trial.state is State.COMPLETE for trial in mine)
+                reached = sum(count for _, epochs, count in mine if epochs >= rung)
+                cells.append(f"{reached} ({counts[name, State.PRUNED, rung]})" if reached else "")
+            complete = sum(count for state, _, count in mine if state is State.COMPLETE)
             table.add_row(name, *cells, str(complete) if complete else "")
         return table
 
@@ -123,16 +123,18 @@ class Status:
 
 def find_best(trials: Sequence[Trial]) -> dict[str, Trial]:
     """Return each architecture's best trial on validation, by name; a failed one does not count."""
-    best: dict[str, Trial] = {}
-    for trial in rank_trials(trials):
-        best.setdefault(trial.architecture, trial)
-    return dict(sorted(best.items()))
+    able = [(trial.architecture, -trial.get_peak()[0], trial.number, trial) for trial in _list_able(trials)]
+    names = sorted({name for name, *_ in able})
+    return {name: min(entry for entry in able if entry[0] == name)[-1] for name in names}
 
 
 def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials that have an epoch and did not fail, best on validation first; the earlier wins a tie."""
-    able = [trial for trial in trials if trial.epochs and trial.state is not State.FAIL]
-    return sorted(able, key=lambda trial: (-trial.get_peak()[0], trial.number))
+    return sorted(_list_able(trials), key=lambda trial: (-trial.get_peak()[0], trial.number))
+
+
+def _list_able(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.epochs and trial.state is not State.FAIL]
 
 
 def estimate_left_s(search: SearchConfig, trials: Sequence[Trial], elapsed_s: float) -> float | None:

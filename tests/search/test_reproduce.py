@@ -12,8 +12,8 @@ from search.document import write_document
 from search.evaluation.model_file import load_record
 from search.evaluation.retraining import Place, Retraining, retrain
 from search.reproduce import compare, list_obstacles, main
-from trainables.data import load_info
 from trainables.pack import pack
+from trainables.record import load_info
 
 APP = typer.Typer()
 APP.command()(main)

@@ -1,5 +1,9 @@
 """The command line: what a user sees when something is wrong, and what --dry-run says."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -93,3 +97,10 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
     assert "about 42 if the scheduler stops its share, at most 162, in 18 trials" in stdout
     assert "Evaluation: 10 retrainings" in stdout
     assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize("library", ["torch", "torchvision", "sklearn", "matplotlib", "plotly", "wandb", "ray.tune"])
+def test_no_trial_waits_for_the_driver_to_import(library):
+    program = f"import sys, search.run; sys.exit({library!r} in sys.modules)"
+    root = Path(__file__).parents[2]
+    assert subprocess.run([sys.executable, "-c", program], cwd=root, check=False).returncode == 0

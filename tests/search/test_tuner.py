@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 
 from search.cluster.nodes import connect, count_slots
@@ -120,6 +121,23 @@ def test_trials_run_side_by_side(tmp_path):
         run_study(study, work, make_task, slots=2)
     assert study.is_finished
     assert watcher.most == 2
+
+
+def test_trials_run_in_the_workers_that_ray_has_started_already(tmp_path):
+    config = build_config(num_trials=4, scheduler="none", max_epochs=1)
+
+    def work(_):
+        yield Report({"epoch": 1, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0, "pid": os.getpid()}, "any")
+
+    study = open_study(config, tmp_path)
+    with connect(config):
+        waiting = set()
+        while len(waiting) < 2:
+            family = {process.pid for process in psutil.Process().children(recursive=True)}
+            titles = {process.pid: process.info["cmdline"] for process in psutil.process_iter(["cmdline"])}
+            waiting = {pid for pid in family & titles.keys() if "ray::IDLE" in " ".join(titles[pid] or ())}
+        run_study(study, work, make_task, slots=2)
+    assert {trial.epochs[0]["pid"] for trial in study.trials} <= waiting
 
 
 def test_a_trial_that_hangs_fails_and_the_search_goes_on(tmp_path):

@@ -1,4 +1,7 @@
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,3 +97,47 @@ def test_frozen_weights_are_not_handed_to_the_optimizer() -> None:
     model = build_model(ResNet50Config(trainable_stages=0))
     optimizer = build_optimizer(TrainConfig(model=ResNet50Config(), epochs=1), model)
     assert [tuple(parameter.shape) for parameter in optimizer.param_groups[0]["params"]] == [(1, 2048), (1,)]
+
+
+REFERENCES = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda weights, **kwargs: torch.optim.SGD(weights, momentum=0.9, nesterov=True, **kwargs),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_steps_saves_and_resumes_as_that_of_pytorch_does(name: str) -> None:
+    config = TrainConfig(model=CnnConfig(), epochs=1, optimizer=name, learning_rate=0.1, weight_decay=0.01)
+    models = [nn.Linear(4, 1), nn.Linear(4, 1)]
+    models[1].load_state_dict(models[0].state_dict())
+    ours = build_optimizer(config, models[0])
+    reference = REFERENCES[name](models[1].parameters(), lr=0.1, weight_decay=0.01, fused=True)
+    for step in range(6):
+        if step == 3:
+            state = ours.state_dict()
+            ours = build_optimizer(config, models[0])
+            ours.load_state_dict(state)
+        for model, optimizer in zip(models, (ours, reference), strict=True):
+            optimizer.zero_grad()
+            (model(torch.eye(4)) - 1.0).square().mean().backward()
+            optimizer.step()
+        assert torch.equal(models[0].weight, models[1].weight)
+    assert ours.state_dict().keys() == reference.state_dict().keys()
+    assert ours.state_dict()["param_groups"] == reference.state_dict()["param_groups"]
+
+
+def test_no_step_imports_the_compiler() -> None:
+    program = (
+        "import sys, torch\n"
+        "from trainables.optim import OPTIMIZERS\n"
+        "for build in OPTIMIZERS.values():\n"
+        "    weight = torch.nn.Parameter(torch.ones(2))\n"
+        "    optimizer = build([weight], lr=0.1, fused=True)\n"
+        "    optimizer.zero_grad()\n"
+        "    weight.sum().backward()\n"
+        "    optimizer.step()\n"
+        "    optimizer.load_state_dict(optimizer.state_dict())\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == 0

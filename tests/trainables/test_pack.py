@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 from torchvision import transforms
 
-from trainables.data import load_info, open_full_train, open_test, verify
+from trainables.data import open_full_train, open_test
 from trainables.errors import InputError
 from trainables.pack import pack
+from trainables.record import load_info, verify
 
 PART = "train/REAL"
 CIFAKE = os.environ.get("CIFAKE_PATH")

@@ -16,7 +16,7 @@ from trainables.config import CnnConfig, ResNet50Config, TrainConfig
 from trainables.data import Split
 from trainables.errors import InputError, TrainingError
 from trainables.models import build_model
-from trainables.runtime import derive_seed
+from trainables.seed import derive_seed
 from trainables.train import Epoch, predict, train
 
 CPU = torch.device("cpu")

@@ -10,9 +10,9 @@ from PIL import Image
 
 from search.audit.findings import RELATIONS, audit
 from search.audit.images import PARTS, read_images
-from trainables.data import load_info
 from trainables.errors import InputError
 from trainables.pack import pack
+from trainables.record import load_info
 
 CIFAKE = os.environ.get("CIFAKE_PATH")
 

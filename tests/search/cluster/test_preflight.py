@@ -12,9 +12,9 @@ from search.cluster.nodes import list_nodes
 from search.cluster.preflight import Folder, check_nodes, describe_versions, find_difference, reach
 from search.config import parse
 from trainables.config import ResNet50Config
-from trainables.data import verify
 from trainables.errors import InputError
 from trainables.models import build_model, locate_imagenet
+from trainables.record import verify
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,39 @@
+"""Programs that are measured from outside, with all that they started."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).parent.parent
+
+
+def look(pid: int) -> tuple[float, int]:
+    """Return the memory in bytes, each page counted once, and the number of a process and all that it started."""
+    sizes = []
+    for member in _list_family(pid):
+        try:
+            sizes.append(member.memory_full_info().pss)
+        except psutil.Error:
+            continue
+    return sum(sizes), len(sizes)
+
+
+def kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """Kill a program and all that it started, at once; one that has ended is waited for."""
+    for member in _list_family(process.pid):
+        try:
+            os.kill(member.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    process.wait()
+
+
+def _list_family(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.Error:
+        return []
