@@ -27,8 +27,8 @@ from benchmarks.growth import MEGABYTE, build_config, drive
 from search.config import ClusterConfig
 from search.journal import Journal
 
-NODE_BYTES = 350 * MEGABYTE
-"""Memory of a pretended node with its worker, rounded up. Source: LOG.md, 2026-11-24."""
+NODE_BYTES = 260 * MEGABYTE
+"""Memory of a pretended node with its worker. Source: LOG.md, 2026-11-24."""
 STORE_BYTES = 80 * 2**20
 """Of each node's object store, the least that Ray accepts; nothing of a closed form's study lies there."""
 WEIGHING_S = 2.0

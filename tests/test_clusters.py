@@ -113,3 +113,8 @@ def test_every_search_in_the_readme_of_clusters_parses(command, monkeypatch):
 
 def test_the_readme_of_clusters_has_a_search_for_each_way_to_start_one():
     assert len(RUNS) == 4  # on hosts, as a job, on AWS, on Kubernetes
+
+
+def test_one_thing_is_left_to_fill_in_on_aws():
+    text = (ROOT / "cluster.yaml").read_text()
+    assert set(re.findall(r"\S*REPLACE\S*", text.partition("cluster_name:")[2])) == {"[sg-REPLACE]"}

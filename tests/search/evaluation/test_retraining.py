@@ -45,7 +45,7 @@ def make_retraining(**changes):
 
 
 def run(work, retraining, pack, folder, *arguments):
-    return list(work(retraining, str(pack), str(folder), 1.0, 0.0, *arguments))
+    return list(work(retraining, str(pack), Place(str(folder)), 1.0, 0.0, *arguments))
 
 
 def hash_weights(folder):
