@@ -1,5 +1,6 @@
 """What the commands share: where they print, and how they say that they cannot go on."""
 
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ def explain_errors(again: str | None = None) -> Iterator[None]:
     Args:
         again: What goes on after an interruption, such as `the same command with --resume`; None if nothing was begun.
     """
+    if again and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; who sends it means it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except InputError as error:

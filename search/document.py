@@ -44,7 +44,7 @@ def write_document(path: Path, value: Mapping[str, Any]) -> None:
 
 def format_document(value: Mapping[str, Any]) -> str:
     """Return plain values as YAML, keys in their order."""
-    text: str = yaml.safe_dump(dict(value), sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
     return text
 
 
@@ -93,10 +93,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or the loader would take for something else, such as 12e34567 and `on`."""
+
+
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
     ("int", r"[-+]?[0-9]+", "-+0123456789"),
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
 ):  # fmt: skip
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+    for _side in (_Loader, _Dumper):
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _read_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """Read a decimal number; by YAML 1.1 leading zeros would make it an octal one."""
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _read_int)

@@ -13,26 +13,26 @@ from search.journal import Journal
 ROOT = Path(__file__).parent.parent
 STUDY = """
 name: tiny
-data: {{path: {path}, cache: {cache}, val_fraction: 0.25}}
+data: {{path: sample, cache: {cache}, max_train_images: 400, val_fraction: 0.25}}
 search:
   architectures: [cnn]
   num_trials: 3
   max_epochs: 4
-  max_concurrent: 1
   seed: 0
   spare_first: true
   first: [{recipe}]
-space: {{shared: {{learning_rate: {{low: 3e-4, high: 1e-2, log: true}}, batch_size: {{choice: [8, 128]}}}}}}
+space: {{shared: {{learning_rate: {{low: 3e-4, high: 1e-2, log: true}}, batch_size: {{choice: [16, 128]}}}}}}
+cluster: {{cpus: 1}}
 evaluation: {{seeds: 2, baselines: true}}
 tracking: {{mode: "off"}}
 """
 
 
 @pytest.fixture
-def study(image_zip, tmp_path):
+def study(tmp_path):
     path = tmp_path / "tiny.yaml"
     recipe = ROOT / "configs" / "recipes" / "paper_cnn.yaml"
-    path.write_text(STUDY.format(path=image_zip, cache=tmp_path / "cache", recipe=recipe))
+    path.write_text(STUDY.format(cache=tmp_path / "cache", recipe=recipe))
     return path
 
 
@@ -63,7 +63,7 @@ def read(results):
 @pytest.mark.timeout(900)
 @pytest.mark.ray
 def test_a_study_in_pieces_equals_a_straight_one(study, tmp_path):
-    moments = ["trial 0 cnn epoch 2/4", "trial 1 cnn epoch 1/4", "-seed0: epoch 1/", "-seed1: epoch 1/"]
+    moments = ["trial 0 cnn epoch 2/4", "trial 1 cnn epoch 1/4", "cnn-seed0: epoch 1/", "cnn-seed1: epoch 1/"]
     for moment in moments:
         code, lines = run(study, tmp_path / "pieces", until=moment)
         assert code == 130, "".join(lines)

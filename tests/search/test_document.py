@@ -1,6 +1,6 @@
 import pytest
 
-from search.document import overlay, read_document, set_value
+from search.document import overlay, read_document, set_value, write_document
 from trainables.errors import InputError
 
 
@@ -64,3 +64,16 @@ def test_a_searched_parameter_replaces_the_one_below_as_a_whole():
 def test_a_malformed_override_is_refused(override):
     with pytest.raises(InputError, match="--set"):
         set_value({"a": {"b": 3}}, override)
+
+
+@pytest.mark.parametrize(
+    "text", ["06550887", "12345678", "12e34567", "1e-3", "on", "null", "~", "0o7", ".inf", "3d4f0a1b"]
+)
+def test_a_text_that_looks_like_something_else_is_read_back_as_text(tmp_path, text):
+    path = tmp_path / "x.yaml"
+    write_document(path, {"id": text, "values": [1, 1e-5, 1e16, True, None]})
+    assert read_document(path) == {"id": text, "values": [1, 1e-5, 1e16, True, None]}
+
+
+def test_a_number_with_leading_zeros_is_no_octal_one(tmp_path):
+    assert read(tmp_path, "a: 010\nb: 089\n") == {"a": 10, "b": 89}
