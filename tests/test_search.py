@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 STUDY = """
 name: tiny
 data: {{path: sample, max_train_images: 200, val_fraction: 0.25, cache: {cache}}}
-search: {{architectures: [cnn], num_trials: 4, max_epochs: 3, reduction_factor: 2, num_startup_trials: 2}}
+search:
+  {{architectures: [cnn], num_trials: 4, max_epochs: 3, num_startup_trials: 2, scheduler: asha, reduction_factor: 2}}
 space:
   shared: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}, batch_size: 32}}
   cnn: {{filters: {{choice: [8, 16]}}}}

@@ -14,9 +14,9 @@ def test_the_estimate_counts_all_epochs_of_trials_that_are_spared():
     ("search", "epochs"),
     [
         ({"num_trials": 9, "max_epochs": 9, "scheduler": "none"}, (81, 81)),
-        ({"num_trials": 9, "max_epochs": 9}, (9 * 1 + 3 * 2 + 1 * 6, 81)),
-        ({"num_trials": 9, "max_epochs": 9, "max_total_epochs": 12}, (12, 12)),
-        ({"num_trials": 2, "max_epochs": 9}, (2 + 2 + 6, 18)),
+        ({"num_trials": 9, "max_epochs": 9, "scheduler": "asha"}, (9 * 1 + 3 * 2 + 1 * 6, 81)),
+        ({"num_trials": 9, "max_epochs": 9, "scheduler": "asha", "max_total_epochs": 12}, (12, 12)),
+        ({"num_trials": 2, "max_epochs": 9, "scheduler": "asha"}, (2 + 2 + 6, 18)),
         ({"num_trials": 11, "max_epochs": 9, "scheduler": "hyperband"}, ((6 + 2 * 2 + 6) + (3 * 3 + 6) + 2 * 9, 99)),
         ({"num_trials": 9, "max_epochs": 9, "scheduler": "median"}, (81, 81)),
     ],

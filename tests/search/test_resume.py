@@ -25,7 +25,13 @@ class Killed(Exception):  # noqa: N818 it is what happens, not what went wrong
 
 
 def open_study(path):
-    search = {"num_trials": NUM_TRIALS, "max_epochs": 4, "reduction_factor": 2, "num_startup_trials": 3}
+    search = {
+        "num_trials": NUM_TRIALS,
+        "max_epochs": 4,
+        "scheduler": "asha",
+        "reduction_factor": 2,
+        "num_startup_trials": 3,
+    }
     config = parse({"name": "x", "search": search, "space": SPACE})
     return Study(config, Journal(path, "x", note=lambda _: None))
 

@@ -22,7 +22,14 @@ ROOT = Path(__file__).parents[2]
 SECRET = "s3cret{}%/@"
 SETTINGS = {
     "name": "shared",
-    "search": {"num_trials": 10, "max_epochs": 4, "reduction_factor": 2, "num_startup_trials": 3, "seed": 3},
+    "search": {
+        "num_trials": 10,
+        "max_epochs": 4,
+        "reduction_factor": 2,
+        "num_startup_trials": 3,
+        "scheduler": "asha",
+        "seed": 3,
+    },
     "space": {"shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}},
 }
 SEARCHER = """

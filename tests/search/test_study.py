@@ -34,7 +34,7 @@ class Recorder:
 
 
 def open_study(folder, listeners=(), recipes=(), **search):
-    settings = {"num_trials": 24, "max_epochs": 9, "num_startup_trials": 4, "seed": 3, **search}
+    settings = {"num_trials": 24, "max_epochs": 9, "num_startup_trials": 4, "scheduler": "asha", "seed": 3, **search}
     config = parse({"name": "x", "search": settings, "space": SPACE, "recipes": list(recipes)})
     return Study(config, Journal(folder / "study.journal", "x", note=print), listeners)
 

@@ -59,7 +59,7 @@ def test_what_one_architecture_fixes_is_within_the_other_ones_range():
 
 
 def test_the_sweep_says_who_proposes_and_who_stops():
-    sweep = describe({}, sampler="tpe", grace_epochs=2, reduction_factor=4)
+    sweep = describe({}, sampler="tpe", scheduler="asha", grace_epochs=2, reduction_factor=4)
     assert sweep["metric"] == {"name": "best_accuracy", "goal": "maximize"}
     assert sweep["method"] == "bayes"
     assert "Optuna (tpe)" in sweep["description"]

@@ -1,0 +1,190 @@
+"""The learning curve of any configuration, guessed from the trained ones of `benchmarks.curves`.
+
+A search asks for configurations that nobody trained, and for more of them than a table holds: with early stopping,
+the epochs of 60 whole trials start some 200. So a Gaussian process over the parameters predicts the whole curve, and
+each trial deviates from it as two trainings of one configuration with two seeds did from one another. A choice made on
+such curves is judged by the prediction, so that a lucky seed earns nothing.
+"""
+
+import csv
+import dataclasses
+import functools
+import warnings
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+from benchmarks.curves import ARCHITECTURE, EPOCHS, TABLE, build_study
+from search.space import build_distributions, list_specs
+
+Array = NDArray[np.float64]
+NUM_ALIKE = 4
+"""Deviations are drawn from so many repeated configurations of the nearest final accuracy: at chance there is none."""
+NUM_LATE = 3
+"""Epochs at the end."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Curves:
+    """What was trained."""
+
+    numbers: Array
+    """(N,) configurations, ascending."""
+    params: list[dict[str, Any]]
+    """Searched parameters of each."""
+    accuracies: Array
+    """(N, EPOCHS) on validation, of seed 0."""
+    seconds: Array
+    """(N,) CPU-seconds of an epoch."""
+    repeats: dict[int, Array]
+    """Accuracies (EPOCHS,) of seed 1, by position in `numbers`."""
+
+    def take(self, rest: int, of: int) -> "Curves":
+        """Return the configurations whose number leaves this rest, with every repeat among them."""
+        kept = [place for place, number in enumerate(self.numbers) if number % of == rest]
+        return dataclasses.replace(
+            self,
+            numbers=self.numbers[kept],
+            params=[self.params[place] for place in kept],
+            accuracies=self.accuracies[kept],
+            seconds=self.seconds[kept],
+            repeats={kept.index(place): curve for place, curve in self.repeats.items() if place in kept},
+        )
+
+
+def load_curves(table: Path = TABLE, num: int | None = None) -> Curves:
+    """Read the trained configurations, those that did not diverge; `num` takes the first so many."""
+    distributions = list_distributions()
+    first: dict[int, tuple[dict[str, Any], list[float], float]] = {}
+    second: dict[int, Array] = {}
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            curve = [row[f"epoch_{epoch}"] for epoch in range(1, EPOCHS + 1)]
+            if "" in curve:
+                continue
+            params = {name: _parse(row[name], distribution) for name, distribution in distributions.items()}
+            if row["seed"] == "0":
+                first[int(row["number"])] = params, [float(value) for value in curve], float(row["seconds"])
+            else:
+                second[int(row["number"])] = np.array(curve, dtype=float)
+    numbers = sorted(first)[:num]
+    return Curves(
+        numbers=np.array(numbers),
+        params=[first[number][0] for number in numbers],
+        accuracies=np.array([first[number][1] for number in numbers]),
+        seconds=np.array([first[number][2] for number in numbers]),
+        repeats={place: second[number] for place, number in enumerate(numbers) if number in second},
+    )
+
+
+@functools.cache
+def list_distributions() -> dict[str, BaseDistribution]:
+    """Return what each parameter may be."""
+    return build_distributions(list_specs(build_study().space, ARCHITECTURE), ARCHITECTURE)
+
+
+def encode(params: Mapping[str, Any]) -> list[float]:
+    """Return a point of the unit cube: numbers by their place in their range, names as one coordinate each."""
+    point: list[float] = []
+    for name, distribution in list_distributions().items():
+        value = params[name]
+        if not isinstance(distribution, CategoricalDistribution):
+            low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
+            scale: Callable[[float], float] = np.log if distribution.log else float  # type: ignore[attr-defined]
+            point.append((scale(value) - scale(low)) / (scale(high) - scale(low)))
+        elif isinstance(distribution.choices[0], str):
+            point += [float(value == choice) for choice in distribution.choices[1:]]
+        else:
+            point.append(distribution.choices.index(value) / (len(distribution.choices) - 1))
+    return point
+
+
+class Surrogate:
+    """A function from parameters to learning curves, fitted once."""
+
+    def __init__(self, curves: Curves, deviations: Curves | None = None) -> None:
+        """Fit.
+
+        Args:
+            curves: What to learn from.
+            deviations: Whose repeats to draw deviations from; None is those of `curves`.
+        """
+        self.points = np.array([encode(params) for params in curves.params])
+        self._curves = curves
+        self._mean = curves.accuracies.mean(0)
+        kernel = ConstantKernel(1.0, (1e-1, 1e2)) * Matern(
+            np.full(self.points.shape[1], 2.0), (0.2, 50.0), nu=2.5
+        ) + WhiteKernel(0.1, (1e-3, 1.0))
+        self._scale = curves.accuracies.std(0) + 1e-6
+        targets = (curves.accuracies - self._mean) / self._scale
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound: a parameter without effect
+            # One kernel for all epochs; the likelihood of the first, a middle and the last decides on it.
+            fitted = GaussianProcessRegressor(kernel, random_state=0).fit(self.points, targets[:, [0, 2, EPOCHS - 1]])
+        self._lengths = fitted.kernel_.k1.k2.length_scale
+        self._signal = fitted.kernel_.k1.k1.constant_value
+        self._noise = fitted.kernel_.k2.noise_level
+        inverse = np.linalg.inv(self._cover(self.points) + self._noise * np.eye(len(self.points)))
+        self._weights = inverse @ targets
+        left_out = targets - self._weights / np.diag(inverse)[:, None]
+        self.left_out = left_out * self._scale + self._mean
+        """(N, EPOCHS): each training's curve as predicted from all others."""
+        log_seconds = np.log(curves.seconds)
+        self._log_mean = log_seconds.mean()
+        self._second_weights = inverse @ (log_seconds - self._log_mean)
+        source = deviations or curves
+        pairs = sorted(source.repeats.items())
+        self._deviations = np.array([(curve - source.accuracies[place]) / np.sqrt(2.0) for place, curve in pairs])
+        self._finals = np.array([source.accuracies[place, -1] for place, _ in pairs])
+
+    def predict(self, params: Mapping[str, Any]) -> tuple[Array, float]:
+        """Return the accuracies (EPOCHS,) to expect, and the seconds of an epoch."""
+        cover = self._cover(np.array([encode(params)]))[0]
+        curve = np.clip(cover @ self._weights * self._scale + self._mean, 0.0, 1.0)
+        return curve, float(np.exp(cover @ self._second_weights + self._log_mean))
+
+    def deviate(self, curve: Array, generator: np.random.Generator) -> Array:
+        """Return the curve of one training of what is expected to give this one.
+
+        A lucky seed learns sooner, yet tops what the configuration reaches by no more than late epochs differ.
+        """
+        alike = np.argsort(np.abs(self._finals - curve[-1]), kind="stable")[:NUM_ALIKE]
+        sign = 1.0 if generator.random() < 0.5 else -1.0
+        deviation = sign * self._deviations[generator.choice(alike)]
+        return np.clip(curve + deviation, 0.0, curve.max() + np.abs(deviation[-NUM_LATE:]).max())
+
+    def _cover(self, points: Array) -> Array:
+        """Matern 5/2, Rasmussen and Williams 2006, eq. 4.17."""
+        gaps = (points[:, None, :] - self.points[None, :, :]) / self._lengths
+        distance = np.sqrt(5.0 * (gaps**2).sum(-1))
+        return self._signal * (1.0 + distance + distance**2 / 3.0) * np.exp(-distance)
+
+
+class Table:
+    """The trained curves themselves, each parameters' one by lot: for samplers that learn nothing from them."""
+
+    def __init__(self, curves: Curves) -> None:
+        self._curves = curves
+
+    def predict(self, params: Mapping[str, Any]) -> tuple[Array, float]:
+        """See Surrogate."""
+        lot = zlib.crc32(repr(sorted(params.items())).encode()) % len(self._curves.params)
+        return self._curves.accuracies[lot], float(self._curves.seconds[lot])
+
+    def deviate(self, curve: Array, generator: np.random.Generator) -> Array:  # noqa: ARG002 as Surrogate's
+        """Return the curve: it is one training's."""
+        return curve
+
+
+def _parse(text: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return next(choice for choice in distribution.choices if str(choice) == text)
+    return int(text) if type(distribution.low) is int else float(text)  # type: ignore[attr-defined]

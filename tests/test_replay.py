@@ -1,0 +1,98 @@
+"""Searches on stored learning curves: what ships is at least as good as random search with ASHA."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.curves import EPOCHS, list_jobs, propose
+from benchmarks.replay import ARMS, BASELINE, DEFAULT, Plan, estimate, find_best, fit, list_plans, replay, simulate
+from benchmarks.surrogate import load_curves
+from search.config import SearchConfig
+
+EPOCHS_OF_A_SEARCH = 180
+SEEDS = range(2000, 2024)
+"""None of those that the defaults were chosen on, or confirmed on."""
+
+
+def plan(arm, seed=0, slots=4, epochs=EPOCHS_OF_A_SEARCH):
+    return Plan(arm=arm, slots=slots, seed=seed, epochs=epochs, half="all")
+
+
+def test_the_stored_curves_are_whole():
+    curves = load_curves()
+    assert curves.accuracies.shape == (len(curves.numbers), EPOCHS)
+    assert len(curves.numbers) >= 60
+    assert ((curves.accuracies >= 0) & (curves.accuracies <= 1)).all()
+    assert (curves.seconds > 0).all()
+
+
+def test_a_stored_configuration_is_what_the_random_sampler_proposes():
+    curves = load_curves()
+    for place in (0, 1, len(curves.numbers) - 1):
+        assert curves.params[place] == propose(int(curves.numbers[place]))
+
+
+def test_the_surrogate_gives_back_what_it_learnt_and_ranks_what_it_did_not():
+    curves, surrogate = load_curves(), fit("all")
+    told = np.array([surrogate.predict(params)[0] for params in curves.params])
+    assert stats.spearmanr(told[:, -1], curves.accuracies[:, -1]).statistic > 0.9
+    assert stats.spearmanr(surrogate.left_out[:, -1], curves.accuracies[:, -1]).statistic > 0.5
+    assert curves.accuracies.max() - 0.05 < find_best("all") <= 1.0
+
+
+@pytest.mark.parametrize("arm", ["tpe 10 + asha", "random + hyperband", "random + median", "qmc + asha"])
+def test_a_simulated_search_repeats_exactly(arm):
+    first, second = (simulate(plan(arm, epochs=90)) for _ in range(2))
+    assert np.array_equal(first, second)
+    assert first.shape == (90, 2)
+    assert (np.diff(first[:, 0]) >= 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_simulated_searches_do_not_depend_on_the_processes():
+    plans = [plan(BASELINE, seed, epochs=45) for seed in range(3)]
+    assert all(np.array_equal(simulate(known), found) for known, found in replay(plans, processes=2).items())
+
+
+def test_more_slots_take_less_simulated_time():
+    ends = [simulate(plan("random", slots=slots, epochs=90))[-1, 0] for slots in (1, 4, 16)]
+    assert ends[0] > 2 * ends[1] > 4 * ends[2] / 2
+
+
+def test_the_arm_of_the_default_is_the_default():
+    search = SearchConfig(**ARMS[DEFAULT])
+    assert search == SearchConfig()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_default_is_no_worse_than_random_search_with_asha():
+    ends = {arm: np.array([simulate(plan(arm, seed))[-1, 1] for seed in SEEDS]) for arm in (BASELINE, DEFAULT)}
+    means = {arm: stats.trim_mean(regrets, 0.25) for arm, regrets in ends.items()}
+    assert means[DEFAULT] <= means[BASELINE]
+
+
+def test_the_estimate_is_the_mean_of_the_middle_half():
+    middle, low, high = estimate([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 700.0])
+    assert middle == 3.5
+    assert low <= middle <= high
+
+
+def test_every_tenth_configuration_is_trained_twice():
+    assert [job for job in list_jobs(20) if job[1]] == [(9, 1), (19, 1)]
+    assert len(list_jobs(20)) == 22
+
+
+def test_plans_cover_arms_and_slots_with_the_same_seeds():
+    plans = list_plans(["random", "gp 10 + asha"], [1, 4], 20, 90, "all")
+    assert len(plans) == 2 * (20 + 2)
+    assert {dataclasses.replace(found, arm="", slots=0).seed for found in plans} == set(range(20))
+    assert len(set(itertools.chain(plans))) == len(plans)
