@@ -24,6 +24,7 @@ bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.tracking --short
 	$(BIN)/python -m benchmarks.growth --short
 	$(BIN)/python -m benchmarks.search --short
+	$(BIN)/python -m benchmarks.shipping --short
 
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
 

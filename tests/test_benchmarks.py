@@ -18,6 +18,7 @@ NAMES = {
     "recipes": {"device", "accuracies", "difference_interval"},
     "resuming": {"5"},
     "sharing": {"device", "torch", "model", "processes"},
+    "shipping": {"trials", "epochs", "folder", "bucket"},
     "tracking": {"trials", "epochs", "rounds", "ours", "stock", "stock_to_ours"},
 }
 
@@ -104,3 +105,10 @@ def test_the_search_benchmark_lets_all_train_the_same_and_loses_nothing_of_ours(
     assert figures["sides"].keys() == {"ours", "optuna_alone"}
     assert all(row["training_seconds"] > 0 for row in figures["sides"].values())
     assert figures["sides"]["ours"]["epochs_lost"] == 0
+
+
+@pytest.mark.slow
+def test_the_shipping_benchmark_finds_the_whole_journal_in_the_bucket(tmp_path):
+    figures = run("shipping", "--short", path=tmp_path / "figures.json")
+    assert 1 <= figures["bucket"]["parts"] <= figures["trials"]
+    assert figures["folder"].keys() < figures["bucket"].keys()
