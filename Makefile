@@ -9,7 +9,7 @@ search: install  ## from nothing to a result: both architectures on the embedded
 test: install  ## all tests but those of the cluster
 	$(BIN)/python -m pytest -m "not cluster"
 
-test-cluster: install  ## a cluster of three hosts made out of namespaces; needs root, 15 minutes at most
+test-cluster: install cluster  ## a cluster of three hosts made out of namespaces; needs root, 15 minutes at most
 	$(BIN)/python -m pytest -m cluster tests/cluster
 
 check: install  ## format, lint, types, imports
@@ -23,6 +23,7 @@ bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.sharing --short
 	$(BIN)/python -m benchmarks.tracking --short
 	$(BIN)/python -m benchmarks.growth --short
+	$(BIN)/python -m benchmarks.scale --short
 	$(BIN)/python -m benchmarks.search --short
 	$(BIN)/python -m benchmarks.shipping --short
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent
 SPEEDS = {f"{kind}_images_per_second" for kind in ("loop", "bare", "usual", "floor")}
 NAMES = {
     "growth": {"sampler", "rows"},
+    "scale": {"sampler", "epochs", "rows"},
     "search": {"trials", "images", "epochs", "slots", "rounds", "sides"},
     "packing": {"images", "pack_seconds", "pack_images_per_second", "find_seconds", "open_seconds", "verify_seconds"},
     "training": {"device", "torch", "threads", "macs_per_second", "bytes_per_second", "models"},
@@ -95,6 +96,16 @@ def test_the_growth_benchmark_has_a_row_for_each_search(tmp_path):
     assert all(row["driver_bytes"] > 0 for row in figures["rows"])
     assert figures["rows"][1]["late_to_early"] > 0
     assert (tmp_path / "growth.png").stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_scale_benchmark_weighs_nodes_driver_and_journal(tmp_path):
+    [row] = run("scale", "--short", path=tmp_path / "figures.json")["rows"]
+    assert (row["nodes"], row["trials"]) == (2, 20)
+    assert row["journal_bytes"] > 20 * 500  # a trial writes half a kilobyte at the least
+    assert min(row["bytes_per_node"], row["driver_bytes"]) > 10e6
+    assert row["trials_per_second"] > 0
 
 
 @pytest.mark.slow

@@ -1,11 +1,17 @@
 """The cluster files: what Ray itself makes of them, and what they must say for a cluster to work and to be safe."""
 
 import copy
+import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
+from typer.testing import CliRunner
+
+from search.run import main
 
 ROOT = Path(__file__).parent.parent
 CLUSTERS = [ROOT / "cluster.yaml", *sorted((ROOT / "configs" / "clusters").glob("*.yaml"))]
@@ -90,3 +96,25 @@ def test_no_node_on_aws_has_a_group_that_ray_opens_to_the_world():
     for node in (head, *workers.values()):
         assert node["node_config"]["SecurityGroupIds"] == ["sg-REPLACE"]
         assert node["node_config"]["IamInstanceProfile"]["Name"].startswith("cifake-search-")
+
+
+RUNS = re.findall(r"python -m search\.run ((?:\\\n|[^'\n])+)", (ROOT / "configs/clusters/README.md").read_text())
+
+
+@pytest.mark.parametrize("command", RUNS)
+def test_every_search_in_the_readme_of_clusters_parses(command, monkeypatch):
+    app = typer.Typer()
+    app.command()(main)
+    monkeypatch.chdir(ROOT)
+    result = CliRunner().invoke(app, [*shlex.split(command.replace("\\\n", "")), "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "Rungs:" in result.output
+
+
+def test_the_readme_of_clusters_has_a_search_for_each_way_to_start_one():
+    assert len(RUNS) == 4  # on hosts, as a job, on AWS, on Kubernetes
+
+
+def test_one_thing_is_left_to_fill_in_on_aws():
+    text = (ROOT / "cluster.yaml").read_text()
+    assert set(re.findall(r"\S*REPLACE\S*", text.partition("cluster_name:")[2])) == {"[sg-REPLACE]"}

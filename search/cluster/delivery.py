@@ -1,10 +1,12 @@
-"""Brings a pack from the driver's node to every other one, once per node, whenever the node joined.
+"""Brings what trials read from the driver's node to every other one, once per node, whenever the node joined.
 
-A node that sees the driver's cache, on a shared folder, reads the pack there; any other asks the driver for its files,
-in pieces, and checks them against the checksums in the pack's record.
+That is the pack, and the ImageNet weights where the space names them. A node that sees the driver's cache, on a shared
+folder, reads the pack there; any other asks the driver for the files, in pieces, and checks them: the pack against the
+checksums in its record, the weights against the checksum of the driver's.
 """
 
 import dataclasses
+import hashlib
 import os
 import shutil
 from pathlib import Path
@@ -14,7 +16,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.config import StudyConfig
+from search.space import Choice, list_specs
 from trainables.data import RECORD, verify
+from trainables.errors import InputError
+from trainables.models import locate_imagenet
 from trainables.pack import lock_cache
 
 PIECE = 16 * 2**20
@@ -29,66 +34,114 @@ class Delivery:
     """Its folder on the driver's node."""
     cache: str
     """Folder of the packs on every other node."""
+    weights: str | None
+    """File of the ImageNet weights on the driver's node; None if no trial starts from them."""
     depot: Any
-    """Who sends the pack; None where there is no other node."""
+    """Who sends files; None where there is no other node."""
 
     def __call__(self) -> str:
-        """Return the pack's folder on this node, after fetching it if it is not there.
+        """Return the pack's folder on this node, after fetching what is not there.
 
         Several processes may call this at once: one fetches, the others wait for it.
 
         Raises:
             InputError: If what arrived is not what was sent.
         """
-        pack = Path(self.pack)
-        if self.depot is None or (pack / RECORD).exists():
+        if self.depot is None:
             return self.pack
+        if self.weights is not None:
+            self._bring_weights(self.weights, locate_imagenet())
+        if (Path(self.pack) / RECORD).exists():
+            return self.pack
+        return str(self._bring_pack())
+
+    def _bring_pack(self) -> Path:
         cache = Path(self.cache).expanduser()
-        target = cache / pack.name
+        target = cache / Path(self.pack).name
         if not target.is_dir():
             cache.mkdir(parents=True, exist_ok=True)
             with lock_cache(cache):
                 if not target.is_dir():
-                    self._fetch(cache / "packing", target)
-        return str(target)
+                    self._fetch_pack(cache / "packing", target)
+        return target
 
-    def _fetch(self, temporary: Path, target: Path) -> None:
+    def _fetch_pack(self, temporary: Path, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            for name, size in ray.get(self.depot.list_files.remote()).items():
-                with (temporary / name).open("wb") as file:
-                    for offset in range(0, size, PIECE):
-                        file.write(ray.get(self.depot.read.remote(name, offset)))
-                    file.flush()
-                    os.fsync(file.fileno())
+            for path in ray.get(self.depot.list_files.remote()):
+                self._fetch(path, temporary / Path(path).name)
             verify(temporary)
             temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
+    def _bring_weights(self, source: str, target: Path) -> None:
+        """Put the weights where torchvision would have put them, so that it finds them and asks no network."""
+        if target.exists():
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with lock_cache(target.parent):
+            if target.exists():
+                return
+            temporary = target.with_name(f"{target.name}.partial")
+            self._fetch(source, temporary)
+            if hash_file(temporary) != ray.get(self.depot.hash.remote(source)):
+                raise InputError(f"{target.name} arrived otherwise than {source} is on the driver's node: start again")
+            temporary.rename(target)
+
+    def _fetch(self, source: str, target: Path) -> None:
+        size = ray.get(self.depot.measure.remote(source))
+        with target.open("wb") as file:
+            for offset in range(0, size, PIECE):
+                file.write(ray.get(self.depot.read.remote(source, offset)))
+            file.flush()
+            os.fsync(file.fileno())
+
 
 class Depot:
-    """An actor on the driver's node that hands out the files of a pack."""
+    """An actor on the driver's node that hands out files."""
 
     def __init__(self, pack: str) -> None:
         self._pack = Path(pack)
 
-    def list_files(self) -> dict[str, int]:
-        """Return the bytes of every file by name."""
-        return {path.name: path.stat().st_size for path in sorted(self._pack.iterdir())}
+    def list_files(self) -> list[str]:
+        """Return the paths of the pack's files."""
+        return [str(path) for path in sorted(self._pack.iterdir())]
 
-    def read(self, name: str, offset: int) -> bytes:
+    def measure(self, path: str) -> int:
+        """Return a file's bytes."""
+        return Path(path).stat().st_size
+
+    def hash(self, path: str) -> str:
+        """Return a file's checksum."""
+        return hash_file(Path(path))
+
+    def read(self, path: str, offset: int) -> bytes:
         """Return one piece of a file."""
-        with (self._pack / name).open("rb") as file:
+        with Path(path).open("rb") as file:
             file.seek(offset)
             return file.read(PIECE)
 
 
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def build_delivery(config: StudyConfig, packed: Path) -> Delivery:
-    """Offer a pack to all nodes, for as long as this process is connected to them."""
-    depot = None
+    """Offer a pack, and the weights that the space names, to all nodes for as long as this process is connected."""
+    depot = weights = None
     if config.cluster.address != "local":
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(str(packed.resolve()))
-    return Delivery(pack=str(packed.resolve()), cache=config.data.cache, depot=depot)
+        if names_imagenet(config):
+            weights = str(locate_imagenet())
+    return Delivery(pack=str(packed.resolve()), cache=config.data.cache, weights=weights, depot=depot)
+
+
+def names_imagenet(config: StudyConfig) -> bool:
+    """Answer whether a trial may start from ImageNet weights."""
+    specs = [list_specs(config.space, architecture).get("weights") for architecture in config.search.architectures]
+    return any("imagenet" in (spec.choice if isinstance(spec, Choice) else [spec]) for spec in specs)

@@ -5,13 +5,16 @@ the shared storage of a cluster. Nothing has a name outside: links, bridge and n
 in them, and those are killed with the test's process, so that even a SIGKILL of it leaves nothing but files.
 """
 
+import fcntl
 import os
+import pty
 import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 import psutil
@@ -19,8 +22,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[2]
-NEEDED = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "rsync", "mount")
+NEEDED = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "rsync", "mount", "tmux", "ps")
 PROJECT = "~/cifake-search"
+FOLDERS = Path("/var/tmp")
+"""Where hosts lie: outside /tmp, which each of them has for itself."""
+PREFIX = "cifake-search-hosts-"
 ENTER = """
 set -e
 mount --bind "$1/tmp" /tmp
@@ -85,11 +91,6 @@ class Host:
     def is_on(self):
         return self._process is not None
 
-    @property
-    def output(self):
-        """What the command that was started last has printed."""
-        return self.folder / "output.txt"
-
     def switch_on(self, switch):
         """Start its first process, link it to the switch, and let it go on to sshd."""
         flags = ["--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc"]
@@ -126,16 +127,24 @@ class Host:
         return run(*self._enter(), *command, env=self._build_environment(), **options)
 
     def start(self, command):
-        """Start a shell command in the project's folder; what it prints goes into a file of the host's folder."""
-        shell = ["bash", "-c", f"cd {PROJECT} && {command}"]
-        with self.output.open("w") as output:
-            return subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", *self._enter(), *shell],
-                env=self._build_environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
+        """Start a command in the project's folder, variables before it; its `output` is the file of what it prints."""
+        output = self.folder / f"output-{uuid.uuid4().hex}.txt"
+        with output.open("w") as file:
+            process = self._open(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        process.output = output
+        return process
+
+    def open_terminal(self, command):
+        """Start such a command on a terminal and return it and the terminal's other end."""
+        ours, its = pty.openpty()
+        process = self._open(command, stdin=its, stdout=its, stderr=its, start_new_session=True)
+        os.close(its)
+        return process, ours
+
+    def _open(self, command, **options):
+        shell = ["bash", "-c", f"cd {PROJECT} && exec env {command}"]
+        kept = ["setpriv", "--pdeathsig", "KILL", *self._enter(), *shell]
+        return subprocess.Popen(kept, env=self._build_environment(), **options)
 
     def list_processes(self):
         """Return the command lines of what runs on it."""
@@ -148,7 +157,7 @@ class Host:
     def _build_environment(self):
         bin_folder = Path(sys.executable).parent
         path = f"{bin_folder}:{os.environ['PATH']}:/usr/sbin:/sbin"
-        return {"HOME": "/tmp/home", "PATH": path, "LANG": "C.UTF-8", "USER": "root", "CI": "true", "TERM": "dumb"}
+        return {"HOME": "/tmp/home", "PATH": path, "LANG": "C.UTF-8", "USER": "root", "CI": "true", "TERM": "xterm"}
 
 
 class Switch:
@@ -208,14 +217,18 @@ class Cluster:
         kept = [name for name in names if (ROOT / name).is_file()]
         run("rsync", "-a", "--files-from=-", f"{ROOT}/", project, input="\n".join(kept))
         shutil.copy(key, self.laptop.home / "key")
-        document = yaml.safe_load((ROOT / "configs/clusters/onprem.yaml").read_text())
-        head, *workers = [host.address for host in self.hosts]
-        document["provider"] |= {"head_ip": head, "worker_ips": workers}
-        document["auth"] = {"ssh_user": "root", "ssh_private_key": "~/key"}
         (project / ".venv").symlink_to(sys.prefix)
-        link = f"ln -sfn {sys.prefix} ~/cifake-search/.venv"
+        self.appoint(self.hosts[0])
+
+    def appoint(self, head):
+        """Fill in the cluster file: one host is the head, all others are workers."""
+        self.head = head
+        document = yaml.safe_load((ROOT / "configs/clusters/onprem.yaml").read_text())
+        workers = [host.address for host in self.hosts if host is not head]
+        document["provider"] |= {"head_ip": head.address, "worker_ips": workers}
+        document["auth"] = {"ssh_user": "root", "ssh_private_key": "~/key"}
         commands = document["setup_commands"]
-        commands[commands.index("make -C ~/cifake-search cluster")] = link
+        commands[commands.index("make -C ~/cifake-search cluster")] = f"ln -sfn {sys.prefix} ~/cifake-search/.venv"
         self.file.write_text(yaml.safe_dump(document, sort_keys=False))
 
     def switch_on(self):
@@ -234,14 +247,14 @@ class Cluster:
     def down(self):
         return self.call_ray("down", "--yes", "/tmp/home/cluster.yaml")
 
-    def list_nodes(self, host=None):
+    def list_nodes(self):
         """Return the addresses of the living nodes, as the head knows them."""
         script = (
             "import ray; ray.init(address='auto', log_to_driver=False, logging_level='ERROR');"
             "print('nodes', *(n['NodeManagerAddress'] for n in ray.nodes() if n['Alive']))"
         )
         environment = ["env", "RAY_AUTH_MODE=token"]
-        output = (host or self.hosts[0]).call(*environment, sys.executable, "-c", script, timeout=60)
+        output = self.head.call(*environment, sys.executable, "-c", script, timeout=60)
         return sorted(next(line for line in output.splitlines() if line.startswith("nodes")).split()[1:])
 
     def wait_for_nodes(self, addresses, timeout_s=120):
@@ -256,16 +269,43 @@ class Cluster:
         self.switch.close()
 
 
+def delete_abandoned():
+    """Delete the folders of hosts whose process was killed."""
+    for folder in FOLDERS.glob(f"{PREFIX}*"):
+        if lock := claim(folder):
+            with lock:
+                shutil.rmtree(folder)
+
+
+def make_folder():
+    """Return a new folder for hosts, and what holds it for this process."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=FOLDERS))
+    return folder, claim(folder)
+
+
+def claim(folder):
+    """Lock a folder for as long as what is returned is open; None if another process holds it."""
+    lock = (folder / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
+    return lock
+
+
 @pytest.fixture(scope="module")
 def cluster():
-    """Hosts that are on and empty; they lie outside /tmp, which each of them has for itself."""
+    """Hosts that are on and empty."""
     if lack := find_lack():
         pytest.skip(f"hosts cannot be made here: {lack}")
-    folder = Path(tempfile.mkdtemp(prefix="cifake-search-hosts-", dir="/var/tmp"))
-    made = Cluster(folder)
-    try:
-        made.switch_on()
-        yield made
-    finally:
-        made.close()
-        shutil.rmtree(folder)
+    delete_abandoned()
+    folder, lock = make_folder()
+    with lock:
+        made = Cluster(folder)
+        try:
+            made.switch_on()
+            yield made
+        finally:
+            made.close()
+            shutil.rmtree(folder)

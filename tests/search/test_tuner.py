@@ -1,5 +1,6 @@
 """The study on a real Ray Tune, with a closed-form learning curve in place of training."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -228,3 +229,24 @@ def test_an_address_where_no_cluster_answers_is_refused():
     config = parse({"name": "x", "cluster": {"address": "127.0.0.1:1"}})
     with pytest.raises(InputError, match="no Ray cluster answers"), connect(config):
         pass
+
+
+def test_all_trials_that_may_run_are_waiting_at_once_for_nodes_that_are_still_to_come(tmp_path):
+    """An autoscaler starts a node for each placement group that waits; a worker counts them."""
+    config = build_config(num_trials=4, scheduler="none", max_epochs=1)
+
+    def work(task):
+        from ray.util import placement_group_table
+
+        waiting, deadline = 0, time.monotonic() + 60
+        while task.number == 0 and waiting < 3 and time.monotonic() < deadline:
+            waiting = sum(group["state"] == "PENDING" for group in placement_group_table().values())
+        metrics = {"epoch": 1, "accuracy": waiting / 10, "seconds": 1.0, "images_per_second": 1.0}
+        yield Report(metrics, "a counter")
+
+    study = open_study(config, tmp_path)
+    config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, cpus=1, max_nodes=4))
+    with connect(config) as nodes:
+        assert count_slots(config, nodes) == 4
+        run_study(study, work, make_task, slots=count_slots(config, nodes))
+    assert study.trials[0].epochs[0]["accuracy"] == 0.3  # of four, one runs

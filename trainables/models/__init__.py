@@ -1,6 +1,7 @@
 """Models by name: each maps float images (N, 3, 32, 32) in [0, 1] to logits (N,), above 0 for REAL."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,6 +57,13 @@ def fetch_weights(config: ModelConfig) -> None:
     """
     if isinstance(config, ResNet50Config) and config.weights != "none":
         build_model(config)
+
+
+def locate_imagenet() -> Path:
+    """Return where torchvision keeps its ImageNet weights of ResNet-50 on this machine, there or not."""
+    from trainables.models.resnet import IMAGENET
+
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(IMAGENET.url).name
 
 
 def count_parameters(model: nn.Module) -> int:

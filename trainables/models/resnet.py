@@ -20,6 +20,9 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 """Statistics that torchvision's weights were trained with. Source: torchvision.transforms, ImageClassification."""
 
 
+IMAGENET = ResNet50_Weights.IMAGENET1K_V2
+
+
 class ResNet50(ResNet):
     """ResNet-50 (He et al. 2016, arXiv:1512.03385, table 1), names of weights as in torchvision."""
 
@@ -93,12 +96,11 @@ def _list_shapes(state: Mapping[str, Tensor]) -> set[tuple[str, tuple[int, ...]]
 
 
 def _fetch_imagenet() -> Mapping[str, Tensor]:
-    weights = ResNet50_Weights.IMAGENET1K_V2
     try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        state: Mapping[str, Tensor] = IMAGENET.get_state_dict(progress=False, check_hash=True, weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise InputError(
-            f"weights = 'imagenet': {weights.url} cannot be fetched ({error}); "
+            f"weights = 'imagenet': {IMAGENET.url} cannot be fetched ({error}); "
             "use `weights: none` or `weights:` with the path of a state dict"
         ) from error
     return state

@@ -4,6 +4,7 @@ import io
 
 import pytest
 import ray
+import torch
 from rich.console import Console
 
 from search.cluster.delivery import build_delivery
@@ -11,8 +12,10 @@ from search.cluster.nodes import list_nodes
 from search.cluster.preflight import Folder, check_nodes, describe_versions, find_difference, open_board, reach
 from search.cluster.store import Store
 from search.config import parse
+from trainables.config import ResNet50Config
 from trainables.data import verify
 from trainables.errors import InputError
+from trainables.models import build_model, locate_imagenet
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +26,9 @@ def node():
     ray.shutdown()
 
 
-def build_config(folder, **data):
-    return parse({"name": "x", "results": str(folder), "cluster": {"address": "auto"}, "data": data})
+def build_config(folder, space=None, **data):
+    cluster = {"address": "auto"}
+    return parse({"name": "x", "results": str(folder), "cluster": cluster, "data": data, "space": space or {}})
 
 
 @pytest.mark.ray
@@ -86,6 +90,44 @@ def test_a_node_without_the_pack_is_brought_it_once_and_whole(packed, tmp_path):
     verify(cache / packed.name)
     assert {path.name for path in cache.iterdir()} == {packed.name, "lock"}
     assert delivery() == str(packed)
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """What lies on the driver's node in place of torchvision's file: a real state dict with one number changed."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "driver"))
+    state = build_model(ResNet50Config()).state_dict() | {"fc.weight": torch.zeros(1000, 2048)}
+    state |= {"fc.bias": torch.zeros(1000), "bn1.weight": torch.full((64,), 0.25)}
+    locate_imagenet().parent.mkdir(parents=True)
+    torch.save({name: tensor for name, tensor in state.items() if not name.startswith("fc.0")}, locate_imagenet())
+    return locate_imagenet()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("node")
+def test_a_node_without_the_imagenet_weights_is_brought_them_once_and_starts_from_them(packed, weights, tmp_path):
+    space = {"resnet50": {"weights": {"choice": ["none", "imagenet"]}}}
+    delivery = build_delivery(build_config(tmp_path, space=space), packed)
+    elsewhere = tmp_path / "elsewhere"
+
+    @ray.remote
+    def start():
+        import os
+
+        os.environ["TORCH_HOME"] = str(elsewhere)
+        delivery()
+        return build_model(ResNet50Config(weights="imagenet")).state_dict()["bn1.weight"].unique().tolist()
+
+    assert ray.get([start.remote(), start.remote()]) == [[0.25]] * 2
+    assert {path.name for path in (elsewhere / "hub/checkpoints").iterdir()} == {weights.name, "lock"}
+    assert (elsewhere / "hub/checkpoints" / weights.name).read_bytes() == weights.read_bytes()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("node")
+def test_weights_that_no_trial_starts_from_are_not_sent(packed, weights, tmp_path):
+    assert weights.exists()
+    assert build_delivery(build_config(tmp_path, space={"resnet50": {"weights": "none"}}), packed).weights is None
 
 
 @pytest.mark.ray
