@@ -28,6 +28,7 @@ bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.scale --short
 	$(BIN)/python -m benchmarks.search --short
 	$(BIN)/python -m benchmarks.replay --short
+	$(BIN)/python -m benchmarks.shipping --short
 
 reference: install  ## the reference study in pieces of 9 minutes, for a GPU lent by the piece: make reference DATA=cifake.zip
 	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/pieces.sh 540 configs/cifake_scratch.yaml --set data.path=$(DATA)

@@ -21,6 +21,7 @@ NAMES = {
     "recipes": {"device", "accuracies", "difference_interval"},
     "resuming": {"5"},
     "sharing": {"device", "torch", "model", "processes"},
+    "shipping": {"trials", "epochs", "folder", "bucket"},
     "tracking": {"trials", "epochs", "rounds", "ours", "stock", "stock_to_ours"},
 }
 
@@ -154,3 +155,10 @@ def test_pieces_go_on_until_the_study_is_done_or_refused(tmp_path, codes, pieces
     assert answer.returncode == code, answer.stderr
     told = (tmp_path / "told").read_text().splitlines()
     assert told == ["-m search.run study.yaml --set a=b --resume"] * min(len(codes), pieces)
+
+
+@pytest.mark.slow
+def test_the_shipping_benchmark_finds_the_whole_journal_in_the_bucket(tmp_path):
+    figures = run("shipping", "--short", path=tmp_path / "figures.json")
+    assert 1 <= figures["bucket"]["parts"] <= figures["trials"]
+    assert figures["folder"].keys() < figures["bucket"].keys()

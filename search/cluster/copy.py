@@ -46,6 +46,7 @@ class Copy:
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._is_lost = False
+        self._sending = threading.Lock()  # files go from two threads
 
     @property
     def lock(self) -> Path | Slot:
@@ -74,14 +75,14 @@ class Copy:
         if self.store is None:
             return
         there = self.store.list()
-        lacking = {
-            name: self.directory / name for name in names if name in there and not self._is_same(name, there[name])
-        }
-        self.store.download(lacking)
-        for name, path in lacking.items():
-            self._index[name] = [*_look(path), there[name]]
-        if lacking:
-            self._write_index()
+        with self._sending:
+            wanted = [name for name in names if name in there and not self._is_same(name, there[name])]
+            lacking = {name: self.directory / name for name in wanted}
+            self.store.download(lacking)
+            for name, path in lacking.items():
+                self._index[name] = [*_look(path), there[name]]
+            if lacking:
+                self._write_index()
 
     def fetch_below(self, folder: str) -> None:
         """Bring what workers have put below a folder."""
@@ -118,6 +119,7 @@ class Copy:
         self._thread.join()
         self._thread = None
         self._ship_journal()
+        self._drop_checkpoints()
         self._ship_files()
 
     def on_start(self, trial: Trial) -> None:
@@ -135,8 +137,8 @@ class Copy:
     def sweep(self, trials: list[Trial]) -> None:
         """Delete the checkpoints of ended trials that a kill left in the store."""
         if self.store is not None:
-            left = {name.split("/")[1] for name in self.store.list(CHECKPOINTS)}
-            self._dropped += [trial.number for trial in trials if trial.ended and f"trial-{trial.number}" in left]
+            self._dropped += [trial.number for trial in trials if trial.ended]
+            self._wake.set()
 
     def _run(self) -> None:
         looks = 0
@@ -150,7 +152,7 @@ class Copy:
                 if looks % FILES_EVERY == 0:
                     self._ship_files()
                 self._is_lost = False
-            except StoreError as error:
+            except OSError as error:  # of the store, or of a file that W&B just deleted
                 if not self._is_lost:
                     self._note(f"{error}; the search goes on here, and what is new is shipped when the store is back")
                 self._is_lost = True
@@ -175,9 +177,10 @@ class Copy:
 
     def _drop_checkpoints(self) -> None:
         assert self.store is not None, "there is nothing to delete without a store"
-        while self._dropped:
-            self.store.delete(self.store.list(f"{CHECKPOINTS}trial-{self._dropped[0]}/"))
-            del self._dropped[0]
+        if count := len(self._dropped):  # the other thread adds to it
+            ended = {f"trial-{number}" for number in self._dropped[:count]}
+            self.store.delete(name for name in self.store.list(CHECKPOINTS) if name.split("/")[1] in ended)
+            del self._dropped[:count]
 
     def _ship_files(self) -> None:
         changed = {name: path for name, path in self._list_files() if self._index.get(name, [])[:2] != _look(path)}
@@ -188,12 +191,15 @@ class Copy:
     def _send(self, files: dict[str, Path]) -> None:
         """Send files; one that changes meanwhile is sent again."""
         assert self.store is not None, "there is nowhere to send to without a store"
-        seen = {name: _look(path) for name, path in files.items()}
-        self.store.upload(files)
-        there = self.store.list()
-        for name, look in seen.items():
-            self._index[name] = [*look, there.get(name)]
-        self._write_index()
+        with self._sending:
+            seen = {name: _look(path) for name, path in files.items()}
+            self.store.upload(files)
+            there: dict[str, str] = {}
+            for folder in {name.partition("/")[0] for name in files}:
+                there |= self.store.list(folder)
+            for name, look in seen.items():
+                self._index[name] = [*look, there.get(name)]
+            self._write_index()
 
     def _list_files(self) -> Iterator[tuple[str, Path]]:
         """Yield every file that is shipped as one, by name."""

@@ -68,7 +68,7 @@ def check_nodes(config: StudyConfig, nodes: Sequence[Node], console: Console) ->
     results = config.results if config.url else str(Path(config.results).resolve())
     secret = secrets.token_bytes(16)
     try:
-        with _open_board(results) as board:
+        with open_board(results) as board:
             board.write("driver", secret)
             found = {node.address: _ask(node, board, secret) for node in nodes}
             conditions = {address: _await(address, answer) for address, answer in found.items()}
@@ -99,7 +99,7 @@ def find_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str |
 
 
 @contextmanager
-def _open_board(results: str) -> Iterator[Folder | Store]:
+def open_board(results: str) -> Iterator[Folder | Store]:
     """Yield a place below the results where messages can be left for as long as the block lasts."""
     if is_url(results):
         board = Store(f"{results.rstrip('/')}/.reaching-{secrets.token_hex(4)}")

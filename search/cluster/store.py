@@ -5,7 +5,7 @@ lack the condition of `swap`, which then looks and writes in two steps.
 """
 
 import dataclasses
-import hashlib
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,7 +60,7 @@ class Store:
             InputError: If that cannot be done; the message has the reason and a cure.
         """
         try:
-            probe = f".reaching-{hashlib.sha256(str(id(self)).encode()).hexdigest()[:8]}"
+            probe = f".reaching-{secrets.token_hex(4)}"
             self.write(probe, b"1")
             self.read(probe)
             self.delete([probe])

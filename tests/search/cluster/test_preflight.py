@@ -9,7 +9,8 @@ from rich.console import Console
 
 from search.cluster.delivery import build_delivery
 from search.cluster.nodes import list_nodes
-from search.cluster.preflight import Folder, check_nodes, describe_versions, find_difference, reach
+from search.cluster.preflight import Folder, check_nodes, describe_versions, find_difference, open_board, reach
+from search.cluster.store import Store
 from search.config import parse
 from trainables.config import ResNet50Config
 from trainables.errors import InputError
@@ -52,6 +53,18 @@ def test_a_node_with_another_folder_of_the_name_is_found_out(tmp_path):
         reach(Folder(str(tmp_path)), "node", b"what was sent").problem == "what the driver writes does not arrive there"
     )
     assert reach(Folder(str(tmp_path / "nowhere")), "node", b"what was sent").problem == "No such file or directory"
+
+
+def test_a_node_reads_and_writes_the_store_and_nothing_is_left_there(bucket):
+    results = f"s3://{bucket}/results"
+    with open_board(results) as board:
+        board.write("driver", b"secret")
+        assert reach(board, "node", b"secret").problem is None
+        assert board.read("node") == b"secret"
+        assert reach(board, "node", b"other").problem == "what the driver writes does not arrive there"
+    assert Store(results).list() == {}
+    problem = reach(Store(f"s3://no-{bucket}/results"), "node", b"secret").problem
+    assert problem.endswith("create the bucket, or correct its name")
 
 
 def test_a_node_with_other_versions_is_named_with_both():
