@@ -19,6 +19,7 @@ NAMES = {
     "training": {"device", "torch", "threads", "macs_per_second", "bytes_per_second", "models"},
     "starting": {"rounds", "slots", "phases"},
     "recipes": {"device", "accuracies", "difference_interval"},
+    "replay": {"half", "epochs", "rows"},
     "resuming": {"5"},
     "sharing": {"device", "torch", "model", "processes"},
     "shipping": {"trials", "epochs", "folder", "bucket"},
@@ -74,6 +75,15 @@ def test_the_recipes_benchmark_trains_each_recipe_with_each_seed(image_zip, tmp_
     options = ("--data", str(image_zip), "--images", "20", "--val-images", "8", "--epochs", "1", "--seeds", "2")
     figures = run("recipes", *options, path=tmp_path / "figures.json")
     assert {name: len(found) for name, found in figures["accuracies"].items()} == {"small_cnn": 2, "paper_cnn": 2}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_replay_benchmark_has_a_row_for_each_arm(tmp_path):
+    figures = run("replay", "--short", "--plot", str(tmp_path / "regret.png"), path=tmp_path / "figures.json")
+    assert [row["arm"] for row in figures["rows"]] == ["random + asha", "tpe 10 + median"]
+    assert figures["rows"][0]["difference"] == [0.0, 0.0, 0.0]
+    assert (tmp_path / "regret.png").stat().st_size > 0
 
 
 @pytest.mark.slow
