@@ -178,13 +178,13 @@ def main() -> None:
         )
         figures = compare(plan, sides, rounds, kills=not arguments.no_kills)
     print(f"{trials} trials of {epochs} epochs on {images} images, {arguments.slots} at a time; medians of {rounds}")
-    print(f"{'':13}" + "".join(f"{name:>13}" for name in COLUMNS))
+    print(f"{'':13}" + "".join(f"{name:>15}" for name in COLUMNS))
     for side, row in figures.items():
         lost = "all" if row.get("epochs_lost", 0) is None else str(row.get("epochs_lost", ""))
         cells = [f"{row['wall_seconds']:.1f}", f"{row['first_step_seconds']:.1f}", f"{row['training_seconds']:.1f}"]
         cells += [f"{row['efficiency']:.2f}", f"{row['seconds_beyond_per_trial']:.2f}"]
         cells += [f"{row['memory_bytes'] / 1e6:,.0f}", f"{row['processes']:.0f}", lost]
-        print(f"{side:13}" + "".join(f"{cell:>13}" for cell in cells))
+        print(f"{side:13}" + "".join(f"{cell:>15}" for cell in cells))
     if arguments.json:
         sizes = {"trials": trials, "images": images, "epochs": epochs, "slots": arguments.slots, "rounds": rounds}
         arguments.json.write_text(json.dumps({**sizes, "sides": figures}, indent=2) + "\n")
