@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ folder, lock = hosts["make_folder"]()
 cluster = hosts["Cluster"](folder, num_hosts=1)
 for host in (cluster.laptop, *cluster.hosts):
     host.switch_on(cluster.switch)
-cluster.hosts[0].start("sleep 1000").output
+cluster.hosts[0].start("sleep 1000")
 print(folder, flush=True)
 input()
 """
@@ -27,12 +28,11 @@ def test_a_killed_test_leaves_no_process_no_network_and_a_folder_that_the_next_o
     command = [sys.executable, "-c", SCRIPT, hosts]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as test:
         folder = Path(test.stdout.readline().strip())
-        inside = psutil.Process(test.pid).children(recursive=True)
-        assert {"sshd", "sleep"} <= {process.name() for process in inside}
+        inside = wait_for_children(test.pid, {"sshd", "sleep"})
         networks = {find_network(process.pid) for process in inside} - {None}
         assert len(networks) >= 3
         test.kill()
-    _, alive = psutil.wait_procs(inside, timeout=10)
+    _, alive = psutil.wait_procs(inside, timeout=60)
     assert not alive
     assert not networks & {find_network(pid) for pid in psutil.pids()}
     assert folder.is_dir()
@@ -40,6 +40,24 @@ def test_a_killed_test_leaves_no_process_no_network_and_a_folder_that_the_next_o
     subprocess.run([sys.executable, "-c", next_one, hosts], check=True)
     assert not folder.is_dir()
     assert cluster.folder.is_dir()
+
+
+def wait_for_children(pid, names):
+    """Return all that a process has started, as soon as programs of all these names are among it."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = psutil.Process(pid).children(recursive=True)
+        if names <= {find_name(process) for process in found}:
+            return found
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+def find_name(process):
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def find_network(pid):
