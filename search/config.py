@@ -89,8 +89,8 @@ class SearchConfig:
     num_startup_trials: Count = 10
     """Random trials of an architecture before tpe or gp model it."""
     scheduler: Literal["asha", "hyperband", "median", "none"] = "median"
-    """Who stops trials. Under tpe the median did best at 4 trials at a time; with 16 and more, and few epochs to spend,
-    random and asha do better (LOG.md, 2026-11-24)."""
+    """Who stops trials. Under tpe, asha from epoch 1 did worst; with 16 or more trials at a time and few epochs to
+    spend, random with asha did better than tpe with median (LOG.md, 2026-11-24)."""
     grace_epochs: Count = 1
     """First rung: no trial is stopped before it."""
     reduction_factor: Annotated[float, Field(gt=1, lt=1000)] = 3.0

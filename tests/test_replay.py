@@ -55,8 +55,6 @@ def test_a_simulated_search_repeats_exactly(arm):
 @pytest.mark.timeout(300)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_simulated_searches_do_not_depend_on_the_processes():
     plans = [plan(BASELINE, seed, epochs=45) for seed in range(3)]
     assert all(np.array_equal(simulate(known), found) for known, found in replay(plans, processes=2).items())
@@ -72,8 +70,6 @@ def test_the_arm_of_the_default_is_the_default():
     assert search == SearchConfig()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.slow
