@@ -28,9 +28,7 @@ def test_a_killed_test_leaves_no_process_no_network_and_a_folder_that_the_next_o
     command = [sys.executable, "-c", SCRIPT, hosts]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as test:
         folder = Path(test.stdout.readline().strip())
-        inside = wait_for_children(test.pid, {"sshd", "sleep"})
-        networks = {find_network(process.pid) for process in inside} - {None}
-        assert len(networks) >= 3
+        inside, networks = wait_for_hosts(test.pid)
         test.kill()
     _, alive = psutil.wait_procs(inside, timeout=60)
     assert not alive
@@ -42,14 +40,16 @@ def test_a_killed_test_leaves_no_process_no_network_and_a_folder_that_the_next_o
     assert cluster.folder.is_dir()
 
 
-def wait_for_children(pid, names):
-    """Return all that a process has started, as soon as programs of all these names are among it."""
+def wait_for_hosts(pid):
+    """Return all that a process has started and the networks that these are in, as soon as the hosts are on."""
     deadline = time.monotonic() + 60
     while True:
         found = psutil.Process(pid).children(recursive=True)
-        if names <= {find_name(process) for process in found}:
-            return found
-        assert time.monotonic() < deadline, found
+        networks = {find_network(process.pid) for process in found} - {None, find_network(pid)}
+        names = [find_name(process) for process in found]
+        if len(networks) == 3 and names.count("sshd") == 2 and names.count("sleep") == 2:
+            return found, networks
+        assert time.monotonic() < deadline, names
         time.sleep(0.05)
 
 

@@ -148,7 +148,7 @@ def test_a_study_runs_its_trials_on_every_host_and_those_of_one_that_vanishes_go
     job = running.laptop.start(submit.format("logs", "--follow cut"))
 
     wait_for(lambda: list_busy(running) == {"host0", "host1", "host2"}, job)
-    assert [count_packs(host) for host in running.hosts] == [1, 1, 1]
+    wait_for(lambda: [count_packs(host) for host in running.hosts] == [1, 1, 1], job)
     wait_for(lambda: sum(count_epochs(running, "cut")) >= 4, job)
     running.hosts[2].cut_off()
     running.hosts[2].switch_off()
@@ -167,7 +167,7 @@ def test_a_study_runs_its_trials_on_every_host_and_those_of_one_that_vanishes_go
     assert (running.laptop.home / "report" / "report.html").read_bytes() == (report / "report.html").read_bytes()
 
 
-def test_a_new_head_finishes_the_study_of_one_that_died_and_a_host_that_joins_late_gets_work(running):
+def test_a_new_head_finishes_the_study_of_one_that_died(running):
     """The new head is another host; `ray up` finds no other one that is on."""
     write_study(running, "moved", trials=5, epochs=6, images=600)
     running.call_ray("exec", "/tmp/home/cluster.yaml", "--tmux", SEARCH)
@@ -176,7 +176,7 @@ def test_a_new_head_finishes_the_study_of_one_that_died_and_a_host_that_joins_la
     terminal.kill()
     terminal.wait()
     wait_for(lambda: sum(count_epochs(running, "moved")) >= 5)
-    old, new, late = running.hosts
+    old, new, _ = running.hosts
     old.cut_off()
     old.switch_off()
     before = count_epochs(running, "moved")
@@ -189,14 +189,27 @@ def test_a_new_head_finishes_the_study_of_one_that_died_and_a_host_that_joins_la
     running.up()
     write_study(running, "moved", trials=5, epochs=6, images=600)
     resumed = running.laptop.start(f"ray exec ~/cluster.yaml '{SEARCH} --resume'")
-    wait_for(lambda: "goes on at epoch" in resumed.output.read_text(), resumed)
-    shutil.rmtree(late.folder / "tmp" / "cache")  # as a new machine: it is brought the pack again
-    late.switch_on(running.switch)
-    wait_for(lambda: late.name in list_busy(running), resumed)
     assert resumed.wait(timeout=400) == 0, resumed.output.read_text()
-    assert count_packs(late) == 1
+    assert "goes on at epoch" in resumed.output.read_text()
     assert [trial.user_attrs.get("reason") for trial in load_trials(running, "moved")] == [None] * 5
     assert count_epochs(running, "moved") == [6] * 5
+    assert set(count_reports(running, "moved").values()) == {1}
+
+
+def test_a_host_that_joins_late_gets_work(running):
+    """The study is given more trials than it could end meanwhile, and is ended by its budget."""
+    *_, late = running.hosts
+    shutil.rmtree(late.folder / "tmp" / "cache")  # as a new machine: it is brought the pack again
+    more = "--resume --set search.num_trials=1000"
+    extended = start_on_head(running, more)
+    wait_for(lambda: "trial 5 cnn starts" in extended.output.read_text(), extended)
+    late.switch_on(running.switch)
+    wait_for(lambda: late.name in list_busy(running) and count_packs(late) == 1, extended)
+    running.head.call("pkill", "-INT", "-f", "search.run")
+    assert extended.wait(timeout=60) == 130
+    ended = start_on_head(running, f"{more} --set search.max_total_epochs=1")
+    assert ended.wait(timeout=200) == 0, ended.output.read_text()
+    assert "The search ended early: the budget of 1 epochs is used." in " ".join(ended.output.read_text().split())
     assert set(count_reports(running, "moved").values()) == {1}
 
 

@@ -5,7 +5,7 @@ from search.plan import estimate_epochs
 
 
 def test_the_estimate_counts_all_epochs_of_trials_that_are_spared():
-    search = {"num_trials": 10, "max_epochs": 9, "spare_first": True, "first": ["a"]}
+    search = {"num_trials": 10, "max_epochs": 9, "spare_first": True, "first": ["a"], "scheduler": "asha"}
     study = parse({"name": "x", "search": search, "recipes": [{"architecture": "cnn"}]})
     assert estimate_epochs(study) == (9 + 9 * 1 + 3 * 2 + 1 * 6, 90)
 
