@@ -41,25 +41,25 @@ from search.study import Study
 
 Array = NDArray[np.float64]
 BASELINE = "random + asha"
-DEFAULT = "tpe 10 + median"
+DEFAULT = "tpe 10 + asha from 3"
 """What search/config.py has as its default."""
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "scheduler": "none"},
-    "random + asha": {"sampler": "random", "scheduler": "asha"},
+    "random + asha": {"sampler": "random", "scheduler": "asha", "grace_epochs": 1},
     "random + asha from 3": {"sampler": "random", "scheduler": "asha", "grace_epochs": 3},
     "random + hyperband": {"sampler": "random", "scheduler": "hyperband"},
-    "random + median": {"sampler": "random", "scheduler": "median"},
-    "qmc + asha": {"sampler": "qmc", "scheduler": "asha"},
+    "random + median": {"sampler": "random", "scheduler": "median", "grace_epochs": 1},
+    "qmc + asha": {"sampler": "qmc", "scheduler": "asha", "grace_epochs": 1},
     "tpe 10": {"sampler": "tpe", "scheduler": "none"},
-    "tpe 10 + asha": {"sampler": "tpe", "scheduler": "asha"},
-    "tpe 20 + asha": {"sampler": "tpe", "num_startup_trials": 20, "scheduler": "asha"},
-    "tpe 40 + asha": {"sampler": "tpe", "num_startup_trials": 40, "scheduler": "asha"},
-    "tpe 10 + asha from 3": {"sampler": "tpe", "scheduler": "asha", "grace_epochs": 3},
+    "tpe 10 + asha": {"sampler": "tpe", "scheduler": "asha", "grace_epochs": 1},
+    "tpe 20 + asha": {"sampler": "tpe", "num_startup_trials": 20, "scheduler": "asha", "grace_epochs": 1},
+    "tpe 40 + asha": {"sampler": "tpe", "num_startup_trials": 40, "scheduler": "asha", "grace_epochs": 1},
+    "tpe 10 + asha from 3": {"sampler": "tpe", "scheduler": "asha"},
     "tpe 10 + hyperband": {"sampler": "tpe", "scheduler": "hyperband"},
-    "tpe 10 + median": {"sampler": "tpe", "scheduler": "median"},
-    "gp 10 + asha": {"sampler": "gp", "scheduler": "asha"},
+    "tpe 10 + median": {"sampler": "tpe", "scheduler": "median", "grace_epochs": 1},
+    "gp 10 + asha": {"sampler": "gp", "scheduler": "asha", "grace_epochs": 1},
 }
-"""Name -> what of the search is set, 10 random trials and rungs from epoch 1 on unless the name says otherwise."""
+"""Name -> what of the search is set; of 9 epochs the third is the first rung where nothing is said."""
 SLOW = ("gp",)
 """Samplers that are repeated a tenth as often."""
 SHARES = (0.25, 0.5, 1.0)

@@ -6,6 +6,7 @@ The only file that knows pydantic. Everything else receives the dataclasses.
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -88,11 +89,12 @@ class SearchConfig:
     """Who proposes parameters."""
     num_startup_trials: Count = 10
     """Random trials of an architecture before tpe or gp model it."""
-    scheduler: Literal["asha", "hyperband", "median", "none"] = "median"
-    """Who stops trials. Under tpe, asha from epoch 1 did worst; with 16 or more trials at a time and few epochs to
-    spend, random with asha did better than tpe with median (LOG.md, 2026-11-24)."""
-    grace_epochs: Count = 1
-    """First rung: no trial is stopped before it."""
+    scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
+    """Who stops trials."""
+    grace_epochs: Count | None = None
+    """First rung: no trial is stopped before it. None is max_epochs / reduction_factor, rounded up, and 1 under
+    hyperband, some of whose brackets begin later: what the first of few epochs says misleads tpe (LOG.md,
+    2026-11-24)."""
     reduction_factor: Annotated[float, Field(gt=1, lt=1000)] = 3.0
     """One trial in so many survives a rung; the next rung is so many times higher."""
     patience_epochs: Count | None = None
@@ -104,6 +106,13 @@ class SearchConfig:
     """Recipe files (relative to the study's file) whose points are the first trials."""
     spare_first: bool = False
     """Whether the scheduler stops none of those, so that they have whole curves to compare with."""
+
+    @property
+    def first_rung(self) -> int:
+        """Epoch before which no trial is stopped."""
+        if self.grace_epochs is not None:
+            return self.grace_epochs
+        return 1 if self.scheduler == "hyperband" else math.ceil(self.max_epochs / self.reduction_factor)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,7 +292,7 @@ def _check_search(search: SearchConfig) -> None:
         raise InputError(f"search.architectures = {list(search.architectures)}: expected distinct names")
     if search.shares is not None and set(search.shares) != set(search.architectures):
         raise InputError("search.shares: expected one weight for each of search.architectures")
-    if search.grace_epochs > search.max_epochs:
+    if search.first_rung > search.max_epochs:
         raise InputError(f"search.grace_epochs = {search.grace_epochs}: expected at most search.max_epochs")
 
 

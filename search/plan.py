@@ -24,16 +24,16 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(_tabulate(list_specs(config.space, architecture), title))
     search = config.search
     low, high = estimate_epochs(config)
-    rungs = list_rungs(search.grace_epochs, search.reduction_factor, search.max_epochs)
+    rungs = list_rungs(search.first_rung, search.reduction_factor, search.max_epochs)
     console.print()
     if search.scheduler in HALVING:
         console.print(f"Rungs: a trial may be stopped after epoch {', '.join(map(str, rungs))} of {search.max_epochs}")
     if search.scheduler == "hyperband":
-        brackets = list_brackets(search.grace_epochs, search.reduction_factor, search.max_epochs)
+        brackets = list_brackets(search.first_rung, search.reduction_factor, search.max_epochs)
         told = ", ".join(f"{100 * share:.0f} % from epoch {first}" for first, share in brackets[:-1])
         console.print(f"Brackets: {told} on, {100 * brackets[-1][1]:.0f} % never")
     if search.scheduler == "median":
-        console.print(f"Median: a trial may be stopped after any epoch from {search.grace_epochs} on")
+        console.print(f"Median: a trial may be stopped after any epoch from {search.first_rung} on")
     about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
     baselines = len(config.recipes) if config.evaluation.baselines else 0
@@ -49,8 +49,8 @@ def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
     search = config.search
     most = search.num_trials * search.max_epochs
     brackets = {
-        "asha": [(search.grace_epochs, 1.0)],
-        "hyperband": list_brackets(search.grace_epochs, search.reduction_factor, search.max_epochs),
+        "asha": [(search.first_rung, 1.0)],
+        "hyperband": list_brackets(search.first_rung, search.reduction_factor, search.max_epochs),
     }.get(search.scheduler, [(search.max_epochs, 1.0)])
     spared = min(len(config.recipes), search.num_trials) if search.spare_first else 0
     expected = float(spared * search.max_epochs)

@@ -120,16 +120,16 @@ class NoScheduler:
 
 SCHEDULERS: dict[str, Callable[[SearchConfig], Scheduler]] = {
     "asha": lambda search: Asha(
-        grace_epochs=search.grace_epochs,
+        grace_epochs=search.first_rung,
         reduction_factor=search.reduction_factor,
         max_epochs=search.max_epochs,
     ),
     "hyperband": lambda search: Hyperband(
-        grace_epochs=search.grace_epochs,
+        grace_epochs=search.first_rung,
         reduction_factor=search.reduction_factor,
         max_epochs=search.max_epochs,
     ),
-    "median": lambda search: Median(grace_epochs=search.grace_epochs),
+    "median": lambda search: Median(grace_epochs=search.first_rung),
     "none": lambda _: NoScheduler(),
 }
 HALVING = ("asha", "hyperband")

@@ -42,7 +42,7 @@ def _describe_search(config: StudyConfig) -> str:
     ends = f"Trials of {search.max_epochs} epochs are proposed by Optuna ({search.sampler})"
     if search.scheduler == "none":
         return f"{ends}; none is stopped early."
-    rule = f"grace_epochs {search.grace_epochs}"
+    rule = f"grace_epochs {search.first_rung}"
     if search.scheduler != "median":
         rule += f", reduction_factor {search.reduction_factor:g}"
     names = {"asha": "ASHA", "hyperband": "Hyperband", "median": "the median rule"}

@@ -92,7 +92,7 @@ class Status:
     def _draw_rungs(self, width: int) -> Table:
         """Count by architecture how many trials reached each rung and how many of them ended there."""
         search = self.search
-        rungs = list_rungs(search.grace_epochs, search.reduction_factor, search.max_epochs)
+        rungs = list_rungs(search.first_rung, search.reduction_factor, search.max_epochs)
         rungs = rungs[: (width - 24) // 11] if search.scheduler in HALVING else []
         counts = Counter((trial.architecture, trial.state, len(trial.epochs)) for trial in self.trials)
         table = _build_table("reached (cut)", *(f"epoch {rung}" for rung in rungs), f"end {search.max_epochs}")

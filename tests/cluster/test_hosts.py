@@ -17,7 +17,7 @@ folder, lock = hosts["make_folder"]()
 cluster = hosts["Cluster"](folder, num_hosts=1)
 for host in (cluster.laptop, *cluster.hosts):
     host.switch_on(cluster.switch)
-cluster.hosts[0].start("sleep 1000")
+cluster.laptop.start("sleep 1000")
 print(folder, flush=True)
 input()
 """

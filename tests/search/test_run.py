@@ -87,7 +87,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
         "--dry-run",
         "--set", "search.max_epochs=9",
         "--set", "search.num_trials=18",
-        "--set", "search.scheduler=asha",
+        "--set", "search.grace_epochs=1",
         "--set", "space.cnn.filters={low: 8, high: 64, log: true}",
     )  # fmt: skip
     assert code == 0

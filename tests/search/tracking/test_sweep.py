@@ -66,5 +66,5 @@ def test_the_sweep_says_who_proposes_and_who_stops():
     assert "ASHA (grace_epochs 2, reduction_factor 4)" in sweep["description"]
     assert "early_terminate" not in sweep
     assert "Hyperband (grace_epochs 1, reduction_factor 3)" in describe({}, scheduler="hyperband")["description"]
-    assert "stopped by the median rule (grace_epochs 1)" in describe({}, scheduler="median")["description"]
+    assert "stopped by the median rule (grace_epochs 4)" in describe({}, scheduler="median")["description"]
     assert "none is stopped early" in describe({}, scheduler="none")["description"]

@@ -8,7 +8,7 @@ from search.config import SearchConfig
 from search.journal import State, Trial
 from search.view.status import Status, estimate_left_s
 
-ASHA = SearchConfig(scheduler="asha", num_trials=8, max_epochs=9, reduction_factor=3)
+ASHA = SearchConfig(grace_epochs=1, num_trials=8, max_epochs=9, reduction_factor=3)
 MANY = {f"parameter_{number}": number for number in range(20)}
 
 
@@ -42,7 +42,7 @@ TRIALS = [
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_the_picture_has_the_budget_the_best_the_rungs_and_what_runs(width):
     search = SearchConfig(
-        scheduler="asha", num_trials=8, max_epochs=9, reduction_factor=3, max_hours=2.0, max_total_epochs=99
+        grace_epochs=1, num_trials=8, max_epochs=9, reduction_factor=3, max_hours=2.0, max_total_epochs=99
     )
     lines = show(build(TRIALS, search, usage="CPU 97 %"), width=width)
     assert all(len(line) <= width for line in lines)
@@ -76,7 +76,7 @@ def test_a_crowded_study_fits_the_terminal(width, height, shown):
 
 
 def test_more_rungs_than_a_terminal_is_wide_are_cut_off():
-    search = SearchConfig(scheduler="asha", num_trials=8, max_epochs=100, reduction_factor=1.3)
+    search = SearchConfig(grace_epochs=1, num_trials=8, max_epochs=100, reduction_factor=1.3)
     lines = show(build(TRIALS, search), width=80)
     assert all(len(line) <= 80 for line in lines)
     assert any("epoch 1 " in line and line.rstrip().endswith("end 100") for line in lines)
