@@ -29,7 +29,8 @@ FOLDERS = Path("/var/tmp")
 PREFIX = "cifake-search-hosts-"
 ENTER = """
 set -e
-mount --bind "$1/tmp" /tmp
+case "$4" in /tmp/*) mkdir -p "$1$4" && mount --bind "$4" "$1$4" ;; esac
+mount --rbind "$1/tmp" /tmp
 mount -t tmpfs tmpfs /dev/shm
 mount --bind "$1/passwd" /etc/passwd
 mkdir -p /run/sshd
@@ -94,7 +95,7 @@ class Host:
     def switch_on(self, switch):
         """Start its first process, link it to the switch, and let it go on to sshd."""
         flags = ["--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc"]
-        first = ["sh", "-c", ENTER, "sh", str(self.folder), self.name, find_program("sshd")]
+        first = ["sh", "-c", ENTER, "sh", str(self.folder), self.name, find_program("sshd"), sys.prefix]
         with (self.folder / "sshd.log").open("w") as log:
             self._process = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "KILL", "unshare", *flags, *first],
