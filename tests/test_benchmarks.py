@@ -81,7 +81,7 @@ def test_the_recipes_benchmark_trains_each_recipe_with_each_seed(image_zip, tmp_
 @pytest.mark.timeout(300)
 def test_the_replay_benchmark_has_a_row_for_each_arm(tmp_path):
     figures = run("replay", "--short", "--plot", str(tmp_path / "regret.png"), path=tmp_path / "figures.json")
-    assert [row["arm"] for row in figures["rows"]] == ["random + asha", "tpe 10 + median"]
+    assert [row["arm"] for row in figures["rows"]] == ["random + asha", "tpe 10 + asha from 3"]
     assert figures["rows"][0]["difference"] == [0.0, 0.0, 0.0]
     assert (tmp_path / "regret.png").stat().st_size > 0
 
