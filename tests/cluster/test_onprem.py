@@ -139,7 +139,7 @@ def check_refusal(process, sentence):
 
 def test_a_study_runs_its_trials_on_every_host_and_those_of_one_that_vanishes_go_on_elsewhere(running):
     """Submitted as a job from the laptop, through the port that `ray dashboard` brings there."""
-    write_study(running, "cut", trials=6, epochs=4, images=400, min_nodes=3)
+    write_study(running, "cut", trials=9, epochs=12, images=1000, min_nodes=3)
     dashboard = running.laptop.start("ray dashboard ~/cluster.yaml")
     wait_for(lambda: is_answering(running.laptop, 8265), dashboard)
     submit = "RAY_AUTH_MODE=token ray job {} --address http://127.0.0.1:8265 {}"
@@ -157,8 +157,8 @@ def test_a_study_runs_its_trials_on_every_host_and_those_of_one_that_vanishes_go
     output = job.output.read_text()
     assert "Job 'cut' succeeded" in output, output
     assert all(host.address in output for host in running.hosts)
-    assert [trial.user_attrs.get("reason") for trial in load_trials(running, "cut")] == [None] * 6
-    assert count_epochs(running, "cut") == [4] * 6
+    assert [trial.user_attrs.get("reason") for trial in load_trials(running, "cut")] == [None] * 9
+    assert count_epochs(running, "cut") == [12] * 9
     assert set(count_reports(running, "cut").values()) == {1}
     dashboard.kill()
     dashboard.wait()
@@ -169,10 +169,10 @@ def test_a_study_runs_its_trials_on_every_host_and_those_of_one_that_vanishes_go
 
 def test_a_new_head_finishes_the_study_of_one_that_died(running):
     """The new head is another host; `ray up` finds no other one that is on."""
-    write_study(running, "moved", trials=5, epochs=6, images=600)
+    write_study(running, "moved", trials=5, epochs=12, images=1000)
     running.call_ray("exec", "/tmp/home/cluster.yaml", "--tmux", SEARCH)
     terminal, screen = running.laptop.open_terminal("ray attach ~/cluster.yaml --tmux")
-    assert "trial 0 cnn" in read_until(screen, "epoch 1/6")
+    assert "trial 0 cnn" in read_until(screen, "epoch 1/12")
     terminal.kill()
     terminal.wait()
     wait_for(lambda: sum(count_epochs(running, "moved")) >= 5)
@@ -182,17 +182,17 @@ def test_a_new_head_finishes_the_study_of_one_that_died(running):
     before = count_epochs(running, "moved")
     checkpoints = find_folder(running, "moved") / "checkpoints"
     for number, epochs in enumerate(before):
-        if 0 < epochs < 6:  # it goes on from its last epoch: the journal's, or one that was not reported any more
+        if 0 < epochs < 12:  # it goes on from its last epoch: the journal's, or one that was not reported any more
             assert len(checkpoint.load(checkpoints / f"trial-{number}.ckpt")["history"]) - epochs in (0, 1)
 
     running.appoint(new)
     running.up()
-    write_study(running, "moved", trials=5, epochs=6, images=600)
+    write_study(running, "moved", trials=5, epochs=12, images=1000)
     resumed = running.laptop.start(f"ray exec ~/cluster.yaml '{SEARCH} --resume'")
     assert resumed.wait(timeout=400) == 0, resumed.output.read_text()
     assert "goes on at epoch" in resumed.output.read_text()
     assert [trial.user_attrs.get("reason") for trial in load_trials(running, "moved")] == [None] * 5
-    assert count_epochs(running, "moved") == [6] * 5
+    assert count_epochs(running, "moved") == [12] * 5
     assert set(count_reports(running, "moved").values()) == {1}
 
 
