@@ -33,6 +33,8 @@ def decode_chunks(
     done, total = 0, sum(map(len, chunks))
     pool = ThreadPoolExecutor()
     try:
+        import torchvision.io  # noqa: F401 once, before the threads: two that import it at once meet it half made
+
         with warnings.catch_warnings():
             # torchvision 0.29 announces the end of torchvision.io, for one more dependency (TorchCodec) instead
             warnings.filterwarnings("ignore", "The image decoding and encoding", DeprecationWarning)
