@@ -46,8 +46,9 @@ def main(
     """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
     console = build_console()
     with explain_errors(), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+        load_study(place)
         study = bring_study(place, Path(scratch)) if is_url(place) else Path(place)
-        records = choose_records(study, model, seed)
+        records = choose_records(study, place, model, seed)
         pack = _prepare(study, records, data, console)
         same = [_reproduce(study, record, pack, console) for record in records]
     console.print(f"{sum(same)} of {len(same)} models reproduced.")
@@ -55,23 +56,22 @@ def main(
         raise typer.Exit(1)
 
 
-def choose_records(study: Path, architecture: str | None, seed: int | None) -> list[ModelRecord]:
-    """Read the records of a study's models.
+def choose_records(study: Path, place: str, architecture: str | None, seed: int | None) -> list[ModelRecord]:
+    """Read the records of a study's models from its folder; messages name the place the user gave.
 
     Raises:
         InputError: If there is none such.
     """
-    load_study(study)
     records = [load_record(path) for path in sorted((study / "models").glob(f"*{RECORD}"))]
     if not records:
-        raise InputError(f"{study} has no models: let python -m search.run evaluate it first")
+        raise InputError(f"{place} has no models: let python -m search.run evaluate it first")
     chosen = [
         record
         for record in records
         if architecture in (None, record.retraining["architecture"]) and seed in (None, record.retraining["seed"])
     ]
     if not chosen:
-        raise InputError(f"{study} has no such model; there are {', '.join(record.label for record in records)}")
+        raise InputError(f"{place} has no such model; there are {', '.join(record.label for record in records)}")
     return chosen
 
 

@@ -1,12 +1,14 @@
 """Stored models trained again: the same bits here, a tolerance elsewhere, and exit code 1 when they differ."""
 
 import json
+import shutil
 
 import pytest
 import torch
 import typer
 from typer.testing import CliRunner
 
+from search.cluster.store import Store
 from search.config import dump, parse
 from search.document import write_document
 from search.evaluation.model_file import load_record
@@ -68,6 +70,19 @@ def test_the_same_machine_gives_the_same_bits_and_nothing_is_changed(study):
     assert "the same, weights and metrics, bit for bit" in stdout
     assert stdout.endswith("1 of 1 models reproduced.\n")
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in study.rglob("*") if path.is_file()} == before
+
+
+def test_a_study_in_an_object_store_is_read_from_it(study, bucket):
+    store = Store(f"s3://{bucket}/studies/x")
+    store.upload({path.relative_to(study).as_posix(): path for path in study.rglob("*") if path.is_file()})
+    before = store.list()
+    shutil.rmtree(study)
+    code, stdout, stderr = call(store.url)
+    assert (code, stderr) == (0, "")
+    assert "the same, weights and metrics, bit for bit" in stdout
+    assert store.list() == before
+    assert f"there is no study in s3://{bucket}/studies/y" in call(f"s3://{bucket}/studies/y")[2]
+    assert f"{store.url} has no such model; there are cnn-seed0" in call(store.url, "--seed", 1)[2]
 
 
 def test_a_model_of_another_seed_is_found_out(study):

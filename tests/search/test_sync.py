@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from search.cluster.copy import Copy
 from search.config import dump, parse
 from search.document import write_document
 from search.evaluation import result as found
@@ -28,8 +30,12 @@ def config(tmp_path):
 
 @pytest.fixture
 def trials(config):
-    """A study of three trials, one under way, tracked offline."""
-    config.directory.mkdir()
+    return track_trials(config)
+
+
+def track_trials(config):
+    """Write a study of three trials, one under way, tracked offline, and return them."""
+    config.directory.mkdir(parents=True)
     record = {"id": "1d", "config": dump(config), "data": {"fingerprint": "f00d"}, "code": {"commit": "c0de"}}
     write_document(config.directory / "study.yaml", record)
     journal = Journal(config.directory / "study.journal", "demo", note=print)
@@ -76,6 +82,24 @@ def test_every_run_reaches_the_server_with_the_journals_values(trials, wandb_ser
             told = {key: known["summary"][key] for key in ("state", "reason", "seconds", "best_accuracy", "best_epoch")}
             best = {"best_accuracy": 0.7, "best_epoch": 2}
             assert told == {"state": trial.state.value, "reason": trial.reason, "seconds": 1.5, **best}
+
+
+def test_a_study_in_an_object_store_is_uploaded_from_it(wandb_server, config, bucket, tmp_path):
+    """Another machine than the one that searched: all it has is the URL."""
+    cache = dataclasses.replace(config.data, cache=str(tmp_path / "cache"))
+    config = dataclasses.replace(config, results=f"s3://{bucket}/studies", data=cache)
+    trials = track_trials(config)
+    copy = Copy(config, print)
+    copy.start(lambda: None)
+    copy.close()
+    shutil.rmtree(config.directory)
+
+    code, stdout, _ = sync(config.place)
+    assert (code, "3 uploaded, 0 were there already, 0 failed" in stdout) == (0, True), stdout
+    for trial in trials:
+        assert list_metrics(wandb_server.list_history(f"demo-1d-000{trial.number}")) == trial.epochs
+    assert "0 uploaded, 3 were there already" in sync(config.place)[1]
+    assert "study.lock" not in copy.store.list()
 
 
 def test_a_second_call_sends_nothing_again(trials, wandb_server, config):
