@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import ray
 from ray import cloudpickle, tune
+from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune import PlacementGroupFactory, TuneError
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -72,10 +73,14 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
             message = next(self._messages, None)
             return {"done": True} if message is None else {"message": message}
 
+        def cleanup(self) -> None:
+            self._messages.close()
+
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))
         pressed = stack.enter_context(_watch_interrupt())
         stack.enter_context(_unwrap())
+        stack.enter_context(_count_every_loss())
         if study.config.cluster.address == "local":
             stack.enter_context(_take_waiting_workers())
         stopping = _Stopping(study)
@@ -259,6 +264,32 @@ def _take_waiting_workers() -> Iterator[None]:
     finally:
         class_cache.DEFAULT_ENV_VARS.update(added)
         class_cache.ENV_VARS_TO_PROPAGATE.update(passed_on)
+
+
+@contextmanager
+def _count_every_loss() -> Iterator[None]:
+    """Let Tune take a worker that Ray ended to free memory for a lost one, as any other that is gone.
+
+    Ray has an error of its own for it, which is none of an actor, and Tune gives up the whole search at it.
+    """
+    handlers = {name: getattr(RayActorManager, name) for name in ("_actor_start_failed", "_actor_task_failed")}
+
+    def build(handle: Callable[..., None]) -> Callable[..., None]:
+        def handle_all(manager: RayActorManager, *, exception: Exception, **actor: Any) -> None:
+            is_known = isinstance(exception, (ray.exceptions.RayActorError, ray.exceptions.RayTaskError))
+            if isinstance(exception, ray.exceptions.RayError) and not is_known:
+                exception = ray.exceptions.RayActorError(error_msg=str(exception))
+            handle(manager, exception=exception, **actor)
+
+        return handle_all
+
+    for name, handler in handlers.items():
+        setattr(RayActorManager, name, build(handler))
+    try:
+        yield
+    finally:
+        for name, handler in handlers.items():
+            setattr(RayActorManager, name, handler)
 
 
 @contextmanager

@@ -89,6 +89,24 @@ def test_a_search_with_broken_trials_and_lost_workers_ends_whole(tmp_path):
         assert [metrics["epoch"] for metrics in trial.epochs] == list(range(1, len(trial.epochs) + 1))
 
 
+def test_a_worker_that_ray_ends_to_free_memory_counts_as_broken_down(tmp_path, monkeypatch):
+    """Ray is told that the machine's memory is too full as soon as a hundredth of it is used, which it is."""
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+
+    def work(task):
+        time.sleep(60)
+        yield Failure(f"trial {task.number} was left alone", "")
+
+    study = open_study(build_config(num_trials=2, max_failures=0), tmp_path)
+    with connect(study.config):
+        run_study(study, work, make_task, slots=2)
+    for trial in study.trials:
+        assert trial.state is State.FAIL
+        assert trial.reason.startswith("its worker broke down 1 times, last: ")
+        assert "memory" in trial.attributes["traceback"]
+
+
 def test_trials_run_side_by_side(tmp_path):
     config = build_config(num_trials=4, scheduler="none", max_epochs=1)
 
