@@ -1,14 +1,15 @@
 """Replays trained learning curves under simulated time, to choose who proposes and who stops.
 
-    python -m benchmarks.replay [--repetitions 50] [--slots 4] [--arms NAME ...] [--epochs 360]
-        [--half all|even|odd|table] [--processes 2] [--json PATH] [--plot PATH] [--short]
+    python -m benchmarks.replay [--repetitions 50] [--slots 1 4 16 64] [--arms NAME ...] [--epochs 180]
+        [--half all|even|odd|table] [--first-seed 0] [--processes 2] [--json PATH] [--plot PATH] [--short]
 
-Each search is a real `search.study.Study` with its journal, samplers and schedulers; only the training is a curve of
-`benchmarks.surrogate`, and only the clock is simulated. Regret is how far the configuration that the search would
-choose lies below the best there is, in points of accuracy to be expected, not of the lucky seed. Over the repetitions
-stand the interquartile mean and its 95 % interval (bootstrap over repetitions), after Agarwal et al. 2021, Deep
-Reinforcement Learning at the Edge of the Statistical Precipice (arXiv:2108.13264). All arms share their seeds, so the
-difference to random + ASHA is taken search by search. Equal commands give equal figures, on any number of processes.
+Each search is a real `search.study.Study` with its samplers and schedulers; only the training is a curve of
+`benchmarks.surrogate`, only the clock is simulated, and the record is kept in memory, for nothing resumes it. Regret is
+how far the configuration that the search would choose lies below the best there is, in points of accuracy to be
+expected, not of the lucky seed. Over the repetitions stand the interquartile mean and its 95 % interval (bootstrap over
+repetitions), after Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical Precipice
+(arXiv:2108.13264). All arms share their seeds, so the difference to random + ASHA is taken search by search. Equal
+commands give equal figures, on any number of processes.
 """
 
 import argparse
@@ -19,7 +20,6 @@ import heapq
 import itertools
 import json
 import multiprocessing
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,13 +29,14 @@ import numpy as np
 import optuna
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
 from benchmarks.curves import build_study
 from benchmarks.surrogate import Surrogate, Table, list_distributions, load_curves
 from search.config import StudyConfig
-from search.journal import METRIC, Journal
+from search.journal import METRIC, Journal, State, Trial
 from search.sampler import Sampler
 from search.study import Study
 
@@ -55,18 +56,17 @@ ARMS: dict[str, dict[str, Any]] = {
     "tpe 20 + asha": {"sampler": "tpe", "num_startup_trials": 20, "scheduler": "asha", "grace_epochs": 1},
     "tpe 40 + asha": {"sampler": "tpe", "num_startup_trials": 40, "scheduler": "asha", "grace_epochs": 1},
     "tpe 10 + asha from 3": {"sampler": "tpe", "scheduler": "asha"},
+    "tpe multivariate 10 + asha from 3": {"sampler": "tpe_multivariate", "scheduler": "asha"},
     "tpe 10 + hyperband": {"sampler": "tpe", "scheduler": "hyperband"},
     "tpe 10 + median": {"sampler": "tpe", "scheduler": "median", "grace_epochs": 1},
     "gp 10 + asha": {"sampler": "gp", "scheduler": "asha", "grace_epochs": 1},
 }
 """Name -> what of the search is set; of 9 epochs the third is the first rung where nothing is said."""
 SLOW = ("gp",)
-"""Samplers that are repeated a tenth as often."""
+"""Samplers that run where an arm of theirs is named, and then a tenth as often."""
 SHARES = (0.25, 0.5, 1.0)
 """Of the budget: where regret is read off."""
 NUM_RESAMPLES = 1000
-MEMORY = Path("/dev/shm")
-"""Where a machine keeps files that never reach a disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +119,41 @@ def simulate(plan: Plan) -> Array:
     """
     config = _build_config(plan.arm)
     search = dataclasses.replace(config.search, seed=plan.seed, num_trials=10**6, max_total_epochs=plan.epochs)
-    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
-        journal = Journal(Path(folder) / "study.journal", config.name, note=print)
-        return np.array(list(_simulate(Study(dataclasses.replace(config, search=search), journal), plan)))
+    return np.array(list(_simulate(Study(dataclasses.replace(config, search=search), Record()), plan)))
+
+
+class Record(Journal):
+    """What a search needs of its journal, without the file; equal searches on either are equal (tested)."""
+
+    def __init__(self) -> None:
+        self.elapsed_s = 0.0
+        self._num_trials = 0
+
+    def load(self) -> list[Trial]:
+        """There is nothing before the search."""
+        return []
+
+    def list_epochs(self) -> list[tuple[int, int]]:
+        """There is nothing before the search."""
+        return []
+
+    def add_trial(
+        self,
+        architecture: str,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],  # noqa: ARG002
+    ) -> Trial:
+        """See Journal."""
+        self._num_trials += 1
+        return Trial(number=self._num_trials - 1, architecture=architecture, params=dict(params))
+
+    def add_epoch(self, trial: Trial, metrics: Mapping[str, float], *, device: str, elapsed_s: float) -> None:  # noqa: ARG002
+        """See Journal."""
+        trial.epochs.append(dict(metrics))
+
+    def end_trial(self, trial: Trial, state: State, reason: str | None, attributes: Mapping[str, Any]) -> None:
+        """See Journal."""
+        trial.state, trial.reason, trial.attributes = state, reason, dict(attributes)
 
 
 @functools.cache
@@ -175,12 +207,16 @@ def replay(plans: Sequence[Plan], processes: int) -> dict[Plan, Array]:
         return dict(zip(plans, pool.map(simulate, plans, chunksize=5), strict=True))
 
 
-def list_plans(arms: Sequence[str], slots: Sequence[int], repetitions: int, epochs: int, half: str) -> list[Plan]:
+def list_plans(
+    arms: Sequence[str], slots: Sequence[int], repetitions: int, epochs: int, half: str, first_seed: int = 0
+) -> list[Plan]:
     """Return all searches; the slow samplers are repeated a tenth as often."""
     return [
         Plan(arm=arm, slots=width, seed=seed, epochs=epochs, half=half)
         for width, arm in itertools.product(slots, arms)
-        for seed in range(max(1, repetitions // 10) if ARMS[arm]["sampler"] in SLOW else repetitions)
+        for seed in range(
+            first_seed, first_seed + (max(1, repetitions // 10) if ARMS[arm]["sampler"] in SLOW else repetitions)
+        )
     ]
 
 
@@ -233,9 +269,11 @@ def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=50)
-    parser.add_argument("--slots", type=int, nargs="+", default=[4])
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
-    parser.add_argument("--epochs", type=int, default=360)
+    parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 64])
+    quick = [name for name, search in ARMS.items() if search["sampler"] not in SLOW]
+    parser.add_argument("--arms", nargs="+", default=quick, choices=list(ARMS))
+    parser.add_argument("--epochs", type=int, default=180)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--half", default="all", choices=["all", "even", "odd", "table"])
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
@@ -245,7 +283,7 @@ def main() -> None:
     arms = [BASELINE, DEFAULT] if options.short else list(dict.fromkeys([BASELINE, *options.arms]))
     repetitions = 8 if options.short else options.repetitions
     started = time.perf_counter()
-    plans = list_plans(arms, options.slots, repetitions, options.epochs, options.half)
+    plans = list_plans(arms, options.slots, repetitions, options.epochs, options.half, options.first_seed)
     results = replay(plans, options.processes)
     rows = summarize(results)
     _print(rows)

@@ -85,10 +85,10 @@ class SearchConfig:
     """Seconds without an epoch, from when its worker is up, after which a trial is FAIL; None waits for ever."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Root of every random draw of the study."""
-    sampler: Literal["tpe", "random", "gp", "qmc"] = "tpe"
-    """Who proposes parameters."""
+    sampler: Literal["tpe", "tpe_multivariate", "random", "gp", "qmc"] = "tpe"
+    """Who proposes parameters; tpe, each of them by itself, beats its multivariate kind (LOG.md, 2026-11-25)."""
     num_startup_trials: Count = 10
-    """Random trials of an architecture before tpe or gp model it."""
+    """Random trials of an architecture before a model proposes."""
     scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
     """Who stops trials."""
     grace_epochs: Count | None = None

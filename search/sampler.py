@@ -26,7 +26,7 @@ class Sampler:
     """
 
     def __init__(self, name: str, distributions: Mapping[str, BaseDistribution], *, seed: int, startup: int) -> None:
-        self._make_sampler = SAMPLERS[name]
+        self._name = name
         self._distributions = dict(distributions)
         self._seed = seed
         self._startup = startup
@@ -42,11 +42,11 @@ class Sampler:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = self._make_sampler(_derive_seed(self._seed, number), number, self._startup)
+            sampler = SAMPLERS[self._name](_derive_seed(self._seed, number), number, self._startup)
             study = optuna.Study("study", self._history, sampler=sampler)
             asking = create_trial(state=TrialState.RUNNING)
             asking.number = number
-            params = sampler.sample_relative(study, asking, self._list_relative(sampler))
+            params = sampler.sample_relative(study, asking, self._list_relative())
             for name, distribution in self._distributions.items():
                 if distribution.single():
                     params[name] = distribution.to_external_repr(_get_only(distribution))
@@ -76,14 +76,14 @@ class Sampler:
         mirrored.state = TrialState[trial.state]
         mirrored.values = None if trial.state is State.FAIL else [trial.get_peak()[0]]
 
-    def _list_relative(self, sampler: BaseSampler) -> dict[str, BaseDistribution]:
+    def _list_relative(self) -> dict[str, BaseDistribution]:
         """Return what is proposed together: all that has a choice; of a sequence of points what is a number."""
-        return {
-            name: known
-            for name, known in self._distributions.items()
-            if not known.single()
-            and not (isinstance(sampler, QMCSampler) and isinstance(known, CategoricalDistribution))
-        }
+        if self._name == "tpe":  # which models each parameter by itself
+            return {}
+        searched = {name: known for name, known in self._distributions.items() if not known.single()}
+        if self._name == "qmc":
+            return {name: known for name, known in searched.items() if not isinstance(known, CategoricalDistribution)}
+        return searched
 
 
 class _History(optuna.storages.InMemoryStorage):
@@ -119,7 +119,8 @@ class _QuasiRandomSampler(QMCSampler):
 
 
 SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
-    "tpe": lambda seed, _, startup: TPESampler(seed=seed, n_startup_trials=startup, multivariate=True),
+    "tpe": lambda seed, _, startup: TPESampler(seed=seed, n_startup_trials=startup, multivariate=False),
+    "tpe_multivariate": lambda seed, _, startup: TPESampler(seed=seed, n_startup_trials=startup, multivariate=True),
     "random": lambda seed, *_: RandomSampler(seed=seed),
     "gp": lambda seed, _, startup: GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
     "qmc": lambda seed, number, _: _QuasiRandomSampler(0, seed, number),

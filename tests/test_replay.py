@@ -11,6 +11,7 @@ from benchmarks.curves import EPOCHS, list_jobs, propose
 from benchmarks.replay import ARMS, BASELINE, DEFAULT, Plan, estimate, find_best, fit, list_plans, replay, simulate
 from benchmarks.surrogate import load_curves
 from search.config import SearchConfig
+from search.journal import Journal
 
 EPOCHS_OF_A_SEARCH = 180
 SEEDS = range(2000, 2100)
@@ -49,6 +50,13 @@ def test_a_simulated_search_repeats_exactly(arm):
     assert np.array_equal(first, second)
     assert first.shape == (90, 2)
     assert (np.diff(first[:, 0]) >= 0).all()
+
+
+def test_a_search_with_a_journal_is_the_same_search(tmp_path, monkeypatch):
+    known = simulate(plan(DEFAULT, epochs=90))
+    monkeypatch.setattr("benchmarks.replay.Record", lambda: Journal(tmp_path / "journal", "replay", note=print))
+    assert np.array_equal(simulate(plan(DEFAULT, epochs=90)), known)
+    assert (tmp_path / "journal").stat().st_size > 0
 
 
 @pytest.mark.slow
