@@ -10,8 +10,7 @@ from rich.console import Console
 
 from search.cluster.store import StoreError
 from search.storage import StorageLost, describe_loss
-from search.task import DISK_FULL
-from trainables.errors import InputError, TrainingError
+from trainables.errors import DISK_FULL, InputError, TrainingError
 
 
 def build_console() -> Console:

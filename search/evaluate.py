@@ -34,7 +34,7 @@ from search.evaluation.winners import (
 )
 from search.journal import Journal, Trial
 from search.lock import hold
-from search.prepare import load_record, load_study, prepare_data, write_record
+from search.prepare import load_record, load_study, prepare_data, prepare_weights, write_record
 from search.report.notes import list_notes
 from search.report.tables import render, write_report
 from search.task import Failure
@@ -70,7 +70,7 @@ def main(
         copy.restore()
         record = load_record(config.directory)
         _check_journal(config)
-        journal = Journal(config.journal, config.name, note=console.print, check=lock.check)
+        journal = Journal(config.journal, config.name, note=console.print, check=copy.choose_check(lock.check))
         stack.callback(journal.close)
         stack.callback(copy.close)
         copy.start(lock.check)
@@ -85,6 +85,7 @@ def main(
         if is_trained(chosen, record, trials):
             console.print("Evaluated before with these choices; nothing to train.")
         else:
+            prepare_weights(chosen)
             check_nodes(chosen, stack.enter_context(connect(chosen)), console)
         record["config"]["evaluation"] = dump(config)["evaluation"]
         conclude(chosen, record, journal, packed, console, copy)
@@ -131,6 +132,9 @@ def conclude(
     _open(config, record, choices, copy)
     retrainings = list_retrainings(config, trials, choices)
     found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
+    for label, model in found.items():
+        if model is not None:  # a kill between the last two steps of its retraining leaves its checkpoint
+            retrainer.place.build_shelf(label).delete()
     if pending := [each for each in retrainings if found[each.label] is None]:
         console.print("Retraining the winners on train and validation, testing each once:")
         found |= retrainer.retrain(pending)

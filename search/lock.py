@@ -21,9 +21,10 @@ from typing import Any, Protocol, Self
 
 import psutil
 
+from search.cluster.store import StoreError
 from search.exit import leave
 from search.lock_file import FileSlot
-from trainables.errors import InputError
+from trainables.errors import DISK_FULL, InputError
 
 BEAT_S = 2.0
 """Seconds between two heartbeats."""
@@ -65,7 +66,7 @@ class Holder:
     """Which processes it sees: the boot of its machine and its namespace of processes."""
     pid: int
     process_started: float
-    """By its machine's clock; tells it from a later process with its number."""
+    """When its process started, in whatever its machine counts; tells it from a later process with its number."""
     since: str
     """When it took the lock."""
     token: str
@@ -78,7 +79,7 @@ class Holder:
             host=platform.node(),
             machine=machine,
             pid=os.getpid(),
-            process_started=psutil.Process().create_time(),
+            process_started=find_start(os.getpid()),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
             token=os.urandom(8).hex(),
         )
@@ -101,10 +102,9 @@ class Holder:
         if self.machine != machine:
             return False
         try:
-            started: float = psutil.Process(self.pid).create_time()
+            return abs(find_start(self.pid) - self.process_started) >= 1.0
         except psutil.NoSuchProcess:
             return True
-        return abs(started - self.process_started) >= 1.0
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host} since {self.since}"
@@ -165,7 +165,18 @@ def hold(
     """
     slot = FileSlot(place) if isinstance(place, Path) else place
     holder = Holder.describe_self(machine or describe_machine())
-    _acquire(slot, holder, note, watch_s)
+    try:
+        _acquire(slot, holder, note, watch_s)
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(
+            f"no lock can be put into {slot.folder} ({reason}): it needs a folder that you may write to, "
+            "on a file system with hard links"
+        ) from None
     lock = Lock(slot, holder)
     stop = threading.Event()
     beating = threading.Thread(target=lock.beat_until, args=(stop, beat_s), daemon=True, name="heartbeat")
@@ -184,6 +195,19 @@ def find_holder(place: Path | Slot) -> str | None:
     content = (FileSlot(place) if isinstance(place, Path) else place).read()
     holder = Holder.parse(content) if content is not None else None
     return None if holder is None or holder.is_dead(describe_machine()) else str(holder)
+
+
+def find_start(pid: int) -> float:
+    """Return when a process started: in clock ticks since the boot, which no setting of the clock moves, or in seconds.
+
+    Raises:
+        psutil.NoSuchProcess: If it is gone.
+    """
+    started: float = psutil.Process(pid).create_time()
+    with suppress(OSError):  # no Linux, or gone since
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # after its name, from field 3 on
+        started = float(fields[19])
+    return started
 
 
 def describe_machine() -> str:

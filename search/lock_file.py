@@ -25,15 +25,12 @@ class FileSlot:
 
     def read(self) -> bytes | None:
         """Opening the file anew each time is what makes a network file system ask its server."""
-        try:
-            return self._path.read_bytes()
-        except FileNotFoundError:
-            return None
+        return _read(self._path)
 
     def create(self, content: bytes) -> bool:
         """Link a file of one's own to the name, if nothing has it."""
         with self._draft(content) as draft:
-            return _link(draft, self._path)
+            return _link(draft, self._path) or self.read() == content  # a network file system may have asked twice
 
     def replace(self, before: bytes, content: bytes) -> bool:
         """Claim the succession under a second name, of which there is one, and look again before the rename.
@@ -43,9 +40,9 @@ class FileSlot:
         claim = self._path.with_name(f"{self._path.name}.next")
         with self._draft(content) as draft:
             while not _link(draft, claim):
-                left = claim.read_bytes() if claim.exists() else None
+                left = _read(claim)
                 time.sleep(CLAIM_S)
-                if left is not None and claim.exists() and claim.read_bytes() == left:
+                if left is not None and _read(claim) == left:
                     claim.unlink(missing_ok=True)
             if self.read() == before:
                 with suppress(FileNotFoundError):
@@ -82,6 +79,13 @@ class FileSlot:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _link(file: Path, name: Path) -> bool:

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-import errno
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -20,7 +19,7 @@ from search.sample import build_sample
 from search.space import Choice, list_specs
 from search.storage import holds_study
 from trainables.config import build_train_config
-from trainables.errors import InputError
+from trainables.errors import DISK_FULL, InputError
 from trainables.pack import pack
 from trainables.record import divide_train, load_info
 
@@ -99,7 +98,7 @@ def make_directory(config: StudyConfig, packed: Path) -> None:
             write_record(staged, {"id": _draw_id(), **_describe(config, packed)})
             staged.rename(directory)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in DISK_FULL:
             raise
         raise InputError(
             f"cannot write the results into {directory}: {(error.strerror or str(error)).lower()}"
@@ -216,11 +215,12 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
     stored = Store(config.url) if config.url else None
     if stored:
         stored.check()
-    if (config.directory.exists() or (stored and stored.read("study.yaml"))) and not resume:
+    is_here = config.directory.exists() or (stored is not None and stored.read("study.yaml") is not None)
+    if is_here and not resume:
         raise InputError(f"{config.place} exists: --resume goes on with it, --name NAME starts another study")
-    if config.storage and not config.directory.exists() and holds_study(config.storage, config.name):
+    if config.storage and not is_here and holds_study(config.storage, config.name):
         raise InputError(
-            f"the database holds a study {config.name} already, but {config.directory} is not here: "
+            f"the database holds a study {config.name} already, but {config.place} is not there: "
             "bring that folder, or start another study with --name NAME"
         )
 

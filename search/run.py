@@ -83,7 +83,8 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
     place = f"{wanted['results'].rstrip('/')}/{wanted['name']}"
     if not is_url(place) and not (Path(place) / "study.yaml").exists():
         raise InputError(f"there is no study in {place} to resume: name its CONFIG to start it")
-    before: dict[str, Any] = (fetch_record(place) if is_url(place) else load_record(Path(place)))["config"]
+    record = fetch_record(place) if is_url(place) else load_record(Path(place))
+    before: dict[str, Any] = record["config"] | {"results": wanted["results"]}  # it may have been moved there
     for override in overrides:
         set_value(before, override)
     return parse(before)
@@ -98,12 +99,13 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
         nodes = stack.enter_context(connect(config))
         check_nodes(config, nodes, console)
         copy = Copy(config, console.print)
-        copy.fetch(["study.yaml"])
+        if not (config.directory / "study.yaml").exists():
+            copy.fetch(["study.yaml"])
         make_directory(config, packed)
         lock = stack.enter_context(hold(copy.lock, console.print))
         copy.restore()
         record, changes = compare_record(config, packed, accept_changes=accept_changes)
-        journal = Journal(config.journal, config.name, note=console.print, check=lock.check)
+        journal = Journal(config.journal, config.name, note=console.print, check=copy.choose_check(lock.check))
         stack.callback(journal.close)
         stack.callback(copy.close)
         copy.start(lock.check)

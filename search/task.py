@@ -1,12 +1,9 @@
 """What driver and worker tell each other: plain data, no torch and no Ray."""
 
 import dataclasses
-import errno
 import json
 from pathlib import Path
 from typing import Any
-
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,10 +13,10 @@ from typing import TypeVar
 import torch
 
 from search.cluster.shelf import Shelf
-from search.task import DISK_FULL, Failure, Report, Task
+from search.task import Failure, Report, Task
 from trainables.config import build_train_config
 from trainables.data import open_train
-from trainables.errors import TrainingError
+from trainables.errors import DISK_FULL, TrainingError
 from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device
 from trainables.train import train
 

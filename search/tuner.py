@@ -11,7 +11,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -74,7 +74,8 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
             return {"done": True} if message is None else {"message": message}
 
         def cleanup(self) -> None:
-            self._messages.close()
+            if isinstance(self._messages, Generator):  # which has a trial's last words, such as deleting its checkpoint
+                self._messages.close()
 
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))

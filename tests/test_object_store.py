@@ -1,13 +1,18 @@
 """A study in an object store, through the command line: real Ray, a real S3 endpoint, a head that vanishes."""
 
+import contextlib
+import itertools
 import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import optuna
 import pytest
@@ -49,6 +54,46 @@ def finish(module, *arguments, code=0):
     output, _ = process.communicate(timeout=600)
     assert process.returncode == code, output
     return output
+
+
+class Line:
+    """What leads to the store, and can be cut; who calls meanwhile is refused."""
+
+    def __init__(self, url):
+        self._target = urlsplit(url)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._port = self._listening.getsockname()[1]
+        self._open = []
+        threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self._port}"
+
+    def cut(self):
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for end in self._open:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def mend(self):
+        self._listening = socket.create_server(("127.0.0.1", self._port))
+        threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()
+
+    def _accept(self, listening):
+        with contextlib.suppress(OSError):
+            while True:
+                ends = listening.accept()[0], socket.create_connection((self._target.hostname, self._target.port))
+                self._open += ends
+                for here, there in (ends, ends[::-1]):
+                    threading.Thread(target=self._carry, args=(here, there), daemon=True).start()
+
+    def _carry(self, here, there):
+        with here, contextlib.suppress(OSError):
+            while content := here.recv(65536):
+                there.sendall(content)
+            there.shutdown(socket.SHUT_WR)
 
 
 def load_trials(store, tmp_path):
@@ -97,3 +142,28 @@ def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(
     assert "nothing to train" in finish("search.evaluate", url, *third)
     finish("search.evaluate", url, *third, "--report")
     assert "All trials have ended." in finish("search.inspect", url)
+
+
+def test_a_search_goes_on_while_its_store_is_out_of_reach_and_ships_afterwards(
+    tmp_path, bucket, s3_server, monkeypatch
+):
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.format(bucket=bucket))
+    url, line = f"s3://{bucket}/studies/tiny", Line(s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", line.url)
+    more = ("--set", f"data.cache={tmp_path / 'cache'}", "--set", "search.max_concurrent=1", "--plain")
+    with start("search.run", study, *more) as head:
+        lines = iter(head.stdout.readline, "")
+        shown = list(itertools.takewhile(lambda text: "trial 1 cnn epoch 1/3" not in text, lines))
+        line.cut()
+        while "trial 4 cnn epoch 1/3" not in shown[-1]:
+            shown.append(next(lines))
+        line.mend()
+        shown += lines
+    line.cut()
+    assert head.returncode == 0, "".join(shown)
+    assert any("the search goes on here, and what is new is shipped when the store is back" in text for text in shown)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    trials = load_trials(Store(url), tmp_path)
+    assert [(trial.state, len(trial.intermediate_values)) for trial in trials] == [(TrialState.COMPLETE, 3)] * 8
+    assert Store(url).read("report/report.html") is not None

@@ -6,6 +6,11 @@ RuntimeError
 +-- TrainingError   one trial cannot go on: recorded as its reason, the search continues
 """
 
+import errno
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Numbers of the OSErrors that free space mends."""
+
 
 class InputError(ValueError):
     """Input that the user can mend; the message names the value and the cure."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import ray
 from ray.autoscaler.sdk import request_resources
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 
 from search.config import ResourceConfig, StudyConfig
 from trainables.errors import InputError
@@ -77,6 +78,10 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
                 "" if os.environ.get("RAY_AUTH_MODE") == "token" else "; if it demands a token, set RAY_AUTH_MODE=token"
             )
             raise InputError(f"cluster.address: no Ray cluster answers at {config.cluster.address!r}{cure}") from error
+        except RuntimeError as error:  # such as another version of Python or Ray than the cluster's
+            if local:
+                raise
+            raise InputError(f"cluster.address: {config.cluster.address!r} cannot be joined: {error}") from error
         try:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
             yield _wait_for_nodes(config)
@@ -86,9 +91,14 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
 
 def _check_answer(address: str) -> None:
     """Check that something listens at HOST:PORT; Ray itself would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host:
+    if address in ("local", "auto"):
         return
+    if "://" in address or ":" not in address:
+        cure = "on a laptop, `ray job submit` hands the command to the head" if address.startswith("ray://") else ""
+        raise InputError(
+            f"cluster.address: {address!r} is neither local, auto nor the head's HOST:PORT{cure and f'; {cure}'}"
+        )
+    host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError, OverflowError) as error:
@@ -128,21 +138,29 @@ def _wait_for_nodes(config: StudyConfig) -> list[Node]:
     """Return the nodes when they are enough; an autoscaler is asked for what is missing."""
     cluster = config.cluster
     deadline = time.monotonic() + (0 if cluster.address == "local" else cluster.wait_s)
-    asked = False
+    spread = None
     try:
         while (problem := find_problem(config, nodes := list_nodes())) is not None:
             if time.monotonic() >= deadline:
                 raise InputError(problem)
-            if not asked:
-                wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
-                bundles = [{"CPU": each.cpus, "GPU": each.gpus} for each in wanted for _ in range(cluster.min_nodes)]
-                request_resources(bundles=[{name: n for name, n in bundle.items() if n} for bundle in bundles])
-                asked = True
+            if spread is None:
+                spread = _ask_for_nodes(config)
             time.sleep(1)
     finally:
-        if asked:
-            request_resources(bundles=[])  # else these nodes would be kept for ever
+        if spread is not None:
+            remove_placement_group(spread)
+        if cluster.address != "local":
+            request_resources(bundles=[])  # else nodes would be kept for ever, also those that a killed driver asked for
     return nodes
+
+
+def _ask_for_nodes(config: StudyConfig) -> PlacementGroup:
+    """Tell an autoscaler that each trial must fit a node, and that a smallest one must on `min_nodes` different ones."""
+    wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
+    bundles = [{name: n for name, n in (("CPU", each.cpus), ("GPU", each.gpus)) if n} for each in wanted]
+    request_resources(bundles=bundles)
+    smallest = min(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle.get("CPU", 0)))
+    return placement_group([smallest] * config.cluster.min_nodes, strategy="STRICT_SPREAD")
 
 
 def find_problem(config: StudyConfig, nodes: Sequence[Node]) -> str | None:

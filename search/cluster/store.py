@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainables.errors import InputError
+from trainables.errors import DISK_FULL, InputError
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "s3": {
@@ -97,6 +97,10 @@ class Store:
                 fs.pipe_file(self._place(name), content, mode="create")
             except FileExistsError:
                 return False
+            except OSError as error:
+                if _is_refused(error):
+                    return False
+                raise
             return True
 
     def swap(self, name: str, before: bytes, content: bytes) -> bool:
@@ -124,6 +128,8 @@ class Store:
 
     def upload(self, files: Mapping[str, Path]) -> None:
         """Send files, by the names of their objects."""
+        for path in files.values():
+            path.stat()  # else a file that is gone here would look like one that is lacking there
         if files:
             with self._talk() as fs:
                 paths = [str(path) for path in files.values()]
@@ -164,6 +170,10 @@ class Store:
             yield _open(_get_scheme(self.url))
         except InputError:
             raise
+        except OSError as error:
+            if error.errno in DISK_FULL:  # of this machine
+                raise
+            raise StoreError(f"{self.url}: {_explain(error)}") from error
         except Exception as error:  # each store has errors of its own, which share no class
             raise StoreError(f"{self.url}: {_explain(error)}") from error
 
@@ -175,7 +185,7 @@ class StoreSlot:
         self.folder = store.url
         self._store = store
         self._name = name
-        self._mine = b""
+        self._mine = self._tried = b""
 
     def read(self) -> bytes | None:
         """Return what is there now."""
@@ -183,18 +193,23 @@ class StoreSlot:
 
     def create(self, content: bytes) -> bool:
         """Put the lock there if none is; a request that was sent twice finds its own."""
-        self._mine = content
+        self._mine = self._tried = content
         return self._store.create(self._name, content) or self.read() == content
 
     def replace(self, before: bytes, content: bytes) -> bool:
         """Put the lock in place of one that was left."""
-        self._mine = content
+        self._mine = self._tried = content
         return self._store.swap(self._name, before, content) or self.read() == content
 
     def refresh(self, content: bytes) -> None:
-        """Put a heartbeat in place of the one before; what took its place meanwhile stays."""
-        if self._store.swap(self._name, self._mine, content) or self.read() == content:
-            self._mine = content
+        """Put a heartbeat in place of the one before; what took its place meanwhile stays.
+
+        The one before is the last or, where its answer was lost on the way out or back, the last but one.
+        """
+        there = self.read()
+        if there is not None and there in (self._mine, self._tried):
+            self._mine, self._tried = there, content
+            self._store.swap(self._name, there, content)
 
     def remove(self) -> None:
         """Delete the lock; the caller has looked that it is its own."""

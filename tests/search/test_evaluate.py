@@ -85,6 +85,7 @@ def test_the_command_writes_its_choices_opens_once_and_returns_what_is_stored(st
 
     before, record = list_times(study / "models"), (study / "study.yaml").read_bytes()
     shutil.rmtree(study / "report")
+    (study / "models" / "cnn-seed0.ckpt").write_bytes(b"left by a kill between the model and this file's end")
     code, stdout, _ = call(study)
     assert (code, "nothing to train" in stdout) == (0, True)
     assert (study / "report" / "comparison.md").exists()
@@ -194,6 +195,19 @@ def test_bad_input_is_one_sentence_and_nothing_is_trained(study, prepare, argume
     assert len(stderr.strip().splitlines()) == 1
     assert not (study / "models").exists()
     assert not (study / "study.lock").exists()
+
+
+def test_weights_that_cannot_be_had_are_one_error_before_the_retraining(study, tmp_path):
+    record = load_record(study)
+    record["config"]["search"]["architectures"].append("resnet50")
+    record["config"]["space"]["resnet50"] = {"weights": str(tmp_path / "nowhere.pt")}
+    write_record(study, record)
+    config = parse(record["config"])
+    add_trial(Journal(study / "study.journal", "tiny", note=print), config, "resnet50", [0.5])
+    code, stdout, stderr = call(study)
+    assert (code, "nowhere.pt" in stderr) == (2, True)
+    assert "Retraining" not in stdout
+    assert not load_record(study)["evaluations"]
 
 
 def test_a_folder_without_a_study_is_named(tmp_path):

@@ -1,10 +1,13 @@
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from search.lock import find_holder, hold
@@ -103,6 +106,28 @@ def test_a_lock_whose_process_number_was_given_to_another_is_taken_over(tmp_path
     path.write_text(json.dumps(mine | {"process_started": mine["process_started"] - 100}))
     with hold(path, pytest.fail, watch_s=1e6):
         assert json.loads(path.read_text())["process_started"] == mine["process_started"]
+
+
+def test_a_clock_that_is_set_kills_no_driver(tmp_path, start, monkeypatch):
+    """The system reckons when a process started from when it booted, by a clock that may be set."""
+    path = tmp_path / "study.lock"
+    holder = start(HOLDER, path, "")
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _: time.time() + 100)
+    with pytest.raises(InputError, match=f"is being searched by process {holder.pid}"), hold(path, pytest.fail):
+        pass
+
+
+def test_a_folder_without_hard_links_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    with (
+        pytest.raises(InputError, match=f"no lock can be put into {tmp_path} .operation not permitted.* hard links"),
+        hold(tmp_path / "study.lock", print),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_living_driver_of_another_machine_is_refused_at_its_next_heartbeat(tmp_path, start):

@@ -8,7 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from search.run import main
+from search.config import parse
+from search.prepare import make_directory
+from search.run import _read_stored, main
 
 APP = typer.Typer()
 APP.command()(main)
@@ -79,6 +81,13 @@ def test_weights_that_cannot_be_had_are_one_error_before_the_search(run, tmp_pat
     assert code == 2
     assert "nowhere.pt" in stderr
     assert not (tmp_path / "results").exists()
+
+
+def test_a_study_whose_folder_was_moved_goes_on_where_it_lies_now(tmp_path, monkeypatch, packed):
+    monkeypatch.chdir(tmp_path)
+    make_directory(parse({"name": "mine", "results": str(tmp_path / "large disk")}), packed)
+    (tmp_path / "large disk").rename(tmp_path / "results")
+    assert _read_stored(['name="mine"']).directory == Path("results/mine")
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from search.cluster.store import Store
 from search.config import dump, parse
 from search.journal import Journal, State
 from search.prepare import check_absent
@@ -260,6 +261,18 @@ def test_a_study_of_somebody_else_with_the_same_name_is_not_gone_on_with(databas
         check_absent(config, resume=True)
     config.directory.mkdir()
     check_absent(config, resume=True)
+
+
+def test_a_new_head_goes_on_with_a_database_and_a_bucket(database, tmp_path, bucket):
+    results, cache = f"s3://{bucket}/studies", {"cache": str(tmp_path / "cache")}
+    config = parse({**SETTINGS, "storage": database, "results": results, "data": cache})
+    open_study(database)._journal.close()
+    with pytest.raises(InputError, match=f"shared already, but {results}/shared is not there"):
+        check_absent(config, resume=True)
+    Store(config.url).write("study.yaml", b"name: shared")
+    check_absent(config, resume=True)
+    with pytest.raises(InputError, match=f"{results}/shared exists"):
+        check_absent(config, resume=False)
 
 
 def test_the_password_stands_nowhere_but_in_the_environment(database, monkeypatch):

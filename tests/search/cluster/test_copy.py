@@ -120,6 +120,20 @@ def test_lines_here_that_another_machine_went_on_without_are_given_up(results, t
     assert (here.directory / "study.journal").read_bytes() == b"one\nother\n"
 
 
+def test_a_part_whose_answer_was_lost_is_ones_own_although_the_journal_has_grown(results, tmp_path):
+    config = build_config(results, tmp_path)
+    copy = Copy(config, print)
+    write(config, b"one\n")
+    copy._ship_journal()
+    Store(config.url).write(name_part(4), b"two\n")  # it is there, and nobody said so
+    write(config, b"one\ntwo\nthree\n")
+    copy._ship_journal()
+    assert read_parts(Store(config.url)) == b"one\ntwo\nthree\n"
+    write(config, b"one\ntwo\nthree\nfour\n")
+    copy._ship_journal()
+    assert read_parts(Store(config.url)) == b"one\ntwo\nthree\nfour\n"
+
+
 def test_files_are_shipped_when_they_change_and_brought_when_they_differ(results, tmp_path):
     here, there = build_config(results, tmp_path / "here"), build_config(results, tmp_path / "there")
     files = {"study.yaml": b"1", "report/figures/a.png": b"2", "wandb/run/x.wandb": b"3", "models/m.json": b"4"}

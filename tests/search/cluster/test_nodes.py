@@ -1,9 +1,11 @@
-"""What fits on which nodes, without a cluster."""
+"""What fits on which nodes, and what an autoscaler is asked for."""
 
 import pytest
+from ray.util import placement_group_table
 
-from search.cluster.nodes import Node, count_slots, find_problem
+from search.cluster.nodes import Node, _ask_for_nodes, connect, count_slots, find_problem
 from search.config import ResourceConfig, parse
+from trainables.errors import InputError
 
 
 def make_nodes(*sizes):
@@ -65,3 +67,22 @@ def test_nodes_that_no_trial_fits_do_not_count_as_come_up():
     problem = find_problem(config, make_nodes((8, 0), (8, 1)))
     assert problem.startswith("cluster.min_nodes = 2: after 300 seconds 1 are up that a trial fits (10.0.0.2)")
     assert find_problem(config, make_nodes((8, 0), (8, 1), (8, 1))) is None
+
+
+@pytest.mark.ray
+def test_shares_of_one_gpu_do_not_count_for_the_nodes_that_are_wanted():
+    """Three trials of a quarter GPU would fit one machine: three machines are asked for."""
+    wanted = build_config({"min_nodes": 3}, cnn={"cpus": 1, "gpus": 0.25}, resnet50={"cpus": 2, "gpus": 1})
+    with connect(parse({"name": "x", "cluster": {"cpus": 2}})):
+        asked = placement_group_table(_ask_for_nodes(wanted))
+    assert (asked["strategy"], asked["state"]) == ("STRICT_SPREAD", "PENDING")
+    assert list(asked["bundles"].values()) == [{"CPU": 1.0, "GPU": 0.25}] * 3
+
+
+@pytest.mark.parametrize("address", ["foo", "ray://127.0.0.1:10001", "http://127.0.0.1:8265"])
+def test_an_address_of_another_kind_is_refused(address):
+    with (
+        pytest.raises(InputError, match="is neither local, auto nor the head's HOST:PORT"),
+        connect(build_config({"address": address})),
+    ):
+        pass

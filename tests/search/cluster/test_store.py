@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -92,6 +93,23 @@ def test_files_travel_whole_empty_ones_too(store, tmp_path):
     assert store.read_all(files) == files
 
 
+def test_a_file_that_is_gone_here_is_not_taken_for_a_bucket(store, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"gone\.txt"):
+        store.upload({"gone.txt": tmp_path / "gone.txt"})
+
+
+def test_a_full_disk_here_is_not_taken_for_the_network(store, monkeypatch, tmp_path):
+    import s3fs
+
+    def fill(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "get", fill)
+    with pytest.raises(OSError, match="No space left") as caught:
+        store.download({"pack": tmp_path / "pack"})
+    assert not isinstance(caught.value, StoreError)
+
+
 @pytest.mark.parametrize("results", ["s3://", "s3:///prefix", "://bucket", "s3://bucket/x?versionId=1"])
 def test_a_url_without_a_bucket_is_refused(results):
     with pytest.raises(InputError, match="expected a folder, or s3://BUCKET/PREFIX"):
@@ -156,6 +174,27 @@ def test_a_living_holder_of_the_lock_is_refused_and_shown(store, start):
     assert find_holder(slot).startswith(f"process {holder.pid} on ")
     with pytest.raises(InputError, match=f"{store.url} is being searched by process {holder.pid}"), hold(slot, print):
         pass
+
+
+def test_a_heartbeat_goes_on_when_an_answer_was_lost(store, monkeypatch):
+    slot = StoreSlot(store)
+    assert slot.create(b"beat 0")
+
+    def lose(*arguments):
+        swap(*arguments)
+        raise StoreError("no answer")
+
+    swap = Store.swap
+    monkeypatch.setattr(Store, "swap", lose)
+    with pytest.raises(StoreError):
+        slot.refresh(b"beat 1")
+    monkeypatch.setattr(Store, "swap", swap)
+    slot.refresh(b"beat 2")
+    slot.refresh(b"beat 3")
+    assert slot.read() == b"beat 3"
+    store.write("study.lock", b"another's")
+    slot.refresh(b"beat 4")
+    assert slot.read() == b"another's"
 
 
 def test_the_lock_of_a_machine_that_is_gone_is_taken_over_and_let_go(store, start):
