@@ -17,14 +17,14 @@ from rich.console import Console
 from search.checkpoints import Checkpoints
 from search.cluster.copy import Copy
 from search.cluster.delivery import Delivery, build_delivery
-from search.cluster.nodes import Node, connect, count_slots
+from search.cluster.nodes import Node, clear_nodes, connect, count_slots
 from search.cluster.preflight import check_nodes
 from search.cluster.store import is_url
 from search.command import build_console, explain_errors
 from search.config import StudyConfig, load, parse
 from search.division import check_shares
 from search.document import set_value
-from search.journal import Journal, Trial
+from search.journal import Journal, State, Trial
 from search.lock import hold
 from search.plan import describe_plan
 from search.prepare import (
@@ -151,13 +151,22 @@ def _search(
         study = Study(config, journal, listeners)
         checkpoints.sweep(study.trials)
         copy.sweep(study.trials)
+        _clear_nodes(config, study)
         halted = run_study(
             study,
             functools.partial(run_task, build_delivery(config, packed)),
             lambda trial: build_task(config, trial, packed, checkpoints.get_path(trial.number)),
             slots=count_slots(config, nodes),
         )
+        _clear_nodes(config, study)
     return study, halted
+
+
+def _clear_nodes(config: StudyConfig, study: Study) -> None:
+    """Delete what ended trials left on nodes whose folders are their own."""
+    if config.url and config.cluster.address != "local":
+        kept = {trial.number for trial in study.trials if trial.state is State.RUNNING}
+        clear_nodes(f"{config.working_folder}/checkpoints", kept)
 
 
 def evaluate(*arguments: Any) -> None:

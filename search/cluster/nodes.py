@@ -5,13 +5,14 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
 from ray.autoscaler.sdk import request_resources
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.config import ResourceConfig, StudyConfig
 from trainables.errors import InputError
@@ -27,6 +28,8 @@ QUIET = {
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
 """Ray's own tables, loggers, snapshots and working folders: the journal and the live view take their place."""
+CLEAR_S = 10.0
+"""Seconds that nodes have for deleting; one that does not answer keeps what it has."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +122,29 @@ def count_slots(config: StudyConfig, nodes: Sequence[Node]) -> int:
     return max(1, sum(held) + missing * max(held, default=1))
 
 
+def clear_nodes(folder: str, kept: Container[int]) -> None:
+    """Delete on every node that is up the checkpoints of all trials but some; a worker that was killed left its own.
+
+    Args:
+        folder: Where a node keeps them; `~` is the home of whoever is asked.
+        kept: Numbers of the trials that will go on.
+    """
+    asked = [
+        ray.remote(clear)
+        .options(num_cpus=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=True))
+        .remote(folder, kept)
+        for node in list_nodes()
+    ]
+    ray.wait(asked, num_returns=len(asked), timeout=CLEAR_S)
+
+
+def clear(folder: str, kept: Container[int]) -> None:
+    """Delete the checkpoints of all trials but some in a folder of this machine."""
+    for path in Path(folder).expanduser().glob("trial-*.ckpt*"):
+        if int(path.name.partition(".")[0].removeprefix("trial-")) not in kept:
+            path.unlink(missing_ok=True)
+
+
 def list_nodes() -> list[Node]:
     """Return the nodes that are up, by address."""
     nodes = [
@@ -150,17 +176,20 @@ def _wait_for_nodes(config: StudyConfig) -> list[Node]:
         if spread is not None:
             remove_placement_group(spread)
         if cluster.address != "local":
-            request_resources(bundles=[])  # else nodes would be kept for ever, also those that a killed driver asked for
+            request_resources(
+                bundles=[]
+            )  # else nodes would be kept for ever, also those that a killed driver asked for
     return nodes
 
 
 def _ask_for_nodes(config: StudyConfig) -> PlacementGroup:
-    """Tell an autoscaler that each trial must fit a node, and that a smallest one must on `min_nodes` different ones."""
+    """Tell an autoscaler that every trial must fit a node, and `min_nodes` of the smallest as many different nodes."""
     wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
     bundles = [{name: n for name, n in (("CPU", each.cpus), ("GPU", each.gpus)) if n} for each in wanted]
     request_resources(bundles=bundles)
     smallest = min(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle.get("CPU", 0)))
-    return placement_group([smallest] * config.cluster.min_nodes, strategy="STRICT_SPREAD")
+    group: PlacementGroup = placement_group([smallest] * config.cluster.min_nodes, strategy="STRICT_SPREAD")
+    return group
 
 
 def find_problem(config: StudyConfig, nodes: Sequence[Node]) -> str | None:

@@ -3,7 +3,7 @@
 import pytest
 from ray.util import placement_group_table
 
-from search.cluster.nodes import Node, _ask_for_nodes, connect, count_slots, find_problem
+from search.cluster.nodes import Node, _ask_for_nodes, clear_nodes, connect, count_slots, find_problem
 from search.config import ResourceConfig, parse
 from trainables.errors import InputError
 
@@ -77,6 +77,16 @@ def test_shares_of_one_gpu_do_not_count_for_the_nodes_that_are_wanted():
         asked = placement_group_table(_ask_for_nodes(wanted))
     assert (asked["strategy"], asked["state"]) == ("STRICT_SPREAD", "PENDING")
     assert list(asked["bundles"].values()) == [{"CPU": 1.0, "GPU": 0.25}] * 3
+
+
+@pytest.mark.ray
+def test_what_killed_workers_left_is_deleted_but_for_trials_that_go_on(tmp_path):
+    names = ("trial-1.ckpt", "trial-1.ckpt.previous", "trial-12.ckpt", "trial-12.ckpt.partial", "other.txt")
+    for name in names:
+        (tmp_path / name).touch()
+    with connect(parse({"name": "x", "cluster": {"cpus": 2}})):
+        clear_nodes(str(tmp_path), {1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.txt", "trial-1.ckpt", "trial-1.ckpt.previous"]
 
 
 @pytest.mark.parametrize("address", ["foo", "ray://127.0.0.1:10001", "http://127.0.0.1:8265"])
