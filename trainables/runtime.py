@@ -49,11 +49,13 @@ def limit_threads(num_threads: int) -> None:
 def limit_memory(device: torch.device, fraction: float) -> None:
     """Let this process hold at most a fraction of the GPU's memory, in (0, 1], so that no trial starves another.
 
-    PyTorch's tensors and caches count; the CUDA context, about half a gigabyte a process, does not. No effect on a
-    CPU. May be called again by the next trial in the process.
+    PyTorch's tensors and caches count; the CUDA context, about half a gigabyte a process, does not, so a twentieth of a
+    part is left to it, or else the parts of a full GPU would add up to more than there is. No effect on a CPU. May be
+    called again by the next trial in the process.
     """
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(fraction, device)
+        # A device without an index would be refused; None is the current one.
+        torch.cuda.set_per_process_memory_fraction(0.95 * fraction if fraction < 1 else 1.0, device.index)
 
 
 def reset_peak_memory(device: torch.device) -> None:

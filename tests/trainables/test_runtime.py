@@ -117,6 +117,21 @@ def test_memory_is_not_limited_on_a_cpu() -> None:
     limit_memory(CPU, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("device", "fraction", "limit"),
+    [("cuda", 0.25, (0.2375, 0)), ("cuda:1", 0.5, (0.475, 1)), ("cuda", 1.0, (1.0, 0))],
+)
+def test_a_share_of_memory_is_set_for_a_device_that_torch_accepts(
+    monkeypatch: pytest.MonkeyPatch, device: str, fraction: float, limit: tuple[float, int]
+) -> None:
+    seen: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_setMemoryFraction", lambda *given: seen.append(given), raising=False)
+    limit_memory(torch.device(device), fraction)
+    assert seen == [pytest.approx(limit)]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_process_cannot_hold_more_than_its_share_of_a_gpu() -> None:
