@@ -35,7 +35,7 @@ from trainables.data import Split, open_full_train
 from trainables.models import build_model, count_parameters
 from trainables.optim import build_optimizer
 from trainables.pack import pack
-from trainables.runtime import allow_tf32, autocast, describe_device, pick_device
+from trainables.runtime import autocast, describe_device, pick_device
 from trainables.source import open_source
 from trainables.train import train
 
@@ -66,7 +66,6 @@ def run_loop(config: TrainConfig, split: Split, device: torch.device) -> Iterato
 
 def run_bare(config: TrainConfig, split: Split, device: torch.device) -> Iterator[int]:
     """Train by the least code that does the same, on floats that lie on the device, in whole batches."""
-    allow_tf32(device)
     images = to_float(split.images[split.indices]).to(device).permute(0, 2, 3, 1).contiguous()
     labels = split.labels[split.indices].float().to(device)
     model = build_model(config.model).to(device).to(memory_format=torch.channels_last)

@@ -78,12 +78,6 @@ def read_peak_memory(device: torch.device) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
 
 
-def allow_tf32(device: torch.device) -> None:
-    """Let CUDA round what stays float32 to TF32 inside matrix products; for this process, from now on."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-
-
 def autocast(device: torch.device) -> torch.autocast:
     """Compute in bfloat16 where it is safe, on CUDA; on a CPU bfloat16 is slower, so nothing changes there."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

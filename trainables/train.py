@@ -19,7 +19,7 @@ from trainables.errors import InputError, TrainingError
 from trainables.metrics import score
 from trainables.models import build_model
 from trainables.optim import build_optimizer, schedule
-from trainables.runtime import allow_tf32, autocast, build_generator, deterministic_block, seed_block
+from trainables.runtime import autocast, build_generator, deterministic_block, seed_block
 from trainables.seed import derive_seed
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
@@ -66,7 +66,6 @@ def train(
     """
     if not len(train_split):
         raise InputError("the training split holds 0 images; give it at least 1")
-    allow_tf32(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
