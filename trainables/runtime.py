@@ -5,8 +5,13 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils import deterministic
+
+# cuBLAS repeats to the bit only with a workspace of a fixed size, which is read once, before its first use.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def pick_device() -> torch.device:
@@ -87,23 +92,24 @@ def autocast(device: torch.device) -> torch.autocast:
 def deterministic_block(enabled: bool) -> Iterator[None]:
     """Let only algorithms that repeat to the bit run in a block; on leaving, the caller's settings are as they were.
 
-    Never yield from a generator inside the block. cuBLAS reads its workspace's size from the environment, once and
-    before its first use, so that is set for the whole process unless it is already.
+    Never yield from a generator inside the block.
     """
     if not enabled:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn = torch.backends.cudnn
+    memory: Any = deterministic  # its one attribute is a property, which mypy does not see
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    before_cudnn = cudnn.deterministic, cudnn.benchmark
+    before_cudnn, before_fill = (cudnn.deterministic, cudnn.benchmark), memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic, cudnn.benchmark = True, False
+    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written; filling takes time
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         cudnn.deterministic, cudnn.benchmark = before_cudnn
+        memory.fill_uninitialized_memory = before_fill
 
 
 def build_generator(device: torch.device, seed: int) -> torch.Generator:
