@@ -76,7 +76,7 @@ def run_bare(config: TrainConfig, split: Split, device: torch.device) -> Iterato
         for batch in order.split(config.batch_size)[:num_steps]:
             with autocast(device):
                 logits = model(images.index_select(0, batch).permute(0, 3, 1, 2))
-            loss = functional.binary_cross_entropy_with_logits(logits.float(), labels.index_select(0, batch))
+            loss = functional.binary_cross_entropy_with_logits(logits, labels.index_select(0, batch))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

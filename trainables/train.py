@@ -130,7 +130,7 @@ def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False)
     with torch.inference_mode(), autocast(images.device):
         pixels = to_float(images)
         views = (pixels, pixels.flip(3)) if flip_average else (pixels,)
-        return torch.stack([model(view).float() for view in views]).mean(0)
+        return torch.stack([model(view) for view in views]).mean(0)
 
 
 def _train_epoch(
@@ -158,7 +158,7 @@ def _train_epoch(
             images = _augment(split.images.index_select(0, batch), config, augmentation)
             labels = _smooth(split.labels.index_select(0, batch).float(), config.label_smoothing)
             with autocast(device):
-                logits = model(to_float(images)).float()
+                logits = model(to_float(images))
             loss = functional.binary_cross_entropy_with_logits(logits, labels)
             optimizer.zero_grad()
             loss.backward()
