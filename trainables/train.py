@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.augment import crop, cutout, flip, to_float
-from trainables.average import copy_for_average, update_average
+from trainables.average import Average
 from trainables.config import TrainConfig
 from trainables.data import Split
 from trainables.errors import InputError, TrainingError
@@ -71,8 +71,8 @@ def train(
     model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
     model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, model)
-    average = copy_for_average(model) if config.ema_decay else None
-    scored = model if average is None else average
+    average = Average(model, decay=config.ema_decay) if config.ema_decay else None
+    scored = model if average is None else average.model
     history: list[dict[str, float]] = []
     if resume is not None:
         model.load_state_dict(resume["model" if average is None else "last"])
@@ -136,7 +136,7 @@ def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False)
 def _train_epoch(
     config: TrainConfig,
     model: nn.Module,
-    average: nn.Module | None,
+    average: Average | None,
     optimizer: torch.optim.Optimizer,
     split: Split,
     number: int,
@@ -165,7 +165,7 @@ def _train_epoch(
             rate = schedule(optimizer, config, progress=(number - 1 + (step + 0.5) / num_steps) / config.epochs)
             optimizer.step()
             if average is not None:
-                update_average(average, model, decay=config.ema_decay, step=(number - 1) * num_steps + step)
+                average.update((number - 1) * num_steps + step)
             loss_sum += loss.detach()
             num_correct += ((logits > 0) == (labels > 0.5)).sum()
     num_images = num_steps * batch_size

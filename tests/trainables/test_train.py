@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from trainables import checkpoint
 from trainables.augment import crop, cutout, flip
-from trainables.average import copy_for_average, update_average
+from trainables.average import Average
 from trainables.config import CnnConfig, ResNet50Config, TrainConfig
 from trainables.data import Split
 from trainables.errors import InputError, TrainingError
@@ -345,7 +345,7 @@ def test_the_average_is_taken_after_every_step() -> None:
     state = [epoch.state() for epoch in train(config, split, None, device=CPU)][-1]
     model = build_model(SMALL, seed=derive_seed(0, "weights"))
     reference = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    average, step = copy_for_average(model), 0
+    average, step = Average(model, decay=0.8), 0
     for epoch in (1, 2):
         order = torch.randperm(64, generator=torch.Generator().manual_seed(derive_seed(0, "shuffling", epoch)))
         for chosen in order.split(16):
@@ -353,9 +353,9 @@ def test_the_average_is_taken_after_every_step() -> None:
             reference.zero_grad()
             functional.binary_cross_entropy_with_logits(logits, split.labels[chosen].float()).backward()
             reference.step()
-            update_average(average, model, decay=0.8, step=step)
+            average.update(step)
             step += 1
-    for name, expected in average.state_dict().items():
+    for name, expected in average.model.state_dict().items():
         torch.testing.assert_close(state["model"][name], expected, rtol=1e-4, atol=1e-6)
 
 
