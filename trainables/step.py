@@ -110,8 +110,6 @@ class RecordedStep(Step):
             graph.register_generator_state(self._augmentation)
         with super().epoch(number=0):
             self._warm_up()
-            # Gradients made while recording lie in the graph's memory.
-            self._optimizer.zero_grad()
             # Other threads may use CUDA meanwhile.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 super().run(self._batch)
