@@ -101,7 +101,14 @@ def train(
         yield Epoch(number=number, metrics=dict(metrics), state=state)
 
 
-def predict(model: nn.Module, split: Split, *, device: torch.device, flip_average: bool = False) -> Tensor:
+def predict(
+    model: nn.Module,
+    split: Split,
+    *,
+    device: torch.device,
+    flip_average: bool = False,
+    deterministic: bool = False,
+) -> Tensor:
     """Compute the logits of a split's images, in the split's order.
 
     Args:
@@ -109,12 +116,14 @@ def predict(model: nn.Module, split: Split, *, device: torch.device, flip_averag
         split: Images to score.
         device: Where to compute.
         flip_average: Return the mean of the logits of each image and its mirror image, at twice the cost.
+        deterministic: Let CUDA use only algorithms that repeat to the bit.
 
     Returns:
         Logits (M,) float32 on the CPU.
     """
     model.to(device).to(memory_format=torch.channels_last)
-    return _score(model, split.to(device), flip_average=flip_average)
+    with deterministic_block(deterministic):
+        return _score(model, split.to(device), flip_average=flip_average)
 
 
 def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False) -> Tensor:

@@ -319,6 +319,16 @@ def test_the_model_of_a_state_predicts_what_validation_scored(ema_decay: float, 
     assert (called == validation.labels[validation.indices]).double().mean().item() == metrics["accuracy"]
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_predictions_repeat_to_the_bit_where_that_is_asked_for(deterministic: bool) -> None:
+    seen: list[bool] = []
+    model = build_model(SMALL)
+    model.register_forward_hook(lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    predict(model, draw_split(10), device=CPU, deterministic=deterministic)
+    assert seen == [deterministic]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_averaged_predictions_are_the_mean_over_image_and_mirror_image() -> None:
     split = draw_split(40, unused=10)
     mirrored = dataclasses.replace(split, images=split.images.flip(2))
