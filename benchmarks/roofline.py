@@ -72,7 +72,7 @@ def count_work(config: TrainConfig, device: torch.device) -> Work:
 
     def step() -> None:
         with autocast(device):
-            logits = model(images).float()
+            logits = model(images)
         loss = functional.binary_cross_entropy_with_logits(logits, labels)
         optimizer.zero_grad()
         loss.backward()

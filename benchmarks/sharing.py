@@ -7,7 +7,10 @@ import argparse
 import json
 import multiprocessing
 import os
+import queue
 import time
+from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -42,15 +45,29 @@ def measure(model: str, count: int, num_images: int) -> dict[str, float]:
     ]
     for process in processes:
         process.start()
-    # A process that breaks sends nothing; it has printed why.
-    spans = [results.get(timeout=600) for _ in processes]
-    for process in processes:
-        process.join()
+    spans = _collect(processes, results)
     seconds = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
     return {
         "images_per_second": count * NUM_EPOCHS * num_images / seconds,
         "memory_bytes": max(memory for _, _, memory in spans),
     }
+
+
+def _collect(processes: Sequence[BaseProcess], results: Any) -> list[tuple[float, float, int]]:
+    """Wait for what every process sends; one that breaks sends nothing, has printed why, and ends the others."""
+    spans: list[tuple[float, float, int]] = []
+    while len(spans) < len(processes):
+        try:
+            spans.append(results.get(timeout=1))
+        except queue.Empty:
+            if broken := [process for process in processes if process.exitcode not in (None, 0)]:
+                for process in processes:
+                    process.kill()
+                code = broken[0].exitcode
+                raise SystemExit(f"one of {len(processes)} trainings side by side ended with code {code}") from None
+    for process in processes:
+        process.join()
+    return spans
 
 
 def _work(model: str, count: int, num_images: int, barrier: Barrier, results: Any) -> None:
@@ -87,7 +104,7 @@ def main() -> None:
         "model": arguments.model,
         "processes": {},
     }
-    print(f"{figures['device']}, torch {torch.__version__}, {arguments.model}")
+    print(f"{figures['device']}, torch {torch.__version__}, {arguments.model}", flush=True)
     print(f"{'processes':>9}{'images/s':>12}{'to one':>8}{'memory, MB':>12}")
     for count in COUNTS[:2] if arguments.short else COUNTS:
         found = measure(arguments.model, count, num_images)
@@ -96,8 +113,8 @@ def main() -> None:
         print(
             f"{count:9}{found['images_per_second']:12,.0f}{gain:8.2f}{found['memory_bytes'] / 1e6:12,.0f}", flush=True
         )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        if arguments.json:
+            arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

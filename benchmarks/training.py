@@ -6,36 +6,31 @@ usual  ImageFolder + Resize + ToTensor + DataLoader with its best number of work
 floor  what the step's operations take at the device's measured rates (benchmarks/roofline.py)
 
 Run `python -m benchmarks.training [--data PATH] [--json PATH] [--short]`; without --data, on made-up JPEGs. On CUDA it
-also times 20 epochs of 100,000 images. Needs torch, torchvision and numpy only.
+also times 20 epochs of 100,000 images. The figures are written as they come, so that a run may be cut. Needs torch,
+torchvision and numpy only.
 """
 
 import argparse
 import dataclasses
 import json
-import os
 import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Subset
-from torchvision import datasets, transforms
 from torchvision.io import write_jpeg
 
-from benchmarks.roofline import Roof, count_work, measure_roof, wait
-from trainables.augment import to_float
+from benchmarks.loops import choose_workers, compile_models, measure_speed, run_bare, run_loop
+from benchmarks.roofline import Roof, count_work, measure_roof
 from trainables.config import CnnConfig, ModelConfig, ResNet50Config, TrainConfig
 from trainables.data import Split, open_full_train
 from trainables.models import build_model, count_parameters
-from trainables.optim import build_optimizer
 from trainables.pack import pack
-from trainables.runtime import allow_tf32, autocast, describe_device, pick_device
+from trainables.runtime import describe_device, pick_device
 from trainables.source import open_source
 from trainables.train import train
 
@@ -54,92 +49,17 @@ SIZES = {
     "short": {"paper_cnn": 512, "small_cnn": 128, "resnet50": 64},
 }
 """Images in an epoch; ResNet-50 with the 3x3 stem is out of reach of a CPU."""
-FULL_EPOCHS = {"paper_cnn": (128, 1024), "resnet50_cifar": (128, 1024)}
-"""Batch sizes at which 20 epochs are timed on CUDA."""
-
-
-def run_loop(config: TrainConfig, split: Split, device: torch.device) -> Iterator[int]:
-    """Train by trainables.train; each value is an epoch's number of images."""
-    for _ in train(config, split, None, device=device):
-        yield len(split) // config.batch_size * config.batch_size
-
-
-def run_bare(config: TrainConfig, split: Split, device: torch.device) -> Iterator[int]:
-    """Train by the least code that does the same, on floats that lie on the device, in whole batches."""
-    allow_tf32(device)
-    images = to_float(split.images[split.indices]).to(device).permute(0, 2, 3, 1).contiguous()
-    labels = split.labels[split.indices].float().to(device)
-    model = build_model(config.model).to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(config, model)
-    num_steps = len(labels) // config.batch_size
-    while True:
-        order = torch.randperm(len(labels), device=device)
-        for batch in order.split(config.batch_size)[:num_steps]:
-            with autocast(device):
-                logits = model(images.index_select(0, batch).permute(0, 3, 1, 2))
-            loss = functional.binary_cross_entropy_with_logits(logits.float(), labels.index_select(0, batch))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        wait(device)
-        yield num_steps * config.batch_size
-
-
-def run_usual(config: TrainConfig, folder: Path, num: int, device: torch.device, workers: int) -> Iterator[int]:
-    """Train as tutorials do, from image files."""
-    transform = transforms.Compose([transforms.Resize((32, 32)), transforms.ToTensor()])
-    images = datasets.ImageFolder(str(folder / "train"), transform)
-    loader = DataLoader(
-        Subset(images, range(0, len(images), len(images) // num)[:num]),
-        batch_size=config.batch_size,
-        shuffle=True,
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=device.type == "cuda",
-    )
-    model = build_model(config.model).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
-    criterion = nn.BCEWithLogitsLoss()
-    while True:
-        total = 0.0
-        for batch, labels in loader:
-            optimizer.zero_grad()
-            loss = criterion(model(batch.to(device)), labels.float().to(device))
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
-        yield len(loader) * config.batch_size
-
-
-def measure_speed(epochs: Iterator[int]) -> float:
-    """Return the images per second of the next epoch."""
-    started = time.perf_counter()
-    num_images = next(epochs)
-    return num_images / (time.perf_counter() - started)
-
-
-def choose_workers(config: TrainConfig, folder: Path, num: int, device: torch.device) -> tuple[int, Iterator[int]]:
-    """Return the number of workers at which the usual recipe is fastest, and that recipe, warm."""
-    cores = len(os.sched_getaffinity(0))
-    speeds: dict[int, float] = {}
-    best: tuple[int, Iterator[int]] | None = None
-    for workers in [0, *(2**power for power in range(cores.bit_length()) if 2**power <= cores)]:
-        epochs = run_usual(config, folder, num, device, workers)
-        next(epochs)
-        speeds[workers] = measure_speed(epochs)
-        if best is None or speeds[workers] > speeds[best[0]]:
-            best = workers, epochs
-    assert best is not None
-    return best
+BATCH_SIZES = {"cpu": (128,), "cuda": (128, 1024), "short": (128,)}
+FULL_MODELS = ("paper_cnn", "resnet50_cifar")
+"""Whose 20 epochs are timed."""
+FULL_IMAGES = {"cuda": 100_000, "short": 256}
+"""In each of the 20 epochs; too many for a CPU."""
 
 
 def compare(
-    name: str, folder: Path, packed: Path, num: int, rounds: int, device: torch.device, roof: Roof
+    config: TrainConfig, split: Split, folder: Path, rounds: int, device: torch.device, roof: Roof
 ) -> dict[str, Any]:
     """Measure the three loops on one model, a round at a time, and count their floor."""
-    split = open_full_train(packed, seed=0, max_images=num)
-    config = TrainConfig(model=MODELS[name], epochs=10**6, batch_size=min(128, len(split) // 2))
     workers, usual = choose_workers(config, folder, len(split), device)
     loops = {"loop": run_loop(config, split, device), "bare": run_bare(config, split, device), "usual": usual}
     for epochs in loops.values():
@@ -154,7 +74,6 @@ def compare(
     return {
         "parameters": count_parameters(build_model(config.model)),
         "images": len(split),
-        "batch_size": config.batch_size,
         **{f"{kind}_images_per_second": statistics.median(found) for kind, found in speeds.items()},
         "usual_workers": workers,
         **{f"loop_to_{kind}": _median_ratio(speeds["loop"], speeds[kind]) for kind in ("bare", "usual")},
@@ -163,13 +82,13 @@ def compare(
     }
 
 
-def time_epochs(name: str, batch_size: int, device: torch.device) -> float:
-    """Return the seconds that 20 epochs of 100,000 images take, from raw images in memory to trained weights."""
+def time_epochs(name: str, batch_size: int, num: int, device: torch.device) -> float:
+    """Return the seconds that 20 epochs of so many images take, from raw images in memory to trained weights."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (100_000, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    labels = torch.arange(len(images)).remainder(2).to(torch.uint8)
-    split = Split(images=images, labels=labels, indices=torch.arange(len(images)))
-    few = dataclasses.replace(split, indices=split.indices[: 4 * batch_size]).to(device)
+    images = torch.randint(256, (num, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(num).remainder(2).to(torch.uint8)
+    split = Split(images=images, labels=labels, indices=torch.arange(num))
+    few = dataclasses.replace(split, indices=split.indices[: 4 * batch_size])
     config = TrainConfig(model=MODELS[name], epochs=20, batch_size=batch_size)
     next(train(config, few, None, device=device))
     started = time.perf_counter()
@@ -205,54 +124,102 @@ def _median_ratio(ones: list[float], others: list[float]) -> float:
     return statistics.median(one / other for one, other in zip(ones, others, strict=True))
 
 
-def _print_table(models: dict[str, dict[str, Any]]) -> None:
-    print(f"{'images/s':15}{'loop':>9}{'bare':>9}{'usual':>9}{'workers':>8}{'floor':>9}", end="")
-    print(f"{'loop/bare':>11}{'loop/usual':>11}{'MMAC/image':>12}{'MB/image':>10}")
-    for name, row in models.items():
-        speeds = [row[f"{kind}_images_per_second"] for kind in ("loop", "bare", "usual", "floor")]
-        print(f"{name:15}{speeds[0]:9,.0f}{speeds[1]:9,.0f}{speeds[2]:9,.0f}{row['usual_workers']:8}", end="")
-        print(f"{speeds[3]:9,.0f}{row['loop_to_bare']:11.3f}{row['loop_to_usual']:11.2f}", end="")
-        print(f"{row['macs_per_image'] / 1e6:12.1f}{row['bytes_per_image'] / 1e6:10.2f}")
+def _print_header() -> None:
+    print(f"{'images/s':15}{'batch':>6}{'loop':>9}{'bare':>9}{'usual':>9}{'workers':>8}{'floor':>9}", end="")
+    print(f"{'loop/bare':>11}{'loop/usual':>11}{'MMAC/image':>12}{'MB/image':>10}", flush=True)
 
 
-def main() -> None:
-    """Measure, print and, if asked, write the figures."""
+def _print_row(name: str, batch_size: int, row: dict[str, Any]) -> None:
+    speeds = [row[f"{kind}_images_per_second"] for kind in ("loop", "bare", "usual", "floor")]
+    print(f"{name:15}{batch_size:6}{speeds[0]:9,.0f}{speeds[1]:9,.0f}{speeds[2]:9,.0f}{row['usual_workers']:8}", end="")
+    print(f"{speeds[3]:9,.0f}{row['loop_to_bare']:11.3f}{row['loop_to_usual']:11.2f}", end="")
+    print(f"{row['macs_per_image'] / 1e6:12.1f}{row['bytes_per_image'] / 1e6:10.2f}", flush=True)
+
+
+class _Figures(dict[str, Any]):
+    """Figures that are written each time one is added."""
+
+    def __init__(self, path: Path | None, **known: Any) -> None:
+        super().__init__(known, models={}, twenty_epochs_seconds={}, twenty_epochs_to_usual={})
+        self._path = path
+
+    def add(self, group: str, name: str, batch_size: int, figure: Any) -> None:
+        self[group].setdefault(name, {})[str(batch_size)] = figure
+        if self._path:
+            self._path.write_text(json.dumps(self, indent=2) + "\n")
+
+
+def _compare_all(figures: _Figures, names: list[str], kind: str, data: Path | None, rounds: int, roof: Roof) -> None:
+    device, num = pick_device(), max(SIZES[kind][name] for name in names)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = prepare(Path(scratch) / "images", data, num)
+        packed = pack(folder, Path(scratch) / "cache")
+        _print_header()
+        for name in names:
+            split = open_full_train(packed, seed=0, max_images=SIZES[kind][name])
+            for size in sorted({min(size, len(split) // 2) for size in BATCH_SIZES[kind]}):
+                config = TrainConfig(model=MODELS[name], epochs=10**6, batch_size=size)
+                row = compare(config, split, folder, rounds, device, roof)
+                figures.add("models", name, size, row)
+                _print_row(name, size, row)
+
+
+def _time_all(figures: _Figures, names: list[str], kind: str) -> None:
+    device, num = pick_device(), FULL_IMAGES[kind]
+    for name in [name for name in FULL_MODELS if name in names]:
+        for size in BATCH_SIZES[kind]:
+            seconds = time_epochs(name, size, num, device)
+            figures.add("twenty_epochs_seconds", name, size, seconds)
+            print(f"{name}: 20 epochs of {num:,} images at batch {size}: {seconds:.1f} s", end="")
+            if row := figures["models"].get(name, {}).get(str(size)):
+                ratio = 20 * num / seconds / row["usual_images_per_second"]
+                figures.add("twenty_epochs_to_usual", name, size, ratio)
+                print(f", {ratio:.1f} times as fast as the usual recipe", end="")
+            print(flush=True)
+
+
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder or zip in CIFAKE's layout; default: made-up images")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     parser.add_argument("--short", action="store_true", help="few images: does it run?")
     parser.add_argument("--models", nargs="+", choices=MODELS, help="default: all that the device can")
     parser.add_argument("--rounds", type=int, help="timed epochs of each loop; default: 5, in a short run 1")
-    arguments = parser.parse_args()
+    parser.add_argument("--only", choices=("loops", "epochs"), help="the comparison, or the 20 epochs; default: both")
+    parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms")
+    parser.add_argument("--compile", action="store_true", help="compile the loop's models")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, print and, if asked, write the figures."""
+    arguments = _parse()
     warnings.simplefilter("ignore", DeprecationWarning)
     device = pick_device()
+    kind = "short" if arguments.short else device.type
+    if arguments.only == "epochs" and kind not in FULL_IMAGES:
+        raise SystemExit("--only epochs is for a CUDA device; on a CPU add --short")
+    torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
+    if arguments.compile:
+        compile_models()
     roof = measure_roof(device)
-    figures: dict[str, Any] = {
-        "device": describe_device(device),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
+    figures = _Figures(
+        arguments.json,
+        device=describe_device(device),
+        torch=torch.__version__,
+        threads=torch.get_num_threads(),
+        cudnn_benchmark=arguments.cudnn_benchmark,
+        compile=arguments.compile,
         **dataclasses.asdict(roof),
-    }
+    )
     print(f"{figures['device']}, torch {torch.__version__}, {figures['threads']} threads: ", end="")
-    print(f"{roof.macs_per_second / 1e9:,.0f} GMAC/s, {roof.bytes_per_second / 1e9:,.0f} GB/s")
-    sizes = SIZES["short" if arguments.short else device.type]
-    chosen = {name: num for name, num in sizes.items() if name in (arguments.models or sizes)}
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = prepare(Path(scratch) / "images", arguments.data, max(chosen.values()))
-        packed = pack(folder, Path(scratch) / "cache")
+    print(f"{roof.macs_per_second / 1e9:,.0f} GMAC/s, {roof.bytes_per_second / 1e9:,.0f} GB/s", flush=True)
+    names = [name for name in SIZES[kind] if name in (arguments.models or MODELS)]
+    if arguments.only != "epochs":
         rounds = arguments.rounds or (1 if arguments.short else 5)
-        figures["models"] = {
-            name: compare(name, folder, packed, num, rounds, device, roof) for name, num in chosen.items()
-        }
-    _print_table(figures["models"])
-    if device.type == "cuda" and not arguments.short:
-        figures["twenty_epochs_seconds"] = {}
-        for name in [name for name in FULL_EPOCHS if name in chosen]:
-            found = {str(size): time_epochs(name, size, device) for size in FULL_EPOCHS[name]}
-            figures["twenty_epochs_seconds"][name] = found
-            print(f"{name}: 20 epochs of 100,000 images", *(f"{s:.1f} s at batch {size}" for size, s in found.items()))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
+        _compare_all(figures, names, kind, arguments.data, rounds, roof)
+    if arguments.only != "loops" and kind in FULL_IMAGES:
+        _time_all(figures, names, kind)
 
 
 if __name__ == "__main__":

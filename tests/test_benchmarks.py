@@ -16,7 +16,8 @@ NAMES = {
     "scale": {"sampler", "epochs", "rows"},
     "search": {"trials", "images", "epochs", "slots", "rounds", "sides"},
     "packing": {"images", "pack_seconds", "pack_images_per_second", "find_seconds", "open_seconds", "verify_seconds"},
-    "training": {"device", "torch", "threads", "macs_per_second", "bytes_per_second", "models"},
+    "training": {"device", "torch", "threads", "cudnn_benchmark", "compile", "macs_per_second", "bytes_per_second"}
+    | {"models", "twenty_epochs_seconds", "twenty_epochs_to_usual"},
     "starting": {"rounds", "slots", "phases"},
     "recipes": {"device", "accuracies", "difference_interval"},
     "replay": {"half", "epochs", "rows"},
@@ -45,11 +46,15 @@ def test_the_packing_benchmark_writes_its_figures(image_folder, tmp_path):
 def test_the_training_benchmark_compares_three_loops(data, image_zip, tmp_path):
     options = () if data == "made up" else ("--data", str(image_zip))
     figures = run("training", "--short", "--models", "paper_cnn", *options, path=tmp_path / "figures.json")
-    row = figures["models"]["paper_cnn"]
+    [(batch_size, row)] = figures["models"]["paper_cnn"].items()
+    assert batch_size == ("128" if data == "made up" else "20")
+    assert figures["twenty_epochs_seconds"]["paper_cnn"].keys() == {"128"}
+    if data == "made up":
+        ratio = 20 * 256 / figures["twenty_epochs_seconds"]["paper_cnn"]["128"] / row["usual_images_per_second"]
+        assert figures["twenty_epochs_to_usual"]["paper_cnn"] == {"128": pytest.approx(ratio)}
     assert row.keys() == SPEEDS | {
         "parameters",
         "images",
-        "batch_size",
         "usual_workers",
         "loop_to_bare",
         "loop_to_usual",
@@ -61,6 +66,34 @@ def test_the_training_benchmark_compares_three_loops(data, image_zip, tmp_path):
     # the gradient of the images, which nobody needs.
     forward = 864 * 1024 + 9216 * 256 + 64 * 2048 + 64
     assert row["macs_per_image"] == 3 * forward - 864 * 1024
+
+
+@pytest.mark.slow
+def test_a_cut_run_of_the_training_benchmark_keeps_what_it_measured(tmp_path):
+    path = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "benchmarks.training", "--short", "--models", "paper_cnn", "resnet50"]
+    with subprocess.Popen([*command, "--json", str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert any(line.startswith("paper_cnn") for line in process.stdout)
+        process.kill()
+    assert json.loads(path.read_text())["models"].keys() == {"paper_cnn"}
+
+
+@pytest.mark.slow
+def test_the_epochs_are_timed_alone(tmp_path):
+    options = ("--short", "--only", "epochs", "--models", "paper_cnn", "--cudnn-benchmark")
+    figures = run("training", *options, path=tmp_path / "figures.json")
+    assert (figures["models"], figures["cudnn_benchmark"]) == ({}, True)
+    assert figures["twenty_epochs_seconds"]["paper_cnn"]["128"] > 0
+
+
+@pytest.mark.slow
+def test_a_broken_process_of_the_sharing_benchmark_ends_the_others_at_once():
+    code = "from benchmarks.sharing import measure; measure('no such model', 2, 256)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1] == "one of 2 trainings side by side ended with code 1"
 
 
 @pytest.mark.slow

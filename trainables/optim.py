@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.config import TrainConfig
 
@@ -36,11 +36,28 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     return build(learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
+def set_capturable(optimizer: torch.optim.Optimizer, enabled: bool) -> None:
+    """Let a CUDA graph hold the optimizer's steps, or not; its learning rate is then a tensor that a step reads.
+
+    To be called after a state was loaded: it may be that of a training on the other kind of device.
+    """
+    for group in optimizer.param_groups:
+        rate = float(group["lr"])
+        group["lr"] = torch.tensor(rate, device=group["params"][0].device) if enabled else rate
+        if "capturable" in group:
+            group["capturable"] = enabled
+    # A step that no graph holds would warn, once; those that warm up for the recording are meant.
+    optimizer._warned_capturable_if_run_uncaptured = enabled
+
+
 def schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> float:
     """Set the learning rate for a fraction of training done, in [0, 1], and return it."""
     rate = config.learning_rate * SCHEDULES[config.schedule](progress, warmup_frac=config.warmup_frac)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
     return rate
 
 

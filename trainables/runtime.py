@@ -5,8 +5,13 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils import deterministic
+
+# cuBLAS repeats to the bit only with a workspace of a fixed size, which is read once, before its first use.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def pick_device() -> torch.device:
@@ -49,11 +54,13 @@ def limit_threads(num_threads: int) -> None:
 def limit_memory(device: torch.device, fraction: float) -> None:
     """Let this process hold at most a fraction of the GPU's memory, in (0, 1], so that no trial starves another.
 
-    PyTorch's tensors and caches count; the CUDA context, about half a gigabyte a process, does not. No effect on a
-    CPU. May be called again by the next trial in the process.
+    PyTorch's tensors and caches count; the CUDA context, about half a gigabyte a process, does not, so a twentieth of a
+    part is left to it, or else the parts of a full GPU would add up to more than there is. No effect on a CPU. May be
+    called again by the next trial in the process.
     """
     if device.type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(fraction, device)
+        # A device without an index would be refused; None is the current one.
+        torch.cuda.set_per_process_memory_fraction(0.95 * fraction if fraction < 1 else 1.0, device.index)
 
 
 def reset_peak_memory(device: torch.device) -> None:
@@ -76,12 +83,6 @@ def read_peak_memory(device: torch.device) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
 
 
-def allow_tf32(device: torch.device) -> None:
-    """Let CUDA round what stays float32 to TF32 inside matrix products; for this process, from now on."""
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")
-
-
 def autocast(device: torch.device) -> torch.autocast:
     """Compute in bfloat16 where it is safe, on CUDA; on a CPU bfloat16 is slower, so nothing changes there."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
@@ -91,23 +92,24 @@ def autocast(device: torch.device) -> torch.autocast:
 def deterministic_block(enabled: bool) -> Iterator[None]:
     """Let only algorithms that repeat to the bit run in a block; on leaving, the caller's settings are as they were.
 
-    Never yield from a generator inside the block. cuBLAS reads its workspace's size from the environment, once and
-    before its first use, so that is set for the whole process unless it is already.
+    Never yield from a generator inside the block.
     """
     if not enabled:
         yield
         return
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn = torch.backends.cudnn
+    memory: Any = deterministic  # its one attribute is a property, which mypy does not see
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    before_cudnn = cudnn.deterministic, cudnn.benchmark
+    before_cudnn, before_fill = (cudnn.deterministic, cudnn.benchmark), memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic, cudnn.benchmark = True, False
+    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written; filling takes time
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         cudnn.deterministic, cudnn.benchmark = before_cudnn
+        memory.fill_uninitialized_memory = before_fill
 
 
 def build_generator(device: torch.device, seed: int) -> torch.Generator:

@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from trainables.augment import crop, cutout, flip, to_float
-from trainables.average import copy_for_average, update_average
+from trainables.augment import to_float
+from trainables.average import Average
 from trainables.config import TrainConfig
 from trainables.data import Split
 from trainables.errors import InputError, TrainingError
 from trainables.metrics import score
 from trainables.models import build_model
 from trainables.optim import build_optimizer, schedule
-from trainables.runtime import allow_tf32, autocast, build_generator, deterministic_block, seed_block
+from trainables.runtime import autocast, build_generator, deterministic_block
 from trainables.seed import derive_seed
+from trainables.step import STEPS, Step
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
 """Images in a forward pass without gradients. On a CPU more fall out of the cache: the paper's CNN scores 9,900
@@ -66,14 +66,13 @@ def train(
     """
     if not len(train_split):
         raise InputError("the training split holds 0 images; give it at least 1")
-    allow_tf32(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
     model.to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, model)
-    average = copy_for_average(model) if config.ema_decay else None
-    scored = model if average is None else average
+    average = Average(model, decay=config.ema_decay) if config.ema_decay else None
+    scored = model if average is None else average.model
     history: list[dict[str, float]] = []
     if resume is not None:
         model.load_state_dict(resume["model" if average is None else "last"])
@@ -81,6 +80,7 @@ def train(
         optimizer.load_state_dict(resume["optimizer"])
         history += resume["history"]
     train_split = train_split.to(device)
+    step = STEPS[device.type](config, model, optimizer, train_split)
     val_split = None if val_split is None else val_split.to(device)
 
     def state() -> dict[str, Any]:
@@ -91,7 +91,7 @@ def train(
     for number in range(len(history) + 1, config.epochs + 1):
         started = time.perf_counter()
         with deterministic_block(config.deterministic):
-            metrics = {"epoch": number, **_train_epoch(config, model, average, optimizer, train_split, number)}
+            metrics = {"epoch": number, **_train_epoch(config, step, optimizer, average, train_split, number)}
             if val_split is not None:
                 metrics |= _validate(scored, val_split, number, flip_average=config.flip_average)
         if device.type == "cuda":
@@ -101,7 +101,14 @@ def train(
         yield Epoch(number=number, metrics=dict(metrics), state=state)
 
 
-def predict(model: nn.Module, split: Split, *, device: torch.device, flip_average: bool = False) -> Tensor:
+def predict(
+    model: nn.Module,
+    split: Split,
+    *,
+    device: torch.device,
+    flip_average: bool = False,
+    deterministic: bool = False,
+) -> Tensor:
     """Compute the logits of a split's images, in the split's order.
 
     Args:
@@ -109,15 +116,14 @@ def predict(model: nn.Module, split: Split, *, device: torch.device, flip_averag
         split: Images to score.
         device: Where to compute.
         flip_average: Return the mean of the logits of each image and its mirror image, at twice the cost.
+        deterministic: Let CUDA use only algorithms that repeat to the bit.
 
     Returns:
         Logits (M,) float32 on the CPU.
     """
-    split = split.to(device)
-    model.to(device).to(memory_format=torch.channels_last).eval()
-    batches = torch.split(split.indices, EVAL_BATCH_SIZES[device.type])
-    logits = [score_batch(model, split.images.index_select(0, batch), flip_average=flip_average) for batch in batches]
-    return torch.cat(logits).cpu()
+    model.to(device).to(memory_format=torch.channels_last)
+    with deterministic_block(deterministic):
+        return _score(model, split.to(device), flip_average=flip_average)
 
 
 def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False) -> Tensor:
@@ -131,76 +137,52 @@ def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False)
     with torch.inference_mode(), autocast(images.device):
         pixels = to_float(images)
         views = (pixels, pixels.flip(3)) if flip_average else (pixels,)
-        return torch.stack([model(view).float() for view in views]).mean(0)
+        return torch.stack([model(view) for view in views]).mean(0)
 
 
 def _train_epoch(
     config: TrainConfig,
-    model: nn.Module,
-    average: nn.Module | None,
+    step: Step,
     optimizer: torch.optim.Optimizer,
+    average: Average | None,
     split: Split,
     number: int,
 ) -> dict[str, float]:
-    """Train on every image once, in whole batches; nothing in a step waits for the device."""
+    """Train on every image once, in whole batches; nothing waits for the device before the end."""
     device = split.images.device
-    batch_size = min(config.batch_size, len(split))
-    num_steps = len(split) // batch_size
+    num_steps = len(split) // step.batch_size
     shuffling = build_generator(device, derive_seed(config.seed, "shuffling", number))
-    augmentation = build_generator(device, derive_seed(config.seed, "augmentation", number))
     order = split.indices[torch.randperm(len(split), generator=shuffling, device=device)]
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    num_correct = torch.zeros((), dtype=torch.int64, device=device)
     rate = 0.0
     started = time.perf_counter()
-    model.train()
-    with seed_block(derive_seed(config.seed, "dropout", number), device):
-        for step, batch in enumerate(torch.split(order, batch_size)[:num_steps]):
-            images = _augment(split.images.index_select(0, batch), config, augmentation)
-            labels = _smooth(split.labels.index_select(0, batch).float(), config.label_smoothing)
-            with autocast(device):
-                logits = model(to_float(images)).float()
-            loss = functional.binary_cross_entropy_with_logits(logits, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            rate = schedule(optimizer, config, progress=(number - 1 + (step + 0.5) / num_steps) / config.epochs)
-            optimizer.step()
+    with step.epoch(number):
+        for index, batch in enumerate(torch.split(order, step.batch_size)[:num_steps]):
+            rate = schedule(optimizer, config, progress=(number - 1 + (index + 0.5) / num_steps) / config.epochs)
+            step.run(batch)
             if average is not None:
-                update_average(average, model, decay=config.ema_decay, step=(number - 1) * num_steps + step)
-            loss_sum += loss.detach()
-            num_correct += ((logits > 0) == (labels > 0.5)).sum()
-    num_images = num_steps * batch_size
+                average.update((number - 1) * num_steps + index)
+    num_images = num_steps * step.batch_size
     return {
-        "train_loss": _require_finite(loss_sum.item() / num_steps, "loss", number),
-        "train_accuracy": num_correct.item() / num_images,
+        "train_loss": _require_finite(step.loss_sum.item() / num_steps, "loss", number),
+        "train_accuracy": step.num_correct.item() / num_images,
         "learning_rate": rate,
         "images_per_second": num_images / (time.perf_counter() - started),
     }
 
 
-def _augment(images: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    if config.flip:
-        images = flip(images, generator=generator)
-    if config.crop_padding:
-        images = crop(images, config.crop_padding, generator=generator)
-    if config.cutout:
-        images = cutout(images, config.cutout, generator=generator)
-    return images
-
-
-def _smooth(labels: Tensor, smoothing: float) -> Tensor:
-    """Draw labels (N,) float32 to one half.
-
-    Source: Szegedy et al. 2016, section 7 (arXiv:1512.00567), for two classes.
-    """
-    return labels * (1.0 - smoothing) + 0.5 * smoothing if smoothing else labels
-
-
 def _validate(model: nn.Module, split: Split, number: int, *, flip_average: bool) -> dict[str, float]:
-    logits = predict(model, split, device=split.images.device, flip_average=flip_average)
+    logits = _score(model, split, flip_average=flip_average)
     metrics = score(logits, split.labels.index_select(0, split.indices).cpu())
     _require_finite(metrics["loss"], "validation loss", number)
     return metrics
+
+
+def _score(model: nn.Module, split: Split, *, flip_average: bool) -> Tensor:
+    """Compute the logits (M,) of a split without moving the model, whose addresses a recorded step holds."""
+    model.eval()
+    batches = torch.split(split.indices, EVAL_BATCH_SIZES[split.images.device.type])
+    logits = [score_batch(model, split.images.index_select(0, batch), flip_average=flip_average) for batch in batches]
+    return torch.cat(logits).cpu()
 
 
 def _require_finite(loss: float, name: str, number: int) -> float:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.average import copy_for_average, update_average
+from trainables.average import Average
 
 
 def draw_model(seed: int) -> nn.Sequential:
@@ -14,14 +14,15 @@ def draw_model(seed: int) -> nn.Sequential:
 
 
 def test_the_average_is_the_weighted_sum_of_all_weights_and_statistics() -> None:
-    models = [draw_model(seed) for seed in range(4)]
-    average = copy_for_average(models[0])
-    expected = {name: tensor.clone() for name, tensor in models[0].state_dict().items() if tensor.is_floating_point()}
-    for step, model in enumerate(models[1:], start=10_000):
-        update_average(average, model, decay=0.9, step=step)
-        state = model.state_dict()
+    model = draw_model(0)
+    average = Average(model, decay=0.9)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    for step in range(3):
+        state = draw_model(step + 1).state_dict()
+        model.load_state_dict(state)
+        average.update(10_000 + step)
         expected = {name: 0.9 * tensor + 0.1 * state[name] for name, tensor in expected.items()}
-    found = average.state_dict()
+    found = average.model.state_dict()
     assert {"0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var"} == expected.keys()
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor)
@@ -29,18 +30,20 @@ def test_the_average_is_the_weighted_sum_of_all_weights_and_statistics() -> None
 
 @pytest.mark.parametrize(("step", "weight"), [(0, 0.9), (10, 9 / 20), (10**6, 0.01)])
 def test_early_steps_forget_the_random_weights(step: int, weight: float) -> None:
-    start, model = draw_model(0), draw_model(1)
-    average = copy_for_average(start)
-    update_average(average, model, decay=0.99, step=step)
+    start, model = draw_model(0), draw_model(0)
+    average = Average(model, decay=0.99)
+    model.load_state_dict(draw_model(1).state_dict())
+    average.update(step)
     expected = start[0].weight + weight * (model[0].weight - start[0].weight)
-    torch.testing.assert_close(average[0].weight, expected.detach())
+    torch.testing.assert_close(average.model.get_parameter("0.weight"), expected.detach())
 
 
 def test_the_model_is_not_touched_by_its_average() -> None:
     model = draw_model(0)
-    average = copy_for_average(model)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    update_average(average, draw_model(1), decay=0.5, step=100)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in average.parameters())
+    average = Average(model, decay=0.5)
+    model.load_state_dict(draw_model(1).state_dict())
+    average.update(100)
+    other = draw_model(1).state_dict()
+    assert all(torch.equal(tensor, other[name]) for name, tensor in model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in average.model.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())

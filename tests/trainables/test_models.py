@@ -66,6 +66,14 @@ def test_every_corner_of_the_cnn_gives_one_logit_per_image(corner: dict[str, obj
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("config", [CnnConfig(), ResNet50Config(hidden_layers=1)], ids=["cnn", "resnet50"])
+def test_logits_are_not_rounded_under_autocast(config: ModelConfig) -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = build_model(config)(draw_images(8))
+    assert logits.dtype == torch.float32
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
 @pytest.mark.parametrize("dense_layers", [0, 3])
 def test_the_head_has_as_many_hidden_layers_as_asked(dense_layers: int) -> None:
     model = build_model(CnnConfig(dense_layers=dense_layers))

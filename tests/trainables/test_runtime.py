@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils import deterministic
 
 from trainables.runtime import (
     autocast,
@@ -76,45 +77,76 @@ def test_threads_are_limited_again_and_again_in_one_process() -> None:
     assert run.stdout.split("\n")[:3] == ["1 1", "2 1", "1 1"]
 
 
-def read_flags() -> tuple[bool, bool, bool, bool]:
+Flags = tuple[bool, bool, bool, bool, bool]
+
+
+def read_flags() -> Flags:
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
         torch.backends.cudnn.deterministic,
         torch.backends.cudnn.benchmark,
+        deterministic.fill_uninitialized_memory,
     )
 
 
-def note_flags_and_fail(seen: list[tuple[bool, bool, bool, bool]]) -> None:
+def set_flags(flags: Flags) -> None:
+    torch.use_deterministic_algorithms(flags[0], warn_only=flags[1])
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = flags[2:4]
+    deterministic.fill_uninitialized_memory = flags[4]
+
+
+def note_flags_and_fail(seen: list[Flags]) -> None:
     with deterministic_block(True):
         seen.append(read_flags())
         raise RuntimeError("broken")
 
 
-@pytest.mark.parametrize("caller", [(False, False, False, True), (True, True, True, False)])
-def test_a_deterministic_block_sets_the_flags_and_gives_the_callers_back(
-    monkeypatch: pytest.MonkeyPatch, caller: tuple[bool, bool, bool, bool]
-) -> None:
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+@pytest.mark.parametrize("caller", [(False, False, False, True, True), (True, True, True, False, False)])
+def test_a_deterministic_block_sets_the_flags_and_gives_the_callers_back(caller: Flags) -> None:
     before = read_flags()
     try:
-        torch.use_deterministic_algorithms(caller[0], warn_only=caller[1])
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = caller[2:]
+        set_flags(caller)
         with deterministic_block(False):
             assert read_flags() == caller
-        seen: list[tuple[bool, bool, bool, bool]] = []
+        seen: list[Flags] = []
         with pytest.raises(RuntimeError, match="broken"):
             note_flags_and_fail(seen)
-        assert seen == [(True, False, True, False)]
+        assert seen == [(True, False, True, False, False)]
         assert read_flags() == caller
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[2:]
+        set_flags(before)
+
+
+@pytest.mark.parametrize(("caller", "expected"), [({}, ":4096:8"), ({"CUBLAS_WORKSPACE_CONFIG": ":16:8"}, ":16:8")])
+def test_the_workspace_of_cublas_is_fixed_on_import_unless_the_caller_did(
+    caller: dict[str, str], expected: str
+) -> None:
+    others = {name: value for name, value in os.environ.items() if name != "CUBLAS_WORKSPACE_CONFIG"}
+    code = "import os, trainables.runtime; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env={**others, **caller}, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == expected
 
 
 def test_memory_is_not_limited_on_a_cpu() -> None:
     limit_memory(CPU, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("device", "fraction", "limit"),
+    [("cuda", 0.25, (0.2375, 0)), ("cuda:1", 0.5, (0.475, 1)), ("cuda", 1.0, (1.0, 0))],
+)
+def test_a_share_of_memory_is_set_for_a_device_that_torch_accepts(
+    monkeypatch: pytest.MonkeyPatch, device: str, fraction: float, limit: tuple[float, int]
+) -> None:
+    seen: list[tuple[float, int]] = []
+    monkeypatch.setattr(torch.cuda.memory, "_lazy_init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch._C, "_cuda_setMemoryFraction", lambda *given: seen.append(given), raising=False)
+    limit_memory(torch.device(device), fraction)
+    assert seen == [pytest.approx(limit)]
 
 
 @pytest.mark.gpu

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from trainables import checkpoint
 from trainables.augment import crop, cutout, flip
-from trainables.average import copy_for_average, update_average
+from trainables.average import Average
 from trainables.config import CnnConfig, ResNet50Config, TrainConfig
 from trainables.data import Split
 from trainables.errors import InputError, TrainingError
@@ -319,6 +319,16 @@ def test_the_model_of_a_state_predicts_what_validation_scored(ema_decay: float, 
     assert (called == validation.labels[validation.indices]).double().mean().item() == metrics["accuracy"]
 
 
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_predictions_repeat_to_the_bit_where_that_is_asked_for(deterministic: bool) -> None:
+    seen: list[bool] = []
+    model = build_model(SMALL)
+    model.register_forward_hook(lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()))
+    predict(model, draw_split(10), device=CPU, deterministic=deterministic)
+    assert seen == [deterministic]
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
 def test_averaged_predictions_are_the_mean_over_image_and_mirror_image() -> None:
     split = draw_split(40, unused=10)
     mirrored = dataclasses.replace(split, images=split.images.flip(2))
@@ -345,7 +355,7 @@ def test_the_average_is_taken_after_every_step() -> None:
     state = [epoch.state() for epoch in train(config, split, None, device=CPU)][-1]
     model = build_model(SMALL, seed=derive_seed(0, "weights"))
     reference = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
-    average, step = copy_for_average(model), 0
+    average, step = Average(model, decay=0.8), 0
     for epoch in (1, 2):
         order = torch.randperm(64, generator=torch.Generator().manual_seed(derive_seed(0, "shuffling", epoch)))
         for chosen in order.split(16):
@@ -353,9 +363,9 @@ def test_the_average_is_taken_after_every_step() -> None:
             reference.zero_grad()
             functional.binary_cross_entropy_with_logits(logits, split.labels[chosen].float()).backward()
             reference.step()
-            update_average(average, model, decay=0.8, step=step)
+            average.update(step)
             step += 1
-    for name, expected in average.state_dict().items():
+    for name, expected in average.model.state_dict().items():
         torch.testing.assert_close(state["model"][name], expected, rtol=1e-4, atol=1e-6)
 
 

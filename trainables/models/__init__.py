@@ -1,4 +1,4 @@
-"""Models by name: each maps float images (N, 3, 32, 32) in [0, 1] to logits (N,), above 0 for REAL."""
+"""Models by name: each maps float images (N, 3, 32, 32) in [0, 1] to logits (N,) float32, above 0 for REAL."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

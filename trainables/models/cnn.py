@@ -1,8 +1,18 @@
 """The paper's CNN, generalised: blocks of convolutions, each ending in max-pooling, then dense layers."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from trainables.config import IMAGE_SIZE, CnnConfig
+
+
+class Logit(nn.Linear):
+    """A last layer in float32 under autocast too: bfloat16 would leave a logit 8 bits, and ties in the AUROC."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (N, F) to (N, 1) float32."""
+        with torch.autocast(features.device.type, enabled=False):
+            return super().forward(features.float())
 
 
 def build_cnn(config: CnnConfig) -> nn.Sequential:
@@ -42,7 +52,7 @@ def build_head(features: int, hidden: list[int], dropout: float) -> nn.Sequentia
     for width in hidden:
         layers += [nn.Dropout(dropout), nn.Linear(features, width), nn.ReLU(inplace=True)]
         features = width
-    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(features, 1), nn.Flatten(0))
+    return nn.Sequential(*layers, nn.Dropout(dropout), Logit(features, 1), nn.Flatten(0))
 
 
 def _build_conv(channels: int, width: int, config: CnnConfig) -> nn.Conv2d:

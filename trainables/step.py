@@ -1,0 +1,152 @@
+"""One training step; on CUDA it is recorded as a graph, once, and then launched as one piece."""
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from trainables.augment import crop, cutout, flip, to_float
+from trainables.config import TrainConfig
+from trainables.data import Split
+from trainables.optim import set_capturable
+from trainables.runtime import autocast, seed_block
+from trainables.seed import derive_seed
+
+WARM_UP = 3
+"""Steps before a recording, in which libraries load and choose. Source: PyTorch's notes on CUDA graphs."""
+
+
+class Step:
+    """A step of training, and sums over an epoch's steps; nothing in it waits for the device."""
+
+    def __init__(self, config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split) -> None:
+        """Prepare for training.
+
+        Args:
+            config: What to train.
+            model: On its device, with the weights to start from; its tensors are to stay where they are.
+            optimizer: Of the model, with the state to start from.
+            split: Images to learn from, on the model's device.
+        """
+        device = split.images.device
+        self._config, self._model, self._optimizer, self._split = config, model, optimizer, split
+        self._augmentation = torch.Generator(device)
+        self.batch_size = min(config.batch_size, len(split))
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.num_correct = torch.zeros((), dtype=torch.int64, device=device)
+        set_capturable(optimizer, False)
+
+    @contextlib.contextmanager
+    def epoch(self, number: int) -> Iterator[None]:
+        """Let an epoch's steps run inside: sums from zero, and random numbers that follow from seed and epoch alone."""
+        seed = self._config.seed
+        self._model.train()
+        with seed_block(derive_seed(seed, "dropout", number), self._split.images.device):
+            self._augmentation.manual_seed(derive_seed(seed, "augmentation", number))
+            self.loss_sum.zero_()
+            self.num_correct.zero_()
+            yield
+
+    def run(self, batch: Tensor) -> None:
+        """Train on the images that `batch` (batch_size,) int64 names."""
+        config, split = self._config, self._split
+        images = _augment(split.images.index_select(0, batch), config, self._augmentation)
+        labels = _smooth(split.labels.index_select(0, batch).float(), config.label_smoothing)
+        with autocast(images.device):
+            logits = self._model(to_float(images))
+        loss = functional.binary_cross_entropy_with_logits(logits, labels)
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        self.loss_sum += loss.detach()
+        self.num_correct += ((logits > 0) == (labels > 0.5)).sum()
+
+
+class RecordedStep(Step):
+    """The same as a CUDA graph: launched one by one, a small model's kernels take longer to launch than to run.
+
+    A graph reads and writes fixed addresses, so a batch is copied to where the recorded one lay. All steps of all
+    epochs are replays: recording leaves no trace, and a resumed training goes on to the bit.
+    """
+
+    def __init__(self, config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split) -> None:
+        """Prepare as a `Step` does."""
+        super().__init__(config, model, optimizer, split)
+        device = split.images.device
+        self._batch = torch.zeros(self.batch_size, dtype=torch.int64, device=device)
+        # Autograd remembers the stream of a weight's first use, so that all must happen on the one that records.
+        self._stream = torch.cuda.Stream(device)
+        self._graph: torch.cuda.CUDAGraph | None = None
+        set_capturable(optimizer, True)
+
+    @contextlib.contextmanager
+    def epoch(self, number: int) -> Iterator[None]:
+        """Let an epoch's steps run inside; what comes before and after is in order with them."""
+        outside = torch.cuda.current_stream(self._split.images.device)
+        self._stream.wait_stream(outside)
+        try:
+            with torch.cuda.stream(self._stream):
+                if self._graph is None:
+                    self._graph = self._record()
+                with super().epoch(number):
+                    yield
+        finally:
+            outside.wait_stream(self._stream)
+
+    def run(self, batch: Tensor) -> None:
+        """Train on the images that `batch` (batch_size,) int64 names."""
+        assert self._graph is not None, "steps run inside of an epoch"
+        self._batch.copy_(batch)
+        self._graph.replay()
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # newer PyTorch finds the generator by itself and says so
+            graph.register_generator_state(self._augmentation)
+        with super().epoch(number=0):
+            self._warm_up()
+            # Other threads may use CUDA meanwhile.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                super().run(self._batch)
+        return graph
+
+    def _warm_up(self) -> None:
+        """Take steps, which also make the optimizer's state, and undo them in place."""
+        weights = copy.deepcopy(self._model.state_dict())
+        before = copy.deepcopy(self._optimizer.state_dict()["state"])
+        for _ in range(WARM_UP):
+            super().run(self._batch)
+        self._model.load_state_dict(weights)
+        for number, tensors in self._optimizer.state_dict()["state"].items():
+            for name, tensor in tensors.items():
+                if number in before:
+                    tensor.copy_(before[number][name])
+                else:
+                    tensor.zero_()
+
+
+STEPS: dict[str, type[Step]] = {"cpu": Step, "cuda": RecordedStep}
+"""Type of device to how a step runs there."""
+
+
+def _augment(images: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    if config.flip:
+        images = flip(images, generator=generator)
+    if config.crop_padding:
+        images = crop(images, config.crop_padding, generator=generator)
+    if config.cutout:
+        images = cutout(images, config.cutout, generator=generator)
+    return images
+
+
+def _smooth(labels: Tensor, smoothing: float) -> Tensor:
+    """Draw labels (N,) float32 to one half.
+
+    Source: Szegedy et al. 2016, section 7 (arXiv:1512.00567), for two classes.
+    """
+    return labels * (1.0 - smoothing) + 0.5 * smoothing if smoothing else labels
