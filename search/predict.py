@@ -140,7 +140,10 @@ def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.devic
     count = len(images)
     unknown = torch.zeros(count, dtype=torch.uint8)
     split = Split(images=torch.from_numpy(images), labels=unknown, indices=torch.arange(count))
-    logits = predict(trained.model, split, device=device, flip_average=trained.config.flip_average)
+    config = trained.config
+    logits = predict(
+        trained.model, split, device=device, flip_average=config.flip_average, deterministic=config.deterministic
+    )
     probabilities: list[float] = torch.sigmoid(logits.double()).tolist()
     return probabilities
 

@@ -226,7 +226,7 @@ def _train_and_test(
         cost["peak_memory_bytes"] = float(peak)
     model = restore_model(config.model, state["model"])
     test = open_test(pack)
-    predictions = _predict(model, test, retraining.threshold, device, flip_average=config.flip_average)
+    predictions = _predict(model, test, retraining.threshold, device, config)
     cost |= measure_cost(model, device=device, flip_average=config.flip_average)
     summary = TestedModel(
         label=retraining.label,
@@ -253,7 +253,7 @@ def _calibrate(
     shelf = place.build_shelf(retraining.label, _describe(retraining))
     state = yield from _train(retraining, config, train_split, device, shelf)
     model = restore_model(config.model, state["model"])
-    logits = predict(model, val_split, device=device, flip_average=config.flip_average)
+    logits = _score(model, val_split, device, config)
     labels = val_split.labels.index_select(0, val_split.indices)
     yield choose_threshold(labels.numpy(), _squash(logits))
 
@@ -278,15 +278,19 @@ def _train(
 
 
 def _predict(
-    model: nn.Module, test: Split, threshold: float, device: torch.device, *, flip_average: bool
+    model: nn.Module, test: Split, threshold: float, device: torch.device, config: TrainConfig
 ) -> dict[str, NDArray[Any]]:
-    probabilities = _squash(predict(model, test, device=device, flip_average=flip_average))
+    probabilities = _squash(_score(model, test, device, config))
     labels = test.labels.index_select(0, test.indices).numpy()
     wrong = np.flatnonzero((probabilities > threshold) != (labels == 1))
     surest_first = np.argsort(-np.abs(probabilities[wrong] - labels[wrong]), kind="stable")
     mistakes = wrong[surest_first][:NUM_MISTAKES]
     images = test.images.index_select(0, test.indices[torch.from_numpy(mistakes)]).numpy()
     return {"probabilities": probabilities, "labels": labels, "mistakes": mistakes, "mistake_images": images}
+
+
+def _score(model: nn.Module, split: Split, device: torch.device, config: TrainConfig) -> torch.Tensor:
+    return predict(model, split, device=device, flip_average=config.flip_average, deterministic=config.deterministic)
 
 
 def _squash(logits: torch.Tensor) -> NDArray[np.float32]:
