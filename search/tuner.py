@@ -7,40 +7,28 @@ are the study. Nothing of Tune's own state outlives the run: the journal does.
 import contextlib
 import errno
 import math
-import signal
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
 
 import ray
 from ray import cloudpickle, tune
-from ray.air.execution._internal.actor_manager import RayActorManager
-from ray.tune import PlacementGroupFactory, TuneError
-from ray.tune.execution import class_cache
+from ray.tune import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from search.exit import leave
+from search.interrupt import Interrupted, watch_interrupt
 from search.journal import Trial
 from search.study import Study
 from search.task import Failure, Report, Task
+from search.tune_changes import count_every_loss, take_waiting_workers, unwrap
 
 MakeTask = Callable[[Trial], Task]
 Work = Callable[[Task], Iterator[Report | Failure]]
-
-
-INTERRUPTED = "interrupted; the same command with --resume goes on from here"
-EXIT_INTERRUPTED = 130
-"""128 + SIGINT, as shells count."""
-
-
-class Interrupted(KeyboardInterrupt):
-    """The user pressed Ctrl-C; the study can be resumed."""
 
 
 def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> str | None:
@@ -79,11 +67,11 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
 
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))
-        pressed = stack.enter_context(_watch_interrupt())
-        stack.enter_context(_unwrap())
-        stack.enter_context(_count_every_loss())
+        pressed = stack.enter_context(watch_interrupt())
+        stack.enter_context(unwrap())
+        stack.enter_context(count_every_loss())
         if study.config.cluster.address == "local":
-            stack.enter_context(_take_waiting_workers())
+            stack.enter_context(take_waiting_workers())
         stopping = _Stopping(study)
         tune.Tuner(
             tune.with_resources(Worker, lambda config: PlacementGroupFactory([config["bundle"]])),
@@ -248,81 +236,3 @@ class _Halting(_Driver, Stopper):
             return False
         self._stopping.kill_workers()
         return True
-
-
-@contextmanager
-def _take_waiting_workers() -> Iterator[None]:
-    """Let trials run in the workers that a Ray of our own has started already, with our whole environment.
-
-    Tune sends some variables along with every trial, and for any that are sent Ray starts new processes beside those
-    that wait: half a second of processor time each (LOG.md, 2026-11-24).
-    """
-    added, passed_on = class_cache.DEFAULT_ENV_VARS.copy(), class_cache.ENV_VARS_TO_PROPAGATE.copy()
-    class_cache.DEFAULT_ENV_VARS.clear()
-    class_cache.ENV_VARS_TO_PROPAGATE.clear()
-    try:
-        yield
-    finally:
-        class_cache.DEFAULT_ENV_VARS.update(added)
-        class_cache.ENV_VARS_TO_PROPAGATE.update(passed_on)
-
-
-@contextmanager
-def _count_every_loss() -> Iterator[None]:
-    """Let Tune take a worker that Ray ended to free memory for a lost one, as any other that is gone.
-
-    Ray has an error of its own for it, which is none of an actor, and Tune gives up the whole search at it.
-    """
-    handlers = {name: getattr(RayActorManager, name) for name in ("_actor_start_failed", "_actor_task_failed")}
-
-    def build(handle: Callable[..., None]) -> Callable[..., None]:
-        def handle_all(manager: RayActorManager, *, exception: Exception, **actor: Any) -> None:
-            is_known = isinstance(exception, (ray.exceptions.RayActorError, ray.exceptions.RayTaskError))
-            if isinstance(exception, ray.exceptions.RayError) and not is_known:
-                exception = ray.exceptions.RayActorError(error_msg=str(exception))
-            handle(manager, exception=exception, **actor)
-
-        return handle_all
-
-    for name, handler in handlers.items():
-        setattr(RayActorManager, name, build(handler))
-    try:
-        yield
-    finally:
-        for name, handler in handlers.items():
-            setattr(RayActorManager, name, handler)
-
-
-@contextmanager
-def _unwrap() -> Iterator[None]:
-    """Raise what broke in the study, such as a journal on a full disk, instead of Tune's text about it."""
-    try:
-        yield
-    except TuneError as error:
-        if isinstance(error.__context__, Exception):
-            raise error.__context__ from None
-        raise
-
-
-@contextmanager
-def _watch_interrupt() -> Iterator[list[int]]:
-    """Yield a list that holds something once Ctrl-C was pressed; from then on, a second press ends the program at once.
-
-    That holds after the block too: the program is on its way out, and the journal needs no farewell.
-    """
-    pressed: list[int] = []
-
-    def note(number: int, _: Any) -> None:
-        pressed.append(number)
-        signal.signal(signal.SIGINT, _leave)
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        if not pressed:
-            signal.signal(signal.SIGINT, before)
-
-
-def _leave(*_: Any) -> None:
-    leave(INTERRUPTED, EXIT_INTERRUPTED)

@@ -23,7 +23,10 @@ DOORS = {
     "sqlalchemy": {"search/storage.py"},
     "ray": {
         f"search/{name}.py"
-        for name in ("tuner", "cluster/nodes", "cluster/preflight", "cluster/delivery", "evaluation/retrainer")
+        for name in (
+            *("tuner", "tune_changes", "cluster/nodes", "cluster/preflight"),
+            *("cluster/delivery", "evaluation/retrainer"),
+        )
     },
     "fsspec": {"search/cluster/store.py"},
     "matplotlib": {"search/report/figures.py"},

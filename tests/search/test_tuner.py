@@ -13,10 +13,11 @@ import pytest
 
 from search.cluster.nodes import connect, count_slots
 from search.config import parse
+from search.interrupt import INTERRUPTED, Interrupted
 from search.journal import Journal, State
 from search.study import Study
 from search.task import Failure, Report, Task
-from search.tuner import INTERRUPTED, Interrupted, run_study
+from search.tuner import run_study
 from trainables.errors import InputError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
@@ -220,8 +221,8 @@ def test_ctrl_c_waits_for_no_epoch_and_leaves_every_trial_to_go_on(tmp_path):
 def test_a_second_ctrl_c_ends_the_program_at_once():
     script = (
         "import os, signal, time\n"
-        "from search.tuner import _watch_interrupt\n"
-        "with _watch_interrupt() as pressed:\n"
+        "from search.interrupt import watch_interrupt\n"
+        "with watch_interrupt() as pressed:\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    assert pressed\n"
         "try:\n"
