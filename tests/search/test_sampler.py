@@ -2,6 +2,7 @@ import warnings
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
 
 from search.journal import State, Trial
 from search.sampler import SAMPLERS, Sampler
@@ -87,6 +88,14 @@ def test_proposals_differ_from_one_another_even_when_all_trials_fail(name):
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 def test_a_space_without_searched_parameters_proposes_nothing(name):
     assert build(name, {}).propose(0) == {}
+
+
+def test_tpe_proposes_what_optunas_own_does_for_each_parameter_by_itself(monkeypatch):
+    shared = run(build("tpe"), [], 40)
+    plain = lambda seed, _, startup: TPESampler(seed=seed, n_startup_trials=startup, multivariate=False)  # noqa: E731
+    monkeypatch.setitem(SAMPLERS, "tpe", plain)
+    monkeypatch.setattr(Sampler, "_list_relative", lambda _: {})
+    assert [trial.params for trial in run(build("tpe"), [], 40)] == [trial.params for trial in shared]
 
 
 def test_tpe_learns_from_pruned_trials():
