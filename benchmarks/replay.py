@@ -278,12 +278,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    parser.add_argument("--short", action="store_true", help="two arms, 8 repetitions")
+    parser.add_argument("--short", action="store_true", help="two arms, 8 repetitions, 4 slots")
     options = parser.parse_args()
     arms = [BASELINE, DEFAULT] if options.short else list(dict.fromkeys([BASELINE, *options.arms]))
     repetitions = 8 if options.short else options.repetitions
+    slots = [4] if options.short else options.slots
     started = time.perf_counter()
-    plans = list_plans(arms, options.slots, repetitions, options.epochs, options.half, options.first_seed)
+    plans = list_plans(arms, slots, repetitions, options.epochs, options.half, options.first_seed)
     results = replay(plans, options.processes)
     rows = summarize(results)
     _print(rows)

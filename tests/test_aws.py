@@ -211,6 +211,7 @@ def test_every_node_has_a_role_that_may_do_what_it_must_and_no_more(asked):
     assert set(list_actions(asked["roles"]["cifake-search-worker"])) == storage
     more = dict(set(list_actions(asked["roles"]["cifake-search-head"])) - storage)
     assert more.pop("iam:PassRole").endswith(":role/cifake-search-worker")
+    assert more.pop("iam:CreateServiceLinkedRole").endswith(":role/aws-service-role/spot.amazonaws.com/*")
     reads = {"ec2:Describe*", "ssm:GetParameters", "iam:GetInstanceProfile"}
     assert more.keys() == reads | {"ec2:RunInstances", "ec2:CreateTags", "ec2:TerminateInstances"}
     [ending] = [each for each in asked["roles"]["cifake-search-head"] if each["Action"] == "ec2:TerminateInstances"]
