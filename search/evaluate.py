@@ -35,7 +35,7 @@ from search.evaluation.winners import (
 from search.journal import Journal, Trial
 from search.lock import hold
 from search.prepare import load_record, load_study, prepare_data, prepare_weights, write_record
-from search.report.notes import list_notes
+from search.report.notes import describe_changes, list_notes
 from search.report.tables import render, write_report
 from search.task import Failure
 from search.tracking.tracker import build_tracker
@@ -64,6 +64,8 @@ def main(
     """Retrain a study's winners, test each once on the sealed split, and write the report."""
     with explain_errors("the same command"), contextlib.ExitStack() as stack:
         console = build_console()
+        if report and (architectures or any(each.startswith("evaluation.") for each in settings or ())):
+            raise InputError("--report writes what is stored: leave out --architecture and --set evaluation.*")
         config = _read_config(study, settings or [])
         copy = Copy(config, console.print)
         lock = stack.enter_context(hold(copy.lock, console.print))
@@ -76,7 +78,8 @@ def main(
         copy.start(lock.check)
         trials = journal.load()
         if report:
-            _report(config, record, journal, console, _collect(config, record, trials), [])
+            models = _collect(config, record, trials)
+            _report(config, record, journal, console, models, _describe_missing(config, record, trials, models))
             return
         chosen = _select(config, architectures)
         _check_finished(chosen, trials)
@@ -208,7 +211,12 @@ def _report(
         labels=labels,
         predictions={label: probabilities for label, (_, probabilities, _) in tests.items()},
         mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
-        notes=[*list_notes(config, record, trials, models), *describe_openings(record["evaluations"]), *notes],
+        notes=[
+            *list_notes(config, record, trials, models),
+            *describe_openings(record["evaluations"]),
+            *describe_changes(journal.list_changes()),
+            *notes,
+        ],
     )
     files = write_report(result, config.directory / "report")
     console.print(render(result))
@@ -231,6 +239,15 @@ def _collect(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial
     if not models:
         raise InputError(f"{config.place} was not evaluated yet: the same command without --report does it")
     return models
+
+
+def _describe_missing(
+    config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial], models: Sequence[TestedModel]
+) -> list[str]:
+    """Say which retrainings of the evaluation in force left no model."""
+    there = {model.label for model in models}
+    retrainings = list_retrainings(config, trials, read_entry(record["evaluations"][-1]))
+    return [f"The retraining {each.label} left no model." for each in retrainings if each.label not in there]
 
 
 def _read_config(study: str, settings: Sequence[str]) -> StudyConfig:

@@ -35,9 +35,9 @@ def main(
     output: Annotated[Path | None, typer.Option(help="File to write; MODEL's name with .onnx by default.")] = None,
 ) -> None:
     """Export a trained model: uint8 images (N, 32, 32, 3) in, the probability of REAL of each out."""
-    target = output or model.with_suffix(f".{form}")
     with explain_errors():
         trained = load_model(model)
+        target = output or model.with_suffix(f".{form}")
         check_target(target)
         difference = export_onnx(trained, target)
     typer.echo(f"{target}: {trained.record.label}, input images (N, 32, 32, 3) uint8, output probability of REAL (N,)")

@@ -23,6 +23,7 @@ from search.command import explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import find_holder
 from search.prepare import load_study
+from search.study import describe_spent
 from search.view.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
 from search.view.table import write_trials
 from trainables.errors import InputError
@@ -94,9 +95,18 @@ class Inspected:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every trial has ended."""
+        """Whether every trial has ended, and no other will begin."""
         ended = sum(trial.state is not State.RUNNING for trial in self.trials)
-        return ended >= self.config.search.num_trials
+        return ended >= self.config.search.num_trials or (ended == len(self.trials) and self.spent is not None)
+
+    @property
+    def spent(self) -> str | None:
+        """Which budget is used up, if one is; hours by the last epoch's, or by what ended the trials after it."""
+        search = self.config.search
+        hours = None if search.max_hours is None else describe_spent(search, 0, search.max_hours * 3600)
+        if hours is not None and any(trial.reason == hours for trial in self.trials):
+            return hours
+        return describe_spent(search, sum(len(trial.epochs) for trial in self.trials), self.elapsed_s)
 
     def get_status(self) -> Status:
         """Return the picture of it."""
@@ -123,7 +133,9 @@ class Inspected:
         if (holder := self.find_holder()) is not None:
             return f"{'Being evaluated' if self.is_finished else 'Being searched'} by {holder}."
         if self.is_finished:
-            return "All trials have ended."
+            return (
+                f"All trials have ended{f', for {self.spent}: a larger one and --resume go on' if self.spent else ''}."
+            )
         left = self.config.search.num_trials - sum(trial.state is not State.RUNNING for trial in self.trials)
         return f"Nobody searches it; {left} trials are left, --resume goes on."
 

@@ -199,9 +199,16 @@ class Journal:
 
     def add_change(self, differences: Sequence[str]) -> None:
         """Record that the study went on although something was changed by hand."""
-        known = self._storage.get_study_user_attrs(self._study_id).get("changes", [])
+        known = self.list_changes()
+        if known and known[-1]["differences"] == list(differences):
+            return  # a kill came between this and study.yaml
         change = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "differences": list(differences)}
         self._storage.set_study_user_attr(self._study_id, "changes", [*known, change])
+
+    def list_changes(self) -> list[dict[str, Any]]:
+        """Return what `add_change` recorded: `time` and `differences` of each."""
+        changes: list[dict[str, Any]] = self._storage.get_study_user_attrs(self._study_id).get("changes", [])
+        return list(changes)
 
     def add_artifact(self, artifact_id: str, filename: str) -> None:
         """Record that a file belongs to the study, as Optuna's `upload_artifact` does; the file is there already.

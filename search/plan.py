@@ -26,9 +26,11 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
     low, high = estimate_epochs(config)
     rungs = list_rungs(search.first_rung, search.reduction_factor, search.max_epochs)
     console.print()
-    if search.scheduler in HALVING:
+    if search.scheduler in HALVING and not rungs:
+        console.print(f"Rungs: none below epoch {search.max_epochs}, so no trial is stopped")
+    elif search.scheduler in HALVING:
         console.print(f"Rungs: a trial may be stopped after epoch {', '.join(map(str, rungs))} of {search.max_epochs}")
-    if search.scheduler == "hyperband":
+    if search.scheduler == "hyperband" and rungs:
         brackets = list_brackets(search.first_rung, search.reduction_factor, search.max_epochs)
         told = ", ".join(f"{100 * share:.0f} % from epoch {first}" for first, share in brackets[:-1])
         console.print(f"Brackets: {told} on, {100 * brackets[-1][1]:.0f} % never")

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from search.config import Recipe, StudyConfig
+from search.config import Recipe, SearchConfig, StudyConfig
 from search.division import choose_next
 from search.journal import Journal, State, Trial
 from search.sampler import Sampler
@@ -37,6 +37,15 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Nothing more will happen."""
+
+
+def describe_spent(search: SearchConfig, num_epochs: int, elapsed_s: float) -> str | None:
+    """Return which budget is used up, if one is."""
+    if search.max_hours is not None and elapsed_s >= search.max_hours * 3600:
+        return f"the budget of {search.max_hours:g} hours is used"
+    if search.max_total_epochs is not None and num_epochs >= search.max_total_epochs:
+        return f"the budget of {search.max_total_epochs} epochs is used"
+    return None
 
 
 class Study:
@@ -76,11 +85,8 @@ class Study:
     @property
     def halt_reason(self) -> str | None:
         """Why nothing more should be trained although trials are left, or None."""
-        search = self.config.search
-        if search.max_hours is not None and self.elapsed_s >= search.max_hours * 3600:
-            return f"the budget of {search.max_hours:g} hours is used"
-        if search.max_total_epochs is not None and self.num_epochs >= search.max_total_epochs:
-            return f"the budget of {search.max_total_epochs} epochs is used"
+        if spent := describe_spent(self.config.search, self.num_epochs, self.elapsed_s):
+            return spent
         first = self._ends[:NUM_EARLY_FAILURES]
         if len(first) == NUM_EARLY_FAILURES and len(set(first)) == 1 and first[0] is not None:
             return f"the first {NUM_EARLY_FAILURES} trials all failed: {first[0]}"

@@ -110,10 +110,10 @@ def _sync(board: Board, trials: Sequence[Trial], num_evaluations: int, console: 
                 console.print(f"trial {trial.number} was not uploaded: {str(error).partition(chr(10))[0]}")
             else:
                 console.print(f"trial {trial.number} {trial.architecture}: {len(trial.epochs)} epochs, {trial.state}")
-    failures += _send_evaluations(board, num_evaluations, known, console)
     there = len(trials) - len(lacking)
-    console.print(f"{len(lacking) - failures} uploaded, {there} were there already, {failures} failed")
-    return not failures
+    refused = _send_evaluations(board, num_evaluations, known, console)
+    console.print(f"{len(lacking) - failures} uploaded, {there} were there already, {failures + refused} failed")
+    return not failures + refused
 
 
 def _list_known(board: Board) -> dict[str, Any]:

@@ -6,7 +6,9 @@ Its sections follow Mitchell et al. 2019, Model Cards for Model Reporting (arXiv
 from collections.abc import Mapping
 from typing import Any
 
-LIMITS = "The model knows 32x32 images of CIFAKE (CIFAR-10 and Stable Diffusion 1.4) only"
+LIMITS = (
+    "The model knows only the kind of 32x32 images that it was trained on; of CIFAKE, CIFAR-10 and Stable Diffusion 1.4"
+)
 """What every answer has to say."""
 
 

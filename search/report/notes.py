@@ -18,13 +18,14 @@ def list_notes(
 ) -> list[str]:
     """Return what a reader of the figures must know, as far as it applies."""
     num_epochs = sum(len(trial.epochs) for trial in trials)
-    seeds = config.evaluation.seeds
+    seeds = (record.get("evaluations") or [{}])[-1].get("seeds", config.evaluation.seeds)
     notes = [
         f"Chosen on validation among {len(trials)} trials ({num_epochs} epochs), retrained on train and validation "
         f"with {seeds} seed{'' if seeds == 1 else 's'}, tested once; REAL is the positive class.",
         "± is the standard deviation over seeds; the interval holds the mean over these seeds with 95 % confidence as "
         f"far as the test images decide (bootstrap over each class's images, {NUM_RESAMPLES:,} resamples).",
-        'Published models were tested by others; "peak on test" is the best epoch on the test split itself, '
+        "Published models were tested by others, on CIFAKE's 20,000 test images, which this study's need not be; "
+        '"peak on test" is the best epoch on the test split itself, '
         '"sealed" is tested once after all choices were made.',
     ]
     ended = sum(trial.state is not State.RUNNING for trial in trials)
@@ -36,8 +37,19 @@ def list_notes(
     return [*notes, *_describe_decision(models, trials), *_describe_data(config, record)]
 
 
+def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what of a search was changed while it was under way, as the journal recorded it."""
+    return [
+        f"Not one search throughout: at {change['time']} it went on although {'; '.join(change['differences'])}."
+        for change in changes
+    ]
+
+
 def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
-    """Say what the number of test images leaves open of the best accuracy: 1.96 standard errors of a proportion."""
+    """Say what the number of test images leaves open of the best accuracy.
+
+    Source: Wilson 1927, Journal of the American Statistical Association 22:209, half of the interval of a proportion.
+    """
     right: dict[str, list[int]] = {}
     for model in models:
         if model.rank == 1:
@@ -47,7 +59,8 @@ def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
     images = sum(map(sum, models[0].confusion))
     accuracies = {name: statistics.fmean(counts) / images for name, counts in right.items()}
     name = max(accuracies, key=lambda name: accuracies[name])
-    points = 196 * math.sqrt(accuracies[name] * (1 - accuracies[name]) / images)
+    share, z = accuracies[name], 1.96
+    points = 100 * z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
     return [
         f"{images:,} test images tell a model's accuracy of {accuracies[name]:.2%} ({name}) to ±{points:.2f} points."
     ]
@@ -68,7 +81,7 @@ def _describe_recipes(record: Mapping[str, Any], trials: Sequence[Trial]) -> lis
         notes.append(
             f"Baselines: {told}; given beforehand and tried first, retrained and tested like the winners; not chosen."
         )
-    stopped = [winner for winner in baselines if trials[winner["trial"]].state is State.PRUNED]
+    stopped = [winner for winner in baselines if (trials[winner["trial"]].reason or "").startswith("stopped by")]
     if stopped:
         told = ", ".join(f"{winner['recipe']} ({winner['epochs']} epochs)" for winner in stopped)
         notes.append(

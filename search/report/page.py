@@ -201,7 +201,9 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
     ended = [trial.ended for trial in result.trials if trial.ended is not None]
     seconds = sum(trial.attributes.get("seconds", 0.0) for trial in result.trials)
     packages = ", ".join(f"{name} {version}" for name, version in code.get("packages", {}).items())
-    openings = [entry["opened"] for entry in result.record.get("evaluations", []) if entry.get("opened")]
+    evaluations = result.record.get("evaluations", [])
+    openings = [entry["opened"] for entry in evaluations if entry.get("opened")]
+    seeds = (evaluations or [{}])[-1].get("seeds", config.evaluation.seeds)
     known = {
         "Command": result.record.get("command"),
         "Commit": _describe_commit(code),
@@ -209,7 +211,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
         "Hardware": ", ".join(f"{name} ({count} trials)" for name, count in devices.items()),
         "Searched": f"{min(started):%Y-%m-%d %H:%M} to {max(ended):%Y-%m-%d %H:%M}" if started and ended else None,
         "Training": f"{seconds / 3600:.2f} hours in all trials",
-        "Seeds": f"{config.search.seed} for the search; {config.evaluation.seeds} retrainings of each winner",
+        "Seeds": f"{config.search.seed} for the search; {seeds} retrainings of each winner",
         "Threshold": ", ".join(sorted({f"{tested.threshold:g}" for tested in result.models})) + " on P(REAL)",
         "Test split opened": "; ".join(_describe_stamp(opened) for opened in openings),
     }

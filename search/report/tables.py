@@ -101,7 +101,7 @@ def render(result: Result) -> Text:
     rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
         is_baseline = row["source"] == "baseline"
-        seeds = "" if np.isnan(row["accuracy_low"]) or is_baseline else f", {_format_seeds(row['seeds'])}"
+        seeds = "" if is_baseline or row["source"] == "published" else f", {_format_seeds(row['seeds'])}"
         interval = _format_interval(row["accuracy_low"], row["accuracy_high"], "-")
         accuracy = _format_percent(row["accuracy"], row["accuracy_std"])
         means = [_format_percent(row[name]) for name in ("f1", "auroc")]
@@ -169,7 +169,7 @@ def _tabulate_difference(difference: Difference) -> list[Table]:
         for name, (mean, interval) in difference.metrics.items()
     ]
     pairs = [
-        [str(seed), _format_count(pairing.only_first), _format_count(pairing.only_second), f"{pairing.p:.2g}"]
+        [str(seed), _format_count(pairing.only_first), _format_count(pairing.only_second), _format_chance(pairing.p)]
         for seed, pairing in difference.pairings.items()
     ]
     header = ["Seed", f"Only {first} right", f"Only {second} right", "p"]
@@ -233,8 +233,9 @@ def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
 def _describe_difference(difference: Difference) -> str:
     mean, interval = difference.metrics["accuracy"]
     told = f"{100 * mean:+.2f} points ({_format_interval(interval.low, interval.high)})"
-    chances = [pairing.p for pairing in difference.pairings.values()]
-    found = f"; McNemar, seed by seed: p = {min(chances):.2g} to {max(chances):.2g}" if chances else ""
+    chances = sorted(pairing.p for pairing in difference.pairings.values())
+    ends = dict.fromkeys(map(_format_chance, (*chances[:1], *chances[-1:])))
+    found = f"; McNemar, seed by seed: p {' to '.join(ends)}" if chances else ""
     return f"{difference.first} minus {difference.second}: {told}{found}"
 
 
@@ -281,6 +282,10 @@ def _format_percent(mean: float | None, deviation: float = float("nan")) -> str:
 
 def _format_interval(low: float, high: float, between: str = " to ") -> str:
     return "" if np.isnan(low) else f"{100 * low:.2f}{between}{100 * high:.2f}"
+
+
+def _format_chance(p: float) -> str:
+    return "< 1e-300" if p < 1e-300 else f"{p:.2g}"
 
 
 def _format_count(count: Any) -> str:

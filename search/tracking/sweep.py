@@ -6,7 +6,7 @@ from typing import Any
 from search.config import StudyConfig
 from search.space import build_distributions, list_specs
 
-METHODS = {"tpe": "bayes", "gp": "bayes", "random": "random", "qmc": "random"}
+METHODS = {"tpe": "bayes", "tpe_multivariate": "bayes", "gp": "bayes", "random": "random", "qmc": "random"}
 """W&B's nearest word for a sampler. It is shown only: W&B proposes for agents, and a study has none."""
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from search.journal import State, Trial
 
-UNFINISHED = "unfinished"
-"""File in the folder of a trial that has not been written to its end."""
+FINISHED = "finished"
+"""File in the folder of a trial that was written to its end."""
 
 
 class EventFiles:
@@ -25,9 +25,7 @@ class EventFiles:
     def sweep(self, trials: Iterable[Trial]) -> None:
         """Write the ended trials that a kill left unfinished, or that ended before anybody asked for event files."""
         for trial in trials:
-            folder = self._get_folder(trial)
-            if trial.state is not State.RUNNING and (not folder.exists() or (folder / UNFINISHED).exists()):
-                self.on_start(trial)
+            if trial.state is not State.RUNNING and not (self._get_folder(trial) / FINISHED).exists():
                 self.on_end(trial)
 
     def on_start(self, trial: Trial) -> None:
@@ -37,7 +35,6 @@ class EventFiles:
         folder = self._get_folder(trial)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / UNFINISHED).touch()
         self._writers[trial.number] = EventsWriter(str(folder / "events"))
         for epoch in range(1, len(trial.epochs) + 1):
             self._add_epoch(trial, epoch)
@@ -51,13 +48,15 @@ class EventFiles:
         """Write the parameters with the best accuracy, for the page HPARAMS, and close the file."""
         from tensorboardX.summary import hparams
 
+        if trial.number not in self._writers:  # it ends without having been handed out since a kill
+            self.on_start(trial)
         if trial.epochs:
             known = {"architecture": trial.architecture, "state": trial.state.value, **trial.params}
             for summary in hparams(known, {"best_accuracy": trial.get_peak()[0]}):
                 self._add(trial, summary, 0)
             self._add_scalar(trial, "best_accuracy", trial.get_peak()[0], trial.get_peak()[1])
         self._writers.pop(trial.number).close()
-        (self._get_folder(trial) / UNFINISHED).unlink()
+        (self._get_folder(trial) / FINISHED).touch()
 
     def close(self) -> None:
         """Close what is open; these trials are written anew when they are resumed."""

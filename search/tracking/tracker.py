@@ -4,6 +4,7 @@ What the tracker is told goes through a queue to a thread that alone opens runs 
 is tracked offline, and where that fails too tracking ends; either is said in one sentence, nothing is ever raised.
 """
 
+import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable
@@ -198,7 +199,9 @@ def kill_service() -> None:
     from wandb.sdk import wandb_setup
 
     for child in psutil.Process().children():
-        if child.name().startswith("wandb-core"):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not child.name().startswith("wandb-core"):
+                continue
             child.kill()
             connection: Any = wandb_setup.singleton()._connection
             if connection is not None and connection._proc is not None:

@@ -14,6 +14,7 @@ from search.document import write_document
 from search.inspect import main
 from search.journal import Journal, State
 from search.lock import hold
+from search.prepare import load_record, write_record
 
 APP = typer.Typer()
 APP.command()(main)
@@ -166,6 +167,18 @@ def test_bad_input_is_one_sentence(inspect, arguments, message):
     assert (code, stdout) == (2, "")
     assert message in stderr
     assert len(stderr.splitlines()) == 1
+
+
+def test_a_search_that_used_its_budget_has_ended(inspect, folder, journal):
+    record = load_record(folder)
+    record["config"]["search"]["max_total_epochs"] = 4
+    write_record(folder, record)
+    trial = journal.load()[3]
+    assert "trials are left" in inspect(folder)[1]
+    add_epoch(journal, trial, 0.9)
+    journal.end_trial(trial, State.PRUNED, "the budget of 4 epochs is used", {})
+    told = "All trials have ended, for the budget of 4 epochs is used: a larger one and --resume go on.\n"
+    assert inspect(folder)[1].endswith(told)
 
 
 def test_watching_sees_what_another_process_writes_and_ends_with_the_search(folder, journal):

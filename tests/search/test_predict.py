@@ -16,6 +16,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import load_model
 from search.predict import BATCH, answer, main
 from trainables.augment import to_float
@@ -58,7 +59,7 @@ def test_each_picture_gets_the_models_probability(ask, saved_model, write_noise,
     labels = ["REAL" if probability > 0.5 else "FAKE" for probability in expected]
     lines = [f"{label}  {p:.4f}  many/{path.name}" for label, p, path in zip(labels, expected, paths, strict=True)]
     assert stdout.splitlines() == lines
-    assert stderr == "note: The model knows 32x32 images of CIFAKE (CIFAR-10 and Stable Diffusion 1.4) only.\n"
+    assert stderr == f"note: {LIMITS}.\n"
 
 
 def test_the_threshold_is_the_records(ask, saved_model, write_noise, tmp_path):
@@ -133,7 +134,7 @@ def test_json_is_one_document_and_csv_one_table(ask, write_noise, tmp_path):
     assert code == 1
     document = json.loads(stdout)
     assert document["model"] == "cnn-seed0"
-    assert document["limits"][0].startswith("The model knows 32x32 images of CIFAKE")
+    assert document["limits"][0] == f"{LIMITS}."
     assert [image["file"] for image in document["images"]] == ['a, "b".png']
     assert document["images"][0]["notes"] == ["resized"]
     assert [skipped["file"] for skipped in document["skipped"]] == ["bad.png"]

@@ -48,6 +48,18 @@ def test_a_model_that_says_how_sure_it_is_has_no_calibration_error():
     assert score(labels, np.ones(200, np.float32), 0.5)["metrics"]["ece"] == pytest.approx(0.55)
 
 
+def test_the_surest_answers_share_a_bin_with_the_nearly_sure_ones():
+    labels = np.r_[np.zeros(5), np.ones(95)].astype(np.uint8)
+    probabilities = np.r_[np.ones(50), np.full(50, 0.97)].astype(np.float32)
+    assert score(labels, probabilities, 0.5)["metrics"]["ece"] == pytest.approx(0.035, abs=1e-6)
+
+
+def test_a_model_that_is_never_wrong_here_has_no_interval():
+    labels = np.r_[np.zeros(20), np.ones(20)].astype(np.uint8)
+    found = bound(resample(labels, [(labels.astype(np.float32), 0.5)])["accuracy"])
+    assert np.isnan([found.low, found.high]).all()
+
+
 def test_the_threshold_moves_which_images_are_called_real_and_nothing_else():
     labels, probabilities = draw(200)
     low, high = (score(labels, probabilities, threshold)["metrics"] for threshold in (0.1, 0.9))

@@ -5,7 +5,7 @@ import pytest
 from search.config import parse
 from search.evaluation import result
 from search.journal import State, Trial
-from search.report.notes import list_notes
+from search.report.notes import describe_changes, list_notes
 
 CONFIG = parse({"name": "x", "search": {"num_trials": 2}, "data": {"path": "cifake.zip"}})
 RECORD = {"data": {"fingerprint": "f"}}
@@ -34,6 +34,18 @@ def test_nothing_is_said_of_what_does_not_apply():
     notes = " ".join(list_notes(CONFIG, RECORD, [make_trial(0), make_trial(1)], [make_model()]))
     for word in ("averaging", "Left out", "Skipped", "embedded", "had ended", "above the probability", "aseline"):
         assert word not in notes
+
+
+def test_the_seeds_that_were_trained_are_told_not_those_that_a_setting_wishes():
+    record = RECORD | {"evaluations": [{"seeds": 2, "top_k": 1, "winners": []}]}
+    config = dataclasses.replace(CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, seeds=9))
+    assert "with 2 seeds, tested once" in list_notes(config, record, [make_trial(0)], [make_model()])[0]
+
+
+def test_what_was_changed_under_way_is_told():
+    (note,) = describe_changes([{"time": "2026-11-25T01:00:00+00:00", "differences": ["data.path: other images"]}])
+    assert note.startswith("Not one search throughout: at 2026-11-25T01:00:00+00:00")
+    assert note.endswith("although data.path: other images.")
 
 
 def test_flip_averaging_is_named_with_the_configuration_it_is_part_of():
@@ -78,7 +90,7 @@ def test_baselines_are_told_with_those_that_had_no_fair_trial():
 
     winners = [choose(1, 0, "small_cnn"), choose(2, 2, None), choose(9, 1, "paper_cnn")]
     record = RECORD | {"evaluations": [{"top_k": 2, "winners": winners}]}
-    cut = dataclasses.replace(make_trial(1), state=State.PRUNED)
+    cut = dataclasses.replace(make_trial(1), state=State.PRUNED, reason="stopped by asha at epoch 1")
     notes = list_notes(CONFIG, record, [make_trial(0), cut, make_trial(2)], [make_model()])
     assert "cnn is the recipe small_cnn itself." in notes
     assert any(note.startswith("Baselines: paper_cnn (trial 1); given beforehand") for note in notes)

@@ -3,7 +3,8 @@
 import pytest
 
 from search.config import parse
-from search.tracking.sweep import describe_sweep
+from search.sampler import SAMPLERS
+from search.tracking.sweep import METHODS, describe_sweep
 
 
 def describe(space, **search):
@@ -68,3 +69,7 @@ def test_the_sweep_says_who_proposes_and_who_stops():
     assert "Hyperband (grace_epochs 1, reduction_factor 3)" in describe({}, scheduler="hyperband")["description"]
     assert "stopped by the median rule (grace_epochs 4)" in describe({}, scheduler="median")["description"]
     assert "none is stopped early" in describe({}, scheduler="none")["description"]
+
+
+def test_every_sampler_has_a_word():
+    assert METHODS.keys() == SAMPLERS.keys()

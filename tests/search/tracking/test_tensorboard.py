@@ -55,7 +55,15 @@ def test_metrics_are_points_by_epoch_and_parameters_are_hparams(tmp_path):
     assert points[-1] == ("best_accuracy", 2, 0.75)
     tags = [value.tag for event in read_events(folder) for value in event.summary.value]
     assert "_hparams_/session_start_info" in tags
-    assert [path.name.split(".")[0] for path in folder.iterdir()] == ["events"]
+    assert sorted(path.name.split(".")[0] for path in folder.iterdir()) == ["events", "finished"]
+
+
+def test_a_trial_that_ends_before_it_is_handed_out_again_is_written_whole(tmp_path):
+    """As one whose last epoch was recorded when the search was killed, or that a used budget ends."""
+    trial = add_epoch(make_trial(state=State.PRUNED), 0.5)
+    files = EventFiles(tmp_path)
+    files.on_end(trial)
+    assert ("accuracy", 1, 0.5) in read_points(tmp_path / "trial-0000-cnn")
 
 
 def test_an_epoch_is_on_the_disk_when_it_was_reported(tmp_path):
