@@ -88,7 +88,7 @@ class SearchConfig:
     sampler: Literal["tpe", "tpe_multivariate", "random", "gp", "qmc"] = "tpe"
     """Who proposes parameters; tpe, each of them by itself, beats its multivariate kind (LOG.md, 2026-11-25)."""
     num_startup_trials: Count = 10
-    """Random trials of an architecture before a model proposes."""
+    """Random trials of an architecture before a model proposes; gp counts, and looks at, only those that ran whole."""
     scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
     """Who stops trials."""
     grace_epochs: Count | None = None
