@@ -175,10 +175,8 @@ def _wait_for_nodes(config: StudyConfig) -> list[Node]:
     finally:
         if spread is not None:
             remove_placement_group(spread)
-        if cluster.address != "local":
-            request_resources(
-                bundles=[]
-            )  # else nodes would be kept for ever, also those that a killed driver asked for
+        if cluster.address != "local":  # else nodes would be kept for ever, also those that a killed driver asked for
+            request_resources(bundles=[])
     return nodes
 
 
