@@ -28,13 +28,14 @@ from search.tracking.runs import (
     EXIT_CODES,
     Board,
     connect,
+    disconnect,
+    kill_service,
     log_in,
     name_evaluation,
     open_sweep,
     open_trial,
     summarize,
 )
-from search.tracking.tracker import kill_service
 from trainables.errors import InputError
 
 PARALLEL = 8
@@ -93,7 +94,7 @@ def sync(place: Path | str, console: Console) -> bool:
         except wandb.Error as error:
             raise InputError(f"Weights & Biases: {str(error).partition(chr(10))[0]}") from None
         finally:
-            wandb.teardown()
+            disconnect()
 
 
 def _sync(board: Board, trials: Sequence[Trial], num_evaluations: int, console: Console) -> bool:

@@ -4,14 +4,18 @@ A run is named after the study, the id in its study.yaml and the trial: a resume
 study, not even one of the same name, ever writes over it. A run holds nothing that the journal does not.
 """
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import re
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from search.config import StudyConfig
 from search.journal import State, Trial
@@ -20,6 +24,8 @@ from search.tracking.sweep import describe_sweep
 
 SERVER_TIMEOUT_S = 3.0
 """Longest time that the server may take to open a run, or to take in the rest of one that ends, during a search."""
+DISCONNECT_S = 2.0
+"""Longest time that W&B's own process may take to end once no run is open; it rarely takes a tenth of a second."""
 FREE_BYTES = 16 * 2**20
 """Where the disk has less than this left no run is opened, because W&B's own process drops data without a word."""
 EXIT_CODES = {State.COMPLETE: 0, State.PRUNED: 0, State.FAIL: 1, State.RUNNING: 255}
@@ -74,6 +80,35 @@ def connect() -> None:
 
     logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log, and tracebacks where the disk is full
     wandb.setup(wandb.Settings(silent=True))
+
+
+def disconnect(patience_s: float = DISCONNECT_S) -> None:
+    """Stop W&B's own process, which is killed after that many seconds: a request that a server fails can keep it."""
+    import wandb
+
+    timer = threading.Timer(patience_s, kill_service)
+    timer.start()
+    try:
+        wandb.teardown()
+    except SystemExit:  # W&B leaves the interpreter where its process was killed
+        wandb.teardown()  # what was left of it
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+def kill_service() -> None:
+    """End W&B's own process at once; its files keep what the server did not take in."""
+    from wandb.sdk import wandb_setup
+
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if not child.name().startswith("wandb-core"):
+                continue
+            child.kill()
+            connection: Any = wandb_setup.singleton()._connection
+            if connection is not None and connection._proc is not None:
+                connection._proc.join()  # W&B started the process, so only W&B can learn that it has ended
 
 
 def log_in() -> bool:

@@ -4,7 +4,6 @@ What the tracker is told goes through a queue to a thread that alone opens runs 
 is tracked offline, and where that fails too tracking ends; either is said in one sentence, nothing is ever raised.
 """
 
-import contextlib
 import dataclasses
 import threading
 from collections.abc import Callable
@@ -12,8 +11,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from functools import partial
 from typing import Any, Literal, TypeVar
-
-import psutil
 
 from search.config import StudyConfig
 from search.evaluation.result import Result
@@ -23,6 +20,8 @@ from search.tracking.runs import (
     EXIT_CODES,
     Board,
     connect,
+    disconnect,
+    kill_service,
     log_in,
     name_evaluation,
     open_run,
@@ -156,13 +155,11 @@ class Tracker:
 
     def _disconnect(self) -> None:
         if self._finishers is not None:
-            import wandb
-
             for key in list(self._runs):
                 self._finish(key, EXIT_CODES[State.RUNNING])
             self._finishers.shutdown()
             self._finishers = None
-            wandb.teardown()
+            disconnect()
 
     def _check(self, future: Future[None], mode: Mode | None = None) -> None:
         if not future.cancelled() and (error := future.exception()):
@@ -192,20 +189,6 @@ def build_tracker(config: StudyConfig, identity: str, warn: Callable[[str], None
     """
     board = Board(config=config, identity=identity, directory=config.directory, files=config.directory)
     return Tracker(config.tracking.mode, board, warn)
-
-
-def kill_service() -> None:
-    """End W&B's own process at once; its files keep what the server did not take in."""
-    from wandb.sdk import wandb_setup
-
-    for child in psutil.Process().children():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if not child.name().startswith("wandb-core"):
-                continue
-            child.kill()
-            connection: Any = wandb_setup.singleton()._connection
-            if connection is not None and connection._proc is not None:
-                connection._proc.join()  # W&B started the process, so only W&B can learn that it has ended
 
 
 def _copy(trial: Trial) -> Trial:
