@@ -26,6 +26,7 @@ from search.evaluation.winners import (
     build_entry,
     check_winners,
     choose,
+    describe_lost_baselines,
     describe_openings,
     list_retrainings,
     read_entry,
@@ -213,6 +214,7 @@ def _report(
         mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
         notes=[
             *list_notes(config, record, trials, models),
+            *describe_lost_baselines(config, trials),
             *describe_openings(record["evaluations"]),
             *describe_changes(journal.list_changes()),
             *notes,

@@ -153,6 +153,19 @@ def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]
     return found
 
 
+def describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
+    """Return a sentence for each recipe that was to be a baseline and is not, for its trial failed or has not ended."""
+    if not config.evaluation.baselines:
+        return []
+    recipes = [(trials[number], name) for number, name in name_recipes(config, trials).items()]
+    return [
+        f"The baseline {name} is missing, because its trial {trial.number} "
+        f"{f'failed: {trial.reason}' if trial.state is State.FAIL else 'has not ended'}."
+        for trial, name in recipes
+        if trial.architecture in config.search.architectures and not _is_finished(trial)
+    ]
+
+
 def list_retrainings(config: StudyConfig, trials: Sequence[Trial], choices: Choices) -> list[Retraining]:
     """Return every retraining that choices come to; a threshold that is still to be chosen counts as 0.5."""
     return [

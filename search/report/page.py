@@ -21,19 +21,11 @@ from search.evaluation.result import Mistake, Result, TestedModel
 from search.journal import Trial
 from search.provenance import write_file
 from search.report import charts, figures
+from search.report.cells import Table
 from trainables.record import CLASSES
 
 NUM_MISTAKES = 12
 """Pictures per architecture."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """A table as text: the first column names its rows."""
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """A study's result as tables for people and as files: a pure function of the result."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,20 @@ from search.evaluation.comparison import (
 )
 from search.evaluation.result import Result
 from search.provenance import write_file
+from search.report.cells import (
+    Table,
+    align,
+    format_chance,
+    format_count,
+    format_interval,
+    format_latex,
+    format_millions,
+    format_percent,
+    format_pipes,
+    format_seeds,
+)
 from search.report.figures import draw_confusion, draw_curves, render_png
-from search.report.page import Table, write_page
+from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
 
 HEADER = [
@@ -35,15 +46,6 @@ HEADER = [
 ]
 NAME_WIDTH = 18
 """Characters of a model's name on a terminal, as long as the longest published one."""
-LATEX_ESCAPES = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-    }
-)
 
 
 def write_report(result: Result, directory: Path) -> list[Path]:
@@ -101,14 +103,14 @@ def render(result: Result) -> Text:
     rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
         is_baseline = row["source"] == "baseline"
-        seeds = "" if is_baseline or row["source"] == "published" else f", {_format_seeds(row['seeds'])}"
-        interval = _format_interval(row["accuracy_low"], row["accuracy_high"], "-")
-        accuracy = _format_percent(row["accuracy"], row["accuracy_std"])
-        means = [_format_percent(row[name]) for name in ("f1", "auroc")]
+        seeds = "" if is_baseline or row["source"] == "published" else f", {format_seeds(row['seeds'])}"
+        interval = format_interval(row["accuracy_low"], row["accuracy_high"], "-")
+        accuracy = format_percent(row["accuracy"], row["accuracy_std"])
+        means = [format_percent(row[name]) for name in ("f1", "auroc")]
         protocol = "baseline" if is_baseline else row["protocol"].removesuffix(" on test").replace("not stated", "?")
         name = row["model"] if len(row["model"]) <= NAME_WIDTH else f"{row['model'][: NAME_WIDTH - 1]}…"
-        rows.append([name + seeds, protocol, accuracy, interval, *means, _format_millions(row["parameters"])])
-    lines = ["  ".join(cells).rstrip() for cells in _align(rows)]
+        rows.append([name + seeds, protocol, accuracy, interval, *means, format_millions(row["parameters"])])
+    lines = ["  ".join(cells).rstrip() for cells in align(rows)]
     told = [_describe_difference(difference) for difference in list_differences(result)]
     told += [_describe_search(search) for search in summarize_search(result.config, result.trials)]
     return Text("\n".join([*lines, "", *told, "", *result.notes]))
@@ -118,29 +120,21 @@ def format_markdown(result: Result) -> str:
     """Return all tables, and the notes."""
     lines = [f"# Study {result.study}"]
     for table in [*list_tables(result), *list_search_tables(result)]:
-        lines += ["", f"## {table.title}", "", *_format_pipes(table)]
+        lines += ["", f"## {table.title}", "", *format_pipes(table)]
     lines += ["", "## Notes"]
     for note in result.notes:
         lines += ["", note]
     return "\n".join(lines) + "\n"
 
 
-def format_latex(table: Table) -> str:
-    r"""Return a table as a tabular environment, to be \input; it needs no package."""
-    header, *rows = [[cell.translate(LATEX_ESCAPES) for cell in row] for row in (table.header, *table.rows)]
-    lines = [r"\begin{tabular}{lll" + "r" * (len(header) - 3) + "}", r"\hline"]
-    lines += [" & ".join(header) + r" \\", r"\hline", *(" & ".join(row) + r" \\" for row in rows)]
-    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
-
-
 def _list_rows(frame: Any) -> list[list[str]]:
     """Return rows under HEADER; mean and deviation share a cell."""
     rows = []
     for row in frame.to_dict("records"):
-        accuracy, *others = [_format_percent(row[name], row[f"{name}_std"]) for name in METRICS]
-        interval = _format_interval(row["accuracy_low"], row["accuracy_high"])
-        known = [row["model"], row["source"], row["protocol"], _format_count(row["seeds"])]
-        rows.append([*known, accuracy, interval, *others, _format_count(row["parameters"])])
+        accuracy, *others = [format_percent(row[name], row[f"{name}_std"]) for name in METRICS]
+        interval = format_interval(row["accuracy_low"], row["accuracy_high"])
+        known = [row["model"], row["source"], row["protocol"], format_count(row["seeds"])]
+        rows.append([*known, accuracy, interval, *others, format_count(row["parameters"])])
     return rows
 
 
@@ -154,8 +148,8 @@ def _detail(result: Result) -> Table:
     ours = _list_ours(result)
     rows = []
     for name, heading in (METRICS | DETAILS).items():
-        means = [_format_percent(row[name], row[f"{name}_std"]) for row in ours]
-        intervals = [_format_interval(row[f"{name}_low"], row[f"{name}_high"]) for row in ours]
+        means = [format_percent(row[name], row[f"{name}_std"]) for row in ours]
+        intervals = [format_interval(row[f"{name}_low"], row[f"{name}_high"]) for row in ours]
         cells = [f"{mean} ({found})" if found else mean for mean, found in zip(means, intervals, strict=True)]
         rows.append([heading, *cells])
     title = "Mean ± deviation over seeds (95 % interval over test images), in percent"
@@ -165,11 +159,11 @@ def _detail(result: Result) -> Table:
 def _tabulate_difference(difference: Difference) -> list[Table]:
     first, second = difference.first, difference.second
     rows = [
-        [METRICS[name], f"{100 * mean:+.2f}", _format_interval(interval.low, interval.high)]
+        [METRICS[name], f"{100 * mean:+.2f}", format_interval(interval.low, interval.high)]
         for name, (mean, interval) in difference.metrics.items()
     ]
     pairs = [
-        [str(seed), _format_count(pairing.only_first), _format_count(pairing.only_second), _format_chance(pairing.p)]
+        [str(seed), format_count(pairing.only_first), format_count(pairing.only_second), format_chance(pairing.p)]
         for seed, pairing in difference.pairings.items()
     ]
     header = ["Seed", f"Only {first} right", f"Only {second} right", "p"]
@@ -184,11 +178,11 @@ def _tabulate_costs(result: Result) -> Table:
     rows = [
         [
             row["model"],
-            _format_count(row["parameters"]),
-            _format_count(row["macs"]),
+            format_count(row["parameters"]),
+            format_count(row["macs"]),
             f"{row['training_seconds']:,.1f}",
-            _format_count(row["images_per_second_1"]),
-            _format_count(row["images_per_second_256"]),
+            format_count(row["images_per_second_1"]),
+            format_count(row["images_per_second_256"]),
             "" if np.isnan(row["peak_memory_bytes"]) else f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
         ]
         for row in _list_ours(result)
@@ -203,16 +197,16 @@ def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
     rows = [
         [
             search.architecture,
-            _format_count(search.trials),
-            _format_count(search.failed),
+            format_count(search.trials),
+            format_count(search.failed),
             f"{100 * search.stopped:.0f} %",
-            _format_count(search.epochs),
+            format_count(search.epochs),
             f"{search.hours:.2f}",
             f"{search.device_hours:.2f}",
-            _format_count(search.full_epochs),
+            format_count(search.full_epochs),
             f"{search.full_hours:.2f}",
-            _format_percent(search.best),
-            _format_percent(search.paper),
+            format_percent(search.best),
+            format_percent(search.paper),
         ]
         for search in searches
     ]
@@ -221,7 +215,7 @@ def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
 
 def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
     names = dict.fromkeys(name for search in searches for name in search.importance)
-    rows = [[name, *(_format_percent(search.importance.get(name)) for search in searches)] for name in names]
+    rows = [[name, *(format_percent(search.importance.get(name)) for search in searches)] for name in names]
     header = ["Parameter", *(search.architecture for search in searches)]
     return Table(
         title="What sets the best tenth of the trials (at least five) apart (PED-ANOVA), in percent",
@@ -232,69 +226,15 @@ def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
 
 def _describe_difference(difference: Difference) -> str:
     mean, interval = difference.metrics["accuracy"]
-    told = f"{100 * mean:+.2f} points ({_format_interval(interval.low, interval.high)})"
+    told = f"{100 * mean:+.2f} points ({format_interval(interval.low, interval.high)})"
     chances = sorted(pairing.p for pairing in difference.pairings.values())
-    ends = dict.fromkeys(map(_format_chance, (*chances[:1], *chances[-1:])))
+    ends = dict.fromkeys(map(format_chance, (*chances[:1], *chances[-1:])))
     found = f"; McNemar, seed by seed: p {' to '.join(ends)}" if chances else ""
     return f"{difference.first} minus {difference.second}: {told}{found}"
 
 
 def _describe_search(search: SearchSummary) -> str:
     known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} had none been stopped)"
-    paper = "" if search.paper is None else f", the paper's configuration {_format_percent(search.paper)}"
-    best = "" if search.best is None else f"; best on validation {_format_percent(search.best)}{paper}"
+    paper = "" if search.paper is None else f", the paper's configuration {format_percent(search.paper)}"
+    best = "" if search.best is None else f"; best on validation {format_percent(search.best)}{paper}"
     return f"{search.architecture}: {known}{best}"
-
-
-def _format_pipes(table: Table) -> list[str]:
-    cells = [[cell.replace("|", r"\|") for cell in row] for row in (table.header, *table.rows)]
-    header, *rows = _align(cells)
-    rule = [
-        "-" * len(cell) if text else "-" * (len(cell) - 1) + ":"
-        for cell, text in zip(header, _is_text(cells), strict=True)
-    ]
-    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
-
-
-def _align(rows: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Pad each column to its widest cell; text to the left, figures to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        [
-            cell.ljust(width) if text else cell.rjust(width)
-            for cell, width, text in zip(row, widths, _is_text(rows), strict=True)
-        ]
-        for row in rows
-    ]
-
-
-def _is_text(rows: Sequence[Sequence[str]]) -> list[bool]:
-    """Answer for each column whether no cell below the header begins as a figure does."""
-    columns = zip(*rows[1:], strict=True)
-    return [not any(cell[:1] in set("0123456789+-") and cell for cell in column) for column in columns]
-
-
-def _format_percent(mean: float | None, deviation: float = float("nan")) -> str:
-    if mean is None or np.isnan(mean):
-        return ""
-    return f"{100 * mean:.2f}" if np.isnan(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
-
-
-def _format_interval(low: float, high: float, between: str = " to ") -> str:
-    return "" if np.isnan(low) else f"{100 * low:.2f}{between}{100 * high:.2f}"
-
-
-def _format_chance(p: float) -> str:
-    return "< 1e-300" if p < 1e-300 else f"{p:.2g}"
-
-
-def _format_count(count: Any) -> str:
-    return f"{count:,.0f}" if isinstance(count, int | float) and not math.isnan(count) else ""
-
-
-def _format_millions(count: Any) -> str:
-    return f"{count / 1e6:.3g} M" if _format_count(count) else ""
-
-
-def _format_seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"

@@ -10,6 +10,7 @@ from search.evaluation.winners import (
     check_winners,
     choose,
     choose_winners,
+    describe_lost_baselines,
     describe_openings,
     list_retrainings,
     read_entry,
@@ -166,3 +167,14 @@ def test_a_recipe_that_wins_is_retrained_once():
     assert [(winner.rank, winner.recipe) for winner in choose(config, trials, FINGERPRINT).winners] == [
         (1, "paper_cnn")
     ]
+
+
+def test_a_baseline_whose_trial_failed_is_named():
+    trials = [make_trial(0, state=State.FAIL, reason="loss became nan"), make_trial(1, 0.6), make_trial(2, 0.9)]
+    for trial, filters in ((trials[0], 32), (trials[1], 64)):
+        trial.params = list_defaults("cnn") | {"filters": filters}
+    config = parse({"name": "x", "evaluation": {"baselines": True}, **RECIPES})
+    assert describe_lost_baselines(config, trials) == [
+        "The baseline paper_cnn is missing, because its trial 0 failed: loss became nan."
+    ]
+    assert describe_lost_baselines(parse({"name": "x", **RECIPES}), trials) == []

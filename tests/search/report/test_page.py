@@ -18,7 +18,8 @@ from search.config import dump, parse
 from search.evaluation import result as results
 from search.evaluation.result import Mistake, Result
 from search.journal import State, Trial
-from search.report.page import NUM_MISTAKES, Table, write_page
+from search.report.cells import Table
+from search.report.page import NUM_MISTAKES, write_page
 
 SPACE = {
     "shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "optimizer": {"choice": ["adam", "sgd"]}},

@@ -1,0 +1,96 @@
+"""A table as text: the figures in its cells, and its columns in Markdown, LaTeX and on a terminal."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+LATEX_ESCAPES = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A table as text: the first column names its rows."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+def format_pipes(table: Table) -> list[str]:
+    """Return a table as the lines of a Markdown table."""
+    cells = [[cell.replace("|", r"\|") for cell in row] for row in (table.header, *table.rows)]
+    header, *rows = align(cells)
+    rule = [
+        "-" * len(cell) if text else "-" * (len(cell) - 1) + ":"
+        for cell, text in zip(header, _is_text(cells), strict=True)
+    ]
+    return [f"| {' | '.join(row)} |" for row in (header, rule, *rows)]
+
+
+def format_latex(table: Table) -> str:
+    r"""Return a table as a tabular environment, to be \input; it needs no package."""
+    header, *rows = [[cell.translate(LATEX_ESCAPES) for cell in row] for row in (table.header, *table.rows)]
+    lines = [r"\begin{tabular}{lll" + "r" * (len(header) - 3) + "}", r"\hline"]
+    lines += [" & ".join(header) + r" \\", r"\hline", *(" & ".join(row) + r" \\" for row in rows)]
+    return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Pad each column to its widest cell; text to the left, figures to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        [
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(row, widths, _is_text(rows), strict=True)
+        ]
+        for row in rows
+    ]
+
+
+def format_percent(mean: float | None, deviation: float = float("nan")) -> str:
+    """Return a share in percent, with its deviation if there is one; nothing for nothing."""
+    if mean is None or np.isnan(mean):
+        return ""
+    return f"{100 * mean:.2f}" if np.isnan(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def format_interval(low: float, high: float, between: str = " to ") -> str:
+    """Return an interval of shares in percent; nothing for none."""
+    return "" if np.isnan(low) else f"{100 * low:.2f}{between}{100 * high:.2f}"
+
+
+def format_chance(p: float) -> str:
+    """Return a p-value."""
+    return "< 1e-300" if p < 1e-300 else f"{p:.2g}"
+
+
+def format_count(count: Any) -> str:
+    """Return a number without decimals, thousands apart; nothing for nothing."""
+    return f"{count:,.0f}" if isinstance(count, int | float) and not math.isnan(count) else ""
+
+
+def format_millions(count: Any) -> str:
+    """Return a count in millions; nothing for nothing."""
+    return f"{count / 1e6:.3g} M" if format_count(count) else ""
+
+
+def format_seeds(count: int) -> str:
+    """Return how many seeds."""
+    return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def _is_text(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Answer for each column whether no cell below the header begins as a figure does."""
+    columns = zip(*rows[1:], strict=True)
+    return [not any(cell[:1] in set("0123456789+-") and cell for cell in column) for column in columns]
