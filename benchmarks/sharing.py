@@ -1,6 +1,7 @@
 """Measures 1, 2, 4 and 8 trainings side by side on one GPU, or on the CPU's cores, each with its share of both.
 
-Run `python -m benchmarks.sharing [--model NAME] [--json PATH] [--short]`. Needs torch, torchvision and numpy only.
+Run `python -m benchmarks.sharing [--model NAME] [--images N] [--json PATH] [--short]`. Needs torch, torchvision and
+numpy only.
 """
 
 import argparse
@@ -93,11 +94,12 @@ def main() -> None:
     """Measure, print and, if asked, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="paper_cnn")
+    parser.add_argument("--images", type=int, help="in an epoch of one process")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     parser.add_argument("--short", action="store_true", help="few images, at most two processes: does it run?")
     arguments = parser.parse_args()
     device = pick_device()
-    num_images = NUM_IMAGES["short" if arguments.short else device.type]
+    num_images = arguments.images or NUM_IMAGES["short" if arguments.short else device.type]
     figures: dict[str, Any] = {
         "device": describe_device(device),
         "torch": torch.__version__,

@@ -1,7 +1,8 @@
 """Measures the training loop against its floor and against the usual recipe, interleaved in one run.
 
 loop   trainables.train on a packed data set
-bare   a hand-written loop over float tensors in memory: same model, batch and optimizer
+bare   a hand-written loop over float tensors in memory: same model, batch and optimizer; on CUDA its kernels are
+       launched one by one, which our loop is not, so that ours may be the faster one there
 usual  ImageFolder + Resize + ToTensor + DataLoader with its best number of workers, and a plain loop
 floor  what the step's operations take at the device's measured rates (benchmarks/roofline.py)
 
@@ -45,7 +46,7 @@ MODELS: dict[str, ModelConfig] = {
 }
 SIZES = {
     "cpu": {"paper_cnn": 8192, "small_cnn": 1024, "resnet50": 384},
-    "cuda": dict.fromkeys(MODELS, 20_480),
+    "cuda": {"paper_cnn": 40_960, "small_cnn": 40_960, "resnet50": 20_480, "resnet50_cifar": 20_480},
     "short": {"paper_cnn": 512, "small_cnn": 128, "resnet50": 64},
 }
 """Images in an epoch; ResNet-50 with the 3x3 stem is out of reach of a CPU."""

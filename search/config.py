@@ -121,8 +121,8 @@ class ResourceConfig:
 
     cpus: Amount = 1.0
     """CPU cores, and so threads."""
-    gpus: Amount = 0.0
-    """GPUs; a fraction shares one."""
+    gpus: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """GPUs; a fraction shares one. A training uses no more than one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +231,7 @@ class StudyConfig:
 
     def get_resources(self, architecture: str) -> ResourceConfig:
         """Return what one trial of an architecture is granted."""
+        # An architecture is a Literal in the configuration and any text in the record.
         return {str(name): granted for name, granted in self.resources.items()}.get(architecture, ResourceConfig())
 
 

@@ -25,7 +25,7 @@ from search.provenance import describe_code
 from search.trial import prepare_device
 from trainables.errors import InputError
 from trainables.record import load_info
-from trainables.runtime import describe_hardware
+from trainables.runtime import describe_hardware, pick_device
 
 DEPENDENCIES = ("torch", "torchvision", "numpy", "scikit-learn")
 """Packages whose versions decide a model's last bits and metrics."""
@@ -130,7 +130,8 @@ def _reproduce(study: Path, record: ModelRecord, pack: Path, console: Console) -
     """Train a model again and say how it compares; return whether it is the same."""
     stored = load_weights(study / "models" / (record.label + WEIGHTS), record)
     retraining = Retraining(**record.retraining | {"params": record.parameters})
-    device = prepare_device(record.hardware["cpus"], record.hardware["gpus"])
+    has_gpu = pick_device().type != "cpu"
+    device = prepare_device(record.hardware["cpus"], record.hardware["gpus"] if has_gpu else 0.0)
     code = describe_code()
     obstacles = list_obstacles(record, describe_hardware(device), code)
     console.print(f"{record.label}: training {retraining.epochs} epochs again ...")

@@ -22,6 +22,11 @@ from trainables.train import train
 
 T = TypeVar("T")
 
+OUT_OF_MEMORY = (
+    "out of GPU memory: grant its architecture more (resources.*.gpus), or keep its batch_size, filters and input_size "
+    "smaller in the space"
+)
+
 
 def run_trial(task: Task) -> Iterator[Report | Failure]:
     """Train one trial, an epoch a step, from its checkpoint where there is one."""
@@ -40,13 +45,19 @@ def run_delivered(deliver: Callable[[], str], task: Task) -> Iterator[Report | F
 
 
 def catch(work: Callable[[], T]) -> T | Failure:
-    """Return what the work returns, or why it cannot go on: that is one training's end and no other's."""
+    """Return what the work returns, or why it cannot go on: that is one training's end and no other's.
+
+    Raises:
+        torch.AcceleratorError: If this process has lost its GPU: whatever it is given next would fail too.
+    """
     try:
         return work()
     except TrainingError as error:
         return Failure(str(error), "")
     except torch.OutOfMemoryError as error:
-        return Failure("out of GPU memory", str(error))
+        return Failure(OUT_OF_MEMORY, str(error))
+    except torch.AcceleratorError:
+        raise
     except OSError as error:
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), error.errno in DISK_FULL)
     except Exception as error:  # noqa: BLE001 whatever a configuration does, the search goes on
@@ -54,9 +65,18 @@ def catch(work: Callable[[], T]) -> T | Failure:
 
 
 def prepare_device(cpus: float, gpus: float) -> torch.device:
-    """Hold this process to what it was granted and return where it computes."""
+    """Hold this process to what it was granted and return where it computes.
+
+    Raises:
+        TrainingError: If that is a GPU, and PyTorch sees none.
+    """
     limit_threads(max(1, int(cpus)))
     device = pick_device() if gpus else torch.device("cpu")
+    if gpus and device.type == "cpu":
+        raise TrainingError(
+            f"a GPU was granted, but PyTorch {torch.__version__} sees none: its build is for the CPU, or for a newer "
+            "driver than this machine's"
+        )
     if 0 < gpus < 1:
         limit_memory(device, gpus)
     return device

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from trainables.pack import pack
@@ -31,6 +32,16 @@ def _write_images(folder: Path) -> Path:
         for number in range(count):
             _write_noise(folder / part / f"{number}.png", 1000 * start + number)
     return folder
+
+
+@pytest.fixture(scope="session")
+def resnet50_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of torchvision's ResNet-50, as the published weights are one, with random weights."""
+    path = tmp_path_factory.mktemp("weights") / "resnet50.pt"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        torch.save(torchvision.models.resnet50().state_dict(), path)
+    return path
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ import pandas as pd
 import psutil
 import pytest
 import safetensors.torch
+import torch
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -171,3 +172,14 @@ def check_results(folder):
         )
     assert len(list((folder / "wandb").glob("offline-run-*"))) >= 6
     assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_cuda_two_trials_share_a_gpu_and_the_winner_is_retrained_on_it(tmp_path, study):
+    finish(tmp_path, str(study), "--set", "resources.cnn={cpus: 1, gpus: 0.5}")
+    trials = load_trials(tmp_path)
+    check_whole(trials, 4)
+    assert {trial.user_attrs["device"] for trial in trials} == {torch.cuda.get_device_name()}
+    records = [json.loads(path.read_text()) for path in (tmp_path / "results/tiny/models").glob("*.json")]
+    assert [record["hardware"]["type"] for record in records] == ["cuda", "cuda"]

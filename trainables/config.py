@@ -71,7 +71,8 @@ class ResNet50Config:
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """7x7 stride 2 with max-pooling, or 3x3 stride 1 without (He et al. 2016, section 4.2)."""
     trainable_stages: int = 5
-    """Stages that learn, counted from the head, in [0, 5]: layer4, layer3, layer2, layer1, stem."""
+    """Stages that learn, counted from the head, in [0, 5]: layer4, layer3, layer2, layer1, stem. What starts from
+    random weights learns all the same: every stage without `weights`, and a stem of another shape than theirs."""
     hidden_layers: int = 0
     """Hidden fully connected layers in the head, in [0, 3]."""
     hidden_units: int = 256

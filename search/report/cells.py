@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from trainables.config import Value
+
 LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -88,6 +90,11 @@ def format_millions(count: Any) -> str:
 def format_seeds(count: int) -> str:
     """Return how many seeds."""
     return f"{count} seed{'' if count == 1 else 's'}"
+
+
+def format_value(value: Value) -> str:
+    """Return a parameter's value, a number with four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _is_text(rows: Sequence[Sequence[str]]) -> list[bool]:

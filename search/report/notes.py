@@ -11,6 +11,7 @@ from search.division import describe_division
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.journal import State, Trial
+from trainables.config import list_defaults
 
 
 def list_notes(
@@ -33,7 +34,7 @@ def list_notes(
         notes.append(f"Of the study's {config.search.num_trials} trials {ended} had ended.")
     if len(config.search.architectures) > 1:
         notes.append(describe_division(config, trials))
-    notes += [*_describe_limit(models), *_describe_recipes(record, trials)]
+    notes += [*_describe_limit(models), *_describe_recipes(record, trials), *_describe_start(models, trials)]
     return [*notes, *_describe_decision(models, trials), *_describe_data(config, record)]
 
 
@@ -88,6 +89,20 @@ def _describe_recipes(record: Mapping[str, Any], trials: Sequence[Trial]) -> lis
             f"Stopped early as trials, so perhaps retrained for too short: {told}; search.spare_first spares them."
         )
     return notes
+
+
+def _describe_start(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
+    """Say from which weights, and with which stem, the models of ResNet-50 were trained."""
+    told: dict[str, list[str]] = {}
+    for name, trial in {model.architecture + _rank(model.rank): model.trial for model in models}.items():
+        if trials[trial].architecture != "resnet50":
+            continue
+        params = list_defaults("resnet50") | trials[trial].params
+        weights = str(params["weights"])
+        start = {"none": "random weights", "imagenet": "ImageNet's weights"}.get(weights, weights)
+        stem = "3x3 stem" if params["stem"] == "cifar" else "7x7 stem"
+        told.setdefault(f"{start}, with the {stem}", []).append(name)
+    return [f"{', '.join(names)}: trained from {start}." for start, names in told.items()]
 
 
 def _describe_decision(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:

@@ -1,6 +1,6 @@
-"""A study's result as tables for people and as files: a pure function of the result."""
+"""A study's result as tables, for people and in files; what is in them follows from the result alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +29,13 @@ from search.report.cells import (
     format_percent,
     format_pipes,
     format_seeds,
+    format_value,
 )
 from search.report.figures import draw_confusion, draw_curves, render_png
 from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
+from search.space import Choice, Range, list_specs
+from trainables.config import Value, list_defaults
 
 HEADER = [
     "Model",
@@ -93,6 +96,7 @@ def list_search_tables(result: Result) -> list[Table]:
     """Return the tables of the search itself."""
     searches = summarize_search(result.config, result.trials)
     return [
+        *_tabulate_configurations(result),
         _tabulate_searches(searches),
         *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
     ]
@@ -188,6 +192,29 @@ def _tabulate_costs(result: Result) -> Table:
         for row in _list_ours(result)
     ]
     return Table(title="What a model costs", header=[*header, "Peak memory"], rows=rows)
+
+
+def _tabulate_configurations(result: Result) -> list[Table]:
+    """Return what was retrained, an architecture a table: every parameter that was searched or is not the default."""
+    trials = {trial.number: trial for trial in result.trials}
+    configurations: dict[str, dict[str, dict[str, Value]]] = {}
+    for (architecture, rank), models in group_models(result.models).items():
+        name = architecture if rank == 1 else result.baselines.get((architecture, rank), f"{architecture}, rank {rank}")
+        params = list_defaults(architecture) | trials[models[0].trial].params
+        configurations.setdefault(architecture, {})[name] = params
+    tables = [_tabulate_params(result, name, columns) for name, columns in configurations.items()]
+    return [table for table in tables if table.rows]
+
+
+def _tabulate_params(result: Result, architecture: str, configurations: Mapping[str, Mapping[str, Value]]) -> Table:
+    specs = list_specs(result.config.space, architecture)
+    rows = [
+        [name, format_value(default), *(format_value(params[name]) for params in configurations.values())]
+        for name, default in list_defaults(architecture).items()
+        if isinstance(specs.get(name), Range | Choice)
+        or any(params[name] != default for params in configurations.values())
+    ]
+    return Table(title=f"Configurations of {architecture}", header=["Parameter", "Default", *configurations], rows=rows)
 
 
 def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:

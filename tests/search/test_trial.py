@@ -3,8 +3,11 @@
 import dataclasses
 from itertools import islice
 
+import pytest
+import torch
+
 from search.task import Report, Task
-from search.trial import run_trial
+from search.trial import catch, run_trial
 
 MEASURED = ("seconds", "images_per_second", "peak_memory_bytes")
 
@@ -47,3 +50,26 @@ def test_a_number_that_is_proposed_again_with_other_parameters_begins_anew(packe
     fresh = read(list(run_trial(make_task(packed, tmp_path / "fresh", **other))))
     assert [metrics["epoch"] for metrics in fresh] == [1, 2, 3]
     assert read(list(run_trial(make_task(packed, tmp_path, **other)))) == fresh
+
+
+def test_a_gpu_that_was_granted_and_is_not_there_is_the_trials_failure(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    [failure] = run_trial(make_task(packed, tmp_path, gpus=0.5))
+    assert "a GPU was granted, but PyTorch" in failure.reason
+
+
+def test_a_worker_that_lost_its_gpu_does_not_go_on():
+    def work():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(torch.AcceleratorError):
+        catch(work)
+
+
+def test_a_model_that_does_not_fit_the_gpu_says_what_to_do():
+    def work():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    failure = catch(work)
+    assert "resources" in failure.reason
+    assert "2.00 GiB" in failure.traceback

@@ -112,9 +112,26 @@ def test_images_are_upsampled_inside_the_model(input_size: int) -> None:
     assert shapes == [(1, 3, input_size, input_size)]
 
 
-@pytest.mark.parametrize("trainable_stages", [0, 2, 5])
-def test_frozen_stages_neither_learn_nor_renew_their_statistics(trainable_stages: int) -> None:
-    model = build_model(ResNet50Config(trainable_stages=trainable_stages, hidden_layers=1, dropout=0.5)).train()
+STAGES = [{"layer4"}, {"layer3"}, {"layer2"}, {"layer1"}, {"conv1", "bn1"}]
+
+
+@pytest.mark.parametrize(
+    ("stem", "is_loaded", "trainable_stages", "learning"),
+    [
+        ("imagenet", True, 0, []),
+        ("imagenet", True, 2, STAGES[:2]),
+        ("imagenet", True, 5, STAGES),
+        ("cifar", True, 0, STAGES[4:]),
+        ("imagenet", False, 0, STAGES),
+        ("cifar", False, 2, STAGES),
+    ],
+)
+def test_loaded_stages_that_are_frozen_neither_learn_nor_renew_their_statistics(
+    resnet50_weights: Path, stem: str, is_loaded: bool, trainable_stages: int, learning: list[set[str]]
+) -> None:
+    weights = str(resnet50_weights) if is_loaded else "none"
+    config = ResNet50Config(stem=stem, weights=weights, trainable_stages=trainable_stages, hidden_layers=1, dropout=0.5)
+    model = build_model(config).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model(draw_images(2)).sum().backward()
     with torch.no_grad():
@@ -122,8 +139,7 @@ def test_frozen_stages_neither_learn_nor_renew_their_statistics(trainable_stages
             if parameter.grad is not None:
                 parameter += 1.0
     moved = {name.partition(".")[0] for name, old in before.items() if not torch.equal(model.state_dict()[name], old)}
-    stages = [{"layer4"}, {"layer3"}, {"layer2"}, {"layer1"}, {"conv1", "bn1"}]
-    assert moved == {"fc"}.union(*stages[:trainable_stages])
+    assert moved == {"fc"}.union(*learning)
 
 
 @pytest.mark.parametrize(("stem", "num_fresh"), [("imagenet", 2), ("cifar", 3)])

@@ -93,8 +93,8 @@ def test_sgd_has_nesterov_momentum() -> None:
     assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
 
 
-def test_frozen_weights_are_not_handed_to_the_optimizer() -> None:
-    model = build_model(ResNet50Config(trainable_stages=0))
+def test_frozen_weights_are_not_handed_to_the_optimizer(resnet50_weights: Path) -> None:
+    model = build_model(ResNet50Config(trainable_stages=0, weights=str(resnet50_weights)))
     optimizer = build_optimizer(TrainConfig(model=ResNet50Config(), epochs=1), model)
     assert [tuple(parameter.shape) for parameter in optimizer.param_groups[0]["params"]] == [(1, 2048), (1,)]
 

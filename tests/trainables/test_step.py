@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from trainables.config import CnnConfig, ResNet50Config, TrainConfig
 from trainables.data import Split
-from trainables.step import STEPS, RecordedStep, Step
+from trainables.step import STEPS, RecordedStep, Step, _get_stream
 from trainables.train import train
 
 CPU = torch.device("cpu")
@@ -128,7 +129,7 @@ def enter(stream: Stream) -> Iterator[None]:
 
 
 @pytest.fixture
-def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Graph]]:
     """Let steps on the CPU be recorded; the list holds the graphs made."""
     made: list[Graph] = []
 
@@ -137,6 +138,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
         return made[-1]
 
     Stream.current = Stream()
+    _get_stream.cache_clear()
     for name, stand_in in {
         "CUDAGraph": build,
         "graph": record,
@@ -146,7 +148,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> list[Graph]:
     }.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setitem(STEPS, "cpu", RecordedStep)
-    return made
+    yield made
+    _get_stream.cache_clear()
 
 
 @pytest.fixture(autouse=True)
@@ -270,8 +273,20 @@ CUDA_MODELS: dict[str, Any] = {
     "all": EXACT.model,
     "paper": CnnConfig(),
     "resnet50": ResNet50Config(stem="cifar", hidden_layers=1, dropout=0.2),
-    "frozen": ResNet50Config(trainable_stages=1, input_size=64),
+    "large": ResNet50Config(input_size=64),
 }
+
+
+@pytest.mark.gpu
+@needs_cuda
+def test_on_cuda_frozen_stages_stay_in_a_replayed_training(
+    resnet50_weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(EXACT, model=ResNet50Config(weights=str(resnet50_weights), trainable_stages=1))
+    replayed = run(config, torch.device("cuda"))
+    monkeypatch.setitem(STEPS, "cuda", Step)
+    for one, other in itertools.zip_longest(replayed, run(config, torch.device("cuda"))):
+        assert_equal(one, other)
 
 
 @pytest.mark.gpu

@@ -41,14 +41,10 @@ class ResNet50(ResNet):
         self.is_pretrained = config.weights != "none"
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
-        stages: list[list[nn.Module]] = [
-            [self.layer4],
-            [self.layer3],
-            [self.layer2],
-            [self.layer1],
-            [self.conv1, self.bn1],
-        ]
-        self.frozen = [module for stage in stages[config.trainable_stages :] for module in stage]
+        stem = [self.conv1, self.bn1] if config.stem == "imagenet" else []
+        stages: list[list[nn.Module]] = [[self.layer4], [self.layer3], [self.layer2], [self.layer1], stem]
+        loaded = stages[config.trainable_stages :] if self.is_pretrained else []
+        self.frozen = [module for stage in loaded for module in stage]
         for module in self.frozen:
             module.requires_grad_(False)
 

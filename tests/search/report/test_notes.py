@@ -95,3 +95,15 @@ def test_baselines_are_told_with_those_that_had_no_fair_trial():
     assert "cnn is the recipe small_cnn itself." in notes
     assert any(note.startswith("Baselines: paper_cnn (trial 1); given beforehand") for note in notes)
     assert any(note.startswith("Stopped early as trials") and "paper_cnn (3 epochs)" in note for note in notes)
+
+
+def test_the_weights_and_the_stem_that_a_resnet50_began_with_are_told():
+    trials = [
+        dataclasses.replace(make_trial(number, **params), architecture="resnet50")
+        for number, params in enumerate(({"stem": "cifar"}, {"weights": "imagenet"}, {"weights": "mine.pt"}))
+    ]
+    models = [dataclasses.replace(make_model(number, rank=number + 1), architecture="resnet50") for number in range(3)]
+    notes = list_notes(CONFIG, RECORD, trials, models)
+    assert "resnet50: trained from random weights, with the 3x3 stem." in notes
+    assert "resnet50 (rank 2): trained from ImageNet's weights, with the 7x7 stem." in notes
+    assert "resnet50 (rank 3): trained from mine.pt, with the 7x7 stem." in notes

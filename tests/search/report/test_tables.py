@@ -14,6 +14,7 @@ from search.evaluation.comparison import COLUMNS, DETAILS, METRICS, list_differe
 from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Result
 from search.journal import State, Trial
+from search.report.cells import Table, format_latex
 from search.report.tables import list_search_tables, render, write_report
 
 LABELS = np.repeat([0, 1], 100).astype(np.uint8)
@@ -200,9 +201,11 @@ def test_the_terminal_table_fits_80_columns():
 
 
 def test_latex_is_escaped_and_needs_no_package(tmp_path):
-    write_report(make_result([make_model("my_net")], [make_trial(architecture="cnn")]), tmp_path)
+    assert r"my\_net & 5 \% & & 1" in format_latex(Table(title="", header=["my_net", "5 %", "", "1"], rows=[])).replace(
+        "  ", " "
+    )
+    write_report(make_result(), tmp_path)
     text = (tmp_path / "comparison.tex").read_text()
-    assert r"my\_net" in text
     assert r"CNN (Bird \& Lotfi)" in text
     assert text.isascii()
     body = [line for line in text.splitlines() if "&" in line]
@@ -259,3 +262,17 @@ def test_a_baseline_stands_below_the_winners_and_is_compared_with_its_own():
     assert list_differences(found)[1].metrics["accuracy"][0] == pytest.approx(0.15)
     [line] = [line for line in str(render(found)).splitlines() if line.startswith("paper cnn ")]
     assert line.split()[2:4] == ["baseline", "80.00"]
+
+
+def test_configurations_are_told_where_they_were_searched_or_are_not_the_default():
+    config = parse({"name": "mine", "space": {"cnn": {"filters": {"low": 16, "high": 64}, "kernel_size": 5}}})
+    trials = [make_trial(params={"filters": 48, "kernel_size": 5}), make_trial(1, params={"learning_rate": 1 / 3})]
+    result = make_result([make_model(), make_model(rank=2, trial=1)], trials)
+    table = list_search_tables(dataclasses.replace(result, config=config))[0]
+    assert table.title == "Configurations of cnn"
+    assert table.header == ["Parameter", "Default", "cnn", "cnn, rank 2"]
+    assert sorted(table.rows) == [
+        ["filters", "32", "48", "32"],
+        ["kernel_size", "3", "5", "3"],
+        ["learning_rate", "0.001", "0.001", "0.3333"],
+    ]
