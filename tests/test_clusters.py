@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from ray.autoscaler._private.resource_demand_scheduler import ResourceDemandScheduler
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
 
+from search.cluster.preference import prefer_available
 from search.run import main
 
 ROOT = Path(__file__).parent.parent
@@ -89,6 +91,15 @@ def test_the_preferred_worker_on_aws_is_the_one_whose_name_ray_sorts_last():
         "g6.xlarge",
         "g5.xlarge",
     ]
+
+
+def test_the_autoscaler_on_aws_is_told_to_take_the_other_type_after_a_refusal(monkeypatch):
+    """Through the variable that the head's start command sets, as Ray reads it."""
+    document = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    [variable] = re.findall(r"(RAY_AUTOSCALER_\S+)=(\S+)", document["head_start_ray_commands"][-1])
+    monkeypatch.setenv(*variable)
+    scheduler = ResourceDemandScheduler(None, document["available_node_types"], 8, document["head_node_type"], 100)
+    assert scheduler.utilization_scorer is prefer_available
 
 
 def test_no_node_on_aws_has_a_group_that_ray_opens_to_the_world():
