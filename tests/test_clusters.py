@@ -3,11 +3,14 @@
 import copy
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from ray.autoscaler._private.command_runner import SSHCommandRunner
 from ray.autoscaler._private.resource_demand_scheduler import ResourceDemandScheduler
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
@@ -60,6 +63,34 @@ def test_every_node_gets_this_project_but_nothing_that_was_made_here(cluster):
     assert cluster["file_mounts"]["~/cifake-search"] == "."
     assert {".venv", "results"} <= set(cluster["rsync_exclude"])
     assert "make -C ~/cifake-search cluster" in cluster["worker_setup_commands"]
+
+
+class LocalRunner:
+    """Carries out Ray's rsync commands with the other machine's folders on this one."""
+
+    DEVNULL = subprocess.DEVNULL
+
+    def check_call(self, command, **_):
+        *before, target = command
+        subprocess.run([*before, target.removeprefix("ubuntu@host:")], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="needs rsync")
+def test_an_archive_of_data_is_sent_when_it_is_named_and_not_with_the_project(cluster, tmp_path):
+    """By Ray's own command, which leaves out the same whether a folder or one file is sent."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    (here / "search").mkdir(parents=True)
+    shutil.copy(ROOT / ".gitignore", here)
+    for name in ("cifake.zip", "search/run.py"):
+        (here / name).write_text(name)
+    runner = SSHCommandRunner("", "head", None, {"ssh_user": "ubuntu"}, "sent", LocalRunner(), use_internal_ip=False)
+    runner.ssh_ip = "host"
+    options = {name: cluster[name] for name in ("rsync_exclude", "rsync_filter")}
+    runner.run_rsync_up(f"{here}/", f"{there}/project/", options)
+    runner.run_rsync_up(f"{here}/cifake.zip", f"{there}/cifake.zip", options)
+    sent = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
+    assert sent == {"project/.gitignore", "project/search/run.py", "cifake.zip"}
 
 
 def test_an_on_prem_cluster_keeps_all_of_its_hosts():
