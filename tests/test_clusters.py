@@ -154,7 +154,14 @@ def test_every_search_in_the_readme_of_clusters_parses(command, monkeypatch):
 
 
 def test_the_readme_of_clusters_has_a_search_for_each_way_to_start_one():
-    assert len(RUNS) == 4  # on hosts, as a job, on AWS, on Kubernetes
+    assert len(RUNS) == 5  # on hosts, as a job, on AWS, on Google Cloud, on Kubernetes
+
+
+def test_a_search_on_a_cloud_waits_until_its_first_worker_is_installed():
+    text = (ROOT / "configs/clusters/README.md").read_text()
+    searches = re.findall(r"ray exec (cluster\.yaml|\S+/gcp\.yaml) --tmux '([^']+)'", text)
+    assert [name for name, _ in searches] == ["cluster.yaml", "configs/clusters/gcp.yaml"]
+    assert all("--set cluster.wait_s=900" in command for _, command in searches)
 
 
 def test_one_thing_is_left_to_fill_in_on_aws():
