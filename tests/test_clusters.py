@@ -85,7 +85,7 @@ def test_an_archive_of_data_is_sent_when_it_is_named_and_not_with_the_project(cl
     for name in ("cifake.zip", "search/run.py"):
         (here / name).write_text(name)
     runner = SSHCommandRunner("", "head", None, {"ssh_user": "ubuntu"}, "sent", LocalRunner(), use_internal_ip=False)
-    runner.ssh_ip = "host"
+    runner.ssh_ip, runner.ssh_control_path = "host", None  # no ssh is called: nothing is left in /tmp for it
     options = {name: cluster[name] for name in ("rsync_exclude", "rsync_filter")}
     runner.run_rsync_up(f"{here}/", f"{there}/project/", options)
     runner.run_rsync_up(f"{here}/cifake.zip", f"{there}/cifake.zip", options)
