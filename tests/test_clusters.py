@@ -3,14 +3,19 @@
 import copy
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 import typer
 import yaml
+from ray.autoscaler._private.command_runner import SSHCommandRunner
+from ray.autoscaler._private.resource_demand_scheduler import ResourceDemandScheduler
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
 
+from search.cluster.preference import prefer_available
 from search.run import main
 
 ROOT = Path(__file__).parent.parent
@@ -60,6 +65,34 @@ def test_every_node_gets_this_project_but_nothing_that_was_made_here(cluster):
     assert "make -C ~/cifake-search cluster" in cluster["worker_setup_commands"]
 
 
+class LocalRunner:
+    """Carries out Ray's rsync commands with the other machine's folders on this one."""
+
+    DEVNULL = subprocess.DEVNULL
+
+    def check_call(self, command, **_):
+        *before, target = command
+        subprocess.run([*before, target.removeprefix("ubuntu@host:")], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="needs rsync")
+def test_an_archive_of_data_is_sent_when_it_is_named_and_not_with_the_project(cluster, tmp_path):
+    """By Ray's own command, which leaves out the same whether a folder or one file is sent."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    there.mkdir()
+    (here / "search").mkdir(parents=True)
+    shutil.copy(ROOT / ".gitignore", here)
+    for name in ("cifake.zip", "search/run.py"):
+        (here / name).write_text(name)
+    runner = SSHCommandRunner("", "head", None, {"ssh_user": "ubuntu"}, "sent", LocalRunner(), use_internal_ip=False)
+    runner.ssh_ip, runner.ssh_control_path = "host", None  # no ssh is called: nothing is left in /tmp for it
+    options = {name: cluster[name] for name in ("rsync_exclude", "rsync_filter")}
+    runner.run_rsync_up(f"{here}/", f"{there}/project/", options)
+    runner.run_rsync_up(f"{here}/cifake.zip", f"{there}/cifake.zip", options)
+    sent = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
+    assert sent == {"project/.gitignore", "project/search/run.py", "cifake.zip"}
+
+
 def test_an_on_prem_cluster_keeps_all_of_its_hosts():
     cluster = prepare_config(yaml.safe_load((ROOT / "configs/clusters/onprem.yaml").read_text()))
     [node_type] = cluster["available_node_types"].values()
@@ -91,6 +124,15 @@ def test_the_preferred_worker_on_aws_is_the_one_whose_name_ray_sorts_last():
     ]
 
 
+def test_the_autoscaler_on_aws_is_told_to_take_the_other_type_after_a_refusal(monkeypatch):
+    """Through the variable that the head's start command sets, as Ray reads it."""
+    document = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    [variable] = re.findall(r"(RAY_AUTOSCALER_\S+)=(\S+)", document["head_start_ray_commands"][-1])
+    monkeypatch.setenv(*variable)
+    scheduler = ResourceDemandScheduler(None, document["available_node_types"], 8, document["head_node_type"], 100)
+    assert scheduler.utilization_scorer is prefer_available
+
+
 def test_no_node_on_aws_has_a_group_that_ray_opens_to_the_world():
     head, workers = load_types(ROOT / "cluster.yaml")
     for node in (head, *workers.values()):
@@ -112,7 +154,14 @@ def test_every_search_in_the_readme_of_clusters_parses(command, monkeypatch):
 
 
 def test_the_readme_of_clusters_has_a_search_for_each_way_to_start_one():
-    assert len(RUNS) == 4  # on hosts, as a job, on AWS, on Kubernetes
+    assert len(RUNS) == 5  # on hosts, as a job, on AWS, on Google Cloud, on Kubernetes
+
+
+def test_a_search_on_a_cloud_waits_until_its_first_worker_is_installed():
+    text = (ROOT / "configs/clusters/README.md").read_text()
+    searches = re.findall(r"ray exec (cluster\.yaml|\S+/gcp\.yaml) --tmux '([^']+)'", text)
+    assert [name for name, _ in searches] == ["cluster.yaml", "configs/clusters/gcp.yaml"]
+    assert all("--set cluster.wait_s=900" in command for _, command in searches)
 
 
 def test_one_thing_is_left_to_fill_in_on_aws():
