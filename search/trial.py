@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from search.cluster.agreement import NodeError
 from search.cluster.shelf import Shelf
 from search.task import Failure, Report, Task
 from trainables.config import build_train_config
@@ -40,9 +41,15 @@ def run_delivered(deliver: Callable[[], str], task: Task) -> Iterator[Report | F
 
 
 def catch(work: Callable[[], T]) -> T | Failure:
-    """Return what the work returns, or why it cannot go on: that is one training's end and no other's."""
+    """Return what the work returns, or why it cannot go on: that is one training's end and no other's.
+
+    Raises:
+        NodeError: If no training could go on here, so that it is none's end.
+    """
     try:
         return work()
+    except NodeError:
+        raise
     except TrainingError as error:
         return Failure(str(error), "")
     except torch.OutOfMemoryError as error:

@@ -3,8 +3,11 @@
 import dataclasses
 from itertools import islice
 
-from search.task import Report, Task
-from search.trial import run_trial
+import pytest
+
+from search.cluster.agreement import NodeError
+from search.task import Failure, Report, Task
+from search.trial import run_delivered, run_trial
 
 MEASURED = ("seconds", "images_per_second", "peak_memory_bytes")
 
@@ -47,3 +50,17 @@ def test_a_number_that_is_proposed_again_with_other_parameters_begins_anew(packe
     fresh = read(list(run_trial(make_task(packed, tmp_path / "fresh", **other))))
     assert [metrics["epoch"] for metrics in fresh] == [1, 2, 3]
     assert read(list(run_trial(make_task(packed, tmp_path, **other)))) == fresh
+
+
+def test_what_a_trial_does_is_its_failure_and_what_its_node_is_is_not(packed, tmp_path):
+    def deliver(error):
+        def raise_error():
+            raise error
+
+        return raise_error
+
+    task = make_task(packed, tmp_path)
+    (failure,) = run_delivered(deliver(ValueError("torn")), task)
+    assert isinstance(failure, Failure)
+    with pytest.raises(NodeError, match="other code"):
+        next(run_delivered(deliver(NodeError("other code")), task))
