@@ -67,7 +67,7 @@ def run_task(deliver: Callable[[], str], task: Any) -> Iterator[Any]:
     mark("worker")
     trial.open_train = _watch(trial.open_train, after="images")
     register_optimizer_step_post_hook(lambda *_: mark("step"))
-    return trial.run_delivered(deliver, task)
+    return trial.run_trial(deliver, task)
 
 
 def _watch(function: Callable[..., Any], *, before: str | None = None, after: str | None = None) -> Callable[..., Any]:

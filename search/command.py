@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import typer
 from rich.console import Console
 
+from search.cluster.agreement import NodeError
 from search.cluster.store import StoreError
 from search.storage import StorageLost, describe_loss
 from trainables.errors import DISK_FULL, InputError, TrainingError
@@ -38,7 +39,7 @@ def explain_errors(again: str | None = None) -> Iterator[None]:
     except StorageLost as error:
         typer.echo(f"error: the database was lost ({describe_loss(error)}); {again} goes on from here", err=True)
         raise typer.Exit(1) from None
-    except StoreError as error:
+    except (NodeError, StoreError) as error:
         typer.echo(f"error: {error}; {again or 'the same command'} goes on from here", err=True)
         raise typer.Exit(1) from None
     except OSError as error:

@@ -178,9 +178,9 @@ def evaluate(*arguments: Any) -> None:
 
 def run_task(deliver: Delivery, task: Task) -> Iterator[Report | Failure]:
     """Train a trial on a node that has its pack or has yet to be brought it."""
-    from search.trial import run_delivered  # there, with torch: the driver hands trials out without
+    from search.trial import run_trial  # there, with torch: the driver hands trials out without
 
-    return run_delivered(deliver, task)
+    return run_trial(deliver, task)
 
 
 def build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Task:

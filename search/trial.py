@@ -12,6 +12,7 @@ from typing import TypeVar
 
 import torch
 
+from search.cluster.agreement import NodeError
 from search.cluster.shelf import Shelf
 from search.task import Failure, Report, Task
 from trainables.config import build_train_config
@@ -28,36 +29,33 @@ OUT_OF_MEMORY = (
 )
 
 
-def run_trial(task: Task) -> Iterator[Report | Failure]:
-    """Train one trial, an epoch a step, from its checkpoint where there is one."""
-    epochs = _run(task)
+def run_trial(deliver: Callable[[], str], task: Task) -> Iterator[Report | Failure]:
+    """Train one trial, an epoch a step, from its checkpoint where there is one.
+
+    Args:
+        deliver: Brings this node the packed images, unless it has them, and returns their folder here.
+        task: What to train.
+    """
+    epochs = _run(deliver, task)
     while (message := catch(lambda: next(epochs, None))) is not None:
         yield message
-
-
-def run_delivered(deliver: Callable[[], str], task: Task) -> Iterator[Report | Failure]:
-    """Train one trial on a node that has yet to be brought its pack, or has it already."""
-    pack = catch(deliver)
-    if isinstance(pack, Failure):
-        yield pack
-        return
-    yield from run_trial(dataclasses.replace(task, pack=pack))
 
 
 def catch(work: Callable[[], T]) -> T | Failure:
     """Return what the work returns, or why it cannot go on: that is one training's end and no other's.
 
     Raises:
+        NodeError: If no training could go on here, so that it is none's end.
         torch.AcceleratorError: If this process has lost its GPU: whatever it is given next would fail too.
     """
     try:
         return work()
+    except (NodeError, torch.AcceleratorError):
+        raise
     except TrainingError as error:
         return Failure(str(error), "")
     except torch.OutOfMemoryError as error:
         return Failure(OUT_OF_MEMORY, str(error))
-    except torch.AcceleratorError:
-        raise
     except OSError as error:
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), error.errno in DISK_FULL)
     except Exception as error:  # noqa: BLE001 whatever a configuration does, the search goes on
@@ -82,7 +80,8 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
     return device
 
 
-def _run(task: Task) -> Iterator[Report]:
+def _run(deliver: Callable[[], str], task: Task) -> Iterator[Report]:
+    task = dataclasses.replace(task, pack=deliver())
     device = prepare_device(task.cpus, task.gpus)
     name = describe_device(device)
     config = build_train_config(task.architecture, task.params, epochs=task.max_epochs, seed=task.seed)

@@ -41,10 +41,10 @@ def main(folder: Path) -> None:
 
 def run_task(folder: Path, deliver: Callable[[], str], task: Task) -> Iterator[Report | Failure]:
     """Train a trial and note what was trained, as the peers do."""
-    from search.trial import run_delivered
+    from search.trial import run_trial
 
     watch_first_step(folder)
-    for message in run_delivered(deliver, task):
+    for message in run_trial(deliver, task):
         if isinstance(message, Report):
             metrics = message.metrics
             note(folder, task.params["learning_rate"], int(metrics["epoch"]), metrics["seconds"])

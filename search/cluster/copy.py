@@ -22,7 +22,8 @@ from trainables.errors import InputError
 
 JOURNAL, PARTS, CHECKPOINTS, INDEX = "study.journal", "journal/", "checkpoints/", ".store.json"
 SHIP_S = 5.0
-"""Seconds between two looks for new lines of the journal: what a head that vanishes can lose."""
+"""Seconds between two looks for new lines of the journal: what a head that vanishes can lose, beside what is written
+while this thread waits for the store: for that part, for deletions, and for files."""
 FILES_EVERY = 12
 """Looks between two that ship changed files too, which are W&B's while a search runs."""
 KEPT_HERE = (JOURNAL, "study.lock", INDEX, "checkpoints")
@@ -122,8 +123,7 @@ class Copy:
         self._wake.set()
         self._thread.join()
         self._thread = None
-        self._ship_journal()
-        self._drop_checkpoints()
+        self._ship_ends()
         self._ship_files()
 
     def on_start(self, trial: Trial) -> None:
@@ -151,8 +151,7 @@ class Copy:
             self._wake.clear()
             looks += 1
             try:
-                self._ship_journal()
-                self._drop_checkpoints()
+                self._ship_ends()
                 if looks % FILES_EVERY == 0:
                     self._ship_files()
                 self._is_lost = False
@@ -160,6 +159,12 @@ class Copy:
                 if not self._is_lost:
                     self._note(f"{error}; the search goes on here, and what is new is shipped when the store is back")
                 self._is_lost = True
+
+    def _ship_ends(self) -> None:
+        """Ship the journal, then delete the checkpoints of trials whose end has gone with it."""
+        ended = len(self._dropped)  # before: the other thread adds a trial whose end this part may lack
+        self._ship_journal()
+        self._drop_checkpoints(ended)
 
     def _ship_journal(self) -> None:
         """Ship the whole lines that the store lacks as one part."""
@@ -184,9 +189,9 @@ class Copy:
         self._shipped += len(there)  # it is ours: the answer was lost, and the journal has grown since
         self._ship_journal()
 
-    def _drop_checkpoints(self) -> None:
+    def _drop_checkpoints(self, count: int) -> None:
         assert self.store is not None, "there is nothing to delete without a store"
-        if count := len(self._dropped):  # the other thread adds to it
+        if count:
             ended = {f"trial-{number}" for number in self._dropped[:count]}
             self.store.delete(name for name in self.store.list(CHECKPOINTS) if name.split("/")[1] in ended)
             del self._dropped[:count]
@@ -235,7 +240,7 @@ def bring_study(url: str, folder: Path) -> Path:
     store = Store(url)
     target = folder / url.rstrip("/").rpartition("/")[2]
     try:
-        names = [name for name in store.list() if not name.startswith((PARTS, CHECKPOINTS, "study.lock"))]
+        names = [name for name in store.list() if not name.startswith((PARTS, CHECKPOINTS, "study.lock", "."))]
         store.download({name: target / name for name in names})
         write_file(target / JOURNAL, read_parts(store))
     except StoreError as error:

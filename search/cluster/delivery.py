@@ -2,7 +2,8 @@
 
 That is the pack, and the ImageNet weights where the space names them. A node that sees the driver's cache, on a shared
 folder, reads the pack there; any other asks the driver for the files, in pieces, and checks them: the pack against the
-checksums in its record, the weights against the checksum of the driver's.
+checksums in its record, the weights against the checksum of the driver's. Before that, each process that trains is held
+against the driver (agreement.py).
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from search.cluster.agreement import Terms, agree, can_use, describe_driver, has_arrived
 from search.config import StudyConfig
 from search.space import Choice, list_specs
 from trainables.errors import InputError
@@ -37,6 +39,8 @@ class Delivery:
     """File of the ImageNet weights on the driver's node; None if no trial starts from them."""
     depot: Any
     """Who sends files; None where there is no other node."""
+    terms: Terms | None
+    """What a process must agree with that trains; None where there is no other node."""
 
     def __call__(self) -> str:
         """Return the pack's folder on this node, after fetching what is not there.
@@ -45,9 +49,16 @@ class Delivery:
 
         Raises:
             InputError: If what arrived is not what was sent.
+            NodeError: If this node has other code or versions than the driver, or cannot use the results.
         """
-        if self.depot is None:
+        if self.depot is None or self.terms is None:
             return self.pack
+        agree(
+            self.terms,
+            ray.util.get_node_ip_address(),
+            arrives=lambda path, content: bool(ray.get(self.depot.has.remote(path, content))),
+            reaches=lambda url: bool(ray.get(self.depot.reaches.remote(url))),
+        )
         if self.weights is not None:
             from trainables.models import locate_imagenet  # with torch, on the node that needs it anyway
 
@@ -124,6 +135,14 @@ class Depot:
             file.seek(offset)
             return file.read(PIECE)
 
+    def has(self, path: str, content: bytes) -> bool:
+        """Answer whether a file that a node wrote has arrived here."""
+        return has_arrived(path, content)
+
+    def reaches(self, url: str) -> bool:
+        """Answer whether an object store can be used from here."""
+        return can_use(url)
+
 
 def hash_file(path: Path) -> str:
     """Return the SHA-256 of a file."""
@@ -133,15 +152,17 @@ def hash_file(path: Path) -> str:
 
 def build_delivery(config: StudyConfig, packed: Path) -> Delivery:
     """Offer a pack, and the weights that the space names, to all nodes for as long as this process is connected."""
-    depot = weights = None
+    depot = weights = terms = None
     if config.cluster.address != "local":
+        place = config.url or str(config.directory.resolve())
+        terms = Terms(versions=tuple(describe_driver().items()), place=place)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(str(packed.resolve()))
         if names_imagenet(config):
             from trainables.models import locate_imagenet  # with torch, which else the driver waits for
 
             weights = str(locate_imagenet())
-    return Delivery(pack=str(packed.resolve()), cache=config.data.cache, weights=weights, depot=depot)
+    return Delivery(pack=str(packed.resolve()), cache=config.data.cache, weights=weights, depot=depot, terms=terms)
 
 
 def names_imagenet(config: StudyConfig) -> bool:

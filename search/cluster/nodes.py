@@ -196,9 +196,12 @@ def find_problem(config: StudyConfig, nodes: Sequence[Node]) -> str | None:
         granted = config.get_resources(architecture)
         if not any(node.count(granted) for node in nodes):
             largest = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)
+            asked = f"resources.{architecture}: a trial asks for {granted.cpus:g} CPUs and {granted.gpus:g} GPUs, but"
+            if config.cluster.address == "local":
+                return f"{asked} the nodes have {largest}; lower it or use a larger node"
             return (
-                f"resources.{architecture}: a trial asks for {granted.cpus:g} CPUs and {granted.gpus:g} GPUs, "
-                f"but the nodes have {largest}; lower it or use a larger node"
+                f"{asked} after {config.cluster.wait_s:g} seconds the nodes that are up have {largest}; if others were "
+                "to come, look at `ray status` or raise cluster.wait_s, else lower it or use a larger node"
             )
     wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
     useful = [node.address for node in nodes if any(map(node.count, wanted))]

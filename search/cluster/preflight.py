@@ -1,13 +1,11 @@
 """What must be the same on every node of a cluster before the first trial: versions, code, and the shared results."""
 
 import dataclasses
-import platform
 import secrets
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -16,10 +14,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
-from search.cluster.nodes import Node
+from search.cluster.agreement import (
+    describe_driver,
+    describe_versions,
+    explain_difference,
+    explain_place,
+    find_difference,
+)
+from search.cluster.nodes import Node, list_nodes
 from search.cluster.store import Store, is_url
 from search.config import StudyConfig
-from search.provenance import ROOT, hash_source
 from trainables.errors import InputError
 
 TIMEOUT_S = 120
@@ -71,31 +75,17 @@ def check_nodes(config: StudyConfig, nodes: Sequence[Node], console: Console) ->
         with open_board(results) as board:
             board.write("driver", secret)
             found = {node.address: _ask(node, board, secret) for node in nodes}
-            conditions = {address: _await(address, answer) for address, answer in found.items()}
+            conditions = {node.address: _await(node, found[node.address]) for node in nodes}
             written = {node.address: board.read(node.id) for node in nodes}
     except OSError as error:
         raise InputError(f"results: cannot write into {results}: {error.strerror or error}") from None
     _print(nodes, conditions, console)
-    mine = describe_versions()
     for address, condition in conditions.items():
-        if problem := find_difference(mine, condition.versions):
-            raise InputError(f"node {address} has {problem}: install the same on both")
+        if difference := find_difference(describe_driver(), condition.versions):
+            raise InputError(explain_difference(address, difference))
         if condition.problem or written[address] != secret:
             reason = condition.problem or "what it writes there does not arrive here"
-            cure = "give it the credentials too" if config.url else "use a folder all nodes see"
-            raise InputError(f"results: node {address} does not share {results} ({reason}): {cure}")
-
-
-def describe_versions() -> dict[str, str]:
-    """Return the versions on which a result depends, as this process has them."""
-    packages = {name: version(name) for name in ("ray", "torch")}
-    return {"Python": platform.python_version(), **packages, "project": hash_source(ROOT)[:12]}
-
-
-def find_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str | None:
-    """Say in what a node differs from the driver."""
-    found = [f"{name} {theirs[name]} and the driver {mine[name]}" for name in mine if theirs[name] != mine[name]]
-    return ", ".join(found) or None
+            raise InputError(explain_place(address, results, reason))
 
 
 @contextmanager
@@ -137,18 +127,31 @@ def _ask(node: Node, board: Folder | Store, secret: bytes) -> "ray.ObjectRef[Con
     return answer
 
 
-def _await(address: str, answer: "ray.ObjectRef[Condition]") -> Condition:
+def _await(node: Node, answer: "ray.ObjectRef[Condition]") -> Condition:
     try:
         condition: Condition = ray.get(answer, timeout=TIMEOUT_S)
     except ray.exceptions.RayError as error:
-        last_line = str(error).strip().splitlines()[-1]
-        raise InputError(f"node {address} cannot run this project ({last_line}): install the same there") from error
+        raise InputError(f"node {node.address} {_explain(node, error)}") from error
     return condition
+
+
+def _explain(node: Node, error: ray.exceptions.RayError) -> str:
+    """Say why a node gave no answer, and the cure."""
+    last_line = str(error).strip().splitlines()[-1]
+    if isinstance(error, ray.exceptions.GetTimeoutError):
+        return (
+            f"did not answer within {TIMEOUT_S:g} seconds: look at its load, its disk and its network, then start again"
+        )
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"cannot run this project ({last_line}): install the same there"
+    if node.id not in {each.id for each in list_nodes()}:
+        return "vanished while it was asked: start again, when enough nodes are up"
+    return f"lost the process that was to answer ({last_line}): look at its memory and at Ray's logs there"
 
 
 def _print(nodes: Sequence[Node], conditions: Mapping[str, Condition], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for title in ("node", "host", "CPUs", "GPUs", "free memory", *describe_versions()):
+    for title in ("node", "host", "CPUs", "GPUs", "free memory", *describe_driver()):
         table.add_column(title)
     for node in nodes:
         condition = conditions[node.address]

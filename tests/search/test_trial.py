@@ -6,7 +6,8 @@ from itertools import islice
 import pytest
 import torch
 
-from search.task import Report, Task
+from search.cluster.agreement import NodeError
+from search.task import Failure, Report, Task
 from search.trial import catch, run_trial
 
 MEASURED = ("seconds", "images_per_second", "peak_memory_bytes")
@@ -31,30 +32,34 @@ def make_task(packed, tmp_path, **changes):
     return dataclasses.replace(task, **changes)
 
 
+def train(task):
+    return run_trial(lambda: task.pack, task)
+
+
 def read(messages):
     assert all(isinstance(message, Report) for message in messages), messages
     return [{name: value for name, value in each.metrics.items() if name not in MEASURED} for each in messages]
 
 
 def test_a_trial_goes_on_from_its_checkpoint_and_reports_what_was_not_recorded(packed, tmp_path):
-    straight = read(list(run_trial(make_task(packed, tmp_path / "straight"))))
+    straight = read(list(train(make_task(packed, tmp_path / "straight"))))
     task = make_task(packed, tmp_path)
-    assert read(list(islice(run_trial(task), 2))) == straight[:2]
-    assert read(list(run_trial(dataclasses.replace(task, epochs_done=1)))) == straight[1:]
+    assert read(list(islice(train(task), 2))) == straight[:2]
+    assert read(list(train(dataclasses.replace(task, epochs_done=1)))) == straight[1:]
 
 
 def test_a_number_that_is_proposed_again_with_other_parameters_begins_anew(packed, tmp_path):
     """A head that vanished may have lost the proposal whose checkpoint lies there."""
-    list(islice(run_trial(make_task(packed, tmp_path)), 2))
+    list(islice(train(make_task(packed, tmp_path)), 2))
     other = {"params": {"filters": 4, "dense_units": 8, "batch_size": 8, "learning_rate": 0.01}}
-    fresh = read(list(run_trial(make_task(packed, tmp_path / "fresh", **other))))
+    fresh = read(list(train(make_task(packed, tmp_path / "fresh", **other))))
     assert [metrics["epoch"] for metrics in fresh] == [1, 2, 3]
-    assert read(list(run_trial(make_task(packed, tmp_path, **other)))) == fresh
+    assert read(list(train(make_task(packed, tmp_path, **other)))) == fresh
 
 
 def test_a_gpu_that_was_granted_and_is_not_there_is_the_trials_failure(packed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    [failure] = run_trial(make_task(packed, tmp_path, gpus=0.5))
+    [failure] = train(make_task(packed, tmp_path, gpus=0.5))
     assert "a GPU was granted, but PyTorch" in failure.reason
 
 
@@ -73,3 +78,17 @@ def test_a_model_that_does_not_fit_the_gpu_says_what_to_do():
     failure = catch(work)
     assert "resources" in failure.reason
     assert "2.00 GiB" in failure.traceback
+
+
+def test_what_a_trial_does_is_its_failure_and_what_its_node_is_is_not(packed, tmp_path):
+    def deliver(error):
+        def raise_error():
+            raise error
+
+        return raise_error
+
+    task = make_task(packed, tmp_path)
+    (failure,) = run_trial(deliver(ValueError("torn")), task)
+    assert isinstance(failure, Failure)
+    with pytest.raises(NodeError, match="other code"):
+        next(run_trial(deliver(NodeError("other code")), task))

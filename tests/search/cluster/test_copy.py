@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -179,6 +180,43 @@ def test_a_trials_end_is_shipped_at_once_and_its_checkpoints_are_deleted(results
     assert read_parts(store) == (config.directory / "study.journal").read_bytes()
     assert list(store.list("checkpoints/")) == ["checkpoints/trial-1/mine/000001"]
     copy.close()
+
+
+def test_a_trial_that_ends_while_the_journal_is_shipped_keeps_its_checkpoint_until_its_end_is_shipped(
+    results, tmp_path
+):
+    """Between reading the journal and sending it another trial ends; then the store is away."""
+    config = build_config(results, tmp_path)
+    store = Store(config.url)
+    config.directory.mkdir(parents=True)
+    journal = Journal(config.journal, "mine", note=print)
+    trials = [journal.add_trial("cnn", {}, {}) for _ in range(2)]
+    for trial in trials:
+        store.write(f"checkpoints/trial-{trial.number}/mine/000001", b"x")
+    copy = Copy(config, print)
+    asked = []
+    is_away, is_back = threading.Event(), threading.Event()
+
+    def end(trial):
+        journal.end_trial(trial, State.FAIL, "loss is nan", {})
+        copy.on_end(trial)
+
+    def check():
+        asked.append(len(asked))
+        if len(asked) == 1:
+            end(trials[1])
+        elif not is_back.is_set():
+            is_away.set()
+            raise OSError("the store is away")
+
+    end(trials[0])
+    copy.start(check)
+    assert is_away.wait(60)
+    assert list(store.list("checkpoints/")) == ["checkpoints/trial-1/mine/000001"]
+    is_back.set()
+    copy.close()
+    assert read_parts(store) == (config.directory / "study.journal").read_bytes()
+    assert list(store.list("checkpoints/")) == []
 
 
 def test_who_only_looks_sees_what_is_shipped_as_it_comes(results, tmp_path):
