@@ -98,7 +98,7 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
     with contextlib.ExitStack() as stack:
         nodes = stack.enter_context(connect(config))
         check_nodes(config, nodes, console)
-        copy = Copy(config, console.print)
+        copy = Copy(config, console.print)  # which does nothing for a study in a folder
         if not (config.directory / "study.yaml").exists():
             copy.fetch(["study.yaml"])
         make_directory(config, packed)

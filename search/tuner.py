@@ -36,7 +36,7 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
 
     Args:
         study: Decides everything.
-        work: What a worker does with a task, such as search.trial.run_trial; anything picklable.
+        work: What a worker does with a task, such as search.run.run_task; anything picklable.
         make_task: Says what a worker needs to know of a trial.
         slots: Trials at a time.
 
