@@ -68,7 +68,7 @@ class SearchConfig:
     """What the shares divide: the number of trials, the epochs trained, or the seconds of training times the GPUs (or
     CPUs) granted."""
     min_trials: Count = 1
-    """Trials that every architecture gets, whatever its share."""
+    """Trials that every architecture gets before the shares divide anything."""
     num_trials: Count = 20
     """Trials to start."""
     max_epochs: Count = 10
