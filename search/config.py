@@ -68,7 +68,7 @@ class SearchConfig:
     """What the shares divide: the number of trials, the epochs trained, or the seconds of training times the GPUs (or
     CPUs) granted."""
     min_trials: Count = 1
-    """Trials that every architecture gets, whatever its share."""
+    """Trials that every architecture gets before the shares divide anything."""
     num_trials: Count = 20
     """Trials to start."""
     max_epochs: Count = 10
@@ -80,7 +80,8 @@ class SearchConfig:
     max_concurrent: Count | None = None
     """Trials at a time; None is what the resources hold."""
     max_failures: Annotated[int, Field(ge=0)] = 2
-    """How often a trial may lose its worker process before it is FAIL."""
+    """How often a trial, or a retraining, may lose its worker process and go on; one lost with its node is not
+    counted."""
     trial_timeout_s: Positive | None = None
     """Seconds without an epoch, from when its worker is up, after which a trial is FAIL; None waits for ever."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

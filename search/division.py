@@ -22,12 +22,10 @@ FINISHED = (State.COMPLETE, State.PRUNED)
 def choose_next(config: StudyConfig, trials: Sequence[Trial]) -> str:
     """Return the architecture of the next trial; whoever has fewer than `search.min_trials` comes first."""
     shares = list_shares(config)
-    counts = dict(Counter(trial.architecture for trial in trials))
-    if config.search.divide == "trials":
-        return choose_architecture(counts, shares)
-    short = {name: share for name, share in shares.items() if counts.get(name, 0) < config.search.min_trials}
-    if short:
-        return choose_architecture({name: counts.get(name, 0) for name in short}, short)
+    counts = Counter(trial.architecture for trial in trials)
+    short = {name: share for name, share in shares.items() if counts[name] < config.search.min_trials}
+    if short or config.search.divide == "trials":
+        return choose_architecture(counts, short or shares)
     used, typical = measure_use(config, trials)
     return choose_architecture(used, shares, step=typical)
 
@@ -92,9 +90,7 @@ def list_shares(config: StudyConfig) -> dict[str, float]:
 
 
 def check_shares(config: StudyConfig) -> None:
-    """Check that every architecture gets `search.min_trials` trials, as far as it is known beforehand.
-
-    The number of trials is divided in an order that is known; with epochs or seconds whoever has too few comes first.
+    """Check that every architecture gets `search.min_trials` trials.
 
     Raises:
         InputError: If one would get fewer.
@@ -104,15 +100,14 @@ def check_shares(config: StudyConfig) -> None:
     counts: dict[str, int] = {**dict.fromkeys(shares, 0), **Counter(first)}
     while sum(counts.values()) < search.num_trials:
         short = {name: share for name, share in shares.items() if counts[name] < search.min_trials}
-        among = shares if search.divide == "trials" else short
-        if not among:
+        if not short:
             break
-        counts[choose_architecture({name: counts[name] for name in among}, among)] += 1
+        counts[choose_architecture(counts, short)] += 1
     if missing := [name for name in shares if counts[name] < search.min_trials]:
         fewer = "without a trial" if search.min_trials == 1 else f"with fewer than {search.min_trials} trials"
         raise InputError(
             f"search.num_trials = {search.num_trials} leaves {', '.join(missing)} {fewer}: raise it, or change "
-            "search.shares, search.min_trials or search.architectures"
+            "search.min_trials, search.first or search.architectures"
         )
 
 

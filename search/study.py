@@ -16,7 +16,7 @@ from search.division import choose_next
 from search.journal import Journal, State, Trial
 from search.sampler import Sampler
 from search.scheduler import SCHEDULERS, Scheduler
-from search.space import Spec, build_distributions, list_specs
+from search.space import Choice, Range, Spec, build_distributions, list_specs
 from trainables.config import list_defaults
 
 NUM_EARLY_FAILURES = 5
@@ -55,6 +55,8 @@ class Study:
         self.config = config
         self.trials = journal.load()
         """All trials by number."""
+        self.num_epochs = sum(len(trial.epochs) for trial in self.trials)
+        """Epochs recorded over all trials; counted, for it is asked for at every event."""
         self._journal = journal
         self._listeners = listeners
         search = config.search
@@ -76,11 +78,6 @@ class Study:
     def elapsed_s(self) -> float:
         """Seconds of searching, over all resumptions."""
         return time.monotonic() - self._started
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs recorded over all trials."""
-        return sum(len(trial.epochs) for trial in self.trials)
 
     @property
     def halt_reason(self) -> str | None:
@@ -125,9 +122,10 @@ class Study:
             return False
         assert metrics["epoch"] == len(trial.epochs) + 1, f"trial {number} skipped an epoch: {metrics['epoch']}"
         self._journal.add_epoch(trial, metrics, device=device, elapsed_s=self.elapsed_s)
+        self.num_epochs += 1
         for listener in self._listeners:
             listener.on_epoch(trial)
-        return self._end_if_due(trial, stop=self._is_stopped(trial, len(trial.epochs)))
+        return self._end_if_due(trial, stop=self._ask_scheduler(trial, len(trial.epochs)))
 
     def fail(self, number: int, reason: str, traceback: str | None = None) -> None:
         """Record that a trial broke; the search goes on. Of a trial that has ended it changes nothing."""
@@ -143,8 +141,11 @@ class Study:
             self._end(trial, state, reason)
         self._waiting.clear()
 
-    def _is_stopped(self, trial: Trial, epoch: int) -> bool:
-        """Tell the scheduler of an epoch; its answer does not count for a trial that is spared."""
+    def _ask_scheduler(self, trial: Trial, epoch: int) -> bool:
+        """Tell the scheduler of an epoch, which changes its rungs, and return whether the trial is to stop there.
+
+        The answer is no for a trial that is spared.
+        """
         stop = self._schedulers[trial.architecture].report(trial.number, epoch, trial.list_values()[epoch - 1])
         return stop and not (self.config.search.spare_first and trial.number < len(self._recipes))
 
@@ -162,7 +163,9 @@ class Study:
             params = list_defaults(architecture) | recipes[number].params
         else:
             architecture = choose_next(self.config, self.trials)
-            params = {**self._specs[architecture], **self._samplers[architecture].propose(number)}
+            specs = self._specs[architecture].items()
+            fixed = {name: spec for name, spec in specs if not isinstance(spec, (Range, Choice))}
+            params = {**fixed, **self._samplers[architecture].propose(number)}
         trial = self._journal.add_trial(architecture, params, self._distributions[architecture])
         self._samplers[architecture].start(trial)
         self.trials.append(trial)
@@ -204,7 +207,7 @@ class Study:
             self._samplers[trial.architecture].start(trial)
         stops: dict[int, bool] = {}
         for number, epoch in self._journal.list_epochs():
-            stops[number] = self._is_stopped(self.trials[number], epoch)
+            stops[number] = self._ask_scheduler(self.trials[number], epoch)
         for trial in self.trials:
             if trial.state is not State.RUNNING:
                 self._samplers[trial.architecture].end(trial)

@@ -1,6 +1,6 @@
 """What of Ray Tune is otherwise for as long as a study runs; each of these reaches into Tune's own names."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -8,6 +8,7 @@ import ray
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune import TuneError
 from ray.tune.execution import class_cache
+from ray.tune.execution.tune_controller import TuneController
 
 
 @contextmanager
@@ -44,13 +45,35 @@ def count_every_loss() -> Iterator[None]:
 
         return handle_all
 
-    for name, handler in handlers.items():
-        setattr(RayActorManager, name, build(handler))
-    try:
+    with _replace(RayActorManager, {name: build(handler) for name, handler in handlers.items()}):
         yield
-    finally:
-        for name, handler in handlers.items():
-            setattr(RayActorManager, name, handler)
+
+
+@contextmanager
+def count_resets() -> Iterator[None]:
+    """Let a worker that is lost, or breaks, as it is made ready for its next trial be one that is lost in that trial.
+
+    Tune hears of such a loss twice, of the worker's and of its task's; with the first it lines the trial up again, with
+    the second it gives it up without a word to anyone, and either way it takes it for one that is being made ready.
+    """
+    handlers = {name: getattr(TuneController, name) for name in ("_actor_failed", "_process_trial_failure")}
+
+    def start(controller: Any, trial: Any) -> None:
+        if trial in controller._resetting_trials:
+            controller._resetting_trials.remove(trial)
+            controller._unstage_trial_with_resources(trial)
+            controller._set_trial_status(trial, "RUNNING")
+
+    def lose(controller: Any, tracked_actor: Any, exception: Exception) -> None:
+        start(controller, controller._actor_to_trial[tracked_actor])
+        handlers["_actor_failed"](controller, tracked_actor, exception)
+
+    def fail(controller: Any, trial: Any, exception: Exception) -> None:
+        start(controller, trial)
+        handlers["_process_trial_failure"](controller, trial, exception)
+
+    with _replace(TuneController, {"_actor_failed": lose, "_process_trial_failure": fail}):
+        yield
 
 
 @contextmanager
@@ -62,3 +85,15 @@ def unwrap() -> Iterator[None]:
         if isinstance(error.__context__, Exception):
             raise error.__context__ from None
         raise
+
+
+@contextmanager
+def _replace(owner: type, methods: Mapping[str, Callable[..., None]]) -> Iterator[None]:
+    before = {name: getattr(owner, name) for name in methods}
+    for name, method in methods.items():
+        setattr(owner, name, method)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(owner, name, method)

@@ -21,11 +21,14 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
+from search.cluster.agreement import NodeError
+from search.cluster.losses import is_node_lost
 from search.interrupt import Interrupted, watch_interrupt
-from search.journal import Trial
+from search.journal import State, Trial
 from search.study import Study
 from search.task import Failure, Report, Task
-from search.tune_changes import count_every_loss, take_waiting_workers, unwrap
+from search.tune_changes import count_every_loss, count_resets, take_waiting_workers, unwrap
+from trainables.errors import TrainingError
 
 MakeTask = Callable[[Trial], Task]
 Work = Callable[[Task], Iterator[Report | Failure]]
@@ -45,6 +48,8 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
 
     Raises:
         Interrupted: After Ctrl-C; trials under way stay as recorded and are handed out again on resuming.
+        TrainingError: If Tune lost a trial, which it should not; likewise.
+        NodeError: If a node turned out to be none that trials may run on; likewise.
     """
 
     class Worker(tune.Trainable):
@@ -70,6 +75,7 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
         pressed = stack.enter_context(watch_interrupt())
         stack.enter_context(unwrap())
         stack.enter_context(count_every_loss())
+        stack.enter_context(count_resets())
         if study.config.cluster.address == "local":
             stack.enter_context(take_waiting_workers())
         stopping = _Stopping(study)
@@ -93,9 +99,12 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
         ).fit()
     if pressed:
         raise Interrupted
-    reason = None if study.is_finished else study.halt_reason
-    if reason is not None:
-        study.halt(reason)
+    if study.is_finished:
+        return None
+    if (reason := study.halt_reason) is None:
+        left = ", ".join(str(trial.number) for trial in study.trials if trial.state is State.RUNNING)
+        raise TrainingError(f"Ray ended the search although trials are left ({left}); --resume goes on with them")
+    study.halt(reason)
     return reason
 
 
@@ -147,8 +156,11 @@ class _Stopping(_Driver, FIFOScheduler):
         self._ended: list[Any] = []
         self._controller: Any = None
 
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """Tune calls this in each of its steps: the place to look for trials that hang or broke down."""
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Tune calls this in each of its steps: the place to look for trials that hang or broke down.
+
+        None is chosen: Tune starts those that wait by itself, and FIFO would look at all that there ever were.
+        """
         self._controller = tune_controller
         self._shrink_ended()
         timeout_s = self._study.config.search.trial_timeout_s or math.inf
@@ -163,7 +175,6 @@ class _Stopping(_Driver, FIFOScheduler):
             if trial.num_failures > self._errors_seen.get(trial.trial_id, 0):
                 self._errors_seen[trial.trial_id] = trial.num_failures
                 self._judge(tune_controller, trial)
-        return super().choose_trial_to_run(tune_controller)
 
     def _shrink_ended(self) -> None:
         """Empty the trials that ended: Tune holds every one to the search's end, and then writes all of them down."""
@@ -184,6 +195,8 @@ class _Stopping(_Driver, FIFOScheduler):
     def _judge(self, tune_controller: Any, trial: Any) -> None:
         """End a trial whose worker broke down too often; a node that vanished is not the trial's fault."""
         error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        if isinstance(error, NodeError):  # no trial's fault, and the next trial there would meet it too
+            raise NodeError(str(error.args[0]))  # without what Ray adds
         if is_node_lost(error):
             return
         self._breakdowns[trial.trial_id] += 1
@@ -210,14 +223,6 @@ class _Stopping(_Driver, FIFOScheduler):
         if stop:
             self._ended.append(trial)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
-
-
-def is_node_lost(error: Exception) -> bool:
-    """Answer whether a worker was lost with its whole node: a spot instance taken back, a power or network failure."""
-    if not isinstance(error, ray.exceptions.RayActorError):
-        return False
-    cut_off = isinstance(error, ray.exceptions.ActorUnavailableError)
-    return cut_off or error.preempted or "node has died" in str(error) or "node was terminated" in str(error)
 
 
 class _Halting(_Driver, Stopper):

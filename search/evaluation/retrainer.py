@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
+from search.cluster.agreement import NodeError
 from search.cluster.delivery import Delivery, build_delivery
+from search.cluster.losses import is_node_lost
 from search.config import StudyConfig
 from search.evaluation.result import TestedModel
 from search.evaluation.retraining import Place, Progress, Retraining, calibrate, retrain
@@ -50,10 +53,11 @@ class Retrainer:
     ) -> dict[str, Any]:
         """Return the last message of each work by label."""
         deliver = build_delivery(self.config, self.pack)
-        streams = {self._start(work, deliver, retraining, *arguments): retraining for retraining in retrainings}
         found: dict[str, Any] = {}
         with _Board(self.console, retrainings) as board:
-            for retraining, message in _listen(streams):
+            for retraining, message in self._listen(
+                retrainings, lambda retraining: self._start(work, deliver, retraining, *arguments)
+            ):
                 board.show(retraining, message)
                 if isinstance(message, Failure) and message.is_disk_full:
                     raise OSError(errno.ENOSPC, f"{retraining.label}: {message.reason}")
@@ -63,21 +67,67 @@ class Retrainer:
 
     def _start(
         self, work: Callable[..., Iterator[Any]], deliver: Delivery, retraining: Retraining, *arguments: Any
-    ) -> Any:
+    ) -> tuple[Any, Any]:
+        """Start a retraining in a process of its own; return the process's handle, with which it ends, and its words.
+
+        An actor, since Ray says of a lost one why it was lost, which it does not of a task's worker.
+        """
         granted = self.config.get_resources(retraining.architecture)
-        remote = ray.remote(num_cpus=granted.cpus, num_gpus=granted.gpus, max_retries=self.config.search.max_failures)
-        return remote(_work).remote(work, deliver, retraining, self.place, granted.cpus, granted.gpus, *arguments)
+        worker: Any = ray.remote(num_cpus=granted.cpus, num_gpus=granted.gpus)(_Worker).remote()
+        return worker, worker.work.remote(work, deliver, retraining, self.place, granted.cpus, granted.gpus, *arguments)
+
+    def _listen(
+        self, retrainings: Sequence[Retraining], start: Callable[[Retraining], tuple[Any, Any]]
+    ) -> Iterator[tuple[Retraining, Any]]:
+        """Yield what the retrainings send, each as soon as it comes.
+
+        One whose worker broke down is started again, from its checkpoint, `search.max_failures` times, and then its
+        last word is a Failure; with a node that vanished it is started again and again, and that counts as nothing.
+        """
+        workers: dict[str, Any] = {}
+        waiting: dict[Any, Retraining] = {}
+
+        def begin(retraining: Retraining) -> None:
+            workers[retraining.label], stream = start(retraining)
+            waiting[stream] = retraining
+
+        for retraining in retrainings:
+            begin(retraining)
+        breakdowns: Counter[str] = Counter()
+        while waiting:
+            ready, _ = ray.wait(list(waiting), num_returns=1)
+            stream: Any = ready[0]
+            retraining = waiting.pop(stream)
+            try:
+                message = ray.get(next(stream))
+            except StopIteration:
+                ray.kill(workers[retraining.label])  # or it would keep what it was granted
+            except NodeError as error:  # no retraining's fault; what is finished is kept
+                raise NodeError(str(error.args[0])) from None  # without what Ray adds
+            except ray.exceptions.RayError as error:
+                ray.kill(workers[retraining.label])
+                breakdowns[retraining.label] += not is_node_lost(error)
+                if (times := breakdowns[retraining.label]) <= self.config.search.max_failures:
+                    begin(retraining)
+                    continue
+                last = str(error).strip().splitlines()[-1]
+                yield retraining, Failure(f"its worker broke down {times} times, last: {last}", str(error))
+            else:
+                waiting[stream] = retraining  # behind the others
+                yield retraining, message
 
 
-def _work(
-    work: Callable[..., Iterator[Any]], deliver: Delivery, retraining: Retraining, *arguments: Any
-) -> Iterator[Any]:
-    """Work on whatever node this runs on."""
-    pack = catch(deliver)
-    if isinstance(pack, Failure):
-        yield pack
-        return
-    yield from work(retraining, pack, *arguments)
+class _Worker:
+    """A process on whatever node has room."""
+
+    def work(
+        self, work: Callable[..., Iterator[Any]], deliver: Delivery, retraining: Retraining, *arguments: Any
+    ) -> Iterator[Any]:
+        pack = catch(deliver)
+        if isinstance(pack, Failure):
+            yield pack
+            return
+        yield from work(retraining, pack, *arguments)
 
 
 class _Board:
@@ -119,20 +169,3 @@ def _describe(message: TestedModel | Failure | float) -> str:
         case Failure(reason=reason):
             return f"failed: {reason}"
     return f"threshold {message:.4f}"
-
-
-def _listen(streams: dict[Any, Retraining]) -> Iterator[tuple[Retraining, Any]]:
-    """Yield what the works send, each as soon as it comes; a lost worker's last word is a Failure."""
-    waiting = list(streams)
-    while waiting:
-        ready, waiting = ray.wait(waiting, num_returns=1)
-        stream: Any = ready[0]
-        try:
-            message = ray.get(next(stream))
-        except StopIteration:
-            continue
-        except ray.exceptions.RayError as error:
-            yield streams[stream], Failure(f"its worker was lost ({type(error).__name__})", str(error))
-            continue
-        waiting.append(stream)
-        yield streams[stream], message

@@ -121,7 +121,7 @@ def test_an_architecture_that_always_fails_is_not_tried_for_ever():
     assert Counter(trial.architecture for trial in trials) == {"cnn": 20, "resnet50": 20}
 
 
-@pytest.mark.parametrize("divide", ["epochs", "seconds"])
+@pytest.mark.parametrize("divide", ["trials", "epochs", "seconds"])
 def test_a_small_share_still_gets_the_least_number_of_trials_first(divide):
     config = build(divide=divide, shares={"cnn": 1000, "resnet50": 1}, min_trials=3)
     names = [trial.architecture for trial in search(config)]
@@ -133,8 +133,7 @@ def test_a_small_share_still_gets_the_least_number_of_trials_first(divide):
     ("settings", "message"),
     [
         ({"num_trials": 1}, "leaves resnet50 without a trial"),
-        ({"num_trials": 20, "shares": {"cnn": 100, "resnet50": 1}}, "leaves resnet50 without a trial"),
-        ({"num_trials": 20, "shares": {"cnn": 9, "resnet50": 1}, "min_trials": 3}, "resnet50 with fewer than 3 trials"),
+        ({"num_trials": 5, "shares": {"cnn": 9, "resnet50": 1}, "min_trials": 3}, "resnet50 with fewer than 3 trials"),
         ({"num_trials": 5, "divide": "epochs", "min_trials": 3}, "resnet50 with fewer than 3 trials"),
         ({"num_trials": 1, "divide": "seconds"}, "leaves resnet50 without a trial"),
     ],
@@ -148,6 +147,7 @@ def test_a_study_that_leaves_an_architecture_without_enough_trials_is_refused(se
     "settings",
     [
         {"num_trials": 2},
+        {"num_trials": 20, "shares": {"cnn": 100, "resnet50": 1}, "min_trials": 3},
         {"num_trials": 6, "divide": "epochs", "min_trials": 3},
         {"num_trials": 20, "divide": "seconds", "shares": {"cnn": 100, "resnet50": 1}},
     ],

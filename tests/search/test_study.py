@@ -187,6 +187,14 @@ def test_a_budget_of_epochs_halts_the_study_and_prunes_what_is_under_way(tmp_pat
     assert study.trials[0].reason == "the budget of 4 epochs is used"
 
 
+def test_epochs_are_counted_over_resumptions(tmp_path):
+    run(open_study(tmp_path), 7)
+    resumed = open_study(tmp_path)
+    assert resumed.num_epochs == 7
+    run(resumed, 5)
+    assert resumed.num_epochs == sum(len(trial.epochs) for trial in resumed.trials) == 12
+
+
 def test_hours_are_counted_over_resumptions(tmp_path):
     study = open_study(tmp_path, max_hours=1.0)
     study._started -= 3590

@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from search.cluster.agreement import NodeError
 from search.cluster.nodes import connect, count_slots
 from search.config import parse
 from search.interrupt import INTERRUPTED, Interrupted
@@ -18,7 +19,7 @@ from search.journal import Journal, State
 from search.study import Study
 from search.task import Failure, Report, Task
 from search.tuner import run_study
-from trainables.errors import InputError
+from trainables.errors import InputError, TrainingError
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -106,6 +107,109 @@ def test_a_worker_that_ray_ends_to_free_memory_counts_as_broken_down(tmp_path, m
         assert trial.state is State.FAIL
         assert trial.reason.startswith("its worker broke down 1 times, last: ")
         assert "memory" in trial.attributes["traceback"]
+
+
+def train(task):
+    for epoch in range(task.epochs_done + 1, task.max_epochs + 1):
+        metrics = {"epoch": epoch, "accuracy": 0.5, "seconds": 0.01, "images_per_second": 100.0, "pid": os.getpid()}
+        yield Report(metrics, "a closed form")
+
+
+@pytest.mark.parametrize(("max_failures", "state"), [(0, State.FAIL), (1, State.COMPLETE)])
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_worker_that_breaks_as_it_is_made_ready_for_its_next_trial_counts_once(
+    tmp_path, is_killed, max_failures, state
+):
+    config = build_config(num_trials=3, scheduler="none", max_failures=max_failures)
+
+    def work(task):
+        marker = tmp_path / "broke"
+        if task.number == 1 and "SERVED" in os.environ and not marker.exists():
+            marker.touch()
+            if is_killed:
+                os._exit(1)
+            raise OSError("the folder is gone")
+        os.environ["SERVED"] = "this process has had a trial"
+        return train(task)
+
+    study = open_study(config, tmp_path)
+    with connect(config):
+        assert run_study(study, work, make_task, slots=1) is None
+    assert (tmp_path / "broke").exists()
+    assert [trial.state for trial in study.trials] == [State.COMPLETE, state, State.COMPLETE]
+    assert (study.trials[1].reason or "").startswith("its worker broke down 1 times" if max_failures == 0 else "")
+
+
+def test_a_worker_that_raises_is_not_used_again(tmp_path):
+    """What it raised may have been a fault of its GPU, after which nothing works in that process."""
+    config = build_config(num_trials=3, scheduler="none", max_failures=1)
+    marker = tmp_path / "raised"
+
+    def work(task):
+        for report in train(task):
+            if task.number == 1 and report.metrics["epoch"] == 3 and not marker.exists():
+                marker.write_text(str(os.getpid()))
+                raise RuntimeError("an illegal memory access was encountered")
+            yield report
+
+    study = open_study(config, tmp_path)
+    with connect(config):
+        run_study(study, work, make_task, slots=1)
+    assert [trial.state for trial in study.trials] == [State.COMPLETE] * 3
+    broken = int(marker.read_text())
+    assert [metrics["pid"] == broken for metrics in study.trials[1].epochs] == [True, True, False, False, False]
+    assert broken not in {metrics["pid"] for metrics in study.trials[2].epochs}
+
+
+def test_a_worker_that_always_raises_ends_its_trial_and_says_what(tmp_path):
+    config = build_config(num_trials=2, scheduler="none", max_failures=1)
+
+    def work(task):
+        if task.number == 0:
+            raise RuntimeError("an illegal memory access was encountered")
+        yield from train(task)
+
+    study = open_study(config, tmp_path)
+    with connect(config):
+        run_study(study, work, make_task, slots=1)
+    assert [trial.state for trial in study.trials] == [State.FAIL, State.COMPLETE]
+    assert study.trials[0].reason.startswith("its worker broke down 2 times, last: ")
+    assert study.trials[0].reason.endswith("an illegal memory access was encountered")
+
+
+def test_a_worker_that_is_asked_to_end_as_its_node_shuts_down_does_not_count(tmp_path):
+    config = build_config(num_trials=2, scheduler="none", max_failures=0)
+
+    def work(task):
+        for report in train(task):
+            marker = tmp_path / f"asked-{report.metrics['epoch']}"
+            if task.number == 0 and report.metrics["epoch"] in (2, 3) and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGTERM)
+                time.sleep(100)
+            yield report
+
+    study = open_study(config, tmp_path)
+    with connect(config):
+        run_study(study, work, make_task, slots=1)
+    assert {path.name for path in tmp_path.glob("asked-*")} == {"asked-2", "asked-3"}
+    assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
+
+
+def test_a_search_that_ends_with_a_trial_left_says_so_and_can_go_on(tmp_path):
+    config = build_config(num_trials=2, scheduler="none")
+
+    def leave(task):
+        reports = list(train(task))
+        yield from reports if task.number else reports[:2]
+
+    with connect(config):
+        with pytest.raises(TrainingError, match=r"trials are left \(0\); --resume goes on with them"):
+            run_study(open_study(config, tmp_path), leave, make_task, slots=1)
+        resumed = open_study(config, tmp_path)
+        assert [trial.state for trial in resumed.trials] == [State.RUNNING, State.COMPLETE]
+        assert run_study(resumed, train, make_task, slots=1) is None
+    assert [trial.state for trial in resumed.trials] == [State.COMPLETE] * 2
 
 
 def test_trials_run_side_by_side(tmp_path):
@@ -248,6 +352,26 @@ def test_a_full_disk_ends_the_search_but_no_trial(tmp_path):
 
     with connect(config):
         with pytest.raises(OSError, match=r"trial 1: .*No space left"):
+            run_study(open_study(config, tmp_path), work, make_task, slots=1)
+        resumed = open_study(config, tmp_path)
+        assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.RUNNING]
+        marker.touch()
+        run_study(resumed, work, make_task, slots=1)
+    assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.COMPLETE]
+
+
+def test_a_node_that_may_not_train_ends_the_search_but_no_trial(tmp_path):
+    config = build_config(num_trials=2, scheduler="none", max_epochs=2, max_failures=0)
+    marker = tmp_path / "mended"
+
+    def work(task):
+        if task.number == 1 and not marker.exists():
+            raise NodeError("node 10.0.0.7 has other code")
+        for epoch in range(task.epochs_done + 1, 3):
+            yield Report({"epoch": epoch, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}, "any")
+
+    with connect(config):
+        with pytest.raises(NodeError, match=r"^node 10\.0\.0\.7 has other code$"):
             run_study(open_study(config, tmp_path), work, make_task, slots=1)
         resumed = open_study(config, tmp_path)
         assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.RUNNING]
