@@ -8,8 +8,8 @@ Each search is a real `search.study.Study` with its samplers and schedulers; onl
 how far the configuration that the search would choose lies below the best there is, in points of accuracy to be
 expected, not of the lucky seed. Over the repetitions stand the interquartile mean and its 95 % interval (bootstrap over
 repetitions), after Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical Precipice
-(arXiv:2108.13264). All arms share their seeds, so the difference to random + ASHA is taken search by search. Equal
-commands give equal figures, on any number of processes.
+(arXiv:2108.13264). All arms share their seeds, so differences are taken search by search: to random + ASHA, and to the
+default where that is among the arms. Equal commands give equal figures, on any number of processes.
 """
 
 import argparse
@@ -33,43 +33,15 @@ from optuna.distributions import BaseDistribution
 from scipy import stats
 from threadpoolctl import threadpool_limits
 
-from benchmarks.curves import build_study
+from benchmarks.arms import ARMS, BASELINE, DEFAULT, MORE, QMC_STARTS, SLOW
+from benchmarks.curves import ARCHITECTURE, build_study
 from benchmarks.surrogate import Surrogate, Table, list_distributions, load_curves
-from search.config import StudyConfig
+from search.config import Recipe, StudyConfig
 from search.journal import METRIC, Journal, State, Trial
 from search.sampler import Sampler
 from search.study import Study
 
 Array = NDArray[np.float64]
-BASELINE = "random + asha"
-DEFAULT = "tpe 10 + asha from 3"
-"""What search/config.py has as its default."""
-ARMS: dict[str, dict[str, Any]] = {
-    "random": {"sampler": "random", "scheduler": "none"},
-    "random + asha": {"sampler": "random", "scheduler": "asha", "grace_epochs": 1},
-    "random + asha from 3": {"sampler": "random", "scheduler": "asha", "grace_epochs": 3},
-    "random + hyperband": {"sampler": "random", "scheduler": "hyperband"},
-    "random + median": {"sampler": "random", "scheduler": "median", "grace_epochs": 1},
-    "qmc + asha": {"sampler": "qmc", "scheduler": "asha", "grace_epochs": 1},
-    "tpe 10": {"sampler": "tpe", "scheduler": "none"},
-    "tpe 10 + asha": {"sampler": "tpe", "scheduler": "asha", "grace_epochs": 1},
-    "tpe 20 + asha": {"sampler": "tpe", "num_startup_trials": 20, "scheduler": "asha", "grace_epochs": 1},
-    "tpe 40 + asha": {"sampler": "tpe", "num_startup_trials": 40, "scheduler": "asha", "grace_epochs": 1},
-    "tpe 10 + asha from 3": {"sampler": "tpe", "scheduler": "asha"},
-    "tpe multivariate 10 + asha from 3": {"sampler": "tpe_multivariate", "scheduler": "asha"},
-    "tpe 10 + hyperband": {"sampler": "tpe", "scheduler": "hyperband"},
-    "tpe 10 + median": {"sampler": "tpe", "scheduler": "median", "grace_epochs": 1},
-    "gp 10": {"sampler": "gp", "scheduler": "none"},
-    "gp 10 + asha": {"sampler": "gp", "scheduler": "asha", "grace_epochs": 1},
-}
-"""Name -> what of the search is set; of 9 epochs the third is the first rung where nothing is said."""
-SLOW = ("gp",)
-"""Samplers that are repeated a tenth as often."""
-MORE = (
-    *("random + asha from 3", "tpe 20 + asha", "tpe multivariate 10 + asha from 3", "tpe 10 + hyperband"),
-    *("tpe 10 + median", "gp 10"),
-)
-"""Arms that run only where they are named, so that all others take two minutes."""
 SHARES = (0.25, 0.5, 1.0)
 """Of the budget: where regret is read off."""
 NUM_RESAMPLES = 1000
@@ -125,7 +97,14 @@ def simulate(plan: Plan) -> Array:
     """
     config = _build_config(plan.arm)
     search = dataclasses.replace(config.search, seed=plan.seed, num_trials=10**6, max_total_epochs=plan.epochs)
-    return np.array(list(_simulate(Study(dataclasses.replace(config, search=search), Record()), plan)))
+    first = list_first(plan.seed, QMC_STARTS.get(plan.arm, 0))
+    return np.array(list(_simulate(Study(dataclasses.replace(config, search=search, recipes=first), Record()), plan)))
+
+
+def list_first(seed: int, count: int) -> tuple[Recipe, ...]:
+    """Return the first points that the qmc sampler proposes: of any seed the same numbers, names by the seed."""
+    sampler = Sampler("qmc", list_distributions(), seed=seed, startup=1)
+    return tuple(Recipe(architecture=ARCHITECTURE, params=sampler.propose(number)) for number in range(count))
 
 
 class Record(Journal):
@@ -239,10 +218,17 @@ def summarize(results: Mapping[Plan, Array]) -> list[dict[str, Any]]:
         for share in SHARES:
             row[f"regret_{share:g}"] = estimate([_read(results[plan], share) for plan in plans])
         row["regret_at_time"] = estimate([_read_time(results[plan], time_limit) for plan in plans])
-        paired = [_read(results[plan], 1.0) - _read(other, 1.0) for plan, other in zip(plans, base, strict=True)]
-        row["difference"] = estimate(paired)
+        row["difference"] = _compare(results, plans, BASELINE)
+        if dataclasses.replace(plans[0], arm=DEFAULT) in results:
+            row["difference_to_default"] = _compare(results, plans, DEFAULT)
         rows.append(row)
     return rows
+
+
+def _compare(results: Mapping[Plan, Array], plans: Sequence[Plan], arm: str) -> tuple[float, float, float]:
+    """Return what searches have of regret in the end minus what another arm has with the same seeds."""
+    ends = [(_read(results[plan], 1.0), _read(results[dataclasses.replace(plan, arm=arm)], 1.0)) for plan in plans]
+    return estimate([own - other for own, other in ends])
 
 
 def estimate(values: Sequence[float]) -> tuple[float, float, float]:
@@ -303,13 +289,14 @@ def main() -> None:
 
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     shares = [f"{100 * share:.0f} % of epochs" for share in SHARES]
-    print("| slots | arm | n |", " | ".join([*shares, "half the time", f"minus {BASELINE}"]), "|")
-    print("|---:|---|---:|" + "---:|" * (len(SHARES) + 2))
+    columns = {"difference": f"minus {BASELINE}", "difference_to_default": f"minus {DEFAULT}"}
+    differences = {name: title for name, title in columns.items() if name in rows[0]}
+    print("| slots | arm | n |", " | ".join([*shares, "half the time", *differences.values()]), "|")
+    print("|---:|---|---:|" + "---:|" * (len(SHARES) + 1 + len(differences)))
     for row in rows:
         names = [*(f"regret_{share:g}" for share in SHARES), "regret_at_time"]
         cells = [f"{row[name][0]:.2f}" for name in names]
-        mean, low, high = row["difference"]
-        cells.append(f"{mean:+.2f} ({low:+.2f} to {high:+.2f})")
+        cells += ["{:+.2f} ({:+.2f} to {:+.2f})".format(*row[name]) for name in differences]
         print(f"| {row['slots']} | {row['arm']} | {row['repetitions']} |", " | ".join(cells), "|")
 
 

@@ -13,8 +13,8 @@ efficiency  training / (slots x wall)
 beyond      seconds of a slot that a trial costs beyond its training: (slots x wall - training) / trials
 memory      largest sum of the proportional set sizes of all its processes
 processes   most at a time
-lost        epochs that were trained but that the finished search does not hold, when it was killed (SIGKILL, the whole
-            tree) halfway and taken up again as its documentation says; `all` if that fails
+lost        epochs that the finished search does not hold, or that were trained twice, when it was killed (SIGKILL, the
+            whole tree) halfway and taken up again as its documentation says; `all` if that fails
 
 With the sizes above the trials are a few seconds long, and starting weighs as much as training; how efficient a search
 is whose trials last 20 seconds shows `--sides ours --images 12000 --epochs 10 --rounds 1 --no-kills`. Optuna and Syne
@@ -32,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -84,12 +85,27 @@ def measure(side: str, plan: Plan, *, kill_after_s: float | None = None) -> dict
         steps = [float(line) for line in (folder / "stepped").read_text(encoding="utf-8").splitlines()]
         lines = set((folder / "trained").read_text(encoding="utf-8").splitlines())
     figures["training_seconds"] = sum(float(line.split()[2]) for line in lines)
-    figures["epochs_lost"] = len(lines) - held
+    figures["epochs_lost"] = count_lost(lines, held, plan)
     figures["first_step_seconds"] = min(steps) - began
     granted = plan.slots * figures["wall_seconds"]
     figures["efficiency"] = figures["training_seconds"] / granted
     figures["seconds_beyond_per_trial"] = (granted - figures["training_seconds"]) / len(plan.configs)
     return figures
+
+
+def count_lost(lines: Collection[str], held: int, plan: Plan) -> int:
+    """Return how many epochs a finished search does not hold, and how many it has trained again.
+
+    A trial that was killed and is never taken up again is missing with all its epochs, those too that nobody trained.
+
+    Args:
+        lines: What `note` wrote: learning rate, epoch, seconds. An epoch that was reported twice and trained once has
+            one line, for its seconds are the same.
+        held: Epochs that the search says it holds.
+        plan: What it was to do.
+    """
+    num_again = len(lines) - len({tuple(line.split()[:2]) for line in lines})
+    return len(plan.configs) * plan.epochs - held + num_again
 
 
 def _watch(side: str, folder: Path, kill_after_s: float | None) -> tuple[dict[str, float], int]:

@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.peers.optuna_alone import open_study
+from benchmarks.peers.plan import Plan
+from benchmarks.search import count_lost, draw_configs, measure
+
 ROOT = Path(__file__).parent.parent
 
 SPEEDS = {f"{kind}_images_per_second" for kind in ("loop", "bare", "usual", "floor")}
@@ -176,6 +180,37 @@ def test_the_search_benchmark_lets_all_train_the_same_and_loses_nothing_of_ours(
         assert 0 < row["training_seconds"] < 2 * row["wall_seconds"]
         assert row["seconds_beyond_per_trial"] > 0
     assert figures["sides"]["ours"]["epochs_lost"] == 0
+
+
+def test_no_trial_of_optuna_alone_is_stopped_not_even_after_its_last_epoch(tmp_path):
+    study = open_study(tmp_path, Plan(data="", val_fraction=0.2, epochs=3, slots=1, configs=[]))
+    for accuracy in (0.9, 0.5, 0.4, 0.3):
+        trial = study.ask()
+        for epoch in (1, 2, 3):
+            trial.report(accuracy, epoch)
+            assert not trial.should_prune()
+
+
+@pytest.mark.parametrize(
+    ("lines", "held", "lost"),
+    [
+        (["0.1 1 5.0", "0.1 2 5.1", "0.2 1 5.2", "0.2 2 5.3"], 4, 0),
+        (["0.1 1 5.0", "0.1 2 5.1", "0.2 1 5.2"], 2, 2),
+        (["0.1 1 5.0", "0.1 2 5.1"], 2, 2),
+        (["0.1 1 5.0", "0.1 2 5.1", "0.2 1 5.2", "0.2 1 5.4", "0.2 2 5.3"], 4, 1),
+    ],
+    ids=["all held", "killed, never tried again", "killed before its first epoch", "one epoch trained again"],
+)
+def test_lost_is_what_a_search_does_not_hold_or_trained_again(lines, held, lost):
+    plan = Plan(data="", val_fraction=0.2, epochs=2, slots=2, configs=[{"learning_rate": rate} for rate in (0.1, 0.2)])
+    assert count_lost(lines, held, plan) == lost
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_optuna_alone_loses_nothing_where_nobody_kills_it(image_folder):
+    plan = Plan(data=str(image_folder), val_fraction=0.2, epochs=2, slots=1, configs=draw_configs(4))
+    assert measure("optuna_alone", plan)["epochs_lost"] == 0
 
 
 @pytest.mark.parametrize(

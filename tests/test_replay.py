@@ -2,14 +2,27 @@
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from benchmarks.curves import EPOCHS, list_jobs, propose
-from benchmarks.replay import ARMS, BASELINE, DEFAULT, Plan, estimate, find_best, fit, list_plans, replay, simulate
-from benchmarks.surrogate import load_curves
+from benchmarks.arms import ARMS, BASELINE, DEFAULT, QMC_STARTS
+from benchmarks.curves import EPOCHS, build_study, list_jobs, propose
+from benchmarks.replay import (
+    Plan,
+    Record,
+    estimate,
+    find_best,
+    fit,
+    list_first,
+    list_plans,
+    replay,
+    simulate,
+    summarize,
+)
+from benchmarks.surrogate import list_distributions, load_curves
 from search.config import SearchConfig
 from search.journal import Journal
 
@@ -74,6 +87,48 @@ def test_more_slots_take_less_simulated_time():
 def test_the_arm_of_the_default_is_the_default():
     search = SearchConfig(**ARMS[DEFAULT])
     assert search == SearchConfig()
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_an_arm_is_what_its_name_says(arm):
+    search = build_study(**ARMS[arm]).search
+    assert arm.startswith(search.sampler.replace("_", " "))
+    if startup := re.search(r"(\d+)(?: from qmc)?(?: \+|$)", arm.partition(" + ")[0]):
+        assert search.num_startup_trials == int(startup[1])
+    if search.scheduler == "asha":
+        by, first = re.search(r"\+ asha(?: by (\d+))?(?: from (\d+))?$", arm).groups()
+        assert search.reduction_factor == int(by or 3)
+        assert search.first_rung == int(first or 1)
+    assert QMC_STARTS.get(arm, 0) == (search.num_startup_trials if "from qmc" in arm else 0)
+
+
+@pytest.mark.parametrize("arm", QMC_STARTS)
+def test_a_quasi_random_start_hands_out_the_points_of_the_sequence_first(arm, monkeypatch):
+    class Keeping(Record):
+        def add_trial(self, *given):
+            added.append(super().add_trial(*given))
+            return added[-1]
+
+    added = []
+    monkeypatch.setattr("benchmarks.replay.Record", Keeping)
+    simulate(plan(arm, seed=1))
+    names, count = list_distributions(), QMC_STARTS[arm]
+    points = [recipe.params for recipe in list_first(1, count + 1)]
+    assert [{name: trial.params[name] for name in names} for trial in added[:count]] == points[:count]
+    assert {name: added[count].params[name] for name in names} != points[count]
+
+
+def test_differences_are_taken_seed_by_seed_and_to_the_default_where_it_is_there():
+    plans = list_plans([BASELINE, DEFAULT], [4], 3, 120, "all")
+    results = {known: simulate(known) for known in plans}
+    base, default = summarize(results)
+    assert base["difference"] == default["difference_to_default"] == (0.0, 0.0, 0.0)
+    gaps = [results[one][-1, 1] - results[other][-1, 1] for one, other in zip(plans[3:], plans[:3], strict=True)]
+    assert any(gaps)
+    assert default["difference"] == estimate(gaps)
+    assert base["difference_to_default"][0] == pytest.approx(-default["difference"][0])
+    [alone] = summarize({known: results[known] for known in plans[:3]})
+    assert "difference_to_default" not in alone
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 Sources, optuna.readthedocs.io: tutorial/10_key_features/004_distributed, tutorial/20_recipes/011_journal_storage,
 Study.enqueue_trial; the example pytorch_simple.py. They keep no checkpoints, and a JournalStorage has no heartbeat, so
-a trial whose process was killed stays RUNNING and is not tried again.
+a trial whose process was killed stays RUNNING and is not tried again: all its epochs are lost.
 """
 
 import multiprocessing
@@ -25,7 +25,8 @@ def open_study(folder: Path, plan: Plan) -> optuna.Study:
         study_name="cifake",
         storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
         direction="maximize",
-        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=plan.epochs),
+        # Beyond the last epoch: at it, most trials would end as pruned, trained as they are.
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=plan.epochs + 1),
         load_if_exists=True,
     )
 
@@ -65,7 +66,8 @@ def main(folder: Path) -> None:
     for process in processes:
         process.join()
     complete = study.get_trials(states=(TrialState.COMPLETE,))
-    tell(sum(len(trial.intermediate_values) for trial in complete))
+    planned = {config["learning_rate"] for config in plan.configs}  # two processes that see one trial left take two
+    tell(sum(len(trial.intermediate_values) for trial in complete if trial.params["learning_rate"] in planned))
 
 
 if __name__ == "__main__":

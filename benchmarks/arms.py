@@ -1,0 +1,45 @@
+"""What `benchmarks.replay` compares: who proposes, who stops, and from when on."""
+
+from typing import Any
+
+BASELINE = "random + asha"
+DEFAULT = "tpe 10 + asha from 3"
+"""What search/config.py has as its default."""
+ARMS: dict[str, dict[str, Any]] = {
+    "random": {"sampler": "random", "scheduler": "none"},
+    "random + asha": {"sampler": "random", "scheduler": "asha", "grace_epochs": 1},
+    "random + asha from 3": {"sampler": "random", "scheduler": "asha", "grace_epochs": 3},
+    "random + hyperband": {"sampler": "random", "scheduler": "hyperband"},
+    "random + median": {"sampler": "random", "scheduler": "median", "grace_epochs": 1},
+    "qmc + asha": {"sampler": "qmc", "scheduler": "asha", "grace_epochs": 1},
+    "tpe 10": {"sampler": "tpe", "scheduler": "none"},
+    "tpe 6 + asha": {"sampler": "tpe", "num_startup_trials": 6, "scheduler": "asha", "grace_epochs": 1},
+    "tpe 10 + asha": {"sampler": "tpe", "scheduler": "asha", "grace_epochs": 1},
+    "tpe 20 + asha": {"sampler": "tpe", "num_startup_trials": 20, "scheduler": "asha", "grace_epochs": 1},
+    "tpe 40 + asha": {"sampler": "tpe", "num_startup_trials": 40, "scheduler": "asha", "grace_epochs": 1},
+    "tpe 10 + asha from 3": {"sampler": "tpe", "scheduler": "asha"},
+    "tpe 5 + asha from 3": {"sampler": "tpe", "num_startup_trials": 5, "scheduler": "asha"},
+    "tpe 20 + asha from 3": {"sampler": "tpe", "num_startup_trials": 20, "scheduler": "asha"},
+    "tpe 40 + asha from 3": {"sampler": "tpe", "num_startup_trials": 40, "scheduler": "asha"},
+    "tpe 10 from qmc + asha from 3": {"sampler": "tpe", "scheduler": "asha"},
+    "tpe 10 + asha by 2 from 5": {"sampler": "tpe", "scheduler": "asha", "reduction_factor": 2.0},
+    "tpe 10 + asha by 4 from 3": {"sampler": "tpe", "scheduler": "asha", "reduction_factor": 4.0},
+    "tpe multivariate 10 + asha from 3": {"sampler": "tpe_multivariate", "scheduler": "asha"},
+    "tpe 10 + hyperband": {"sampler": "tpe", "scheduler": "hyperband"},
+    "tpe 10 + median": {"sampler": "tpe", "scheduler": "median", "grace_epochs": 1},
+    "gp 10": {"sampler": "gp", "scheduler": "none"},
+    "gp 10 + asha": {"sampler": "gp", "scheduler": "asha", "grace_epochs": 1},
+}
+"""Name -> what of the search is set. Where no first rung is, it follows from the reduction factor: of 9 epochs it is
+the third by 3 and by 4, the fifth by 2."""
+QMC_STARTS = {"tpe 10 from qmc + asha from 3": 10}
+"""Arms whose first so many trials are not random but points of the qmc sampler, handed in as `search.first` would."""
+SLOW = ("gp",)
+"""Samplers that are repeated a tenth as often."""
+MORE = (
+    *("random + asha from 3", "tpe 20 + asha", "tpe multivariate 10 + asha from 3", "tpe 10 + hyperband"),
+    *("tpe 10 + median", "gp 10", "tpe 6 + asha", "tpe 5 + asha from 3", "tpe 20 + asha from 3"),
+    *("tpe 40 + asha from 3", "tpe 10 from qmc + asha from 3"),
+    *("tpe 10 + asha by 2 from 5", "tpe 10 + asha by 4 from 3"),
+)
+"""Arms that run only where they are named, so that all others take two minutes."""
