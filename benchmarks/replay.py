@@ -126,13 +126,20 @@ class Record(Journal):
         self,
         architecture: str,
         params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],  # noqa: ARG002
+        distributions: Mapping[str, BaseDistribution],  # noqa: ARG002 Journal's name
     ) -> Trial:
         """See Journal."""
         self._num_trials += 1
         return Trial(number=self._num_trials - 1, architecture=architecture, params=dict(params))
 
-    def add_epoch(self, trial: Trial, metrics: Mapping[str, float], *, device: str, elapsed_s: float) -> None:  # noqa: ARG002
+    def add_epoch(
+        self,
+        trial: Trial,
+        metrics: Mapping[str, float],
+        *,
+        device: str,  # noqa: ARG002 Journal's names
+        elapsed_s: float,  # noqa: ARG002
+    ) -> None:
         """See Journal."""
         trial.epochs.append(dict(metrics))
 

@@ -21,7 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from search.cluster.copy import Copy, read_parts
+from search.cluster.copy import Copy
+from search.cluster.shipped import read_parts
 from search.cluster.store import Store
 from search.config import StudyConfig, parse
 from search.journal import Journal

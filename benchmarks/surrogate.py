@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -96,11 +96,13 @@ def encode(params: Mapping[str, Any]) -> list[float]:
     point: list[float] = []
     for name, distribution in list_distributions().items():
         value = params[name]
-        if not isinstance(distribution, CategoricalDistribution):
-            low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
-            scale: Callable[[float], float] = np.log if distribution.log else float  # type: ignore[attr-defined]
-            point.append((scale(value) - scale(low)) / (scale(high) - scale(low)))
-        elif isinstance(distribution.choices[0], str):
+        if isinstance(distribution, IntDistribution | FloatDistribution):
+            scale: Callable[[float], float] = np.log if distribution.log else float
+            low, high = scale(distribution.low), scale(distribution.high)
+            point.append((scale(value) - low) / (high - low))
+            continue
+        assert isinstance(distribution, CategoricalDistribution), f"{name} is {distribution}"
+        if isinstance(distribution.choices[0], str):
             point += [float(value == choice) for choice in distribution.choices[1:]]
         else:
             point.append(distribution.choices.index(value) / (len(distribution.choices) - 1))
@@ -187,4 +189,4 @@ class Table:
 def _parse(text: str, distribution: BaseDistribution) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return next(choice for choice in distribution.choices if str(choice) == text)
-    return int(text) if type(distribution.low) is int else float(text)  # type: ignore[attr-defined]
+    return int(text) if isinstance(distribution, IntDistribution) else float(text)

@@ -12,7 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import typer
 from optuna.artifacts import FileSystemArtifactStore
-from optuna_dashboard import wsgi  # type: ignore[attr-defined]
+from optuna_dashboard import wsgi  # type: ignore[attr-defined]  # which it imports, and exports to no type checker
 
 from search.cluster.store import is_url
 from search.command import explain_errors

@@ -26,8 +26,6 @@ from search.evaluation.winners import (
     build_entry,
     check_winners,
     choose,
-    describe_lost_baselines,
-    describe_openings,
     list_retrainings,
     read_entry,
     recall,
@@ -37,7 +35,8 @@ from search.journal import Journal, Trial
 from search.lock import hold
 from search.prepare import load_record, load_study, prepare_data, prepare_weights, write_record
 from search.report.notes import describe_changes, list_notes
-from search.report.tables import render, write_report
+from search.report.tables import write_report
+from search.report.terminal import render
 from search.task import Failure
 from search.tracking.tracker import build_tracker
 from search.view.artifacts import publish
@@ -214,8 +213,6 @@ def _report(
         mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
         notes=[
             *list_notes(config, record, trials, models),
-            *describe_lost_baselines(config, trials),
-            *describe_openings(record["evaluations"]),
             *describe_changes(journal.list_changes()),
             *notes,
         ],

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from search.cluster.copy import View
+from search.cluster.shipped import View
 from search.command import explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import find_holder

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
-from search.cluster.copy import bring_study
+from search.cluster.shipped import bring_study
 from search.cluster.store import is_url
 from search.command import build_console, explain_errors
 from search.evaluation.model_file import RECORD, WEIGHTS, ModelRecord, load_record, load_weights

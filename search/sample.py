@@ -65,7 +65,7 @@ def build_sample(directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with zipfile.ZipFile(partial, "w") as archive:
-            for name, image in draw_images(load_sample_images().images):  # type: ignore[no-untyped-call]
+            for name, image in draw_images(load_sample_images().images):  # type: ignore[no-untyped-call]  # scikit-learn's
                 archive.writestr(_describe(name), _encode(image))
         replace_file(partial, target)
     except OSError as error:

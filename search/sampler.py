@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.study import StudyDirection
@@ -116,7 +116,7 @@ class _IndependentTPESampler(TPESampler):
     def sample_relative(
         self,
         study: optuna.Study,
-        trial: FrozenTrial,  # noqa: ARG002
+        trial: FrozenTrial,  # noqa: ARG002 Optuna's name
         search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         trials = [
@@ -153,7 +153,7 @@ class _QuasiRandomSampler(QMCSampler):
         self._warn_independent_sampling = False
         self._number = number
 
-    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002
+    def _find_sample_id(self, study: optuna.Study, search_space: dict[str, BaseDistribution]) -> int:  # noqa: ARG002 Optuna's
         return self._number
 
 
@@ -169,7 +169,7 @@ SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
 
 def _get_only(distribution: BaseDistribution) -> float:
     """Return the internal value of a distribution that has no other."""
-    return 0.0 if isinstance(distribution, CategoricalDistribution) else float(distribution.low)  # type: ignore[attr-defined]
+    return float(distribution.low) if isinstance(distribution, IntDistribution | FloatDistribution) else 0.0
 
 
 def _derive_seed(root: int, number: int) -> int:

@@ -102,8 +102,9 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
     if study.is_finished:
         return None
     if (reason := study.halt_reason) is None:
-        left = ", ".join(str(trial.number) for trial in study.trials if trial.state is State.RUNNING)
-        raise TrainingError(f"Ray ended the search although trials are left ({left}); --resume goes on with them")
+        left = [str(trial.number) for trial in study.trials if trial.state is State.RUNNING]
+        which = f"trial {', '.join(left)}" if left else "more trials"
+        raise TrainingError(f"Ray ended the search before {which} had ended; --resume goes on")
     study.halt(reason)
     return reason
 
@@ -126,7 +127,7 @@ class _Proposals(_Driver, Searcher):
         self._study = study
         self._make_task = make_task
 
-    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002
+    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002 Tune's name
         trial = self._study.ask()
         if trial is None:
             return Searcher.FINISHED
@@ -148,7 +149,7 @@ class _Stopping(_Driver, FIFOScheduler):
     """Tune's view of `Study.report`; counts how often a trial's worker broke down."""
 
     def __init__(self, study: Study) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # Tune's own
         self._study = study
         self._errors_seen: dict[str, int] = {}
         self._breakdowns: Counter[str] = Counter()
@@ -207,7 +208,7 @@ class _Stopping(_Driver, FIFOScheduler):
             self._study.fail(trial.config["number"], f"its worker broke down {times} times, last: {last_line}", text)
             tune_controller.stop_trial(trial)
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:  # noqa: ARG002 Tune's
         if "message" not in result:  # the work ended without the study's having ended the trial
             return str(TrialScheduler.STOP)
         self._heard[trial.trial_id] = time.monotonic()
@@ -233,7 +234,7 @@ class _Halting(_Driver, Stopper):
         self._pressed = pressed
         self._stopping = stopping
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 Tune's names
         return False
 
     def stop_all(self) -> bool:

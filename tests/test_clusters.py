@@ -37,7 +37,8 @@ def load_types(path):
 
 
 def test_every_cluster_file_is_one_to_ray(cluster):
-    validate_config(cluster)
+    validate_config(cluster)  # raises
+    assert cluster["head_node_type"] in cluster["available_node_types"]
 
 
 def test_a_misspelt_key_is_none_to_ray(cluster):

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from search.cluster.store import Store, StoreError, StoreSlot
+from search.cluster.shipped import CHECKPOINTS, JOURNAL, list_files, name_part, read_parts
+from search.cluster.store import Store, StoreSlot
 from search.config import StudyConfig
 from search.exit import leave
 from search.journal import Trial
 from search.lock import Slot
 from search.provenance import write_file
-from trainables.errors import InputError
 
-JOURNAL, PARTS, CHECKPOINTS, INDEX = "study.journal", "journal/", "checkpoints/", ".store.json"
+INDEX = ".store.json"
 SHIP_S = 5.0
 """Seconds between two looks for new lines of the journal: what a head that vanishes can lose, beside what is written
 while this thread waits for the store: for that part, for deletions, and for files."""
@@ -66,8 +66,7 @@ class Copy:
         """Bring everything that the store knows better: its record of the study counts, not what lies here."""
         if self.store is None:
             return
-        names = [name for name in self.store.list() if not name.startswith((PARTS, CHECKPOINTS, "study.lock", "."))]
-        self.fetch(names)
+        self.fetch(list_files(self.store))
         journal = self.directory / JOURNAL
         shipped = read_parts(self.store)
         here = journal.read_bytes() if journal.exists() else b""
@@ -229,54 +228,6 @@ class Copy:
 
     def _write_index(self) -> None:
         write_file(self.directory / INDEX, json.dumps(self._index).encode())
-
-
-def bring_study(url: str, folder: Path) -> Path:
-    """Bring all of a study but its checkpoints from an object store into a folder, for who only looks; return where.
-
-    Raises:
-        InputError: If the store cannot be asked, or holds no study there.
-    """
-    store = Store(url)
-    target = folder / url.rstrip("/").rpartition("/")[2]
-    try:
-        names = [name for name in store.list() if not name.startswith((PARTS, CHECKPOINTS, "study.lock", "."))]
-        store.download({name: target / name for name in names})
-        write_file(target / JOURNAL, read_parts(store))
-    except StoreError as error:
-        raise InputError(str(error)) from None
-    return target
-
-
-class View:
-    """A study in an object store for who only looks: its record in a folder of its own, as far as it is shipped."""
-
-    def __init__(self, url: str, folder: Path) -> None:
-        self.slot = StoreSlot(Store(url))
-        self._store = Store(url)
-        self._journal = folder / JOURNAL
-        self._journal.touch()
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Add what was shipped since."""
-        with self._journal.open("ab") as file:
-            file.write(read_parts(self._store, file.tell()))
-
-
-def name_part(offset: int) -> str:
-    """Return the name of the part of the journal that begins at a byte; names sort as the parts do."""
-    return f"{PARTS}{offset:020}"
-
-
-def read_parts(store: Store, start: int = 0) -> bytes:
-    """Return the journal from a byte on, at which a part must begin, as far as the parts follow one another."""
-    names = [name for name in store.list(PARTS) if name >= name_part(start)]
-    parts = store.read_all(names)
-    content = b""
-    while (part := parts.get(name_part(start + len(content)))) is not None:
-        content += part
-    return content
 
 
 def _look(path: Path) -> list[int]:

@@ -51,7 +51,7 @@ class Delivery:
             InputError: If what arrived is not what was sent.
             NodeError: If this node has other code or versions than the driver, or cannot use the results.
         """
-        if self.depot is None or self.terms is None:
+        if self.terms is None:
             return self.pack
         agree(
             self.terms,

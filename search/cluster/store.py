@@ -220,7 +220,7 @@ def _open(scheme: str) -> Any:
     try:
         import fsspec
 
-        return fsspec.filesystem(scheme, **OPTIONS.get(scheme, {}))  # type: ignore[no-untyped-call]
+        return fsspec.filesystem(scheme, **OPTIONS.get(scheme, {}))  # type: ignore[no-untyped-call]  # fsspec's
     except ImportError as error:
         raise InputError(
             f"results: {scheme}:// needs a library that is not installed ({error.name}): pip install '.[cluster]'"

@@ -85,8 +85,13 @@ def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None
         architecture: The one.
         top_k: How many at most; None is all.
     """
-    ended = [trial for trial in trials if trial.architecture == architecture and _is_finished(trial)]
+    ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
     return sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number))[:top_k]
+
+
+def is_finished(trial: Trial) -> bool:
+    """Answer whether a trial may win."""
+    return trial.state in (State.COMPLETE, State.PRUNED) and bool(trial.epochs)
 
 
 def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
@@ -151,19 +156,6 @@ def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]
         if (number := next(same, None)) is not None:
             found[number] = Path(path).stem
     return found
-
-
-def describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
-    """Return a sentence for each recipe that was to be a baseline and is not, for its trial failed or has not ended."""
-    if not config.evaluation.baselines:
-        return []
-    recipes = [(trials[number], name) for number, name in name_recipes(config, trials).items()]
-    return [
-        f"The baseline {name} is missing, because its trial {trial.number} "
-        f"{f'failed: {trial.reason}' if trial.state is State.FAIL else 'has not ended'}."
-        for trial, name in recipes
-        if trial.architecture in config.search.architectures and not _is_finished(trial)
-    ]
 
 
 def list_retrainings(config: StudyConfig, trials: Sequence[Trial], choices: Choices) -> list[Retraining]:
@@ -238,25 +230,3 @@ def stamp() -> dict[str, Any]:
 def _plain(choices: Choices) -> dict[str, Any]:
     """Return choices as plain values."""
     return dataclasses.asdict(choices) | {"winners": [dataclasses.asdict(winner) for winner in choices.winners]}
-
-
-def describe_openings(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence that marks a test split that was opened before with other choices, if it was."""
-    opened = [entry for entry in evaluations if entry["opened"]]
-    if len(opened) < 2:
-        return []
-    earlier = "; ".join(f"{entry['opened']['time']} for {_describe(entry)}" for entry in opened[:-1])
-    return [
-        f"Not the first look at the test split: it was opened before with other choices ({earlier}), so who chose "
-        "again after seeing those figures has chosen on test."
-    ]
-
-
-def _describe(entry: Mapping[str, Any]) -> str:
-    winners = [winner for winner in entry["winners"] if winner["rank"] <= entry["top_k"]]
-    trials = ", ".join(f"{winner['architecture']} trial {winner['trial']}" for winner in winners)
-    return f"{trials}, {entry['seeds']} seeds, threshold {entry['threshold']}"
-
-
-def _is_finished(trial: Trial) -> bool:
-    return trial.state in (State.COMPLETE, State.PRUNED) and bool(trial.epochs)

@@ -10,6 +10,7 @@ from search.config import StudyConfig
 from search.division import describe_division
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
+from search.evaluation.winners import is_finished, name_recipes
 from search.journal import State, Trial
 from trainables.config import list_defaults
 
@@ -35,7 +36,9 @@ def list_notes(
     if len(config.search.architectures) > 1:
         notes.append(describe_division(config, trials))
     notes += [*_describe_limit(models), *_describe_recipes(record, trials), *_describe_start(models, trials)]
-    return [*notes, *_describe_decision(models, trials), *_describe_data(config, record)]
+    notes += [*_describe_decision(models, trials), *_describe_data(config, record)]
+    evaluations = record.get("evaluations", ())
+    return [*notes, *_describe_lost_baselines(config, trials), *_describe_openings(evaluations)]
 
 
 def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -105,6 +108,19 @@ def _describe_start(models: Sequence[TestedModel], trials: Sequence[Trial]) -> l
     return [f"{', '.join(names)}: trained from {start}." for start, names in told.items()]
 
 
+def _describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
+    """Return a sentence for each recipe that was to be a baseline and is not, for its trial failed or has not ended."""
+    if not config.evaluation.baselines:
+        return []
+    recipes = [(trials[number], name) for number, name in name_recipes(config, trials).items()]
+    return [
+        f"The baseline {name} is missing, because its trial {trial.number} "
+        f"{f'failed: {trial.reason}' if trial.state is State.FAIL else 'has not ended'}."
+        for trial, name in recipes
+        if trial.architecture in config.search.architectures and not is_finished(trial)
+    ]
+
+
 def _describe_decision(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
     notes = []
     thresholds = {(model.architecture, model.rank): model.threshold for model in models}
@@ -146,6 +162,24 @@ def _describe_data(config: StudyConfig, record: Mapping[str, Any]) -> list[str]:
     if config.data.path == "sample":
         notes.append("The embedded sample is not CIFAKE: these figures show that the system works, nothing else.")
     return notes
+
+
+def _describe_openings(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a sentence that marks a test split that was opened before with other choices, if it was."""
+    opened = [entry for entry in evaluations if entry.get("opened")]
+    if len(opened) < 2:
+        return []
+    earlier = "; ".join(f"{entry['opened']['time']} for {_describe_choices(entry)}" for entry in opened[:-1])
+    return [
+        f"Not the first look at the test split: it was opened before with other choices ({earlier}), so who chose "
+        "again after seeing those figures has chosen on test."
+    ]
+
+
+def _describe_choices(entry: Mapping[str, Any]) -> str:
+    winners = [winner for winner in entry["winners"] if winner["rank"] <= entry["top_k"]]
+    trials = ", ".join(f"{winner['architecture']} trial {winner['trial']}" for winner in winners)
+    return f"{trials}, {entry['seeds']} seeds, threshold {entry['threshold']}"
 
 
 def _rank(rank: int) -> str:

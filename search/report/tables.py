@@ -1,11 +1,10 @@
-"""A study's result as tables, for people and in files; what is in them follows from the result alone."""
+"""A study's result as tables, of its page and in files; what is in them follows from the result alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.text import Text
 
 from search.evaluation.comparison import (
     DETAILS,
@@ -20,15 +19,12 @@ from search.evaluation.result import Result
 from search.provenance import write_file
 from search.report.cells import (
     Table,
-    align,
     format_chance,
     format_count,
     format_interval,
     format_latex,
-    format_millions,
     format_percent,
     format_pipes,
-    format_seeds,
     format_value,
 )
 from search.report.figures import draw_confusion, draw_curves, render_png
@@ -47,8 +43,6 @@ HEADER = [
     *list(METRICS.values())[1:],
     "Parameters",
 ]
-NAME_WIDTH = 18
-"""Characters of a model's name on a terminal, as long as the longest published one."""
 
 
 def write_report(result: Result, directory: Path) -> list[Path]:
@@ -100,24 +94,6 @@ def list_search_tables(result: Result) -> list[Table]:
         _tabulate_searches(searches),
         *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
     ]
-
-
-def render(result: Result) -> Text:
-    """Return the comparison for a terminal of 80 columns; the rest stands in the files."""
-    rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
-    for row in summarize(result).to_dict("records"):
-        is_baseline = row["source"] == "baseline"
-        seeds = "" if is_baseline or row["source"] == "published" else f", {format_seeds(row['seeds'])}"
-        interval = format_interval(row["accuracy_low"], row["accuracy_high"], "-")
-        accuracy = format_percent(row["accuracy"], row["accuracy_std"])
-        means = [format_percent(row[name]) for name in ("f1", "auroc")]
-        protocol = "baseline" if is_baseline else row["protocol"].removesuffix(" on test").replace("not stated", "?")
-        name = row["model"] if len(row["model"]) <= NAME_WIDTH else f"{row['model'][: NAME_WIDTH - 1]}…"
-        rows.append([name + seeds, protocol, accuracy, interval, *means, format_millions(row["parameters"])])
-    lines = ["  ".join(cells).rstrip() for cells in align(rows)]
-    told = [_describe_difference(difference) for difference in list_differences(result)]
-    told += [_describe_search(search) for search in summarize_search(result.config, result.trials)]
-    return Text("\n".join([*lines, "", *told, "", *result.notes]))
 
 
 def format_markdown(result: Result) -> str:
@@ -249,19 +225,3 @@ def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
         header=header,
         rows=rows,
     )
-
-
-def _describe_difference(difference: Difference) -> str:
-    mean, interval = difference.metrics["accuracy"]
-    told = f"{100 * mean:+.2f} points ({format_interval(interval.low, interval.high)})"
-    chances = sorted(pairing.p for pairing in difference.pairings.values())
-    ends = dict.fromkeys(map(format_chance, (*chances[:1], *chances[-1:])))
-    found = f"; McNemar, seed by seed: p {' to '.join(ends)}" if chances else ""
-    return f"{difference.first} minus {difference.second}: {told}{found}"
-
-
-def _describe_search(search: SearchSummary) -> str:
-    known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} had none been stopped)"
-    paper = "" if search.paper is None else f", the paper's configuration {format_percent(search.paper)}"
-    best = "" if search.best is None else f"; best on validation {format_percent(search.best)}{paper}"
-    return f"{search.architecture}: {known}{best}"

@@ -204,7 +204,7 @@ def test_a_search_that_ends_with_a_trial_left_says_so_and_can_go_on(tmp_path):
         yield from reports if task.number else reports[:2]
 
     with connect(config):
-        with pytest.raises(TrainingError, match=r"trials are left \(0\); --resume goes on with them"):
+        with pytest.raises(TrainingError, match=r"^Ray ended the search before trial 0 had ended; --resume goes on$"):
             run_study(open_study(config, tmp_path), leave, make_task, slots=1)
         resumed = open_study(config, tmp_path)
         assert [trial.state for trial in resumed.trials] == [State.RUNNING, State.COMPLETE]
@@ -340,38 +340,31 @@ def test_a_second_ctrl_c_ends_the_program_at_once():
     assert (done.stdout, done.stderr) == ("", f"{INTERRUPTED}\n")
 
 
-def test_a_full_disk_ends_the_search_but_no_trial(tmp_path):
-    config = build_config(num_trials=2, scheduler="none", max_epochs=2)
-    marker = tmp_path / "freed"
-
-    def work(task):
-        if task.number == 1 and not marker.exists():
-            yield Failure("OSError: [Errno 28] No space left on device", "", is_disk_full=True)
-        for epoch in range(task.epochs_done + 1, 3):
-            yield Report({"epoch": epoch, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}, "a writer")
-
-    with connect(config):
-        with pytest.raises(OSError, match=r"trial 1: .*No space left"):
-            run_study(open_study(config, tmp_path), work, make_task, slots=1)
-        resumed = open_study(config, tmp_path)
-        assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.RUNNING]
-        marker.touch()
-        run_study(resumed, work, make_task, slots=1)
-    assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.COMPLETE]
+def be_full():
+    yield Failure("OSError: [Errno 28] No space left on device", "", is_disk_full=True)
 
 
-def test_a_node_that_may_not_train_ends_the_search_but_no_trial(tmp_path):
+def be_another():
+    raise NodeError("node 10.0.0.7 has other code")
+    yield
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "error", "message"),
+    [(be_full, OSError, r"trial 1: .*No space left"), (be_another, NodeError, r"^node 10\.0\.0\.7 has other code$")],
+)
+def test_a_full_disk_or_a_node_that_may_not_train_ends_the_search_but_no_trial(tmp_path, obstacle, error, message):
     config = build_config(num_trials=2, scheduler="none", max_epochs=2, max_failures=0)
     marker = tmp_path / "mended"
 
     def work(task):
         if task.number == 1 and not marker.exists():
-            raise NodeError("node 10.0.0.7 has other code")
+            yield from obstacle()
         for epoch in range(task.epochs_done + 1, 3):
             yield Report({"epoch": epoch, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}, "any")
 
     with connect(config):
-        with pytest.raises(NodeError, match=r"^node 10\.0\.0\.7 has other code$"):
+        with pytest.raises(error, match=message):
             run_study(open_study(config, tmp_path), work, make_task, slots=1)
         resumed = open_study(config, tmp_path)
         assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.RUNNING]

@@ -130,8 +130,11 @@ def test_the_workspace_of_cublas_is_fixed_on_import_unless_the_caller_did(
     assert run.stdout.strip() == expected
 
 
-def test_memory_is_not_limited_on_a_cpu() -> None:
+def test_memory_is_not_limited_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *given: asked.append(given))
     limit_memory(CPU, 0.5)
+    assert asked == []
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.cluster.copy import Copy, View, name_part, read_parts
+from search.cluster.copy import Copy
+from search.cluster.shipped import View, name_part, read_parts
 from search.cluster.store import Store
 from search.config import parse
 from search.journal import Journal, State

@@ -10,8 +10,6 @@ from search.evaluation.winners import (
     check_winners,
     choose,
     choose_winners,
-    describe_lost_baselines,
-    describe_openings,
     list_retrainings,
     read_entry,
     recall,
@@ -120,19 +118,6 @@ def test_a_threshold_is_chosen_by_a_training_of_its_own():
     assert calibration.epochs == retraining.epochs
 
 
-def test_a_second_opening_with_other_choices_is_marked_and_a_first_is_not():
-    trials = [make_trial(0, 0.7)]
-    entries = [build_entry(choose(make_config(seeds=seeds), trials, FINGERPRINT)) for seeds in (2, 3, 4)]
-    for entry in entries[:2]:
-        entry["opened"] = {"time": "2026-11-22T10:00:00+00:00", "commit": "c", "dirty": False}
-    assert describe_openings(entries[:1]) == []
-    assert describe_openings([entries[2], entries[0]]) == []
-    (note,) = describe_openings(entries)
-    assert (
-        "opened before with other choices (2026-11-22T10:00:00+00:00 for cnn trial 0, 2 seeds, threshold 0.5)" in note
-    )
-
-
 RECIPES = {
     "space": {"cnn": {"filters": {"low": 8, "high": 64}}},
     "search": {"max_epochs": 3, "first": ["recipes/paper_cnn.yaml", "recipes/wide.yaml"]},
@@ -167,14 +152,3 @@ def test_a_recipe_that_wins_is_retrained_once():
     assert [(winner.rank, winner.recipe) for winner in choose(config, trials, FINGERPRINT).winners] == [
         (1, "paper_cnn")
     ]
-
-
-def test_a_baseline_whose_trial_failed_is_named():
-    trials = [make_trial(0, state=State.FAIL, reason="loss became nan"), make_trial(1, 0.6), make_trial(2, 0.9)]
-    for trial, filters in ((trials[0], 32), (trials[1], 64)):
-        trial.params = list_defaults("cnn") | {"filters": filters}
-    config = parse({"name": "x", "evaluation": {"baselines": True}, **RECIPES})
-    assert describe_lost_baselines(config, trials) == [
-        "The baseline paper_cnn is missing, because its trial 0 failed: loss became nan."
-    ]
-    assert describe_lost_baselines(parse({"name": "x", **RECIPES}), trials) == []

@@ -6,6 +6,7 @@ from search.config import parse
 from search.evaluation import result
 from search.journal import State, Trial
 from search.report.notes import describe_changes, list_notes
+from trainables.config import list_defaults
 
 CONFIG = parse({"name": "x", "search": {"num_trials": 2}, "data": {"path": "cifake.zip"}})
 RECORD = {"data": {"fingerprint": "f"}}
@@ -107,3 +108,37 @@ def test_the_weights_and_the_stem_that_a_resnet50_began_with_are_told():
     assert "resnet50: trained from random weights, with the 3x3 stem." in notes
     assert "resnet50 (rank 2): trained from ImageNet's weights, with the 7x7 stem." in notes
     assert "resnet50 (rank 3): trained from mine.pt, with the 7x7 stem." in notes
+
+
+def test_a_second_opening_with_other_choices_is_marked_and_a_first_is_not():
+    def enter(seeds, *, is_opened):
+        winners = [{"architecture": "cnn", "rank": 1, "trial": 0}]
+        opened = {"time": "2026-11-22T10:00:00+00:00", "commit": "c", "dirty": False} if is_opened else None
+        return {"seeds": seeds, "top_k": 1, "threshold": 0.5, "winners": winners, "opened": opened}
+
+    def find_mark(*entries):
+        notes = list_notes(CONFIG, RECORD | {"evaluations": list(entries)}, [make_trial(0)], [make_model()])
+        return [note for note in notes if "Not the first look" in note]
+
+    first, second, planned = enter(2, is_opened=True), enter(3, is_opened=True), enter(4, is_opened=False)
+    assert find_mark(first) == find_mark(planned, first) == []
+    (note,) = find_mark(first, second, planned)
+    earlier = "2026-11-22T10:00:00+00:00 for cnn trial 0, 2 seeds, threshold 0.5"
+    assert f"opened before with other choices ({earlier})" in note
+
+
+def test_a_baseline_whose_trial_failed_is_named():
+    study = {
+        "name": "x",
+        "space": {"cnn": {"filters": {"low": 8, "high": 64}}},
+        "search": {"first": ["recipes/paper_cnn.yaml", "recipes/wide.yaml"]},
+        "recipes": [{"architecture": "cnn"}, {"architecture": "cnn", "params": {"filters": 64}}],
+    }
+    paper, wide = (make_trial(number, **list_defaults("cnn") | {"filters": 32 + 32 * number}) for number in range(2))
+    trials = [dataclasses.replace(paper, state=State.FAIL, reason="loss became nan"), wide]
+    sentence = "The baseline paper_cnn is missing, because its trial 0 failed: loss became nan."
+    for wished in (True, False):
+        config = parse(study | {"evaluation": {"baselines": wished}})
+        notes = list_notes(config, RECORD, trials, [make_model(1)])
+        assert (sentence in notes) is wished
+        assert not any("wide" in note for note in notes)

@@ -15,7 +15,8 @@ from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Result
 from search.journal import State, Trial
 from search.report.cells import Table, format_latex
-from search.report.tables import list_search_tables, render, write_report
+from search.report.tables import list_search_tables, write_report
+from search.report.terminal import render
 
 LABELS = np.repeat([0, 1], 100).astype(np.uint8)
 

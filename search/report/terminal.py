@@ -1,0 +1,52 @@
+"""A study's result for a terminal of 80 columns."""
+
+from rich.text import Text
+
+from search.evaluation.comparison import Difference, list_differences, summarize
+from search.evaluation.result import Result
+from search.report.cells import (
+    align,
+    format_chance,
+    format_interval,
+    format_millions,
+    format_percent,
+    format_seeds,
+)
+from search.report.summary import SearchSummary, summarize_search
+
+NAME_WIDTH = 18
+"""Characters of a model's name on a terminal, as long as the longest published one."""
+
+
+def render(result: Result) -> Text:
+    """Return the comparison for a terminal of 80 columns; the rest stands in the files."""
+    rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
+    for row in summarize(result).to_dict("records"):
+        is_baseline = row["source"] == "baseline"
+        seeds = "" if is_baseline or row["source"] == "published" else f", {format_seeds(row['seeds'])}"
+        interval = format_interval(row["accuracy_low"], row["accuracy_high"], "-")
+        accuracy = format_percent(row["accuracy"], row["accuracy_std"])
+        means = [format_percent(row[name]) for name in ("f1", "auroc")]
+        protocol = "baseline" if is_baseline else row["protocol"].removesuffix(" on test").replace("not stated", "?")
+        name = row["model"] if len(row["model"]) <= NAME_WIDTH else f"{row['model'][: NAME_WIDTH - 1]}…"
+        rows.append([name + seeds, protocol, accuracy, interval, *means, format_millions(row["parameters"])])
+    lines = ["  ".join(cells).rstrip() for cells in align(rows)]
+    told = [_describe_difference(difference) for difference in list_differences(result)]
+    told += [_describe_search(search) for search in summarize_search(result.config, result.trials)]
+    return Text("\n".join([*lines, "", *told, "", *result.notes]))
+
+
+def _describe_difference(difference: Difference) -> str:
+    mean, interval = difference.metrics["accuracy"]
+    told = f"{100 * mean:+.2f} points ({format_interval(interval.low, interval.high)})"
+    chances = sorted(pairing.p for pairing in difference.pairings.values())
+    ends = dict.fromkeys(map(format_chance, (*chances[:1], *chances[-1:])))
+    found = f"; McNemar, seed by seed: p {' to '.join(ends)}" if chances else ""
+    return f"{difference.first} minus {difference.second}: {told}{found}"
+
+
+def _describe_search(search: SearchSummary) -> str:
+    known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} had none been stopped)"
+    paper = "" if search.paper is None else f", the paper's configuration {format_percent(search.paper)}"
+    best = "" if search.best is None else f"; best on validation {format_percent(search.best)}{paper}"
+    return f"{search.architecture}: {known}{best}"
