@@ -102,7 +102,7 @@ def simulate(plan: Plan) -> Array:
 
 
 def list_first(seed: int, count: int) -> tuple[Recipe, ...]:
-    """Return the first points that the qmc sampler proposes: of any seed the same numbers, names by the seed."""
+    """Return the first points that the qmc sampler proposes."""
     sampler = Sampler("qmc", list_distributions(), seed=seed, startup=1)
     return tuple(Recipe(architecture=ARCHITECTURE, params=sampler.propose(number)) for number in range(count))
 

@@ -43,7 +43,7 @@ class Sampler:
         """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = SAMPLERS[self._name](_derive_seed(self._seed, number), number, self._startup)
+            sampler = SAMPLERS[self._name](self._seed, number, self._startup)
             study = optuna.Study("study", self._history, sampler=sampler)
             asking = create_trial(state=TrialState.RUNNING)
             asking.number = number
@@ -158,13 +158,17 @@ class _QuasiRandomSampler(QMCSampler):
 
 
 SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
-    "tpe": lambda seed, _, startup: _IndependentTPESampler(seed, startup),
-    "tpe_multivariate": lambda seed, _, startup: TPESampler(seed=seed, n_startup_trials=startup, multivariate=True),
-    "random": lambda seed, *_: RandomSampler(seed=seed),
-    "gp": lambda seed, _, startup: GPSampler(seed=seed, n_startup_trials=startup, warn_independent_sampling=False),
-    "qmc": lambda seed, number, _: _QuasiRandomSampler(0, seed, number),
+    "tpe": lambda root, number, startup: _IndependentTPESampler(_derive_seed(root, number), startup),
+    "tpe_multivariate": lambda root, number, startup: TPESampler(
+        seed=_derive_seed(root, number), n_startup_trials=startup, multivariate=True
+    ),
+    "random": lambda root, number, _: RandomSampler(seed=_derive_seed(root, number)),
+    "gp": lambda root, number, startup: GPSampler(
+        seed=_derive_seed(root, number), n_startup_trials=startup, warn_independent_sampling=False
+    ),
+    "qmc": lambda root, number, _: _QuasiRandomSampler(root, _derive_seed(root, number), number),
 }
-"""Name -> sampler for one proposal, made from the trial's seed, its number and the count of random trials."""
+"""Name -> sampler for one proposal, made from the search's seed, the trial's number and the count of random trials."""
 
 
 def _get_only(distribution: BaseDistribution) -> float:
