@@ -16,7 +16,7 @@ from optuna_dashboard import wsgi  # type: ignore[attr-defined]  # which it impo
 
 from search.cluster.store import is_url
 from search.command import explain_errors
-from search.prepare import load_study
+from search.record import load_study
 from search.storage import read_storage
 from trainables.errors import InputError
 

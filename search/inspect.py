@@ -22,7 +22,7 @@ from search.cluster.shipped import View
 from search.command import explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import find_holder
-from search.prepare import load_study
+from search.record import load_study
 from search.study import describe_spent
 from search.view.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
 from search.view.table import write_trials

@@ -19,9 +19,11 @@ from search.cluster.store import is_url
 from search.command import build_console, explain_errors
 from search.evaluation.model_file import RECORD, WEIGHTS, ModelRecord, load_record, load_weights
 from search.evaluation.result import TestedModel
-from search.evaluation.retraining import Retraining, train_and_test
-from search.prepare import load_study, prepare_data
+from search.evaluation.retraining import Retraining
+from search.evaluation.worker import train_and_test
+from search.prepare import prepare_data
 from search.provenance import describe_code
+from search.record import load_study
 from search.trial import prepare_device
 from trainables.errors import InputError
 from trainables.record import load_info

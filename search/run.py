@@ -27,16 +27,8 @@ from search.document import set_value
 from search.journal import Journal, State, Trial
 from search.lock import hold
 from search.plan import describe_plan
-from search.prepare import (
-    check_absent,
-    compare_record,
-    fetch_record,
-    load_record,
-    make_directory,
-    prepare_data,
-    prepare_weights,
-    write_record,
-)
+from search.prepare import check_absent, make_directory, prepare_data, prepare_weights
+from search.record import compare_record, fetch_record, load_record, write_record
 from search.study import Listener, Study
 from search.task import Failure, Report, Task
 from search.tracking.tensorboard import EventFiles
@@ -170,8 +162,10 @@ def _clear_nodes(config: StudyConfig, study: Study) -> None:
 
 
 def evaluate(*arguments: Any) -> None:
-    """Evaluate the winners and write the report, as `search.evaluate.conclude` does."""
-    from search.evaluate import conclude  # with torch, pandas, matplotlib and plotly, for which no trial waits
+    """Evaluate the winners and write the report, as `search.evaluation.conclusion` does."""
+    from search.evaluation.conclusion import (
+        conclude,  # with torch, pandas, matplotlib and plotly, for which no trial waits
+    )
 
     conclude(*arguments)
 

@@ -23,7 +23,7 @@ from search.cluster.copy import Copy
 from search.command import build_console, explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import hold
-from search.prepare import load_study
+from search.record import load_study
 from search.tracking.runs import (
     EXIT_CODES,
     Board,

@@ -76,7 +76,7 @@ def test_only_a_retraining_opens_the_test_split():
             names += [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             if "open_test" in names:
                 opens.add(name(path))
-    assert opens == {"search/evaluation/retraining.py"}
+    assert opens == {"search/evaluation/worker.py"}
 
 
 def test_what_the_audit_reads_stays_in_the_audit():

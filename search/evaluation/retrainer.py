@@ -17,7 +17,8 @@ from search.cluster.delivery import Delivery, build_delivery
 from search.cluster.losses import is_node_lost
 from search.config import StudyConfig
 from search.evaluation.result import TestedModel
-from search.evaluation.retraining import Place, Progress, Retraining, calibrate, retrain
+from search.evaluation.retraining import Place, Retraining
+from search.evaluation.worker import Progress, calibrate, retrain
 from search.task import Failure
 from search.trial import catch
 

@@ -11,9 +11,11 @@ from search.cluster.copy import Copy
 from search.cluster.nodes import connect
 from search.config import dump, parse
 from search.document import read_document
-from search.evaluate import conclude, main
+from search.evaluate import main
+from search.evaluation.conclusion import conclude
 from search.journal import Journal, State
-from search.prepare import load_record, make_directory, write_record
+from search.prepare import make_directory
+from search.record import load_record, write_record
 from search.space import build_distributions, list_specs
 from trainables.errors import InputError
 from trainables.pack import pack
@@ -216,7 +218,7 @@ def test_a_folder_without_a_study_is_named(tmp_path):
 
 
 def test_the_record_of_a_study_keeps_its_evaluations_when_it_is_resumed(study):
-    from search.prepare import compare_record
+    from search.record import compare_record
 
     record = load_record(study)
     record["evaluations"].append({"chosen": {}, "opened": None})

@@ -14,7 +14,7 @@ from search.document import write_document
 from search.inspect import main
 from search.journal import Journal, State
 from search.lock import hold
-from search.prepare import load_record, write_record
+from search.record import load_record, write_record
 
 APP = typer.Typer()
 APP.command()(main)

@@ -3,7 +3,8 @@ from rich.console import Console
 
 from search.config import parse
 from search.document import read_document
-from search.prepare import compare_record, list_differences, make_directory, prepare_data, write_record
+from search.prepare import make_directory, prepare_data
+from search.record import compare_record
 from trainables.errors import InputError
 
 
@@ -20,60 +21,6 @@ def test_the_folder_appears_with_a_whole_study_yaml(tmp_path, packed):
     assert set(record["code"]) == {"commit", "dirty", "source", "python", "packages"}
     assert record["code"]["packages"]["optuna"]
     assert [path.name for path in config.directory.parent.iterdir()] == ["x"]
-
-
-def test_resuming_with_other_images_is_refused(tmp_path, packed):
-    config = build(tmp_path)
-    make_directory(config, packed)
-    path = config.directory / "study.yaml"
-    path.write_text(path.read_text().replace("fingerprint: ", "fingerprint: 0"))
-    with pytest.raises(InputError, match="holds other images"):
-        compare_record(config, packed)
-
-
-def test_resuming_with_other_settings_is_refused_with_the_difference_unless_accepted(tmp_path, packed):
-    before = build(tmp_path)
-    make_directory(before, packed)
-    untouched = (before.directory / "study.yaml").read_bytes()
-    now = build(tmp_path, search={"seed": 1}, space={"cnn": {"filters": 64}})
-    with pytest.raises(InputError, match=r"search\.seed: 0 became 1; space\.cnn\.filters: None became 64.*--accept"):
-        compare_record(now, packed)
-    assert (before.directory / "study.yaml").read_bytes() == untouched
-    record, accepted = compare_record(now, packed, accept_changes=True)
-    assert accepted == ["search.seed: 0 became 1", "space.cnn.filters: None became 64"]
-    write_record(now.directory, record)
-    assert compare_record(now, packed)[1] == []
-
-
-def change_code(record, **changes):
-    return {**record, "code": {**record["code"], **changes}}
-
-
-def test_resuming_with_other_code_is_refused_with_both_commits(tmp_path, packed):
-    config = build(tmp_path)
-    make_directory(config, packed)
-    record = read_document(config.directory / "study.yaml")
-    older = change_code(record, commit="0" * 40, dirty=True, source="f" * 64)
-    (difference,) = list_differences(older, record)
-    assert (
-        "the code in search/ or trainables/ (commit 000000000000 with changes, hash ffffffffffff became" in difference
-    )
-    assert [found.split(":")[0] for found in list_differences(change_code(record, python="2.7"), record)] == ["python"]
-
-
-def test_a_commit_that_changes_no_code_is_no_difference(tmp_path, packed):
-    config = build(tmp_path)
-    make_directory(config, packed)
-    record = read_document(config.directory / "study.yaml")
-    assert list_differences(change_code(record, commit="0" * 40, dirty=not record["code"]["dirty"]), record) == []
-
-
-def test_resuming_with_a_larger_budget_is_not_refused(tmp_path, packed):
-    make_directory(build(tmp_path), packed)
-    larger = build(tmp_path, search={"num_trials": 99, "max_hours": 2.0}, evaluation={"seeds": 1})
-    record, differences = compare_record(larger, packed)
-    assert differences == []
-    assert parse(record["config"]) == larger
 
 
 @pytest.mark.parametrize(

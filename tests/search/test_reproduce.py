@@ -12,7 +12,8 @@ from search.cluster.store import Store
 from search.config import dump, parse
 from search.document import write_document
 from search.evaluation.model_file import load_record
-from search.evaluation.retraining import Place, Retraining, retrain
+from search.evaluation.retraining import Place, Retraining
+from search.evaluation.worker import retrain
 from search.reproduce import compare, list_obstacles, main
 from trainables.pack import pack
 from trainables.record import load_info

@@ -14,7 +14,7 @@ from search.config import dump, parse
 from search.document import write_document
 from search.evaluation import result as found
 from search.journal import Journal, State
-from search.prepare import load_record
+from search.record import load_record
 from search.sync import main
 from search.tracking.tracker import build_tracker
 

@@ -12,7 +12,8 @@ from rich.console import Console
 from search.cluster.nodes import connect
 from search.config import parse
 from search.evaluation.retrainer import Retrainer
-from search.evaluation.retraining import Place, Progress, Retraining
+from search.evaluation.retraining import Place, Retraining
+from search.evaluation.worker import Progress
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 

@@ -1,0 +1,192 @@
+"""The end of a search: retrains the winners, tests each once, and writes the report."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from search.cluster.copy import Copy
+from search.config import StudyConfig
+from search.evaluation.result import Result, TestedModel
+from search.evaluation.retrainer import Retrainer
+from search.evaluation.retraining import Place, load_tested, load_tests
+from search.evaluation.winners import (
+    Choices,
+    build_calibration,
+    build_entry,
+    check_winners,
+    choose,
+    list_retrainings,
+    read_entry,
+    recall,
+    stamp,
+)
+from search.journal import Journal, Trial
+from search.record import write_record
+from search.report.notes import describe_changes, list_notes
+from search.report.tables import write_report
+from search.report.terminal import render
+from search.task import Failure
+from search.tracking.tracker import build_tracker
+from search.view.artifacts import publish
+from trainables.errors import InputError
+from trainables.record import load_info
+
+
+def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
+    """Answer whether every retraining of the evaluation is there already, so that no worker is needed."""
+    choices = recall(record["evaluations"], choose(config, trials, record["data"]["fingerprint"]))
+    retrainings = list_retrainings(config, trials, choices)
+    return not choices.is_open() and all(load_tested(_get_folder(config), each) for each in retrainings)
+
+
+def conclude(
+    config: StudyConfig,
+    record: dict[str, Any],
+    journal: Journal,
+    packed: Path,
+    console: Console,
+    copy: Copy,
+    notes: Sequence[str] = (),
+) -> None:
+    """Retrain the winners, test each once and write the report; what an earlier evaluation finished is kept.
+
+    Args:
+        config: The study; its lock is held, and Ray connected unless everything is trained.
+        record: Its study.yaml, written anew before the test split is opened.
+        journal: Its record, with all of its trials.
+        packed: Folder of the packed images.
+        console: Where progress and the table are shown.
+        copy: The study's folder here, and its store.
+        notes: Sentences for the report.
+
+    Raises:
+        InputError: If there is nothing to retrain, or every retraining failed.
+        OSError: If the disk is full; what is finished is kept.
+    """
+    trials = journal.load()
+    failures = check_winners(config, trials)
+    folder = _get_folder(config)
+    folder.mkdir(exist_ok=True)
+    retrainer = Retrainer(config=config, pack=packed, place=_get_place(config), console=console)
+    choices = recall(record["evaluations"], choose(config, trials, load_info(packed).fingerprint))
+    choices = _calibrate(retrainer, trials, choices)
+    _open(config, record, choices, copy)
+    retrainings = list_retrainings(config, trials, choices)
+    found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
+    for label, model in found.items():
+        if model is not None:  # a kill between the last two steps of its retraining leaves its checkpoint
+            retrainer.place.build_shelf(label).delete()
+    if pending := [each for each in retrainings if found[each.label] is None]:
+        console.print("Retraining the winners on train and validation, testing each once:")
+        found |= retrainer.retrain(pending)
+        copy.fetch_below("models/")
+    models = [model for model in found.values() if isinstance(model, TestedModel)]
+    failures += [
+        f"The retraining {label} failed: {failure.reason}."
+        for label, failure in found.items()
+        if isinstance(failure, Failure)
+    ]
+    if not models:
+        raise InputError(f"there is nothing to report. {' '.join(failures)}")
+    result = _report(config, record, journal, console, models, [*notes, *failures])
+    tracker = build_tracker(config, record["id"], console.print)
+    tracker.on_evaluation(result)
+    tracker.close()
+
+
+def repeat_report(config: StudyConfig, record: dict[str, Any], journal: Journal, console: Console) -> None:
+    """Write the report of the evaluation in force again, from what is stored.
+
+    Raises:
+        InputError: If there was none.
+    """
+    folder = _get_folder(config)
+    found: dict[str, TestedModel | None] = {}
+    if record["evaluations"]:
+        retrainings = list_retrainings(config, journal.load(), read_entry(record["evaluations"][-1]))
+        found = {each.label: load_tested(folder, each) for each in retrainings}
+    models = [model for model in found.values() if model is not None]
+    if not models:
+        raise InputError(f"{config.place} was not evaluated yet: the same command without --report does it")
+    missing = [f"The retraining {label} left no model." for label, model in found.items() if model is None]
+    _report(config, record, journal, console, models, missing)
+
+
+def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) -> Choices:
+    """Return the choices with every threshold chosen."""
+    if not choices.is_open():
+        return choices
+    retrainer.console.print("Choosing the thresholds on validation, each by a training on train alone:")
+    config = retrainer.config
+    runs = {winner: build_calibration(config, trials, winner, choices.fingerprint) for winner in choices.winners}
+    found = retrainer.calibrate(list(runs.values()))
+    winners = []
+    for winner, run in runs.items():
+        match found.get(run.label):
+            case float() as threshold:
+                winners.append(dataclasses.replace(winner, threshold=threshold))
+            case failure:
+                reason = failure.reason if isinstance(failure, Failure) else "no word from its worker"
+                raise InputError(f"no threshold for {winner.label}: {reason}; evaluation.threshold=0.5 needs none")
+    return dataclasses.replace(choices, winners=tuple(winners))
+
+
+def _open(config: StudyConfig, record: dict[str, Any], choices: Choices, copy: Copy) -> None:
+    """Write down what was chosen, and then that the test split is about to be opened, unless both stand there."""
+    evaluations = record["evaluations"]
+    if not evaluations or read_entry(evaluations[-1]) != choices:
+        evaluations.append(build_entry(choices))
+    write_record(config.directory, record)
+    copy.put("study.yaml")
+    for winner in choices.winners:
+        _get_place(config).build_shelf(f"{winner.label}-threshold").delete()
+    if not evaluations[-1]["opened"]:
+        evaluations[-1]["opened"] = stamp()
+        write_record(config.directory, record)
+        copy.put("study.yaml")
+
+
+def _report(
+    config: StudyConfig,
+    record: dict[str, Any],
+    journal: Journal,
+    console: Console,
+    models: list[TestedModel],
+    notes: Sequence[str],
+) -> Result:
+    """Write the report, show its table, and put its confusion matrices where optuna-dashboard finds them."""
+    trials = journal.load()
+    tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
+    labels, _, _ = tests[models[0].label]
+    result = Result(
+        study=config.name,
+        config=config,
+        record=record,
+        models=models,
+        trials=trials,
+        labels=labels,
+        predictions={label: probabilities for label, (_, probabilities, _) in tests.items()},
+        mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
+        notes=[
+            *list_notes(config, record, trials, models),
+            *describe_changes(journal.list_changes()),
+            *notes,
+        ],
+    )
+    files = write_report(result, config.directory / "report")
+    console.print(render(result))
+    console.print(f"Report: {config.place}/report")
+    confusions = [path for path in files if path.name.endswith("_confusion.png")]
+    publish(confusions, config.directory / "artifacts", journal)
+    return result
+
+
+def _get_folder(config: StudyConfig) -> Path:
+    return config.directory / "models"
+
+
+def _get_place(config: StudyConfig) -> Place:
+    return Place(f"{config.working_folder}/models", config.url)
