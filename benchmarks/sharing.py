@@ -99,7 +99,7 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="few images, at most two processes: does it run?")
     arguments = parser.parse_args()
     device = pick_device()
-    num_images = arguments.images or NUM_IMAGES["short" if arguments.short else device.type]
+    num_images = NUM_IMAGES["short"] if arguments.short else arguments.images or NUM_IMAGES[device.type]
     figures: dict[str, Any] = {
         "device": describe_device(device),
         "torch": torch.__version__,

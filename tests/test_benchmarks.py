@@ -108,6 +108,37 @@ def test_the_sharing_benchmark_adds_up_processes(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_steps_for_a_gpu_leave_words_and_figures_and_those_that_were_not_asked_for_do_not_run(tmp_path):
+    done = run_gpu_steps(tmp_path / "gpu", "tests", "paper_cnn_epochs", "paper_cnn_sharing", python=sys.executable)
+    assert done.returncode == 0, done.stdout
+    names = {path.name for path in (tmp_path / "gpu").iterdir()}
+    figures = {"paper_cnn_epochs.json", "paper_cnn_sharing.json"}
+    assert names == {"pytest.ini", "tests.txt", "paper_cnn_epochs.txt", "paper_cnn_sharing.txt", *figures}
+    assert "deselected" in (tmp_path / "gpu" / "tests.txt").read_text()
+
+
+def test_a_step_for_a_gpu_that_fails_keeps_no_other_from_running(tmp_path):
+    done = run_gpu_steps(tmp_path, python="false")
+    assert done.returncode == 1
+    started = [line.removeprefix("== ") for line in done.stdout.splitlines() if line.startswith("== ")]
+    assert started[0] == "tests"
+    assert [line for line in done.stdout.splitlines() if line.endswith(" failed")] == [
+        f"{step} failed" for step in started
+    ]
+
+
+def run_gpu_steps(folder, *steps, python):
+    return subprocess.run(
+        [ROOT / "benchmarks" / "gpu.sh", folder, *steps],
+        env={**os.environ, "SHORT": "1", "PYTHON": python},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+
+
+@pytest.mark.slow
 def test_the_recipes_benchmark_trains_each_recipe_with_each_seed(image_zip, tmp_path):
     options = ("--data", str(image_zip), "--images", "20", "--val-images", "8", "--epochs", "1", "--seeds", "2")
     figures = run("recipes", *options, path=tmp_path / "figures.json")

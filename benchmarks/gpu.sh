@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# What only a CUDA device can show of the training core, most important first: its tests, its speed, how many share it.
+#
+#   benchmarks/gpu.sh FOLDER [STEP ...]
+#
+# For a machine with torch, torchvision, numpy and pytest that may be lent for minutes: what each step prints and finds
+# lies in FOLDER as it comes, none takes longer than its limit in seconds, and one that fails keeps no other from running.
+# All steps, or those that are named. PYTHON in the environment names the interpreter; SHORT=1 tries the steps on few
+# images, on a CPU too. Exit code 1 if a step failed.
+set -uo pipefail
+mkdir -p "$1"
+folder=$(realpath "$1")
+wanted=" ${*:2} "
+cd "$(dirname "$0")/.."
+short=() code=0
+[ -z "${SHORT:-}" ] || short=(--short)
+
+step() { # NAME LIMIT MODULE ARGUMENTS
+  [ "$wanted" = "  " ] || [[ $wanted == *" $1 "* ]] || return 0
+  echo "== $1"
+  timeout --kill-after=10 "$2" "${PYTHON:-python3}" -m "${@:3}" 2>&1 | tee "$folder/$1.txt" && return
+  echo "$1 failed"
+  code=1
+}
+training() { step "$1" "$2" benchmarks.training --json "$folder/$1.json" "${@:3}" "${short[@]}"; }
+sharing() { step "$1" "$2" benchmarks.sharing --json "$folder/$1.json" "${@:3}" "${short[@]}"; }
+
+# The project's own settings name plugins that such a machine may lack.
+printf '[pytest]\nmarkers =\n    gpu\n    slow\nfilterwarnings = error\n' > "$folder/pytest.ini"
+step tests 240 pytest -c "$folder/pytest.ini" --rootdir=. --import-mode=importlib -q -m gpu tests/trainables
+training paper_cnn_epochs 120 --only epochs --models paper_cnn
+training resnet50_epochs 300 --only epochs --models resnet50_cifar
+training paper_cnn 240 --only loops --models paper_cnn
+sharing paper_cnn_sharing 120 --model paper_cnn
+sharing small_cnn_sharing 120 --model small_cnn
+sharing resnet50_sharing 240 --model resnet50_cifar --images 20000
+training epochs_cudnn_benchmark 240 --only epochs --cudnn-benchmark
+training epochs_compiled 240 --only epochs --models paper_cnn --compile
+training others 300 --only loops --models small_cnn resnet50 resnet50_cifar
+exit "$code"
