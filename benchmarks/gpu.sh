@@ -34,6 +34,7 @@ training paper_cnn 240 --only loops --models paper_cnn
 sharing paper_cnn_sharing 120 --model paper_cnn
 sharing small_cnn_sharing 120 --model small_cnn
 sharing resnet50_sharing 240 --model resnet50_cifar --images 20000
+training epochs_deterministic 240 --only epochs --deterministic
 training epochs_cudnn_benchmark 240 --only epochs --cudnn-benchmark
 training epochs_compiled 240 --only epochs --models paper_cnn --compile
 training others 300 --only loops --models small_cnn resnet50 resnet50_cifar

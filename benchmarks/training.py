@@ -83,14 +83,14 @@ def compare(
     }
 
 
-def time_epochs(name: str, batch_size: int, num: int, device: torch.device) -> float:
+def time_epochs(name: str, batch_size: int, num: int, device: torch.device, *, deterministic: bool) -> float:
     """Return the seconds that 20 epochs of so many images take, from raw images in memory to trained weights."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num, 32, 32, 3), dtype=torch.uint8, generator=generator)
     labels = torch.arange(num).remainder(2).to(torch.uint8)
     split = Split(images=images, labels=labels, indices=torch.arange(num))
     few = dataclasses.replace(split, indices=split.indices[: 4 * batch_size])
-    config = TrainConfig(model=MODELS[name], epochs=20, batch_size=batch_size)
+    config = TrainConfig(model=MODELS[name], epochs=20, batch_size=batch_size, deterministic=deterministic)
     next(train(config, few, None, device=device))
     started = time.perf_counter()
     for _ in train(config, split, None, device=device):
@@ -150,7 +150,9 @@ class _Figures(dict[str, Any]):
             self._path.write_text(json.dumps(self, indent=2) + "\n")
 
 
-def _compare_all(figures: _Figures, names: list[str], kind: str, data: Path | None, rounds: int, roof: Roof) -> None:
+def _compare_all(
+    figures: _Figures, names: list[str], kind: str, data: Path | None, rounds: int, roof: Roof, *, deterministic: bool
+) -> None:
     device, num = pick_device(), max(SIZES[kind][name] for name in names)
     with tempfile.TemporaryDirectory() as scratch:
         folder = prepare(Path(scratch) / "images", data, num)
@@ -159,17 +161,18 @@ def _compare_all(figures: _Figures, names: list[str], kind: str, data: Path | No
         for name in names:
             split = open_full_train(packed, seed=0, max_images=SIZES[kind][name])
             for size in sorted({min(size, len(split) // 2) for size in BATCH_SIZES[kind]}):
-                config = TrainConfig(model=MODELS[name], epochs=10**6, batch_size=size)
+                model = MODELS[name]
+                config = TrainConfig(model=model, epochs=10**6, batch_size=size, deterministic=deterministic)
                 row = compare(config, split, folder, rounds, device, roof)
                 figures.add("models", name, size, row)
                 _print_row(name, size, row)
 
 
-def _time_all(figures: _Figures, names: list[str], kind: str) -> None:
+def _time_all(figures: _Figures, names: list[str], kind: str, *, deterministic: bool) -> None:
     device, num = pick_device(), FULL_IMAGES[kind]
     for name in [name for name in FULL_MODELS if name in names]:
         for size in BATCH_SIZES[kind]:
-            seconds = time_epochs(name, size, num, device)
+            seconds = time_epochs(name, size, num, device, deterministic=deterministic)
             figures.add("twenty_epochs_seconds", name, size, seconds)
             print(f"{name}: 20 epochs of {num:,} images at batch {size}: {seconds:.1f} s", end="")
             if row := figures["models"].get(name, {}).get(str(size)):
@@ -188,6 +191,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="timed epochs of each loop; default: 5, in a short run 1")
     parser.add_argument("--only", choices=("loops", "epochs"), help="the comparison, or the 20 epochs; default: both")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms")
+    parser.add_argument("--deterministic", action="store_true", help="let our loop use only what repeats to the bit")
     parser.add_argument("--compile", action="store_true", help="compile the loop's models")
     return parser.parse_args()
 
@@ -211,6 +215,7 @@ def main() -> None:
         threads=torch.get_num_threads(),
         cudnn_benchmark=arguments.cudnn_benchmark,
         compile=arguments.compile,
+        deterministic=arguments.deterministic,
         **dataclasses.asdict(roof),
     )
     print(f"{figures['device']}, torch {torch.__version__}, {figures['threads']} threads: ", end="")
@@ -218,9 +223,9 @@ def main() -> None:
     names = [name for name in SIZES[kind] if name in (arguments.models or MODELS)]
     if arguments.only != "epochs":
         rounds = arguments.rounds or (1 if arguments.short else 5)
-        _compare_all(figures, names, kind, arguments.data, rounds, roof)
+        _compare_all(figures, names, kind, arguments.data, rounds, roof, deterministic=arguments.deterministic)
     if arguments.only != "loops" and kind in FULL_IMAGES:
-        _time_all(figures, names, kind)
+        _time_all(figures, names, kind, deterministic=arguments.deterministic)
 
 
 if __name__ == "__main__":

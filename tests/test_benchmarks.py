@@ -20,7 +20,16 @@ NAMES = {
     "scale": {"sampler", "epochs", "rows"},
     "search": {"trials", "images", "epochs", "slots", "rounds", "sides"},
     "packing": {"images", "pack_seconds", "pack_images_per_second", "find_seconds", "open_seconds", "verify_seconds"},
-    "training": {"device", "torch", "threads", "cudnn_benchmark", "compile", "macs_per_second", "bytes_per_second"}
+    "training": {
+        "device",
+        "torch",
+        "threads",
+        "cudnn_benchmark",
+        "deterministic",
+        "compile",
+        "macs_per_second",
+        "bytes_per_second",
+    }
     | {"models", "twenty_epochs_seconds", "twenty_epochs_to_usual"},
     "starting": {"rounds", "slots", "phases"},
     "recipes": {"device", "accuracies", "difference_interval"},
@@ -84,9 +93,9 @@ def test_a_cut_run_of_the_training_benchmark_keeps_what_it_measured(tmp_path):
 
 @pytest.mark.slow
 def test_the_epochs_are_timed_alone(tmp_path):
-    options = ("--short", "--only", "epochs", "--models", "paper_cnn", "--cudnn-benchmark")
+    options = ("--short", "--only", "epochs", "--models", "paper_cnn", "--cudnn-benchmark", "--deterministic")
     figures = run("training", *options, path=tmp_path / "figures.json")
-    assert (figures["models"], figures["cudnn_benchmark"]) == ({}, True)
+    assert (figures["models"], figures["cudnn_benchmark"], figures["deterministic"]) == ({}, True, True)
     assert figures["twenty_epochs_seconds"]["paper_cnn"]["128"] > 0
 
 

@@ -12,6 +12,8 @@ from trainables.models import build_model, count_parameters
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 REFERENCE = Path(__file__).parent.parent / "configs" / "cifake.yaml"
+FIXED = ("paper", "cifake_cnns")
+"""Studies that train known points and search nothing."""
 RECIPES = sorted((Path(__file__).parent.parent / "configs" / "recipes").glob("*.yaml"))
 
 
@@ -25,11 +27,19 @@ def test_every_study_loads_and_opens_with_what_it_is_for(path):
         assert word in head
 
 
-@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem != "paper"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.stem not in FIXED], ids=lambda path: path.stem)
 def test_every_search_tries_the_papers_two_models_first(path):
     study = load(path)
     assert [recipe.architecture for recipe in study.recipes[:2]] == ["cnn", "resnet50"]
     assert study.recipes[0].params == {}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_a_study_that_searches_nothing_has_no_trial_but_its_points(name):
+    study = load(REFERENCE.with_name(f"{name}.yaml"))
+    counts = Counter(recipe.architecture for recipe in study.recipes)
+    assert study.search.scheduler == "none"
+    assert study.search.num_trials == (counts.total() or len(study.search.architectures))
 
 
 @pytest.mark.parametrize("name", ["cifake", "cifake_scratch"])
