@@ -6,16 +6,18 @@
 # For a machine with torch, torchvision, numpy and pytest that may be lent for minutes: what each step prints and finds
 # lies in FOLDER as it comes, none takes longer than its limit in seconds, and one that fails keeps no other from running.
 # All steps, or those that are named. PYTHON in the environment names the interpreter; SHORT=1 tries the steps on few
-# images, on a CPU too. Exit code 1 if a step failed.
+# images, on a CPU too. Exit code: 1 if a step failed, 2 for no FOLDER or a name that no step has.
 set -uo pipefail
-mkdir -p "$1"
+[ $# -gt 0 ] || { echo "give the FOLDER for words and figures: benchmarks/gpu.sh FOLDER [STEP ...]" >&2; exit 2; }
+mkdir -p "$1" || exit 2
 folder=$(realpath "$1")
 wanted=" ${*:2} "
 cd "$(dirname "$0")/.."
-short=() code=0
+short=() code=0 known=" "
 [ -z "${SHORT:-}" ] || short=(--short)
 
 step() { # NAME LIMIT MODULE ARGUMENTS
+  known+="$1 "
   [ "$wanted" = "  " ] || [[ $wanted == *" $1 "* ]] || return 0
   echo "== $1"
   timeout --kill-after=10 "$2" "${PYTHON:-python3}" -m "${@:3}" 2>&1 | tee "$folder/$1.txt" && return
@@ -38,4 +40,7 @@ training epochs_deterministic 240 --only epochs --deterministic
 training epochs_cudnn_benchmark 240 --only epochs --cudnn-benchmark
 training epochs_compiled 240 --only epochs --models paper_cnn --compile
 training others 300 --only loops --models small_cnn resnet50 resnet50_cifar
+for name in $wanted; do
+  [[ $known == *" $name "* ]] || { echo "no step is called $name; known:$known" >&2; code=2; }
+done
 exit "$code"

@@ -136,6 +136,12 @@ def test_a_step_for_a_gpu_that_fails_keeps_no_other_from_running(tmp_path):
     ]
 
 
+def test_a_step_for_a_gpu_that_is_not_known_is_an_error_that_names_those_that_are(tmp_path):
+    done = run_gpu_steps(tmp_path, "testing", python="false")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("no step is called testing; known: tests paper_cnn_epochs ")
+
+
 def run_gpu_steps(folder, *steps, python):
     return subprocess.run(
         [ROOT / "benchmarks" / "gpu.sh", folder, *steps],
