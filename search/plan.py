@@ -38,9 +38,10 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(f"Median: a trial may be stopped after any epoch from {search.first_rung} on")
     about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
-    baselines = len(config.recipes) if config.evaluation.baselines else 0
+    recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
+    baselines = len(recipes) if config.evaluation.baselines else 0  # fewer if a recipe wins itself
     models = config.evaluation.seeds * (config.evaluation.top_k * len(search.architectures) + baselines)
-    console.print(f"Evaluation: {models} retrainings of up to {search.max_epochs} epochs")
+    console.print(f"Evaluation: at most {models} retrainings of up to {search.max_epochs} epochs")
 
 
 def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
