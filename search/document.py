@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from trainables.durable import write_file
 from trainables.errors import InputError
 
 
@@ -38,8 +39,8 @@ def read_document(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def write_document(path: Path, value: Mapping[str, Any]) -> None:
-    """Write plain values as YAML; the caller makes it atomic."""
-    path.write_text(format_document(value), encoding="utf-8")
+    """Write plain values as YAML in one step."""
+    write_file(path, format_document(value).encode())
 
 
 def format_document(value: Mapping[str, Any]) -> str:

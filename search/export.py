@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from search.command import explain_errors
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import TrainedModel, load_model
-from search.provenance import check_target, replace_file
+from search.provenance import check_target
 from trainables.classifier import Classifier
 from trainables.config import IMAGE_SIZE
+from trainables.durable import replace_file
 from trainables.errors import InputError
 
 TOLERANCE = 1e-4

@@ -1,7 +1,6 @@
-"""What made a result: commit, versions, machine; and files that are there whole or not at all."""
+"""What made a result: commit, versions, machine; and where a new file may be written."""
 
 import hashlib
-import os
 import platform
 import shlex
 import subprocess
@@ -55,22 +54,6 @@ def check_target(path: Path) -> None:
         raise InputError(f"{path} exists: remove it, or give another name")
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is not a folder: make it, or write elsewhere")
-
-
-def replace_file(partial: Path, path: Path) -> None:
-    """Put a finished file in its place: on the disk first, then renamed, so that no reader meets half of it."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def write_file(path: Path, content: bytes) -> Path:
-    """Write a file in one step, its folder too if missing, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    replace_file(partial, path)
-    return path
 
 
 def _ask_git(*arguments: str) -> str | None:

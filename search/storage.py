@@ -20,6 +20,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
 
+from trainables.durable import sync
 from trainables.errors import InputError
 
 Place = Path | str
@@ -86,7 +87,10 @@ def open_storage(
             if torn := _cut_torn_line(place):
                 note(f"{place}: cut off {torn} bytes of a last line that was not written to its end")
             _check_lines(place)
-        return JournalStorage(_Gatherer(str(place), lock_obj=_Check(check)))
+        backend = _Gatherer(str(place), lock_obj=_Check(check))
+        sync(place)  # what is cut off, and lines that a killed process wrote and did not wait for
+        sync(place.parent)
+        return JournalStorage(backend)
     storage = _open_database(place, WRITER)
     _lock(storage, study)
     return storage

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.config import IMAGE_SIZE
+from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
 from trainables.record import CLASSES, RECORD, SPLITS, load_info
 from trainables.source import Batch, Member, Source, cut, describe_bad, open_source, require_classes, sign_source
@@ -55,7 +55,7 @@ def pack(
     try:
         link = cache / f"source{FORMAT}-{sign_source(source)}"
         if not link.is_dir():
-            cache.mkdir(parents=True, exist_ok=True)
+            make_folder(cache)
             with lock_cache(cache):
                 if not link.is_dir():
                     with open_source(source) as opened:
@@ -94,11 +94,9 @@ def _write_pack(source: Source, cache: Path, on_bad_image: str, progress: Callab
     try:
         record = _write_splits(source, members, temporary, on_bad_image, progress)
         record |= {"fingerprint": fingerprint, "source": str(source.path.resolve())}
-        (temporary / RECORD).write_text(json.dumps(record))
-        _sync(temporary / RECORD)
-        _sync(temporary)
+        write_file(temporary / RECORD, json.dumps(record).encode())
         temporary.rename(target)
-        _sync(cache)
+        sync(cache)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -175,15 +173,6 @@ def _find_repeats(
 
 def _seal(path: Path) -> dict[str, int | str]:
     """Bring a written file to the disk; return its size and checksum."""
-    _sync(path)
+    sync(path)
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -18,7 +18,7 @@ from search.config import StudyConfig
 from search.exit import leave
 from search.journal import Trial
 from search.lock import Slot
-from search.provenance import write_file
+from trainables.durable import write_file
 
 INDEX = ".store.json"
 SHIP_S = 5.0

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainables.durable import make_folder, replace_file
 from trainables.errors import DISK_FULL, InputError
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -141,13 +142,13 @@ class Store:
             return
         partials = {name: path.with_name(path.name + ".fetched") for name, path in files.items()}
         for path in partials.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         with self._talk() as fs:
             fs.get(
                 [self._place(name) for name in files], [str(path) for path in partials.values()], batch_size=PARALLEL
             )
         for name, partial in partials.items():
-            partial.replace(files[name])
+            replace_file(partial, files[name])
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects that are there."""

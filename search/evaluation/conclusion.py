@@ -31,6 +31,7 @@ from search.report.terminal import render
 from search.task import Failure
 from search.tracking.tracker import build_tracker
 from search.view.artifacts import publish
+from trainables.durable import make_folder
 from trainables.errors import InputError
 from trainables.record import load_info
 
@@ -69,7 +70,7 @@ def conclude(
     trials = journal.load()
     failures = check_winners(config, trials)
     folder = _get_folder(config)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     retrainer = Retrainer(config=config, pack=packed, place=_get_place(config), console=console)
     choices = recall(record["evaluations"], choose(config, trials, load_info(packed).fingerprint))
     choices = _calibrate(retrainer, trials, choices)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search.evaluation.model_card import build_card
-from search.provenance import write_file
 from trainables.config import TrainConfig, build_train_config
+from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
 from trainables.models import restore_model
 
@@ -101,8 +101,10 @@ def save_model(
         predictions: Arrays by name, for `load_predictions`.
     """
     paths = {suffix: folder / (record.label + suffix) for suffix in (WEIGHTS, PREDICTIONS, RECORD, CARD)}
+    make_folder(folder)
     paths[RECORD].unlink(missing_ok=True)
     paths[PREDICTIONS].unlink(missing_ok=True)
+    sync(folder)  # or a power cut might leave the earlier record with weights that are not its own
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     contents = {"weights": safetensors.torch.save(plain)}
     if predictions is not None:

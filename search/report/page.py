@@ -19,9 +19,9 @@ from PIL import Image
 from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Mistake, Result, TestedModel
 from search.journal import Trial
-from search.provenance import write_file
 from search.report import charts, figures
 from search.report.cells import Table
+from trainables.durable import write_file
 from trainables.record import CLASSES
 
 NUM_MISTAKES = 12

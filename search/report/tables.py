@@ -16,7 +16,6 @@ from search.evaluation.comparison import (
     summarize_lower,
 )
 from search.evaluation.result import Result
-from search.provenance import write_file
 from search.report.cells import (
     Table,
     format_chance,
@@ -32,6 +31,7 @@ from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
 from search.space import Choice, Range, list_specs
 from trainables.config import Value, list_defaults
+from trainables.durable import write_file
 
 HEADER = [
     "Model",

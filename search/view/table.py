@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from search.journal import Trial
-from search.provenance import write_file
 from trainables.config import list_defaults
+from trainables.durable import write_file
 
 NUMBERS = {"number": "int64", "epochs": "int64", "best_epoch": "int64"} | dict.fromkeys(
     ("best_accuracy", "last_accuracy", "seconds", "images_per_second"), "float64"

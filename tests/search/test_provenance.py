@@ -1,6 +1,7 @@
 import pytest
 
-from search.provenance import hash_source, replace_file, write_file
+from search.provenance import hash_source
+from trainables.durable import write_file
 
 
 @pytest.fixture
@@ -29,13 +30,3 @@ def test_what_is_no_code_of_the_packages_changes_nothing(code):
     write_file(code / "README.md", b"new")
     write_file(code / "search/__pycache__/run.pyc", b"new")
     assert hash_source(code) == before
-
-
-def test_a_file_is_replaced_whole_and_leaves_no_partial(tmp_path):
-    path = write_file(tmp_path / "folder" / "file", b"one")
-    write_file(path, b"two")
-    partial = tmp_path / "partial"
-    partial.write_bytes(b"three")
-    replace_file(partial, path)
-    assert path.read_bytes() == b"three"
-    assert [found.name for found in tmp_path.rglob("*") if found.is_file()] == ["file"]
