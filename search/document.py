@@ -45,7 +45,7 @@ def write_document(path: Path, value: Mapping[str, Any]) -> None:
 
 def format_document(value: Mapping[str, Any]) -> str:
     """Return plain values as YAML, keys in their order."""
-    text: str = yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    text: str = yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=120)
     return text
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from search.command import explain_errors
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import TrainedModel, load_model
+from search.printable import escape
 from search.provenance import check_target
 from trainables.classifier import Classifier
 from trainables.config import IMAGE_SIZE
@@ -41,7 +42,9 @@ def main(
         target = output or model.with_suffix(f".{form}")
         check_target(target)
         difference = export_onnx(trained, target)
-    typer.echo(f"{target}: {trained.record.label}, input images (N, 32, 32, 3) uint8, output probability of REAL (N,)")
+    typer.echo(
+        f"{escape(target)}: {trained.record.label}, input images (N, 32, 32, 3) uint8, output probability of REAL (N,)"
+    )
     typer.echo(f"onnxruntime and torch differ by at most {difference:.1e} on noise. {LIMITS}.")
 
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from search.config import StudyConfig, dump
 from search.division import check_shares
 from search.document import format_document
+from search.printable import escape
 from search.scheduler import HALVING, list_brackets, list_rungs
 from search.space import Choice, Range, Spec, list_specs
 
@@ -77,8 +78,8 @@ def _tabulate(specs: dict[str, Spec], title: str) -> Table:
 
 def _describe_spec(spec: Spec) -> str:
     if isinstance(spec, Choice):
-        return " | ".join(str(value) for value in spec.choice)
+        return " | ".join(map(escape, spec.choice))
     if not isinstance(spec, Range):
-        return f"= {spec}"
+        return f"= {escape(spec)}"
     step = f", step {spec.step:g}" if spec.step else ""
     return f"{spec.low:g} to {spec.high:g}{', log' if spec.log else ''}{step}"

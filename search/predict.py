@@ -26,6 +26,7 @@ from search.command import explain_errors
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import TrainedModel, load_model
 from search.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture, strict_pillow
+from search.printable import defuse, escape
 from trainables.data import Split
 from trainables.errors import InputError
 from trainables.record import CLASSES
@@ -65,7 +66,7 @@ def main(
         trained = load_model(model)
         answers, bad = _ask(trained, pictures)
     for picture in bad:
-        typer.echo(f"skipped: {_show(str(picture.path))} {_show(picture.reason)}", err=True)
+        typer.echo(f"skipped: {escape(picture.path)} {escape(picture.reason)}", err=True)
     if as_json:
         _print_json(trained, answers, bad)
     else:
@@ -167,15 +168,15 @@ def _list_notes(answers: Sequence[Answer]) -> list[str]:
 
 def _print_lines(answers: Sequence[Answer]) -> None:
     for found in answers:
-        typer.echo(f"{found.label}  {found.probability:.4f}  {_show(found.file)}")
+        typer.echo(f"{found.label}  {found.probability:.4f}  {escape(found.file)}")
 
 
 def _print_csv(answers: Sequence[Answer]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["file", "label", "probability", "width", "height", "notes"])
     for found in answers:
-        name = found.file.encode(errors="backslashreplace").decode()
-        writer.writerow([name, found.label, found.probability, found.width, found.height, " ".join(found.notes)])
+        row = [found.file, found.label, found.probability, found.width, found.height, " ".join(found.notes)]
+        writer.writerow(map(defuse, row))
 
 
 def _print_json(trained: TrainedModel, answers: Sequence[Answer], bad: Sequence[BadPicture]) -> None:
@@ -188,11 +189,6 @@ def _print_json(trained: TrainedModel, answers: Sequence[Answer], bad: Sequence[
         "skipped": [{"file": str(picture.path), "reason": picture.reason} for picture in bad],
     }
     typer.echo(json.dumps(document, indent=1))
-
-
-def _show(text: str) -> str:
-    """Escape what a file's name may hold and a terminal cannot show."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
     cache = Path(config.data.cache).expanduser()
     source = build_sample(cache) if config.data.path == "sample" else Path(config.data.path).expanduser()
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task(f"packing {source.name}", total=None, visible=False)
+        bar = progress.add_task("packing the images", total=None, visible=False)
         packed = pack(
             source,
             cache,

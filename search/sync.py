@@ -23,6 +23,7 @@ from search.cluster.copy import Copy
 from search.command import build_console, explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import hold
+from search.printable import escape
 from search.record import load_study
 from search.tracking.runs import (
     EXIT_CODES,
@@ -108,7 +109,7 @@ def _sync(board: Board, trials: Sequence[Trial], num_evaluations: int, console: 
             trial = pending[future]
             if error := future.exception():
                 failures += 1
-                console.print(f"trial {trial.number} was not uploaded: {str(error).partition(chr(10))[0]}")
+                console.print(f"trial {trial.number} was not uploaded: {escape(error)}")
             else:
                 console.print(f"trial {trial.number} {trial.architecture}: {len(trial.epochs)} epochs, {trial.state}")
     there = len(trials) - len(lacking)

@@ -12,6 +12,7 @@ from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.evaluation.winners import is_finished, name_recipes
 from search.journal import State, Trial
+from search.printable import escape
 from trainables.config import list_defaults
 
 
@@ -151,7 +152,7 @@ def _describe_data(config: StudyConfig, record: Mapping[str, Any]) -> list[str]:
             "across train and test stay in; python -m search.data counts them."
         )
     if skipped := data.get("skipped"):
-        notes.append(f"Skipped {len(skipped)} files that are no images, the first {skipped[0]}.")
+        notes.append(f"Skipped {len(skipped)} files that are no images, the first {escape(skipped[0])}.")
     name = Path(config.data.path).name
     if "cifake" in name.lower():
         notes.append(

@@ -19,6 +19,7 @@ from PIL import Image
 from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Mistake, Result, TestedModel
 from search.journal import Trial
+from search.printable import escape_lines
 from search.report import charts, figures
 from search.report.cells import Table
 from trainables.durable import write_file
@@ -50,7 +51,7 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         The path.
     """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
     environment.filters |= {"hash": _hash, "data": _escape_data}
     template = environment.from_string(_read("page.html.jinja"))
@@ -218,6 +219,11 @@ def _describe_stamp(stamp: Mapping[str, Any]) -> str:
 def _describe_commit(code: Mapping[str, Any]) -> str:
     changed = ", with changes that are not in it" if code.get("dirty") else ""
     return f"{code['commit'][:12]}{changed}" if code.get("commit") else "unknown"
+
+
+def _finalize(value: Any) -> Any:
+    """Return what stands in the page for a value, before HTML's own signs in it are escaped."""
+    return escape_lines(value) if type(value) is str else value
 
 
 def _hash(script: str) -> str:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from search.config import SearchConfig
 from search.journal import State, Trial
+from search.printable import escape
 from search.scheduler import HALVING, list_rungs
 from trainables.config import list_defaults
 
@@ -84,7 +85,7 @@ class Status:
             lines.append(Text(self.usage, no_wrap=True, overflow="ellipsis"))
         failed = [trial for trial in self.trials if trial.state is State.FAIL]
         if failed:
-            reason = " ".join(str(failed[-1].reason).split())
+            reason = escape(" ".join(str(failed[-1].reason).split()))
             last = f"last failure: {name_trial(failed[-1])}: {reason}"
             lines.append(Text(last, "red", no_wrap=True, overflow="ellipsis"))
         return lines
@@ -156,8 +157,10 @@ def list_changed(trial: Trial) -> dict[str, Any]:
 
 def format_params(params: Mapping[str, Any]) -> str:
     """Return parameters as name=value, floats to four digits."""
-    return " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+    return escape(
+        " ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+        )
     )
 
 
