@@ -6,6 +6,8 @@ Its sections follow Mitchell et al. 2019, Model Cards for Model Reporting (arXiv
 from collections.abc import Mapping
 from typing import Any
 
+from search.provenance import describe_commit
+
 LIMITS = (
     "The model knows only the kind of 32x32 images that it was trained on; of CIFAKE, CIFAR-10 and Stable Diffusion 1.4"
 )
@@ -18,7 +20,6 @@ def build_card(record: Mapping[str, Any]) -> str:
     metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in tested["metrics"].items())
     parameters = "\n".join(f"| {name} | {value} |" for name, value in record["parameters"].items())
     label, size = retraining["label"], f"{tested['parameters']:,}"
-    commit = "unknown" if code["commit"] is None else code["commit"] + (" (changed since)" if code["dirty"] else "")
     threads = f", {hardware['threads']} threads" if hardware["type"] == "cpu" else ""
     return f"""# {label}
 
@@ -44,7 +45,7 @@ evidence about a picture or about who made it.
 Trial {retraining["trial"]} of the study, rank {retraining["rank"]} of its architecture on validation, retrained on
 train and validation with seed {retraining["seed"]} for {retraining["epochs"]} of {retraining["max_epochs"]} epochs on
 {hardware["name"]} ({hardware["type"]}{threads}). Data: fingerprint
-`{retraining["fingerprint"]}`. Code: commit {commit}.
+`{retraining["fingerprint"]}`. Code: commit {describe_commit(code, digits=40)}.
 
 | parameter | value |
 |---|---|
