@@ -133,7 +133,7 @@ class EvaluationConfig:
     seeds: Count = 5
     """Retrainings of each winner."""
     top_k: Count = 1
-    """Configurations of each architecture, best on validation first."""
+    """Distinct configurations of each architecture, best on validation first."""
     baselines: bool = False
     """Whether the points of `search.first` that are not among those are retrained and tested beside them."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5

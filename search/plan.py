@@ -6,11 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from search.config import StudyConfig, dump
-from search.division import check_shares
+from search.division import check_shares, count_trials
 from search.document import format_document
 from search.printable import escape
 from search.scheduler import HALVING, list_brackets, list_rungs
-from search.space import Choice, Range, Spec, list_specs
+from search.space import Choice, Range, Spec, count_points, list_specs
 
 
 def describe_plan(config: StudyConfig, console: Console) -> None:
@@ -39,10 +39,29 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(f"Median: a trial may be stopped after any epoch from {search.first_rung} on")
     about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
+    for repetition in list_repetitions(config):
+        console.print(repetition)
     recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
     baselines = len(recipes) if config.evaluation.baselines else 0  # fewer if a recipe wins itself
     models = config.evaluation.seeds * (config.evaluation.top_k * len(search.architectures) + baselines)
     console.print(f"Evaluation: at most {models} retrainings of up to {search.max_epochs} epochs")
+
+
+def list_repetitions(config: StudyConfig) -> list[str]:
+    """Return a sentence for each space that has fewer points than trials are to be started in it."""
+    search = config.search
+    points: dict[str, int | None] = {name: count_points(config.space, name) for name in search.architectures}
+    counts = count_trials(config)
+    if search.divide != "trials":  # how many trials each gets depends on how long they take
+        known = [count for count in points.values() if count is not None]
+        points = {"the study": sum(known) if len(known) == len(points) else None}
+        counts = {"the study": search.num_trials}
+    return [
+        f"Space: {name} has {count:,} distinct configuration{'' if count == 1 else 's'}, fewer than its "
+        f"{counts[name]:,} trials, so some are trained more than once"
+        for name, count in points.items()
+        if count is not None and count < counts[name]
+    ]
 
 
 def estimate_epochs(config: StudyConfig) -> tuple[int, int]:

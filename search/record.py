@@ -11,7 +11,7 @@ from typing import Any
 from search.cluster.store import Store, StoreError, check_url, is_url
 from search.config import StudyConfig, dump, parse
 from search.document import read_document, set_value, write_document
-from search.provenance import describe_code, describe_command
+from search.provenance import describe_code, describe_command, describe_commit
 from trainables.errors import InputError
 from trainables.record import load_info
 
@@ -173,8 +173,7 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 
 def _name_code(code: Mapping[str, Any]) -> str:
-    changed = " with changes" if code.get("dirty") else ""
-    return f"commit {str(code.get('commit'))[:12]}{changed}, hash {str(code.get('source'))[:12]}"
+    return f"commit {describe_commit(code)}, hash {str(code.get('source'))[:12]}"
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

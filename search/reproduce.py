@@ -22,7 +22,7 @@ from search.evaluation.result import TestedModel
 from search.evaluation.retraining import Retraining
 from search.evaluation.worker import train_and_test
 from search.prepare import prepare_data
-from search.provenance import describe_code
+from search.provenance import describe_code, describe_commit
 from search.record import load_study
 from search.trial import prepare_device
 from trainables.errors import InputError
@@ -141,7 +141,7 @@ def _reproduce(study: Path, record: ModelRecord, pack: Path, console: Console) -
     largest, metrics = compare(record, stored, model.state_dict(), tested.metrics)
     same = _judge(record, tested, largest, metrics, obstacles, console)
     if not same and record.code["commit"] != code["commit"]:
-        console.print(f"  it was made by commit {record.code['commit']}, this is {code['commit']}")
+        console.print(f"  it was made by commit {describe_commit(record.code)}, this is {describe_commit(code)}")
     return same
 
 

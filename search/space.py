@@ -5,6 +5,7 @@ import itertools
 import math
 import typing
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -58,6 +59,15 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
         for name, spec in sorted(specs.items())
         if isinstance(spec, Range | Choice)
     }
+
+
+def count_points(space: Space, architecture: str) -> int | None:
+    """Return how many configurations of one architecture there are; None if a parameter may be any number."""
+    counts = [
+        _count_values(each) for each in build_distributions(list_specs(space, architecture), architecture).values()
+    ]
+    known = [count for count in counts if count is not None]
+    return math.prod(known) if len(known) == len(counts) else None
 
 
 def check_space(space: Space, architectures: Sequence[str]) -> None:
@@ -153,6 +163,18 @@ def _check_type(value: Value, hint: Any, where: str) -> None:
             raise InputError(f"{where} = {value!r}: expected one of {', '.join(map(str, options))}")
     elif type(value) is not hint and not (hint is float and type(value) is int):
         raise InputError(f"{where} = {value!r}: expected {hint.__name__}, not {type(value).__name__}")
+
+
+def _count_values(distribution: BaseDistribution) -> int | None:
+    """Return how many values a distribution has, in decimals as Optuna counts its steps; None if they have no step."""
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return len(set(choices))  # 1 and 1.0 are the same value of a float
+        case IntDistribution(low=low, high=high, step=step):
+            return (high - low) // step + 1
+        case FloatDistribution(low=low, high=high, step=float() | int() as step):
+            return int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1
+    return None
 
 
 def _build_distribution(spec: Range | Choice, *, is_int: bool) -> BaseDistribution:

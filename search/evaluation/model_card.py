@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from search.printable import escape_markdown
+from search.provenance import describe_commit
 
 LIMITS = (
     "The model knows only the kind of 32x32 images that it was trained on; of CIFAKE, CIFAR-10 and Stable Diffusion 1.4"
@@ -22,7 +23,6 @@ def build_card(record: Mapping[str, Any]) -> str:
         f"| {escape_markdown(name)} | {escape_markdown(value)} |" for name, value in record["parameters"].items()
     )
     label, size = retraining["label"], f"{tested['parameters']:,}"
-    commit = "unknown" if code["commit"] is None else code["commit"] + (" (changed since)" if code["dirty"] else "")
     threads = f", {hardware['threads']} threads" if hardware["type"] == "cpu" else ""
     return f"""# {label}
 
@@ -48,7 +48,7 @@ evidence about a picture or about who made it.
 Trial {retraining["trial"]} of the study, rank {retraining["rank"]} of its architecture on validation, retrained on
 train and validation with seed {retraining["seed"]} for {retraining["epochs"]} of {retraining["max_epochs"]} epochs on
 {escape_markdown(hardware["name"])} ({hardware["type"]}{threads}). Data: fingerprint
-`{retraining["fingerprint"]}`. Code: commit {commit}.
+`{retraining["fingerprint"]}`. Code: commit {describe_commit(code, digits=40)}.
 
 | parameter | value |
 |---|---|

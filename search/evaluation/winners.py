@@ -22,6 +22,8 @@ RULE = (
     "best validation accuracy at any epoch, the earlier trial in a tie; "
     "retrained on train and validation up to that epoch; tested once"
 )
+DISTINCT = "; of equal configurations the best trial alone"
+"""What the rule adds where more than the best of an architecture are chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class Choices:
     seeds: int
     """Retrainings of each winner."""
     top_k: int
-    """Winners of each architecture, at most."""
+    """Winners of each architecture, at most; distinct configurations."""
     threshold: float | str
     """The decision threshold, or `validation`."""
     fingerprint: str
@@ -80,13 +82,18 @@ class Choices:
 def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None) -> list[Trial]:
     """Return an architecture's best finished trials by their best validation accuracy; the earlier one wins a tie.
 
+    Trials of the same configuration count once, as the best of them.
+
     Args:
         trials: Of any architecture.
         architecture: The one.
         top_k: How many at most; None is all.
     """
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
-    return sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number))[:top_k]
+    best: dict[frozenset[tuple[str, Any]], Trial] = {}
+    for trial in sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number)):
+        best.setdefault(frozenset(_complete(architecture, trial.params).items()), trial)
+    return list(best.values())[:top_k]
 
 
 def is_finished(trial: Trial) -> bool:
@@ -138,7 +145,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
         if rank <= wanted.top_k or trial.number in recipes
     ]
     return Choices(
-        rule=RULE,
+        rule=RULE + (DISTINCT if wanted.top_k > 1 else ""),
         seeds=wanted.seeds,
         top_k=wanted.top_k,
         threshold=wanted.threshold,
@@ -148,13 +155,13 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
 
 
 def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]:
-    """Return by number the trials of the points of `search.first`, with the names of their files."""
+    """Return by number every trial of a point of `search.first`, also one proposed later, with the point's file."""
     found: dict[int, str] = {}
     for path, recipe in zip(config.search.first, config.recipes, strict=False):
-        params = list_defaults(recipe.architecture) | recipe.params
-        same = (trial.number for trial in trials if (trial.architecture, trial.params) == (recipe.architecture, params))
-        if (number := next(same, None)) is not None:
-            found[number] = Path(path).stem
+        params = _complete(recipe.architecture, recipe.params)
+        for trial in trials:
+            if trial.architecture == recipe.architecture and _complete(trial.architecture, trial.params) == params:
+                found.setdefault(trial.number, Path(path).stem)
     return found
 
 
@@ -225,6 +232,11 @@ def stamp() -> dict[str, Any]:
     """Return time and commit of an act."""
     code = describe_code()
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": code["commit"], "dirty": code["dirty"]}
+
+
+def _complete(architecture: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with their defaults, which a trial of older code may lack: equal ones are one configuration."""
+    return list_defaults(architecture) | params
 
 
 def _plain(choices: Choices) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Mistake, Result, TestedModel
 from search.journal import Trial
 from search.printable import escape_lines
+from search.provenance import describe_commit
 from search.report import charts, figures
 from search.report.cells import Table
 from trainables.durable import write_file
@@ -199,7 +200,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
     seeds = (evaluations or [{}])[-1].get("seeds", config.evaluation.seeds)
     known = {
         "Command": result.record.get("command"),
-        "Commit": _describe_commit(code),
+        "Commit": describe_commit(code),
         "Versions": f"Python {code['python']}, {packages}" if packages else None,
         "Hardware": ", ".join(f"{name} ({count} trials)" for name, count in devices.items()),
         "Searched": f"{min(started):%Y-%m-%d %H:%M} to {max(ended):%Y-%m-%d %H:%M}" if started and ended else None,
@@ -213,12 +214,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
 
 def _describe_stamp(stamp: Mapping[str, Any]) -> str:
     """Return time and commit of an act, as study.yaml has them."""
-    return f"{stamp['time']}, commit {_describe_commit(stamp)}"
-
-
-def _describe_commit(code: Mapping[str, Any]) -> str:
-    changed = ", with changes that are not in it" if code.get("dirty") else ""
-    return f"{code['commit'][:12]}{changed}" if code.get("commit") else "unknown"
+    return f"{stamp['time']}, commit {describe_commit(stamp)}"
 
 
 def _finalize(value: Any) -> Any:
