@@ -25,10 +25,11 @@ from rich.progress import MofNCompleteColumn, Progress
 from search.command import explain_errors
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import TrainedModel, load_model
-from search.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture, strict_pillow
+from search.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture
 from search.printable import defuse, escape
 from trainables.data import Split
 from trainables.errors import InputError
+from trainables.pixels import quiet_pillow
 from trainables.record import CLASSES
 from trainables.runtime import pick_device
 from trainables.train import predict
@@ -93,7 +94,7 @@ def answer(
     answers: list[Answer] = []
     bad: list[BadPicture] = []
     device = pick_device()
-    with strict_pillow():
+    with quiet_pillow():
         for batch in _read_ahead(paths):
             good = [picture for picture in batch if isinstance(picture, Picture)]
             bad += [picture for picture in batch if isinstance(picture, BadPicture)]

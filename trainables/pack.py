@@ -23,7 +23,7 @@ from trainables.errors import InputError
 from trainables.record import CLASSES, RECORD, SPLITS, load_info
 from trainables.source import Batch, Member, Source, cut, describe_bad, open_source, require_classes, sign_source
 
-FORMAT = 1
+FORMAT = 2
 """Version of the packed files; part of the names in the cache, so packs of other versions are not seen."""
 
 
@@ -37,8 +37,7 @@ def pack(
     """Pack a data set, unless it is packed already.
 
     Several processes may call this at once: one packs, the others wait for it. What a killed packing leaves behind
-    is never taken for a pack, and the next packing removes it. Grey and transparent images become RGB, images of
-    other sizes are resized, and of animations the first frame counts.
+    is never taken for a pack, and the next packing removes it. What becomes of an image, `trainables.pixels.RULE` says.
 
     Args:
         source: Folder or zip in the layout {train,test}/{REAL,FAKE}/*.
@@ -65,8 +64,9 @@ def pack(
         folder = cache / link.readlink()
     except OSError as error:
         raise InputError(f"cannot pack {source} into {cache}: {error}") from error
-    if (skipped := load_info(folder).skipped) and on_bad_image == "stop":
-        raise InputError(describe_bad(source, skipped[0]))
+    info = load_info(folder)
+    if info.skipped and on_bad_image == "stop":
+        raise InputError(describe_bad(source, info.skipped[0], info.reasons[0]))
     return folder
 
 
@@ -115,7 +115,7 @@ def _write_splits(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Write images, labels and hashes of both splits, and return what the record says of them."""
-    from trainables.decode import decode_chunks  # with torch, which finding a pack needs none of
+    from trainables.decode import decode_chunks  # with Pillow, which finding a pack needs none of
 
     chunks = {split: cut([member for member in members if member.name.startswith(f"{split}/")]) for split in SPLITS}
     batches = decode_chunks(source, [*itertools.chain(*chunks.values())], on_bad_image, progress)
@@ -130,7 +130,8 @@ def _write_splits(
     leaked, duplicates = _find_repeats(hashes[0], labels[0], hashes[1])
     return {
         "counts": dict(zip(SPLITS, counts, strict=True)),
-        "skipped": [*itertools.chain(*bad)],
+        "skipped": [name for own in bad for name in own],
+        "reasons": [reason for own in bad for reason in own.values()],
         "leaked": leaked,
         "duplicates": duplicates,
         "files": {path.name: _seal(path) for path in sorted(folder.iterdir())},
@@ -139,17 +140,17 @@ def _write_splits(
 
 def _write_split(
     batches: Iterable[Batch], folder: Path, split: str
-) -> tuple[NDArray[np.uint8], NDArray[np.uint64], list[str]]:
-    """Write the files of one split; return its labels (N,), hashes (N,) and the names of bad files."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64], dict[str, str]]:
+    """Write the files of one split; return its labels (N,), hashes (N,) and the bad files with their reasons."""
     labels: list[int] = []
     digests: list[bytes] = []
-    bad: list[str] = []
+    bad: dict[str, str] = {}
     with (folder / f"{split}.images").open("wb") as file:
         for batch in batches:
             file.write(batch.images.data)
             labels += batch.labels
             digests += batch.hashes
-            bad += batch.bad
+            bad |= batch.bad
     (folder / f"{split}.labels").write_bytes(bytes(labels))
     (folder / f"{split}.hashes").write_bytes(b"".join(digests))
     return np.array(labels, dtype=np.uint8), np.frombuffer(b"".join(digests), dtype=np.uint64), bad

@@ -22,6 +22,7 @@ from trainables.config import TrainConfig, build_train_config
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
 from trainables.models import restore_model
+from trainables.pixels import RULE
 
 WEIGHTS, PREDICTIONS, RECORD, CARD = ".safetensors", ".predictions.safetensors", ".json", ".md"
 """What the files of a model are called behind its label."""
@@ -29,13 +30,11 @@ KINDS = {"weights": WEIGHTS, "predictions": PREDICTIONS}
 """Files with a checksum in the record."""
 PREPROCESSING = {
     "size": [32, 32],
-    "resize": "bilinear, antialiased",
-    "colour": "RGB; transparent pixels on white",
+    **RULE,
     "range": [0.0, 1.0],
     "positive": "REAL",
 }
-"""What a model expects of an image, and what its probability is of."""
-
+"""What a model expects of an image, training and prediction the same, and what its probability is of."""
 
 NEEDED = {
     "retraining": {"label", "architecture", "max_epochs", "train_seed"},
