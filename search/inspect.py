@@ -97,7 +97,8 @@ class Inspected:
     def is_finished(self) -> bool:
         """Whether every trial has ended, and no other will begin."""
         ended = sum(trial.state is not State.RUNNING for trial in self.trials)
-        return ended >= self.config.search.num_trials or (ended == len(self.trials) and self.spent is not None)
+        is_enough = ended >= self.config.search.num_trials or self.spent is not None
+        return is_enough and ended == len(self.trials)
 
     @property
     def spent(self) -> str | None:
@@ -136,7 +137,8 @@ class Inspected:
             return (
                 f"All trials have ended{f', for {self.spent}: a larger one and --resume go on' if self.spent else ''}."
             )
-        left = self.config.search.num_trials - sum(trial.state is not State.RUNNING for trial in self.trials)
+        ended = sum(trial.state is not State.RUNNING for trial in self.trials)
+        left = max(self.config.search.num_trials, len(self.trials)) - ended
         return f"Nobody searches it; {left} trials are left, --resume goes on."
 
 
@@ -161,6 +163,9 @@ def show_trial(trial: Trial, console: Console) -> None:
     """Print all that is known of a trial."""
     reason = f": {escape(trial.reason)}" if trial.reason else ""
     console.print(f"trial {trial.number} {trial.architecture} {trial.state}{reason}", soft_wrap=True)
+    if trial.enqueued is not None:
+        state = "waits to be handed out; asked for" if trial.waits else "was enqueued with"
+        console.print(f"  {state} {escape(trial.enqueued)}", soft_wrap=True)
     for name, value in trial.attributes.items():
         if name != "traceback":
             console.print(f"  {escape(name)} {escape(value)}", soft_wrap=True)

@@ -100,6 +100,21 @@ def contains(spec: Spec, value: Value) -> bool:
     return math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
+def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value]) -> None:
+    """Check that a point, of which parameters may be left out, lies inside the space.
+
+    Raises:
+        InputError: If a name is unknown, or a value has the wrong type, lies outside, or cannot be built.
+    """
+    for name, value in params.items():
+        if name not in specs:
+            raise InputError(f"{architecture} has no parameter {name}; known: {', '.join(specs)}")
+        _check_type(value, _get_hint(architecture, name), f"{architecture}.{name}")
+        if not contains(specs[name], value):
+            raise InputError(f"{architecture}.{name} = {value!r} lies outside the space")
+    build_train_config(architecture, params, epochs=1, seed=0)
+
+
 def _check_corners(space: Space, architecture: str) -> None:
     """Check the model's smallest and largest values together, the training's, which are independent, one by one."""
     corners: dict[str, list[Value]] = {}

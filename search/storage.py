@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +29,7 @@ DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 """SQLAlchemy's name of the library that we talk to each kind of server with; they are the extra `database`."""
 PASSWORD = "CIFAKE_SEARCH_STORAGE_PASSWORD"
 """Environment variable of the database's password, which stands in no file."""
+CURE = "restore the file from a copy, or use another --name"
 LOCK_PATIENCE_S = 5.0
 """How long a server may take to notice that the holder of a lock was killed."""
 WRITER = {
@@ -42,10 +43,16 @@ READER = {
     "mysql": {"init_command": "SET SESSION TRANSACTION READ ONLY"},
 }
 """How a reader connects, who cannot write."""
-DESCRIBING = (JournalOperation.SET_TRIAL_USER_ATTR, JournalOperation.SET_TRIAL_SYSTEM_ATTR)
+DESCRIBING = (
+    JournalOperation.SET_TRIAL_USER_ATTR,
+    JournalOperation.SET_TRIAL_SYSTEM_ATTR,
+    JournalOperation.SET_TRIAL_PARAM,
+)
 """Lines of a file that mean nothing until a line of another kind follows."""
 StorageLost = optuna.exceptions.StorageInternalError
 """The database stopped answering; what it acknowledged is recorded."""
+TrialEnded = optuna.exceptions.UpdateFinishedTrialError
+"""A trial has ended, so nothing more is recorded of it."""
 
 
 def check_url(url: str) -> None:
@@ -90,7 +97,7 @@ def open_storage(
         backend = _Gatherer(str(place), lock_obj=_Check(check))
         sync(place)  # what is cut off, and lines that a killed process wrote and did not wait for
         sync(place.parent)
-        return JournalStorage(backend)
+        return _Record(backend, place)
     storage = _open_database(place, WRITER)
     _lock(storage, study)
     return storage
@@ -104,8 +111,21 @@ def read_storage(place: Place) -> BaseStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if isinstance(place, Path):
-        return JournalStorage(_Reader(place))
+        return _Record(_Reader(place), place)
     return _open_database(place, READER, skip_table_creation=True)
+
+
+def check_names(place: Place, known: Sequence[str], study: str) -> None:
+    """Check that a file, unless it is new, holds the study.
+
+    Raises:
+        InputError: If it holds another one, or none.
+    """
+    if not isinstance(place, Path) or study in known or not place.exists() or not place.stat().st_size:
+        return
+    if known:
+        raise InputError(f"{place} holds the study {', '.join(known)}, not {study}: use its name, or another folder")
+    raise InputError(f"{place} holds no study: restore the file from a copy, or use another --name")
 
 
 def holds_study(url: str, study: str) -> bool:
@@ -182,6 +202,25 @@ def _refuse(*_: Any) -> None:
     raise StorageLost("the connection was cut, and with it the lock on the study was lost")
 
 
+class _Record(JournalStorage):
+    """Optuna's storage of a file, which names the line that it cannot take in."""
+
+    def __init__(self, backend: BaseJournalBackend, path: Path) -> None:
+        self._path = path
+        super().__init__(backend)
+
+    def _sync_with_backend(self) -> None:
+        try:
+            super()._sync_with_backend()
+        except (OSError, InputError, TrialEnded):
+            raise
+        except Exception as error:  # noqa: BLE001 what Optuna raises on a foreign line is nowhere said
+            raise InputError(
+                f"{self._path} has a line {self._replay_result.log_number_read} that Optuna cannot take in "
+                f"({type(error).__name__}: {error}): {CURE}"
+            ) from None
+
+
 class _Check(BaseJournalFileLock):
     """No lock around a write, for study.lock keeps other drivers out; but a look at it, for it may have been lost."""
 
@@ -207,6 +246,15 @@ class _Gatherer(JournalFileBackend):
         super().__init__(path, lock_obj)
         self._held: list[dict[str, Any]] = []
 
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        number = log_number_from
+        try:
+            for record in super().read_logs(log_number_from):
+                number += 1
+                yield record
+        except ValueError:  # another program has written since the file was opened
+            raise _name_damage(Path(self._file_path), number + 1) from None
+
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         self._held += logs
         if logs[-1]["op_code"] not in DESCRIBING:
@@ -228,6 +276,8 @@ class _Reader(BaseJournalBackend):
             file.seek(self._offsets[log_number_from])
             for number, line in enumerate(file, start=log_number_from):
                 if (record := _parse(line)) is None:
+                    if file.read(1):
+                        raise _name_damage(self._path, number + 1)
                     return
                 if number + 1 == len(self._offsets):
                     self._offsets.append(self._offsets[number] + len(line))
@@ -258,14 +308,17 @@ def _check_lines(path: Path) -> None:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if _parse(line) is None:
-                cure = "restore the file from a copy, or use another --name"
-                raise InputError(f"{path} is damaged in line {number}, which no kill does: {cure}")
+                raise _name_damage(path, number)
+
+
+def _name_damage(path: Path, number: int) -> InputError:
+    return InputError(f"{path} is damaged in line {number}, which no kill does: {CURE}")
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     """Return the record of a whole line, None if it is none."""
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

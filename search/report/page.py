@@ -99,7 +99,8 @@ def _list_winners(result: Result) -> dict[str, list[TestedModel]]:
 
 
 def _list_architectures(result: Result) -> list[str]:
-    return list(dict.fromkeys([*result.config.search.architectures, *(trial.architecture for trial in result.trials)]))
+    tried = (trial.architecture for trial in result.trials if not trial.is_foreign)
+    return list(dict.fromkeys([*result.config.search.architectures, *tried]))
 
 
 def _own(trials: Iterable[Trial], architecture: str) -> list[Trial]:

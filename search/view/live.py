@@ -124,4 +124,4 @@ def build_live(
 
 
 def _speed(trial: Trial) -> str:
-    return f"{trial.epochs[-1]['images_per_second']:.0f} images/s"
+    return f"{trial.epochs[-1].get('images_per_second', 0.0):.0f} images/s"

@@ -76,5 +76,5 @@ def _describe(trial: Trial) -> dict[str, Any]:
 
 def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
     """Return a trial's values under the given names: None where its architecture has no such parameter."""
-    values = {**list_defaults(trial.architecture), **trial.params}
+    values = {**({} if trial.is_foreign else list_defaults(trial.architecture)), **trial.params}
     return {name: values.get(name) for name in names}
