@@ -55,13 +55,13 @@ class Store:
     url: str
 
     def check(self) -> None:
-        """Write, read and delete an object.
+        """Write, read and delete an object, among the checkpoints: a worker need not be able to delete elsewhere.
 
         Raises:
             InputError: If that cannot be done; the message has the reason and a cure.
         """
         try:
-            probe = f".reaching-{secrets.token_hex(4)}"
+            probe = f"checkpoints/.reaching-{secrets.token_hex(4)}"
             self.write(probe, b"1")
             self.read(probe)
             self.delete([probe])
