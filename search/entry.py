@@ -22,7 +22,7 @@ ENDED_OUTSIDE = "plain Optuna, or another program, ended it before its first epo
 POINT = "fixed_params"
 """Where Optuna's `enqueue_trial` keeps the point that is asked for."""
 LARGEST = 1e300
-"""A number in a record beyond this is a damage."""
+"""A float in a record beyond this is a damage, as a whole number beyond 2**53 is."""
 KINDS: dict[str, tuple[type, ...]] = {
     "reason": (str, type(None)),
     "traceback": (str,),
@@ -134,7 +134,9 @@ def _is_value(value: Any, default: Value | None) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= (LARGEST if isinstance(value, float) else 2**53)
 
 
 def _require(holds: bool, problem: str) -> None:

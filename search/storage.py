@@ -124,7 +124,8 @@ def check_names(place: Place, known: Sequence[str], study: str) -> None:
     if not isinstance(place, Path) or study in known or not place.exists() or not place.stat().st_size:
         return
     if known:
-        raise InputError(f"{place} holds the study {', '.join(known)}, not {study}: use its name, or another folder")
+        others = ", ".join(map(str, known))
+        raise InputError(f"{place} holds the study {others}, not {study}: use its name, or another folder")
     raise InputError(f"{place} holds no study: restore the file from a copy, or use another --name")
 
 

@@ -1,6 +1,9 @@
 """Hostile text: what terminals, spreadsheets, Markdown, LaTeX and pages are given of it."""
 
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,3 +84,49 @@ def test_a_record_keeps_every_name_to_the_letter(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("record") / "study.yaml"
     path.write_text(format_document({"skipped": names}), encoding="utf-8")
     assert read_document(path)["skipped"] == names
+
+
+@pytest.fixture
+def hostile_data(tmp_path, write_noise):
+    """A tiny data set, in each class a file that is no image, with a name that attacks terminals and spreadsheets."""
+    for place, part in enumerate(("train/FAKE", "train/REAL", "test/FAKE", "test/REAL")):
+        for number in range(8):
+            write_noise(tmp_path / "data" / part / f"{number}.png", number + 8 * place)
+        (tmp_path / "data" / part / os.fsdecode(b"=\xff\x1b[2J\xe2\x80\xae\n'x.png")).write_bytes(b"nothing")
+    return tmp_path / "data"
+
+
+def call(*arguments):
+    """Run a command whose output knows ASCII alone; return exit code, output and errors."""
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, cwd=ROOT, env=os.environ | PLAIN, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+def is_harmless(output):
+    return all(byte in b"\n" or 32 <= byte < 127 for byte in output)
+
+
+@pytest.mark.slow
+def test_every_command_prints_hostile_names_on_an_output_that_knows_ascii_alone(hostile_data, saved_model, tmp_path):
+    place = [f"data.path={hostile_data}", f"data.cache={tmp_path / 'cache'}", f"results={tmp_path}"]
+    settings = [word for setting in place for word in ("--set", setting)]
+    nowhere = os.fsdecode(b"no\xff\x1b[2J\nwhere")
+    calls = {
+        0: [("search.run", "--dry-run", "--plain", *settings), ("search.data", hostile_data), ("search.run", "--help")],
+        1: [("search.predict", saved_model, hostile_data), ("search.predict", saved_model, hostile_data, "--csv")],
+        2: [
+            ("search.run", "--plain", *settings),
+            ("search.inspect", nowhere),
+            ("search.evaluate", nowhere),
+            ("search.predict", nowhere, hostile_data),
+            ("search.data", nowhere),
+        ],
+    }
+    for expected, commands in calls.items():
+        for arguments in commands:
+            code, output, errors = call(*arguments)
+            assert code == expected, (arguments, errors)
+            assert is_harmless(output), arguments
+            assert is_harmless(errors), (arguments, errors)
+    assert rb"\udcff\x1b[2J" in call("search.data", hostile_data)[1]

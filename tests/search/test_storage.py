@@ -9,13 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
+from sqlalchemy import make_url
 
 from search.cluster.store import Store
 from search.config import dump, parse
 from search.journal import Journal, State
 from search.prepare import check_absent
-from search.storage import PASSWORD, StorageLost, read_storage
+from search.storage import DRIVERS, PASSWORD, StorageLost, close_storage, read_storage
 from search.study import Study
 from trainables.errors import InputError
 
@@ -307,3 +309,31 @@ def test_a_server_that_is_not_there_is_one_sentence(kind, library):
     with pytest.raises(InputError, match=r"cannot use the database 127\.0\.0\.1/db: ") as refusal:
         read_storage(f"{kind}://someone@127.0.0.1:{find_port()}/db")
     assert "\n" not in str(refusal.value)
+
+
+def test_an_enqueued_point_in_a_database_is_trained_and_what_plain_optuna_asked_counts_as_failed(database):
+    run_some = open_study(database)
+    first = run_some.ask()
+    run_some._journal.close()
+    plain = optuna.load_study(study_name="shared", storage=_open_plainly(database))
+    plain.enqueue_trial({"cnn.learning_rate": 0.02})
+    plain.enqueue_trial({"cnn.learning_rate": 5.0})
+    plain.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
+    study = open_study(database)
+    run(study)
+    study._journal.close()
+    recorded = Journal.read(database, "shared")
+    trials = recorded.load()
+    recorded.close()
+    assert [trial.number for trial in trials] == list(range(10))
+    assert trials[first.number].state in (State.COMPLETE, State.PRUNED)
+    assert (trials[1].params["learning_rate"], trials[1].state) == (0.02, study.trials[1].state)
+    assert "lies outside the space" in trials[2].reason
+    assert (trials[3].is_foreign, trials[3].state) == (True, State.FAIL)
+    assert plain.trials[1].params == {"cnn.learning_rate": 0.02}
+    close_storage(plain._storage._backend)
+
+
+def _open_plainly(url):
+    full = make_url(url).set(drivername=DRIVERS[make_url(url).drivername], password=SECRET)
+    return optuna.storages.RDBStorage(full.render_as_string(hide_password=False))
