@@ -109,6 +109,7 @@ def _describe(trained: TrainedModel) -> dict[str, str]:
     return {
         "label": record.label,
         "threshold": repr(record.tested["threshold"]),
+        "rule": "REAL where probability > threshold, both as float32",
         "positive": "REAL",
         "weights_sha256": record.sha256["weights"],
         "limits": LIMITS,

@@ -35,7 +35,7 @@ python -m search.predict {label}.safetensors picture.jpg
 python -m search.export {label}.safetensors --format onnx
 ```
 
-An image is called REAL if its probability of being REAL is above {tested["threshold"]:g}.
+An image is called REAL if its probability of being REAL is above {tested["threshold"]!r}, both as float32.
 
 ## Limits
 

@@ -28,7 +28,7 @@ class TestedModel:
     parameters: int
     """Parameters of the model."""
     threshold: float
-    """An image is called REAL where its probability of REAL is above this, in [0, 1]."""
+    """An image is called REAL where its probability of REAL is above this, a float32 below 1; below 0 if all are."""
     metrics: dict[str, float]
     """accuracy, precision, recall, f1 (REAL positive), precision_fake, recall_fake, f1_fake, auroc, average_precision,
     ece, in [0, 1]; brier and loss."""

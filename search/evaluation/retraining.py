@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from search.cluster.shelf import Shelf
@@ -14,6 +15,7 @@ from search.evaluation.model_file import CARD, PREDICTIONS, RECORD, WEIGHTS, che
 from search.evaluation.result import Mistake, TestedModel
 from trainables.config import TrainConfig, build_train_config
 from trainables.errors import InputError
+from trainables.metrics import to_probabilities
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class Retraining:
     fingerprint: str
     """Of the data."""
     threshold: float
-    """A test image is called REAL above this probability."""
+    """A test image is called REAL where its probability is above this."""
 
     def describe(self) -> str:
         """Return all that makes the model what it is, as JSON."""
@@ -96,7 +98,9 @@ def load_tested(folder: Path, retraining: Retraining) -> TestedModel | None:
 def load_tests(folder: Path, label: str) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[Mistake]]:
     """Return the labels (M,) of all test images, a model's probabilities of REAL (M,), and its worst mistakes."""
     found = load_predictions(folder, load_record(folder / (label + RECORD)))
-    labels, probabilities = found["labels"], found["probabilities"]
+    labels, probabilities = found["labels"], found.get("probabilities")
+    if probabilities is None:  # which older evaluations stored
+        probabilities = to_probabilities(torch.from_numpy(found["logits"])).numpy()
     mistakes = [
         Mistake(image=image, truth=int(labels[index]), probability=float(probabilities[index]))
         for index, image in zip(found["mistakes"], found["mistake_images"], strict=True)

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from search.config import StudyConfig
 from search.evaluation.retraining import Retraining
 from search.journal import State, Trial
@@ -39,7 +41,7 @@ class Winner:
     epochs: int
     """Where it had it: so long is it retrained."""
     threshold: float | None
-    """An image is called REAL above this probability; None until it is chosen on validation."""
+    """An image is called REAL where its probability is above this, a float32; None until it is chosen on validation."""
     recipe: str | None = None
     """Name of the recipe whose point it is, if baselines are wished and it is one's."""
 
@@ -128,7 +130,8 @@ def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
 def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Choices:
     """Choose the winners by validation; thresholds that are to be chosen on validation stay None."""
     wanted = config.evaluation
-    threshold = None if isinstance(wanted.threshold, str) else wanted.threshold
+    # a float32, so that it is the same number wherever a probability, which is one, is compared with it
+    threshold = None if isinstance(wanted.threshold, str) else float(np.float32(wanted.threshold))
     recipes = name_recipes(config, trials) if wanted.baselines else {}
     winners = [
         Winner(

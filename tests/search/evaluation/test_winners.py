@@ -178,3 +178,10 @@ def test_a_recipe_that_was_proposed_again_is_one_baseline_with_its_best_trial():
         (3, 2, "paper_cnn"),
         (1, 3, "wide"),
     ]
+
+
+def test_a_threshold_that_was_set_is_kept_as_the_float32_that_it_is_compared_as():
+    choices = choose(make_config(threshold=0.3), [make_trial(0, 0.7)], FINGERPRINT)
+    assert choices.threshold == 0.3
+    assert choices.winners[0].threshold == 0.30000001192092896
+    assert read_entry(build_entry(choices)) == choices
