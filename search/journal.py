@@ -257,6 +257,15 @@ class Journal:
         change = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "differences": list(differences)}
         self._storage.set_study_user_attr(self._study_id, "changes", [*known, change])
 
+    def add_opening(self, opening: Mapping[str, Any]) -> None:
+        """Record that the test split is about to be opened."""
+        self._storage.set_study_user_attr(self._study_id, "openings", [*self.list_openings(), dict(opening)])
+
+    def list_openings(self) -> list[dict[str, Any]]:
+        """Return what `add_opening` recorded."""
+        openings = self._storage.get_study_user_attrs(self._study_id).get("openings")
+        return list(openings) if isinstance(openings, list) else []
+
     def list_changes(self) -> list[dict[str, Any]]:
         """Return what `add_change` recorded: `time` and `differences` of each."""
         changes = self._storage.get_study_user_attrs(self._study_id).get("changes", [])

@@ -102,8 +102,8 @@ def save_model(
     paths = {suffix: folder / (record.label + suffix) for suffix in (WEIGHTS, PREDICTIONS, RECORD, CARD)}
     make_folder(folder)
     paths[RECORD].unlink(missing_ok=True)
+    sync(folder)  # or a power cut might leave the earlier record with files that are not its own
     paths[PREDICTIONS].unlink(missing_ok=True)
-    sync(folder)  # or a power cut might leave the earlier record with weights that are not its own
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     contents = {"weights": safetensors.torch.save(plain)}
     if predictions is not None:
