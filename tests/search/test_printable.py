@@ -108,6 +108,7 @@ def is_harmless(output):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_command_prints_hostile_names_on_an_output_that_knows_ascii_alone(hostile_data, saved_model, tmp_path):
     place = [f"data.path={hostile_data}", f"data.cache={tmp_path / 'cache'}", f"results={tmp_path}"]
     settings = [word for setting in place for word in ("--set", setting)]
