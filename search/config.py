@@ -96,8 +96,8 @@ class SearchConfig:
     """First rung: no trial is stopped before it. None is max_epochs / reduction_factor, rounded up, and 1 under
     hyperband, some of whose brackets begin later: what the first of few epochs says misleads tpe (LOG.md,
     2026-11-24)."""
-    reduction_factor: Annotated[float, Field(gt=1, lt=1000)] = 3.0
-    """One trial in so many survives a rung; the next rung is so many times higher."""
+    reduction_factor: Annotated[float, Field(ge=1.01, lt=1000)] = 3.0
+    """One trial in so many survives a rung, and the next rung is so many times higher."""
     patience_epochs: Count | None = None
     """Epochs without a better validation metric after which a trial is COMPLETE; None is never. A cosine or one-cycle
     schedule spans max_epochs: much of its gain comes at the end, which a trial that ends before does not see."""
@@ -178,7 +178,7 @@ class Recipe:
     """What differs from the defaults of trainables.config."""
 
 
-@pydantic.with_config(pydantic.ConfigDict(extra="forbid"))
+@pydantic.with_config(pydantic.ConfigDict(extra="forbid", allow_inf_nan=False))
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StudyConfig:
     """A whole study."""
@@ -319,6 +319,8 @@ def _describe_problems(error: pydantic.ValidationError) -> list[str]:
         loc = problem["loc"]
         if loc[0] == "space" and len(loc) > 3:
             loc = (*loc[:3], *loc[4:5]) if loc[3] != "value" else loc[:3]
+        if loc[:2] == ("evaluation", "threshold"):
+            loc = loc[:2]
         places.setdefault(".".join(map(str, loc)).removesuffix(".[key]"), problem)
     return [_describe(path, problem) for path, problem in places.items()]
 
@@ -328,6 +330,10 @@ def _describe(path: str, problem: Any) -> str:
         return f"{path}: unknown key"
     if problem["type"] in ("missing", "missing_argument"):
         return f"{path}: missing"
+    if isinstance(problem["input"], float) and not math.isfinite(problem["input"]):
+        return f"{path} = {problem['input']}: expected a finite number"
+    if path == "evaluation.threshold":
+        return f"{path} = {problem['input']!r}: expected a number above 0 and below 1, or validation"
     if "value" in problem["loc"][3:4]:
         return f"{path} = {problem['input']!r}: expected a value, {{low: ..., high: ...}} or {{choice: [...]}}"
     return f"{path} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

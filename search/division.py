@@ -89,25 +89,21 @@ def list_shares(config: StudyConfig) -> dict[str, float]:
     return {name: (search.shares or {}).get(name, 1.0) for name in search.architectures}
 
 
-def count_trials(config: StudyConfig) -> dict[str, int]:
-    """Return how many trials each architecture gets where the shares divide the number of trials."""
-    search, shares = config.search, list_shares(config)
-    first = [recipe.architecture for recipe in config.recipes if recipe.architecture in shares][: search.num_trials]
-    counts: dict[str, int] = {**dict.fromkeys(shares, 0), **Counter(first)}
-    for _ in range(search.num_trials - len(first)):
-        short = {name: share for name, share in shares.items() if counts[name] < search.min_trials}
-        counts[choose_architecture(counts, short or shares)] += 1
-    return counts
-
-
 def check_shares(config: StudyConfig) -> None:
     """Check that every architecture gets `search.min_trials` trials.
 
     Raises:
         InputError: If one would get fewer.
     """
-    search, counts = config.search, count_trials(config)
-    if missing := [name for name in counts if counts[name] < search.min_trials]:
+    search, shares = config.search, list_shares(config)
+    first = [recipe.architecture for recipe in config.recipes if recipe.architecture in shares][: search.num_trials]
+    counts: dict[str, int] = {**dict.fromkeys(shares, 0), **Counter(first)}
+    while sum(counts.values()) < search.num_trials:
+        short = {name: share for name, share in shares.items() if counts[name] < search.min_trials}
+        if not short:
+            break
+        counts[choose_architecture(counts, short)] += 1
+    if missing := [name for name in shares if counts[name] < search.min_trials]:
         fewer = "without a trial" if search.min_trials == 1 else f"with fewer than {search.min_trials} trials"
         raise InputError(
             f"search.num_trials = {search.num_trials} leaves {', '.join(missing)} {fewer}: raise it, or change "

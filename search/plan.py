@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.config import StudyConfig, dump
-from search.division import check_shares, count_trials
+from search.division import check_shares, list_shares
 from search.document import format_document
 from search.printable import escape
 from search.scheduler import HALVING, list_brackets, list_rungs
@@ -49,18 +49,19 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
 
 def list_repetitions(config: StudyConfig) -> list[str]:
     """Return a sentence for each space that has fewer points than trials are to be started in it."""
-    search = config.search
-    points: dict[str, int | None] = {name: count_points(config.space, name) for name in search.architectures}
-    counts = count_trials(config)
-    if search.divide != "trials":  # how many trials each gets depends on how long they take
+    search, shares = config.search, list_shares(config)
+    points = {name: count_points(config.space, name) for name in shares}
+    if search.divide == "trials":
+        due = {name: round(search.num_trials * share / sum(shares.values())) for name, share in shares.items()}
+    else:  # how many trials each gets depends on how long they take
         known = [count for count in points.values() if count is not None]
         points = {"the study": sum(known) if len(known) == len(points) else None}
-        counts = {"the study": search.num_trials}
+        due = {"the study": search.num_trials}
     return [
-        f"Space: {name} has {count:,} distinct configuration{'' if count == 1 else 's'}, fewer than its "
-        f"{counts[name]:,} trials, so some are trained more than once"
+        f"Space: {name} has {count:,} distinct configuration{'' if count == 1 else 's'}, fewer than its share of "
+        f"{due[name]:,} trials: some are trained more than once"
         for name, count in points.items()
-        if count is not None and count < counts[name]
+        if count is not None and count < due[name]
     ]
 
 

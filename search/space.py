@@ -116,7 +116,11 @@ def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[st
 
 
 def _check_corners(space: Space, architecture: str) -> None:
-    """Check the model's smallest and largest values together, the training's, which are independent, one by one."""
+    """Check the smallest and largest values of the model and of the batch together.
+
+    The training's others are independent and checked one by one.
+    """
+    model = {field.name for field in dataclasses.fields(MODEL_CONFIGS[architecture])}
     corners: dict[str, list[Value]] = {}
     for name, spec in list_specs(space, architecture).items():
         section = architecture if name in space.get(architecture, {}) else "shared"
@@ -127,11 +131,12 @@ def _check_corners(space: Space, architecture: str) -> None:
             _check_type(value, hint, where)
         if isinstance(spec, Range):
             _check_range(spec, hint, where)
-        if isinstance(spec, Range) and hint is int:
+        if isinstance(spec, Range) and hint is int and name in model:  # such as an even kernel_size
             for value in range(int(spec.low), int(spec.high) + 1, int(spec.step or 1))[:MAX_CHECKED]:
                 _build({name: value}, architecture)
-    model = {field.name for field in dataclasses.fields(MODEL_CONFIGS[architecture])}
-    for names in ([name for name in corners if name in model], *([name] for name in corners if name not in model)):
+    together = model | {"batch_size"}
+    groups = [[name for name in corners if name in together], *([name] for name in corners if name not in together)]
+    for names in groups:
         for values in itertools.product(*(corners[name] for name in names)):
             _build(dict(zip(names, values, strict=True)), architecture)
 

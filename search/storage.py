@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
@@ -167,7 +168,7 @@ def _open_database(url: str, arguments: dict[str, dict[str, str]], *, skip_table
     kwargs = {"poolclass": StaticPool, "connect_args": connection}  # one connection: the one that holds the lock
     where = f"{known.host or 'localhost'}/{known.database}"
     try:
-        return RDBStorage(full.render_as_string(hide_password=False), kwargs, skip_table_creation=skip_table_creation)
+        return _Database(full.render_as_string(hide_password=False), kwargs, skip_table_creation=skip_table_creation)
     except ImportError:
         raise InputError(
             f"storage: {known.drivername} needs a library: pip install 'cifake-search[database]'"
@@ -220,6 +221,26 @@ class _Record(JournalStorage):
                 f"{self._path} has a line {self._replay_result.log_number_read} that Optuna cannot take in "
                 f"({type(error).__name__}: {error}): {CURE}"
             ) from None
+
+
+class _Database(RDBStorage):
+    """Lets a parameter have other choices or another scale than in an earlier trial, as a file does.
+
+    A study whose space was changed by hand goes on in it. Every trial is stored with its own distributions.
+    """
+
+    def _set_trial_param_without_commit(
+        self,
+        session: Any,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None = None,  # noqa: ARG002 Optuna's name
+    ) -> None:
+        super()._set_trial_param_without_commit(
+            session, trial_id, param_name, param_value_internal, distribution, previous_distribution=distribution
+        )
 
 
 class _Check(BaseJournalFileLock):

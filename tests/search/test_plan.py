@@ -41,23 +41,23 @@ FINITE = {
         ({"architectures": ["cnn"], "num_trials": 36}, []),
         (
             {"architectures": ["cnn"], "num_trials": 37},
-            ["cnn has 36 distinct configurations, fewer than its 37 trials"],
+            ["cnn has 36 distinct configurations, fewer than its share of 37 trials"],
         ),
         ({"num_trials": 2}, []),
         (
             {"num_trials": 3, "shares": {"cnn": 1, "resnet50": 2}},
-            ["resnet50 has 1 distinct configuration, fewer than its 2 trials"],
+            ["resnet50 has 1 distinct configuration, fewer than its share of 2 trials"],
         ),
         ({"num_trials": 37, "divide": "epochs"}, []),
         (
             {"num_trials": 38, "divide": "epochs"},
-            ["the study has 37 distinct configurations, fewer than its 38 trials"],
+            ["the study has 37 distinct configurations, fewer than its share of 38 trials"],
         ),
     ],
 )
 def test_the_plan_says_where_there_are_more_trials_than_points(search, told):
     study = parse({"name": "x", "search": search, "space": {"cnn": FINITE}})
-    assert [sentence.removeprefix("Space: ").split(", so")[0] for sentence in list_repetitions(study)] == told
+    assert [sentence.removeprefix("Space: ").split(": some")[0] for sentence in list_repetitions(study)] == told
 
 
 def test_a_space_in_which_a_number_has_no_step_has_no_end():

@@ -206,6 +206,36 @@ def test_a_study_in_a_database_equals_one_in_a_file(database, tmp_path):
     recorded.close()
 
 
+BATCHES = {"low": 16, "high": 128}
+CHANGES = {
+    "choices": ({"choice": [16, 32, 64]}, {"choice": [64, 128]}),
+    "scale": (BATCHES, {**BATCHES, "log": True}),
+    "kind": ({"choice": [16, 32, 64]}, BATCHES),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_space_that_was_changed_goes_on_in_a_database_as_in_a_file(database, tmp_path, change):
+    places, found = {"file": tmp_path / "study.journal", "database": database}, {}
+    for kind, place in places.items():
+        for num_trials, spec in zip((5, 10, 12), (*CHANGES[change], CHANGES[change][1]), strict=True):
+            space = {"shared": {**SETTINGS["space"]["shared"], "batch_size": spec}}
+            search = {**SETTINGS["search"], "num_trials": num_trials}
+            study = Study(parse({**SETTINGS, "search": search, "space": space}), Journal(place, "shared", note=print))
+            run(study)
+            study._journal.close()
+        found[kind] = summarize(study)
+    assert len(found["database"]) == 12
+    assert found["database"] == found["file"]
+    stored = [read_storage(place) for place in places.values()]
+    plain = [optuna.load_study(study_name="shared", storage=storage).get_trials() for storage in stored]
+    close_storage(stored[1])
+    assert [trial.distributions for trial in plain[1]] == [trial.distributions for trial in plain[0]]
+    assert [trial.params for trial in plain[1]] == [trial.params for trial in plain[0]]
+    batches = {str(trial.distributions[f"{trial.user_attrs['architecture']}.batch_size"]) for trial in plain[1]}
+    assert len(batches) == 2
+
+
 @pytest.mark.parametrize("limit", [2, 9])
 def test_a_killed_search_goes_on_as_if_it_had_not_been(database, tmp_path, limit):
     straight = open_study(tmp_path / "study.journal")
