@@ -261,12 +261,14 @@ class _Check(BaseJournalFileLock):
 class _Gatherer(JournalFileBackend):
     """Writes the lines that describe a fact together with the one that makes it count, and waits for the disk once.
 
-    What was held back when the process was killed did not count yet, and is written again.
+    What was held back when the process was killed did not count yet, and is written again. After a write that failed
+    nothing more is written: it may have left half a line, which is cut off when the study is opened again.
     """
 
     def __init__(self, path: str, lock_obj: BaseJournalFileLock) -> None:
         super().__init__(path, lock_obj)
         self._held: list[dict[str, Any]] = []
+        self._failure: OSError | None = None
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
         number = log_number_from
@@ -278,9 +280,15 @@ class _Gatherer(JournalFileBackend):
             raise _name_damage(Path(self._file_path), number + 1) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._failure is not None:
+            raise self._failure
         self._held += logs
         if logs[-1]["op_code"] not in DESCRIBING:
-            super().append_logs(self._held)
+            try:
+                super().append_logs(self._held)
+            except OSError as error:
+                self._failure = error
+                raise
             self._held = []
 
 

@@ -1,11 +1,14 @@
 """Writes every file of a study that a promise rests on, in the order of a search, and says after each what is promised.
 
 python tests/writing.py ROOT SOURCE MARKS
+python tests/writing.py < LINES   does so for each line of these three
 """
 
 import hashlib
 import os
+import signal
 import sys
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +89,9 @@ class Writer:
         while (trial := study.ask()) is not None:
             self.mark_journal()
             path, is_ended = self.checkpoints.get_path(trial.number), False
+            if (state := checkpoint.load(path)) is not None:
+                assert state["epoch"] - len(trial.epochs) in (0, 1), "a checkpoint is of the last epoch, or one ahead"
+                assert torch.equal(state["weights"], torch.full((40, 40), float(state["epoch"])))
             while not is_ended:
                 epoch = len(trial.epochs) + 1
                 checkpoint.save(path, {"epoch": epoch, "weights": torch.full((40, 40), float(epoch))})
@@ -130,8 +136,48 @@ class Writer:
         self.mark("journal", (self.folder / "study.journal").stat().st_size)
 
 
-if __name__ == "__main__":
+def write(root, source, marks):
+    """Return the exit code of a command: 2 for what the user can mend, 1 for a disk that fails."""
     try:
-        Writer(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]).run()
+        Writer(Path(root), Path(source), marks).run()
     except InputError as error:
-        sys.exit(f"error: {error}")
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def serve():
+    """Write for each line, the first time here, so that all is imported, and then in processes that begin stopped.
+
+    Each says its number, and then how it ended.
+    """
+    torch.set_num_threads(1)
+    for count, line in enumerate(sys.stdin):
+        if count == 0:
+            say(write(*line.split()))
+        elif (child := os.fork()) == 0:
+            code = 70
+            try:
+                os.kill(os.getpid(), signal.SIGSTOP)
+                code = write(*line.split())
+            except BaseException:
+                traceback.print_exc()
+                raise
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        else:
+            say(child)
+            say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def say(number):
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(write(*sys.argv[1:]) if len(sys.argv) > 1 else serve())
