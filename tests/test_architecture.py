@@ -25,7 +25,7 @@ DOORS = {
         f"search/{name}.py"
         for name in (
             *("tuner", "tune_changes", "cluster/nodes", "cluster/preflight"),
-            *("cluster/delivery", "cluster/losses", "cluster/preference", "evaluation/retrainer"),
+            *("cluster/delivery", "cluster/losses", "cluster/preference", "cluster/private", "evaluation/retrainer"),
         )
     },
     "fsspec": {"search/cluster/store.py"},
