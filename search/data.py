@@ -20,7 +20,7 @@ from search.audit.findings import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, 
 from search.audit.images import Images, read_images
 from search.audit.sheet import draw_sheet
 from search.command import explain_errors
-from search.provenance import check_target, replace_file
+from search.provenance import check_target, write_file
 from trainables.errors import InputError
 
 NAMED = 3
@@ -110,10 +110,8 @@ def _clean(text: str) -> str:
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(content)
-        replace_file(partial, path)
+        write_file(path, content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainables.errors import InputError
+from trainables.files import create_file
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "wandb", "numpy", "pandas", "scikit-learn")
 """Whose versions a result may depend on."""
@@ -68,7 +69,8 @@ def write_file(path: Path, content: bytes) -> Path:
     """Write a file in one step, its folder too if missing, and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
+    with create_file(partial) as file:
+        file.write(content)
     replace_file(partial, path)
     return path
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from search.cluster.store import Store, StoreError, check_url, is_url
 from search.config import StudyConfig, dump, parse
-from search.document import read_document, set_value, write_document
-from search.provenance import describe_code, describe_command, replace_file
+from search.document import format_document, read_document, set_value
+from search.provenance import describe_code, describe_command, write_file
 from trainables.errors import InputError
 from trainables.record import load_info
 
@@ -150,9 +150,7 @@ def fetch_record(url: str) -> dict[str, Any]:
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     """Write a study's study.yaml in one step."""
-    partial = directory / "study.yaml.partial"
-    write_document(partial, record)
-    replace_file(partial, directory / "study.yaml")
+    write_file(directory / "study.yaml", format_document(record).encode())
 
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -12,6 +12,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from trainables.files import create_file
+
 DIGEST_BYTES = 32
 
 
@@ -39,7 +41,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _add_suffix(path, ".partial")
-    with partial.open("wb") as file:
+    with create_file(partial) as file:
         file.write(bytes(DIGEST_BYTES))
         hashing: Any = _Hashing(file)
         try:

@@ -39,3 +39,12 @@ def test_a_file_is_replaced_whole_and_leaves_no_partial(tmp_path):
     replace_file(partial, path)
     assert path.read_bytes() == b"three"
     assert [found.name for found in tmp_path.rglob("*") if found.is_file()] == ["file"]
+
+
+def test_a_file_is_not_written_through_a_link(tmp_path):
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    for name in ("file", "file.partial"):
+        (tmp_path / name).symlink_to(outside)
+    write_file(tmp_path / "file", b"new")
+    assert (outside.read_bytes(), (tmp_path / "file").read_bytes()) == (b"mine", b"new")
