@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from search.evaluation import result
-from search.evaluation.retraining import Place, Retraining, load_tested, load_tests
+from search.evaluation.model_record import Retraining
+from search.evaluation.retraining import Place, load_tested, load_tests
 from search.evaluation.worker import NUM_MISTAKES, Progress, calibrate, retrain
 from search.task import Failure
 from trainables import checkpoint
