@@ -1,5 +1,6 @@
 """What made a result: commit, versions, machine; and where a new file may be written."""
 
+import dataclasses
 import hashlib
 import platform
 import shlex
@@ -18,8 +19,23 @@ ROOT = Path(__file__).parent.parent
 """Folder that holds the two packages."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """The code that made something, and what it ran on."""
+
+    commit: str | None
+    """None outside a repository."""
+    dirty: bool | None
+    """Whether files were changed since the commit."""
+    source: str
+    """SHA-256 of the two packages."""
+    python: str
+    packages: dict[str, str]
+    """Versions."""
+
+
 def describe_code() -> dict[str, Any]:
-    """Return the commit, whether files were changed since, the hash of the code itself, and the versions it runs on.
+    """Return the fields of `Code` as they are now.
 
     Where git does not answer, or the code is not in the repository around it, commit and changes are None.
     """

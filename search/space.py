@@ -45,6 +45,8 @@ Space = Mapping[str, Mapping[str, Spec]]
 
 MAX_CHECKED = 4096
 """Of a range of integers so many are checked one by one."""
+MAX_CORNERS = 100_000
+"""Of the combinations of all choices and ends of ranges so many are checked; that takes a second or two."""
 
 
 def list_specs(space: Space, architecture: str) -> dict[str, Spec]:
@@ -86,6 +88,19 @@ def check_space(space: Space, architectures: Sequence[str]) -> None:
             raise InputError(f"space.{section}.{unknown[0]}: unknown parameter; known: {known}")
     for architecture in architectures:
         _check_corners(space, architecture)
+
+
+def check_params(params: Mapping[str, Value], architecture: str, where: str) -> None:
+    """Check that flat parameters are known and of their types.
+
+    Raises:
+        InputError: If one is not.
+    """
+    known = list_defaults(architecture)
+    for name, value in params.items():
+        if name not in known:
+            raise InputError(f"{where}.{name}: unknown parameter; known: {', '.join(known)}")
+        _check_type(value, _get_hint(architecture, name), f"{where}.{name}")
 
 
 def contains(spec: Spec, value: Value) -> bool:
@@ -137,7 +152,7 @@ def _check_corners(space: Space, architecture: str) -> None:
     together = model | {"batch_size"}
     groups = [[name for name in corners if name in together], *([name] for name in corners if name not in together)]
     for names in groups:
-        for values in itertools.product(*(corners[name] for name in names)):
+        for values in itertools.islice(itertools.product(*(corners[name] for name in names)), MAX_CORNERS):
             _build(dict(zip(names, values, strict=True)), architecture)
 
 

@@ -21,6 +21,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
 
+from search.untrusted import LINE_BYTES, check_options
 from trainables.durable import sync
 from trainables.errors import InputError
 
@@ -44,6 +45,23 @@ READER = {
     "mysql": {"init_command": "SET SESSION TRANSACTION READ ONLY"},
 }
 """How a reader connects, who cannot write."""
+
+
+class _ClearText:
+    """In place of PyMySQL's way to send the password as it is."""
+
+    def __init__(self, _connection: object) -> None:
+        pass
+
+    def authenticate(self, _packet: object) -> object:
+        raise PermissionError("the server asks for the password in clear text, which is never sent")
+
+
+AUTHENTICATION: dict[str, dict[str, Any]] = {
+    "postgresql": {"require_auth": "!password"},
+    "mysql": {"auth_plugin_map": dict.fromkeys(("mysql_clear_password", "dialog"), _ClearText)},
+}
+"""How nobody connects: with a password that the server reads in clear text."""
 DESCRIBING = (
     JournalOperation.SET_TRIAL_USER_ATTR,
     JournalOperation.SET_TRIAL_SYSTEM_ATTR,
@@ -72,6 +90,7 @@ def check_url(url: str) -> None:
         raise InputError(f"storage: leave the password out of the URL and put it into the environment as {PASSWORD}")
     if not is_known:
         raise InputError("storage: expected postgresql://USER@HOST:PORT/DATABASE or mysql://USER@HOST:PORT/DATABASE")
+    check_options(parts.scheme, parts.query)
 
 
 def open_storage(
@@ -164,7 +183,7 @@ def _open_database(url: str, arguments: dict[str, dict[str, str]], *, skip_table
     check_url(url)
     known = make_url(url)
     full = known.set(drivername=DRIVERS[known.drivername], password=os.environ.get(PASSWORD))
-    connection = arguments[known.drivername]
+    connection = arguments[known.drivername] | AUTHENTICATION[known.drivername]
     kwargs = {"poolclass": StaticPool, "connect_args": connection}  # one connection: the one that holds the lock
     where = f"{known.host or 'localhost'}/{known.database}"
     try:
@@ -304,7 +323,8 @@ class _Reader(BaseJournalBackend):
             return
         with self._path.open("rb") as file:
             file.seek(self._offsets[log_number_from])
-            for number, line in enumerate(file, start=log_number_from):
+            lines = iter(lambda: file.readline(LINE_BYTES), b"")
+            for number, line in enumerate(lines, start=log_number_from):
                 if (record := _parse(line)) is None:
                     if file.read(1):
                         raise _name_damage(self._path, number + 1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from search.untrusted import check_object_name
 from trainables.durable import make_folder, replace_file
 from trainables.errors import DISK_FULL, InputError
 
@@ -68,11 +69,11 @@ class Store:
         except StoreError as error:
             raise InputError(str(error)) from None
 
-    def read(self, name: str) -> bytes | None:
-        """Return an object's content, None if there is none of this name."""
+    def read(self, name: str, *, limit: int | None = None) -> bytes | None:
+        """Return an object's content, None if there is none of this name; of a limit, at most a byte more."""
         with self._talk() as fs:
             try:
-                content: bytes = fs.cat_file(self._place(name))
+                content: bytes = fs.cat_file(self._place(name), start=None, end=limit and limit + 1)
             except FileNotFoundError:
                 return None
             return content
@@ -122,10 +123,17 @@ class Store:
             return True
 
     def list(self, below: str = "") -> dict[str, str]:
-        """Return the objects whose names begin with a folder's, each with what changes when its content does."""
+        """Return the objects whose names begin with a folder's, each with what changes when its content does.
+
+        Raises:
+            InputError: If one has a name that no file of the folder can have.
+        """
         with self._talk() as fs:
             found = fs.find(self._place(below), detail=True)
-            return {self._name(fs, place): _get_version(info) for place, info in sorted(found.items())}
+            names = {self._name(fs, place): _get_version(info) for place, info in sorted(found.items())}
+        for name in names:
+            check_object_name(name, self.url)
+        return names
 
     def upload(self, files: Mapping[str, Path]) -> None:
         """Send files, by the names of their objects."""
@@ -141,8 +149,10 @@ class Store:
         if not files:
             return
         partials = {name: path.with_name(path.name + ".fetched") for name, path in files.items()}
-        for path in partials.values():
+        for name, path in partials.items():
+            check_object_name(name, self.url)
             make_folder(path.parent)
+            path.unlink(missing_ok=True)  # or a link there would be written through
         with self._talk() as fs:
             fs.get(
                 [self._place(name) for name in files], [str(path) for path in partials.values()], batch_size=PARALLEL
@@ -162,7 +172,7 @@ class Store:
 
     def _name(self, fs: Any, place: str) -> str:
         """Return which object fsspec means."""
-        return place.removeprefix(fs._strip_protocol(self.url)).lstrip("/")
+        return place.removeprefix(f"{fs._strip_protocol(self.url)}/")
 
     @contextmanager
     def _talk(self) -> Iterator[Any]:

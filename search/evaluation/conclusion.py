@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from search.cluster.copy import Copy
@@ -168,6 +169,8 @@ def _report(
     trials = journal.load()
     tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
     labels, _, _ = tests[models[0].label]
+    if not all(np.array_equal(labels, others) for others, _, _ in tests.values()):
+        raise InputError(f"the models of {config.place} were not tested on the same images: evaluate the study again")
     result = Result(
         study=config.name,
         config=config,

@@ -8,12 +8,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from search.config import StudyConfig
-from search.evaluation.retraining import Retraining
+from search.config import Architecture, Count, Few, Finite, Index, StudyConfig, check
+from search.evaluation.model_record import Retraining
 from search.journal import State, Trial
 from search.provenance import describe_code
 from trainables.config import list_defaults
@@ -32,15 +32,15 @@ DISTINCT = "; of equal configurations the best trial alone"
 class Winner:
     """One configuration to retrain."""
 
-    architecture: str
-    rank: int
+    architecture: Architecture
+    rank: Count
     """1 for the best of its architecture on validation."""
-    trial: int
-    accuracy: float
+    trial: Index
+    accuracy: Finite
     """Its best on validation."""
-    epochs: int
+    epochs: Count
     """Where it had it: so long is it retrained."""
-    threshold: float | None
+    threshold: Finite | None
     """An image is called REAL where its probability is above this, a float32; None until it is chosen on validation."""
     recipe: str | None = None
     """Name of the recipe whose point it is, if baselines are wished and it is one's."""
@@ -52,16 +52,26 @@ class Winner:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """When something was done, and by which code."""
+
+    time: str
+    """In UTC, ISO 8601."""
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
     """All that is decided before the test split is opened."""
 
     rule: str
     """How the winners were chosen and will be tested."""
-    seeds: int
+    seeds: Few
     """Retrainings of each winner."""
-    top_k: int
+    top_k: Few
     """Winners of each architecture, at most; distinct configurations."""
-    threshold: float | str
+    threshold: Finite | Literal["validation"]
     """The decision threshold, or `validation`."""
     fingerprint: str
     """Of the data."""
@@ -79,6 +89,14 @@ class Choices:
     def _blank(self) -> "Choices":
         winners = tuple(dataclasses.replace(winner, threshold=None) for winner in self.winners)
         return dataclasses.replace(self, winners=winners)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Choices):
+    """An entry of `evaluations`: what was chosen when, and when the test split was opened for it."""
+
+    chosen: Stamp
+    opened: Stamp | None
 
 
 def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None) -> list[Trial]:
@@ -180,14 +198,21 @@ def list_retrainings(config: StudyConfig, trials: Sequence[Trial], choices: Choi
 def build_retraining(
     config: StudyConfig, trials: Sequence[Trial], winner: Winner, fingerprint: str, seed: int
 ) -> Retraining:
-    """Return one retraining of a winner."""
+    """Return one retraining of a winner.
+
+    Raises:
+        InputError: If the trials do not have the winner among them.
+    """
+    trial = trials[winner.trial] if winner.trial < len(trials) else None
+    if trial is None or trial.architecture != winner.architecture or not is_finished(trial):
+        raise InputError(f"study.yaml: the winner {winner.label} is trial {winner.trial}, which has not finished here")
     return Retraining(
         label=f"{winner.label}-seed{seed}",
         architecture=winner.architecture,
         rank=winner.rank,
         seed=seed,
         trial=winner.trial,
-        params=trials[winner.trial].params,
+        params=trial.params,
         train_seed=derive_seed(config.search.seed, f"retraining {winner.architecture} {winner.rank} {seed}"),
         max_epochs=config.search.max_epochs,
         epochs=winner.epochs,
@@ -222,13 +247,7 @@ def read_entry(entry: Mapping[str, Any]) -> Choices:
     Raises:
         InputError: If it is something else.
     """
-    try:
-        known = {field.name: entry[field.name] for field in dataclasses.fields(Choices)}
-        return Choices(**known | {"winners": tuple(Winner(**winner) for winner in entry["winners"])})
-    except (KeyError, TypeError):
-        raise InputError(
-            "study.yaml is damaged: an entry of evaluations lacks its choices; use another --name"
-        ) from None
+    return check(Choices, entry, "study.yaml, evaluations,")
 
 
 def stamp() -> dict[str, Any]:

@@ -16,9 +16,10 @@ from torch import nn
 
 from search.cluster.shelf import Shelf
 from search.evaluation.cost import measure_cost
-from search.evaluation.model_file import PREPROCESSING, ModelRecord, save_model
+from search.evaluation.model_file import PREPROCESSING, save_model
+from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.result import TestedModel
-from search.evaluation.retraining import Place, Retraining
+from search.evaluation.retraining import Place
 from search.evaluation.statistics import call_real, choose_threshold, score
 from search.provenance import describe_code
 from search.task import Failure

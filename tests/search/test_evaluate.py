@@ -196,7 +196,7 @@ def rename(study):
     ("prepare", "arguments", "message"),
     [
         (remove_journal, [], "nothing was searched there"),
-        (damage_record, [], "evaluations must be a list"),
+        (damage_record, [], "evaluations = {}"),
         (change_data, [], "holds other images than"),
         (drop_cnn, [], "No resnet50 trial was run: go on with the search, or name the others with --architecture"),
         (rename, [], "holds the study other"),
@@ -246,7 +246,9 @@ def test_the_record_of_a_study_keeps_its_evaluations_when_it_is_resumed(study):
     from search.record import compare_record
 
     record = load_record(study)
-    record["evaluations"].append({"chosen": {}, "opened": None})
+    chosen = {"time": "2026-11-28T12:00:00+00:00", "commit": None, "dirty": None}
+    choices = {"rule": "best", "seeds": 1, "top_k": 1, "threshold": 0.5, "fingerprint": "f", "winners": []}
+    record["evaluations"].append({"chosen": chosen, **choices, "opened": None})
     write_record(study, record)
     config = parse(record["config"])
     packed = next(path for path in (study.parent.parent / "cache").iterdir() if path.is_dir())

@@ -91,7 +91,7 @@ def test_an_entry_is_plain_yaml_and_reads_back_as_the_same_choices():
 
 
 def test_a_damaged_entry_is_refused():
-    with pytest.raises(InputError, match="lacks its choices"):
+    with pytest.raises(InputError, match="evaluations, is damaged: rule: missing"):
         read_entry({"chosen": stamp(), "opened": None})
 
 

@@ -1,16 +1,15 @@
 import dataclasses
 import hashlib
-import json
 
 import numpy as np
 import pytest
-import safetensors.numpy
 import torch
 from torch.nn import functional
 
 from search.evaluation import result
 from search.evaluation.model_file import load_predictions, load_record
-from search.evaluation.retraining import Place, Retraining, load_tested, load_tests
+from search.evaluation.model_record import Retraining
+from search.evaluation.retraining import Place, load_tested, load_tests
 from search.evaluation.worker import NUM_MISTAKES, Progress, calibrate, retrain
 from search.task import Failure
 from trainables import checkpoint
@@ -107,22 +106,6 @@ def test_the_loss_of_the_test_is_that_of_the_stored_logits(packed, tmp_path):
     found = load_predictions(tmp_path, load_record(tmp_path / "cnn-seed0.json"))
     logits, labels = (torch.from_numpy(found[name]).double() for name in ("logits", "labels"))
     assert tested.metrics["loss"] == functional.binary_cross_entropy_with_logits(logits, labels).item()
-
-
-def test_what_an_older_evaluation_stored_is_read(packed, tmp_path):
-    run(retrain, make_retraining(), packed, tmp_path)
-    labels, probabilities, mistakes = load_tests(tmp_path, "cnn-seed0")
-    path, record = tmp_path / "cnn-seed0.predictions.safetensors", tmp_path / "cnn-seed0.json"
-    older = safetensors.numpy.load_file(path) | {"probabilities": probabilities}
-    del older["logits"]
-    safetensors.numpy.save_file(older, path)
-    content = json.loads(record.read_text())
-    content["sha256"]["predictions"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    record.write_text(json.dumps(content))
-    again = load_tests(tmp_path, "cnn-seed0")
-    np.testing.assert_array_equal(again[0], labels)
-    np.testing.assert_array_equal(again[1], probabilities)
-    assert [mistake.probability for mistake in again[2]] == [mistake.probability for mistake in mistakes]
 
 
 @pytest.mark.parametrize("change", [{"epochs": 2}, {"threshold": 0.4}, {"fingerprint": "0" * 64}])
