@@ -412,7 +412,7 @@ def test_the_sealed_accuracy_is_what_predict_says_of_the_same_files(tmp_path, wr
         path = tmp_path / "images/test" / ("REAL", "FAKE")[place % 2] / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(KINDS[name][0])
-    (tmp_path / "images/train/REAL" / os.fsdecode(b"no text \xff.png")).write_bytes(b"no image")
+    (tmp_path / "images/train/REAL/notes.txt").write_bytes(b"no image")
     (tmp_path / "study.yaml").write_text(STUDY)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "true", "WANDB_MODE": "offline"}
 

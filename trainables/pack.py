@@ -37,7 +37,8 @@ def pack(
     """Pack a data set, unless it is packed already.
 
     Several processes may call this at once: one packs, the others wait for it. What a killed packing leaves behind
-    is never taken for a pack, and the next packing removes it. What becomes of an image, `trainables.pixels.RULE` says.
+    is never taken for a pack, and the next packing removes it. `trainables.pixels.RULE` says how images
+    are decoded.
 
     Args:
         source: Folder or zip in the layout {train,test}/{REAL,FAKE}/*.

@@ -1,7 +1,7 @@
 """One image file to 32x32 RGB: the rule that training, audit and prediction share, bit for bit.
 
-A file may come from a stranger. What is wrong with it is an ImageError with a reason, never a crash, and decoding
-takes no more memory than the limits allow. `trainables.source` reads the bytes.
+A file may come from a stranger. A fault in it is an ImageError with a reason, never a crash, and it takes no more
+memory than the limits allow. `trainables.source` reads the bytes.
 """
 
 import contextlib
