@@ -156,22 +156,21 @@ def answers(port):
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def server(request, tmp_path_factory):
+def server(request, tmp_path_factory, spawn_for_module):
     """A server of each kind, running."""
     folder = tmp_path_factory.mktemp(request.param)
     folder.chmod(0o755)
     for parent in folder.parents[:3]:  # pytest's own folders let nobody else in
-        if parent.name.startswith("pytest"):
+        if parent.name.startswith(("pytest", "popen")):  # pytest-xdist's are between them
             parent.chmod(0o711)
     server = SERVERS[request.param](folder)
-    with subprocess.Popen(server.command, cwd=folder, **QUIET, **server.account) as process:
-        deadline = time.monotonic() + 30
-        while not answers(server.port):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield server
-        process.send_signal(server.stop_signal)
+    process = spawn_for_module(server.command, cwd=folder, **QUIET, **server.account)
+    while not answers(server.port):
+        assert process.poll() is None
+        time.sleep(0.1)
+    yield server
+    process.send_signal(server.stop_signal)
+    process.wait()
 
 
 @pytest.fixture
@@ -202,17 +201,18 @@ def test_a_study_in_a_database_equals_one_in_a_file(database, tmp_path):
 
 
 @pytest.mark.parametrize("limit", [2, 9])
-def test_a_killed_search_goes_on_as_if_it_had_not_been(database, tmp_path, limit):
+def test_a_killed_search_goes_on_as_if_it_had_not_been(database, tmp_path, limit, spawn):
     straight = open_study(tmp_path / "study.journal")
     run(straight)
     command = [sys.executable, "-c", SEARCHER, Path(__file__).parent, database, str(limit)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as searcher:
-        assert searcher.stdout.readline() == "standing\n"
-        reader = Journal.read(database, "shared")
-        assert sum(len(trial.epochs) for trial in reader.load()) == limit
-        assert State.RUNNING in {trial.state for trial in reader.load()}
-        reader.close()
-        searcher.kill()
+    searcher = spawn(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert searcher.stdout.readline() == "standing\n"
+    reader = Journal.read(database, "shared")
+    assert sum(len(trial.epochs) for trial in reader.load()) == limit
+    assert State.RUNNING in {trial.state for trial in reader.load()}
+    reader.close()
+    searcher.kill()
+    searcher.wait()
     killed = open_study(database)
     run(killed)
     killed._journal.close()
