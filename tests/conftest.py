@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 import torchvision
@@ -22,6 +22,8 @@ from PIL import Image
 from trainables.pack import pack
 
 COUNTS = {"train/FAKE": 14, "train/REAL": 26, "test/FAKE": 4, "test/REAL": 6}
+MARK = "CIFAKE_SEARCH_TEST"
+"""Variable by which what a test started is found when it ends."""
 
 
 def _write_noise(path: Path, seed: int, *, size: int = 32) -> Path:
@@ -96,13 +98,13 @@ def pack_copy(packed: Path, tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def _end_processes() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
-    mark = f"CIFAKE_TEST={secrets.token_hex(8)}"
-    name, _, value = mark.partition("=")
+    mark = secrets.token_hex(8)
     started: list[subprocess.Popen[Any]] = []
 
     def start(command: Any, *, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
-        environment = {**(os.environ if env is None else env), name: value}
-        started.append(subprocess.Popen(command, env=environment, **options))
+        environment = {**(os.environ if env is None else env), MARK: mark}
+        kept = ["setpriv", "--pdeathsig", "KILL", *command]  # it ends with this process, too, however that ends
+        started.append(subprocess.Popen(kept, env=environment, **options))
         return started[-1]
 
     try:
@@ -110,22 +112,24 @@ def _end_processes() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
     finally:
         for process in started:
             process.kill()
-        while left := [process for process in psutil.process_iter() if _is_marked(process, mark)]:
-            for process in left:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            psutil.wait_procs(left, timeout=1)
+        while left := _list_marked(mark):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
         for process in started:
             with process:  # which closes its pipes
                 process.wait()
 
 
-def _is_marked(process: psutil.Process, mark: str) -> bool:
-    """Return whether a process has a variable in the environment that it was started with; children have it too."""
-    try:
-        return mark.encode() in Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
-    except OSError:  # it has ended, or is another user's
-        return False
+def _list_marked(mark: str) -> list[int]:
+    """Return the processes that were started with a mark in their environment; children inherit it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended
+            if f"{MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
 
 
 @pytest.fixture

@@ -179,7 +179,6 @@ def test_the_recipes_benchmark_trains_each_recipe_with_each_seed(run, image_zip,
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_replay_benchmark_has_a_row_for_each_arm(run, tmp_path):
     figures = run("replay", "--short", "--plot", str(tmp_path / "regret.png"), path=tmp_path / "figures.json")
     assert [row["arm"] for row in figures["rows"]] == ["random + asha", "tpe 10 + asha from 3"]
@@ -214,7 +213,6 @@ def test_the_growth_benchmark_has_a_row_for_each_search(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_starting_benchmark_sees_every_phase_in_its_order(run, tmp_path):
     figures = run("starting", "--short", path=tmp_path / "figures.json")
     assert list(figures["phases"]) == ["imports", "data", "ray", "study", "worker", "images", "step"]
@@ -224,7 +222,6 @@ def test_the_starting_benchmark_sees_every_phase_in_its_order(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_scale_benchmark_weighs_nodes_driver_and_journal(run, tmp_path):
     [row] = run("scale", "--short", path=tmp_path / "figures.json")["rows"]
     assert (row["nodes"], row["trials"]) == (2, 20)
@@ -234,7 +231,6 @@ def test_the_scale_benchmark_weighs_nodes_driver_and_journal(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_the_search_benchmark_lets_all_train_the_same_and_loses_nothing_of_ours(run, tmp_path):
     sides = ("--sides", "ours", "optuna_alone")
     figures = run("search", "--short", *sides, path=tmp_path / "figures.json")
@@ -271,7 +267,6 @@ def test_lost_is_what_a_search_does_not_hold_or_trained_again(lines, held, lost)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_optuna_alone_loses_nothing_where_nobody_kills_it(image_folder):
     plan = Plan(data=str(image_folder), val_fraction=0.2, epochs=2, slots=1, configs=draw_configs(4))
     assert measure("optuna_alone", plan)["epochs_lost"] == 0

@@ -12,7 +12,7 @@ from ray.cluster_utils import Cluster
 
 from search.journal import Journal, State
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 ROOT = Path(__file__).parent.parent
 STUDY = """

@@ -168,7 +168,7 @@ def test_a_driver_that_slept_finds_its_lock_taken_and_writes_no_more(tmp_path, s
 def test_of_many_drivers_that_find_one_dead_one_gets_the_lock(tmp_path, start):
     path = tmp_path / "study.lock"
     kill(start(HOLDER, path, "gone"))
-    racers = [start(RACER, path, f"machine {number % 3}", 0.5, wait=False) for number in range(6)]
+    racers = [start(RACER, path, f"machine {number % 3}", 3.0, wait=False) for number in range(6)]
     answers = [racer.stdout.readline() for racer in racers]
     assert answers.count("held\n") == 1
     holder = racers[answers.index("held\n")]

@@ -1,6 +1,8 @@
 """A study in a real PostgreSQL and in a real MariaDB, which speaks MySQL, and what a URL may be."""
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -145,9 +147,12 @@ def get_account(folder, name):
 
 
 def find_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a free port below those that the system itself gives to any connection that is opened meanwhile."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def answers(port):
@@ -164,9 +169,11 @@ def server(request, tmp_path_factory, spawn_for_module):
         if parent.name.startswith(("pytest", "popen")):  # pytest-xdist's are between them
             parent.chmod(0o711)
     server = SERVERS[request.param](folder)
-    process = spawn_for_module(server.command, cwd=folder, **QUIET, **server.account)
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = spawn_for_module(server.command, cwd=folder, stdout=output, stderr=output, **server.account)
     while not answers(server.port):
-        assert process.poll() is None
+        assert process.poll() is None, log.read_text()
         time.sleep(0.1)
     yield server
     process.send_signal(server.stop_signal)

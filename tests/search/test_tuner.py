@@ -21,7 +21,7 @@ from search.task import Failure, Report, Task
 from search.tuner import run_study
 from trainables.errors import InputError, TrainingError
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray]
 
 
 def build_config(**search):

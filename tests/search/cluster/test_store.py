@@ -216,7 +216,7 @@ def test_a_holder_that_slept_through_it_ends_and_leaves_the_lock(store, start):
 
 def test_of_many_that_find_a_dead_holder_one_gets_the_lock(start):
     hold_and_die(start)
-    racers = [start(f"machine {number}", watch_s=1.0) for number in range(4)]
+    racers = [start(f"machine {number}", watch_s=5.0) for number in range(4)]
     answers = [racer.stdout.readline() for racer in racers]
     assert answers.count("held\n") == 1
     holder = racers[answers.index("held\n")]

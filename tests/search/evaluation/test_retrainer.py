@@ -15,7 +15,7 @@ from search.evaluation.retrainer import Retrainer
 from search.evaluation.retraining import Place, Retraining
 from search.evaluation.worker import Progress
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray]
 
 STORE_BYTES = 80 * 2**20
 """Of a node's object store, the least that Ray accepts."""
