@@ -1,14 +1,18 @@
 PYTHON ?= python3
 DATA ?= cifake.zip
 BIN := .venv/bin
+SIDE_BY_SIDE := --numprocesses 3 --dist loadfile
 
-.PHONY: search test test-cluster check bench reference install cluster clean
+.PHONY: search test test-all test-cluster check bench reference install cluster clean
 
 search: install  ## from nothing to a result: both architectures on the embedded sample
 	$(BIN)/python -m search.run
 
-test: install  ## all tests but those of the cluster
-	$(BIN)/python -m pytest -m "not cluster"
+test: install  ## all tests but the long ones, which take as long again
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not cluster and not slow"
+
+test-all: install  ## all tests but those of the cluster
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not cluster"
 
 test-cluster: install cluster  ## a cluster of three hosts made out of namespaces; needs root, 15 minutes at most
 	$(BIN)/python -m pytest -m cluster tests/cluster

@@ -1,13 +1,17 @@
-"""Small data sets on disk, made of seeded noise."""
+"""Small data sets on disk, made of seeded noise; processes that end with their test."""
 
+import contextlib
+import os
+import re
 import secrets
 import shutil
-import socket
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +22,8 @@ from PIL import Image
 from trainables.pack import pack
 
 COUNTS = {"train/FAKE": 14, "train/REAL": 26, "test/FAKE": 4, "test/REAL": 6}
+MARK = "CIFAKE_SEARCH_TEST"
+"""Variable by which what a test started is found when it ends."""
 
 
 def _write_noise(path: Path, seed: int, *, size: int = 32) -> Path:
@@ -90,24 +96,66 @@ def pack_copy(packed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(packed, tmp_path / packed.name))
 
 
+@contextlib.contextmanager
+def _end_processes() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
+    mark = secrets.token_hex(8)
+    started: list[subprocess.Popen[Any]] = []
+
+    def start(command: Any, *, env: dict[str, str] | None = None, **options: Any) -> subprocess.Popen[Any]:
+        environment = {**(os.environ if env is None else env), MARK: mark}
+        kept = ["setpriv", "--pdeathsig", "KILL", *command]  # it ends with this process, too, however that ends
+        started.append(subprocess.Popen(kept, env=environment, **options))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+        while left := _list_marked(mark):
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+        for process in started:
+            with process:  # which closes its pipes
+                process.wait()
+
+
+def _list_marked(mark: str) -> list[int]:
+    """Return the processes that were started with a mark in their environment; children inherit it."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended
+            if f"{MARK}={mark}".encode() in path.read_bytes().split(b"\0"):
+                found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture
+def spawn() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
+    """Start a process, as subprocess.Popen does; it and all that it started are killed when the test ends."""
+    with _end_processes() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def spawn_for_module() -> Iterator[Callable[..., subprocess.Popen[Any]]]:
+    """Start a process that is killed, with all that it started, after the last test of the file."""
+    with _end_processes() as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an S3 on 127.0.0.1."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("s3") / "log").open("wb")
-    command = [sys.executable, "-m", "moto.server", "--port", str(port)]
-    with log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        while process.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except OSError:
-                time.sleep(0.05)
-        assert process.poll() is None, "moto did not start"
-        yield f"http://127.0.0.1:{port}"
-        process.kill()
+    path = tmp_path_factory.mktemp("s3") / "log"
+    with path.open("wb") as log, _end_processes() as start:
+        process = start([sys.executable, "-m", "moto.server", "--port", "0"], stdout=log, stderr=log)
+        while (found := re.search(r"Running on (http://127\.0\.0\.1:\d+)", path.read_text())) is None:
+            assert process.poll() is None, path.read_text()
+            time.sleep(0.05)
+        yield found[1]
 
 
 @pytest.fixture

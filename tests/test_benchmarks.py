@@ -41,22 +41,40 @@ NAMES = {
 }
 
 
-def run(name, *options, path):
-    command = [sys.executable, "-m", f"benchmarks.{name}", *options, "--json", str(path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
-    figures = json.loads(path.read_text())
-    assert figures.keys() == NAMES[name]
-    return figures
+@pytest.fixture
+def call(spawn):
+    """Run a command to its end and return its exit code and what it printed, to either stream."""
+
+    def call(command, **options):
+        process = spawn(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
+
+    return call
+
+
+@pytest.fixture
+def run(call):
+    """Run a benchmark and return its figures."""
+
+    def run(name, *options, path):
+        done = call([sys.executable, "-m", f"benchmarks.{name}", *options, "--json", str(path)])
+        assert done.returncode == 0, done.stderr
+        figures = json.loads(path.read_text())
+        assert figures.keys() == NAMES[name]
+        return figures
+
+    return run
 
 
 @pytest.mark.slow
-def test_the_packing_benchmark_writes_its_figures(image_folder, tmp_path):
+def test_the_packing_benchmark_writes_its_figures(run, image_folder, tmp_path):
     assert run("packing", str(image_folder), path=tmp_path / "figures.json")["images"] == 50
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("data", ["made up", "zip"])
-def test_the_training_benchmark_compares_three_loops(data, image_zip, tmp_path):
+def test_the_training_benchmark_compares_three_loops(run, data, image_zip, tmp_path):
     options = () if data == "made up" else ("--data", str(image_zip))
     figures = run("training", "--short", "--models", "paper_cnn", *options, path=tmp_path / "figures.json")
     [(batch_size, row)] = figures["models"]["paper_cnn"].items()
@@ -82,17 +100,18 @@ def test_the_training_benchmark_compares_three_loops(data, image_zip, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_cut_run_of_the_training_benchmark_keeps_what_it_measured(tmp_path):
+def test_a_cut_run_of_the_training_benchmark_keeps_what_it_measured(tmp_path, spawn):
     path = tmp_path / "figures.json"
     command = [sys.executable, "-m", "benchmarks.training", "--short", "--models", "paper_cnn", "resnet50"]
-    with subprocess.Popen([*command, "--json", str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert any(line.startswith("paper_cnn") for line in process.stdout)
-        process.kill()
+    process = spawn([*command, "--json", str(path)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert any(line.startswith("paper_cnn") for line in process.stdout)
+    process.kill()
+    process.wait()
     assert json.loads(path.read_text())["models"].keys() == {"paper_cnn"}
 
 
 @pytest.mark.slow
-def test_the_epochs_are_timed_alone(tmp_path):
+def test_the_epochs_are_timed_alone(run, tmp_path):
     options = ("--short", "--only", "epochs", "--models", "paper_cnn", "--cudnn-benchmark", "--deterministic")
     figures = run("training", *options, path=tmp_path / "figures.json")
     assert (figures["models"], figures["cudnn_benchmark"], figures["deterministic"]) == ({}, True, True)
@@ -100,24 +119,23 @@ def test_the_epochs_are_timed_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_broken_process_of_the_sharing_benchmark_ends_the_others_at_once():
-    code = "from benchmarks.sharing import measure; measure('no such model', 2, 256)"
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1] == "one of 2 trainings side by side ended with code 1"
+def test_a_broken_process_of_the_sharing_benchmark_ends_the_others_at_once(call):
+    done = call([sys.executable, "-c", "from benchmarks.sharing import measure; measure('no such model', 2, 256)"])
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "one of 2 trainings side by side ended with code 1"
 
 
 @pytest.mark.slow
-def test_the_sharing_benchmark_adds_up_processes(tmp_path):
+def test_the_sharing_benchmark_adds_up_processes(run, tmp_path):
     figures = run("sharing", "--short", path=tmp_path / "figures.json")
     assert figures["processes"].keys() == {"1", "2"}
     assert all(found["images_per_second"] > 0 for found in figures["processes"].values())
 
 
 @pytest.mark.slow
-def test_the_steps_for_a_gpu_leave_words_and_figures_and_those_that_were_not_asked_for_do_not_run(tmp_path):
+def test_the_steps_for_a_gpu_leave_words_and_figures_and_those_that_were_not_asked_for_do_not_run(
+    run_gpu_steps, tmp_path
+):
     done = run_gpu_steps(tmp_path / "gpu", "tests", "paper_cnn_epochs", "paper_cnn_sharing", python=sys.executable)
     assert done.returncode == 0, done.stdout
     names = {path.name for path in (tmp_path / "gpu").iterdir()}
@@ -126,7 +144,7 @@ def test_the_steps_for_a_gpu_leave_words_and_figures_and_those_that_were_not_ask
     assert "deselected" in (tmp_path / "gpu" / "tests.txt").read_text()
 
 
-def test_a_step_for_a_gpu_that_fails_keeps_no_other_from_running(tmp_path):
+def test_a_step_for_a_gpu_that_fails_keeps_no_other_from_running(run_gpu_steps, tmp_path):
     done = run_gpu_steps(tmp_path, python="false")
     assert done.returncode == 1
     started = [line.removeprefix("== ") for line in done.stdout.splitlines() if line.startswith("== ")]
@@ -136,33 +154,32 @@ def test_a_step_for_a_gpu_that_fails_keeps_no_other_from_running(tmp_path):
     ]
 
 
-def test_a_step_for_a_gpu_that_is_not_known_is_an_error_that_names_those_that_are(tmp_path):
+def test_a_step_for_a_gpu_that_is_not_known_is_an_error_that_names_those_that_are(run_gpu_steps, tmp_path):
     done = run_gpu_steps(tmp_path, "testing", python="false")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("no step is called testing; known: tests paper_cnn_epochs ")
 
 
-def run_gpu_steps(folder, *steps, python):
-    return subprocess.run(
-        [ROOT / "benchmarks" / "gpu.sh", folder, *steps],
-        env={**os.environ, "SHORT": "1", "PYTHON": python},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=110,
-    )
+@pytest.fixture
+def run_gpu_steps(call):
+    """Run steps of gpu.sh, with an interpreter of Python."""
+
+    def run_gpu_steps(folder, *steps, python):
+        environment = {**os.environ, "SHORT": "1", "PYTHON": python}
+        return call([ROOT / "benchmarks" / "gpu.sh", folder, *steps], env=environment)
+
+    return run_gpu_steps
 
 
 @pytest.mark.slow
-def test_the_recipes_benchmark_trains_each_recipe_with_each_seed(image_zip, tmp_path):
+def test_the_recipes_benchmark_trains_each_recipe_with_each_seed(run, image_zip, tmp_path):
     options = ("--data", str(image_zip), "--images", "20", "--val-images", "8", "--epochs", "1", "--seeds", "2")
     figures = run("recipes", *options, path=tmp_path / "figures.json")
     assert {name: len(found) for name, found in figures["accuracies"].items()} == {"small_cnn": 2, "paper_cnn": 2}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_replay_benchmark_has_a_row_for_each_arm(tmp_path):
+def test_the_replay_benchmark_has_a_row_for_each_arm(run, tmp_path):
     figures = run("replay", "--short", "--plot", str(tmp_path / "regret.png"), path=tmp_path / "figures.json")
     assert [row["arm"] for row in figures["rows"]] == ["random + asha", "tpe 10 + asha from 3"]
     assert figures["rows"][0]["difference"] == [0.0, 0.0, 0.0]
@@ -170,13 +187,13 @@ def test_the_replay_benchmark_has_a_row_for_each_arm(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_resuming_benchmark_proposes_the_next_trial(tmp_path):
+def test_the_resuming_benchmark_proposes_the_next_trial(run, tmp_path):
     figures = run("resuming", "--trials", "5", "--rounds", "1", path=tmp_path / "figures.json")
     assert figures["5"]["epochs"] >= 4
     assert figures["5"]["ready_seconds"] > 0
 
 
-def test_the_tracking_benchmark_tells_both_sides_the_same(tmp_path):
+def test_the_tracking_benchmark_tells_both_sides_the_same(run, tmp_path):
     figures = run("tracking", "--short", path=tmp_path / "figures.json")
     assert (
         figures["ours"].keys()
@@ -187,7 +204,7 @@ def test_the_tracking_benchmark_tells_both_sides_the_same(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_growth_benchmark_has_a_row_for_each_search(tmp_path):
+def test_the_growth_benchmark_has_a_row_for_each_search(run, tmp_path):
     figures = run("growth", "--short", "--plot", str(tmp_path / "growth.png"), path=tmp_path / "figures.json")
     assert [(row["slots"], row["trials"]) for row in figures["rows"]] == [(2, 2), (2, 20)]
     assert all(row["driver_bytes"] > 0 for row in figures["rows"])
@@ -196,8 +213,7 @@ def test_the_growth_benchmark_has_a_row_for_each_search(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_starting_benchmark_sees_every_phase_in_its_order(tmp_path):
+def test_the_starting_benchmark_sees_every_phase_in_its_order(run, tmp_path):
     figures = run("starting", "--short", path=tmp_path / "figures.json")
     assert list(figures["phases"]) == ["imports", "data", "ray", "study", "worker", "images", "step"]
     moments = [phase["seconds"] for phase in figures["phases"].values()]
@@ -206,8 +222,7 @@ def test_the_starting_benchmark_sees_every_phase_in_its_order(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_the_scale_benchmark_weighs_nodes_driver_and_journal(tmp_path):
+def test_the_scale_benchmark_weighs_nodes_driver_and_journal(run, tmp_path):
     [row] = run("scale", "--short", path=tmp_path / "figures.json")["rows"]
     assert (row["nodes"], row["trials"]) == (2, 20)
     assert row["journal_bytes"] > 20 * 500  # a trial writes half a kilobyte at the least
@@ -216,8 +231,7 @@ def test_the_scale_benchmark_weighs_nodes_driver_and_journal(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_the_search_benchmark_lets_all_train_the_same_and_loses_nothing_of_ours(tmp_path):
+def test_the_search_benchmark_lets_all_train_the_same_and_loses_nothing_of_ours(run, tmp_path):
     sides = ("--sides", "ours", "optuna_alone")
     figures = run("search", "--short", *sides, path=tmp_path / "figures.json")
     assert figures["sides"].keys() == {"ours", "optuna_alone"}
@@ -253,7 +267,6 @@ def test_lost_is_what_a_search_does_not_hold_or_trained_again(lines, held, lost)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_optuna_alone_loses_nothing_where_nobody_kills_it(image_folder):
     plan = Plan(data=str(image_folder), val_fraction=0.2, epochs=2, slots=1, configs=draw_configs(4))
     assert measure("optuna_alone", plan)["epochs_lost"] == 0
@@ -264,7 +277,7 @@ def test_optuna_alone_loses_nothing_where_nobody_kills_it(image_folder):
     [((124, 124, 0), 1000, 0), ((124, 2), 1000, 2), ((124, 130), 1000, 130), ((124, 124, 0), 2, 124)],
     ids=["done", "refused", "Ctrl-C by hand", "used up"],
 )
-def test_pieces_go_on_until_the_study_is_done_or_refused(tmp_path, codes, pieces, code):
+def test_pieces_go_on_until_the_study_is_done_or_refused(call, tmp_path, codes, pieces, code):
     """A stand-in for Python hangs until it is interrupted where 124 stands, else ends with that code."""
     stand_in = tmp_path / "python"
     stand_in.write_text(
@@ -275,14 +288,14 @@ def test_pieces_go_on_until_the_study_is_done_or_refused(tmp_path, codes, pieces
     stand_in.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "PIECES": str(pieces)}
     command = [ROOT / "benchmarks" / "pieces.sh", "1", "study.yaml", "--set", "a=b"]
-    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    answer = call(command, env=environment)
     assert answer.returncode == code, answer.stderr
     told = (tmp_path / "told").read_text().splitlines()
     assert told == ["-m search.run study.yaml --set a=b --resume"] * min(len(codes), pieces)
 
 
 @pytest.mark.slow
-def test_the_shipping_benchmark_finds_the_whole_journal_in_the_bucket(tmp_path):
+def test_the_shipping_benchmark_finds_the_whole_journal_in_the_bucket(run, tmp_path):
     figures = run("shipping", "--short", path=tmp_path / "figures.json")
     assert 1 <= figures["bucket"]["parts"] <= figures["trials"]
     assert figures["folder"].keys() < figures["bucket"].keys()

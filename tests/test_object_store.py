@@ -38,22 +38,34 @@ evaluation: {{seeds: 1}}
 """
 
 
-def start(module, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-u", "-m", module, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "CI": "true"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+@pytest.fixture
+def start(spawn):
+    """Start a module of the project."""
+
+    def start(module, *arguments):
+        return spawn(
+            [sys.executable, "-u", "-m", module, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "CI": "true"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start
 
 
-def finish(module, *arguments, code=0):
-    process = start(module, *arguments)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == code, output
-    return output
+@pytest.fixture
+def finish(start):
+    """Run a module of the project to its end and return what it printed."""
+
+    def finish(module, *arguments, code=0):
+        process = start(module, *arguments)
+        output, _ = process.communicate()
+        assert process.returncode == code, output
+        return output
+
+    return finish
 
 
 class Line:
@@ -103,7 +115,7 @@ def load_trials(store, tmp_path):
     return optuna.load_study(study_name="tiny", storage=storage).trials
 
 
-def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(tmp_path, bucket):
+def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(tmp_path, bucket, start, finish):
     study = tmp_path / "study.yaml"
     study.write_text(STUDY.format(bucket=bucket))
     url = f"s3://{bucket}/studies/tiny"
@@ -145,7 +157,7 @@ def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(
 
 
 def test_a_search_goes_on_while_its_store_is_out_of_reach_and_ships_afterwards(
-    tmp_path, bucket, s3_server, monkeypatch
+    tmp_path, bucket, s3_server, monkeypatch, start
 ):
     study = tmp_path / "study.yaml"
     study.write_text(STUDY.format(bucket=bucket))

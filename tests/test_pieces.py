@@ -36,18 +36,23 @@ def study(tmp_path):
     return path
 
 
-def run(study, results, *, until=None):
+@pytest.fixture
+def run(study, spawn):
     """Run a piece and interrupt it at the first line with these words; return its exit code and lines."""
-    command = [sys.executable, "-m", "search.run", study, "--resume", "--set", f"results={results}", "--plain"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    lines = []
-    with subprocess.Popen(command, cwd=ROOT, **pipes) as searcher:
+
+    def run(results, *, until=None):
+        command = [sys.executable, "-m", "search.run", study, "--resume", "--set", f"results={results}", "--plain"]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        lines = []
+        searcher = spawn(command, cwd=ROOT, **pipes)
         for line in searcher.stdout:
             lines.append(line)
             if until is not None and until in line:
                 searcher.send_signal(signal.SIGINT)
                 until = None
-    return searcher.returncode, lines
+        return searcher.wait(), lines
+
+    return run
 
 
 def read(results):
@@ -62,13 +67,13 @@ def read(results):
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.ray
-def test_a_study_in_pieces_equals_a_straight_one(study, tmp_path):
+def test_a_study_in_pieces_equals_a_straight_one(run, tmp_path):
     moments = ["trial 0 cnn epoch 2/4", "trial 1 cnn epoch 1/4", "cnn-seed0: epoch 1/", "cnn-seed1: epoch 1/"]
     for moment in moments:
-        code, lines = run(study, tmp_path / "pieces", until=moment)
+        code, lines = run(tmp_path / "pieces", until=moment)
         assert code == 130, "".join(lines)
         assert "goes on from here" in lines[-1]
-    code, lines = run(study, tmp_path / "pieces")
+    code, lines = run(tmp_path / "pieces")
     assert code == 0, "".join(lines)
-    assert run(study, tmp_path / "straight")[0] == 0
+    assert run(tmp_path / "straight")[0] == 0
     assert read(tmp_path / "pieces") == read(tmp_path / "straight")

@@ -73,7 +73,6 @@ def test_a_search_with_a_journal_is_the_same_search(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_simulated_searches_do_not_depend_on_the_processes():
     plans = [plan(BASELINE, seed, epochs=45) for seed in range(3)]
     assert all(np.array_equal(simulate(known), found) for known, found in replay(plans, processes=2).items())
@@ -132,7 +131,6 @@ def test_differences_are_taken_seed_by_seed_and_to_the_default_where_it_is_there
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_the_default_is_no_worse_than_random_search_with_asha_at_four_slots():
     ends = {arm: np.array([simulate(plan(arm, seed))[-1, 1] for seed in SEEDS]) for arm in (BASELINE, DEFAULT)}
     means = {arm: stats.trim_mean(regrets, 0.25) for arm, regrets in ends.items()}

@@ -1,4 +1,4 @@
-"""A saved model; and the other side of Weights & Biases: its files read back, and a stand-in of its server."""
+"""A Ray and a saved model; and the other side of Weights & Biases: its files read back, a stand-in of its server."""
 
 import contextlib
 import dataclasses
@@ -14,9 +14,11 @@ from typing import Any
 
 import psutil
 import pytest
+import ray
 
-from search.config import StudyConfig, dump
-from search.evaluation.model_file import PREPROCESSING, save_model
+from search.cluster.nodes import connect
+from search.config import StudyConfig, dump, parse
+from search.evaluation.model_file import PREPROCESSING, ModelRecord, save_model
 from search.evaluation.model_record import SHARED, ModelRecord
 from search.evaluation.result import RATES
 from search.provenance import describe_code
@@ -24,6 +26,27 @@ from trainables.config import build_train_config, list_values
 from trainables.models import build_model
 
 MODEL_PARAMS = {"filters": 4, "dense_units": 8}
+
+
+@pytest.fixture(scope="module")
+def _shared_ray() -> Iterator[contextlib.ExitStack]:
+    """Holds what `two_cores` connects to, until the last test of the file."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture(autouse=True)
+def _end_shared_ray(request: pytest.FixtureRequest, _shared_ray: contextlib.ExitStack) -> None:
+    """Leave a test that starts a Ray of its own alone with it."""
+    if "two_cores" not in request.fixturenames and request.node.get_closest_marker("ray"):
+        _shared_ray.close()
+
+
+@pytest.fixture
+def two_cores(_shared_ray: contextlib.ExitStack) -> None:
+    """A connection to a Ray with two cores, which the tests of a file that ask for it share."""
+    if not ray.is_initialized():
+        _shared_ray.enter_context(connect(parse({"name": "x", "cluster": {"cpus": 2}})))
 
 
 @dataclasses.dataclass

@@ -52,14 +52,12 @@ def folder(tmp_path, describe_record):
 
 
 @pytest.fixture
-def address(folder):
+def address(folder, spawn):
     """Where a running dashboard answers."""
     command = [sys.executable, "-m", "search.dashboard", folder, "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as server:
-        line = server.stdout.readline()
-        assert line.startswith("mine: http://127.0.0.1:")
-        yield line.split()[1].rstrip("/")
-        server.terminate()
+    line = spawn(command, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.readline()
+    assert line.startswith("mine: http://127.0.0.1:")
+    return line.split()[1].rstrip("/")
 
 
 def ask(address, method="GET", body=None):
@@ -191,19 +189,18 @@ def browser():
 
 
 @pytest.mark.slow
-def test_a_browser_shows_study_best_value_and_plots_while_the_search_goes_on(address, folder, browser):
-    with subprocess.Popen([sys.executable, "-c", SEARCHER, folder / "study.journal"], cwd=ROOT) as searcher:
-        try:
-            browser.get(f"{address}/dashboard")
-            wait_for(browser, "mine", lambda: "mine" in read_text(browser))
-            browser.get(f"{address}/dashboard/studies/0")
-            wait_for(browser, "the best value", lambda: "0.984375" in read_text(browser))
-            wait_for(browser, "plots", lambda: len(browser.find_elements("css selector", ".js-plotly-plot")) >= 2)
-            wait_for(browser, "a point per trial", lambda: count_points(browser) >= 5)
-            before = count_points(browser)
-            wait_for(browser, "points of new trials", lambda: count_points(browser) > before)
-        finally:
-            searcher.kill()
+def test_a_browser_shows_study_best_value_and_plots_while_the_search_goes_on(address, folder, browser, spawn):
+    searcher = spawn([sys.executable, "-c", SEARCHER, folder / "study.journal"], cwd=ROOT)
+    browser.get(f"{address}/dashboard")
+    wait_for(browser, "mine", lambda: "mine" in read_text(browser))
+    browser.get(f"{address}/dashboard/studies/0")
+    wait_for(browser, "the best value", lambda: "0.984375" in read_text(browser))
+    wait_for(browser, "plots", lambda: len(browser.find_elements("css selector", ".js-plotly-plot")) >= 2)
+    wait_for(browser, "a point per trial", lambda: count_points(browser) >= 5)
+    before = count_points(browser)
+    wait_for(browser, "points of new trials", lambda: count_points(browser) > before)
+    searcher.kill()
+    searcher.wait()
     assert len(Journal(folder / "study.journal", "mine", note=print).load()) > 5
 
 
@@ -218,8 +215,7 @@ def count_points(browser):
 
 
 def wait_for(browser, what, is_there):
-    for _ in range(300):
-        if is_there():
-            return
+    deadline = time.monotonic() + 100
+    while not is_there():
+        assert time.monotonic() < deadline, f"the page never showed {what}: {read_text(browser)[:2000]}"
         time.sleep(0.1)
-    raise AssertionError(f"the page never showed {what}: {read_text(browser)[:2000]}")

@@ -180,15 +180,15 @@ def test_a_search_that_used_its_budget_has_ended(inspect, folder, journal):
     assert inspect(folder)[1].endswith(told)
 
 
-def test_watching_sees_what_another_process_writes_and_ends_with_the_search(folder, journal):
+def test_watching_sees_what_another_process_writes_and_ends_with_the_search(folder, journal, spawn):
     command = [sys.executable, "-m", "search.inspect", folder, "--watch"]
     root = Path(__file__).parents[2]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root) as watcher:
-        trial = journal.load()[3]
-        for accuracy in (0.9, 0.95):
-            add_epoch(journal, trial, accuracy)
-        journal.end_trial(trial, State.COMPLETE, None, {})
-        stdout, _ = watcher.communicate(timeout=60)
+    watcher = spawn(command, stdout=subprocess.PIPE, text=True, cwd=root)
+    trial = journal.load()[3]
+    for accuracy in (0.9, 0.95):
+        add_epoch(journal, trial, accuracy)
+    journal.end_trial(trial, State.COMPLETE, None, {})
+    stdout, _ = watcher.communicate()
     assert watcher.returncode == 0
     assert "4/4" in stdout
     assert stdout.endswith("All trials have ended.\n")

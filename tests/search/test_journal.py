@@ -1,13 +1,12 @@
 import json
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 import optuna
+import psutil
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.storages import JournalStorage
@@ -169,30 +168,23 @@ def test_a_file_of_another_study_is_refused(tmp_path):
         open_journal(tmp_path, "y")
 
 
-def test_optuna_dashboard_opens_the_journal(tmp_path):
+def test_optuna_dashboard_opens_the_journal(tmp_path, spawn):
     fill(open_journal(tmp_path)[0])
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     program = Path(sys.executable).with_name("optuna-dashboard")
-    command = [program, tmp_path / "study.journal", "--host", "127.0.0.1", "--port", str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
-        try:
-            studies = ask(f"http://127.0.0.1:{port}/api/studies")["study_summaries"]
-            assert [study["study_name"] for study in studies] == ["x"]
-            trials = ask(f"http://127.0.0.1:{port}/api/studies/{studies[0]['study_id']}?after=0")["trials"]
-            assert [trial["state"] for trial in trials] == ["Complete", "Pruned", "Fail", "Running"]
-            assert [point["value"] for point in trials[1]["intermediate_values"]] == pytest.approx([0.61, 0.62])
-        finally:
-            server.terminate()
+    command = [program, tmp_path / "study.journal", "--host", "127.0.0.1", "--port", "0"]
+    server = spawn(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (listening := psutil.Process(server.pid).net_connections("tcp")):
+        assert server.poll() is None
+        time.sleep(0.1)
+    address = f"http://127.0.0.1:{listening[0].laddr.port}/api/studies"
+    studies = ask(address)["study_summaries"]
+    assert [study["study_name"] for study in studies] == ["x"]
+    trials = ask(f"{address}/{studies[0]['study_id']}?after=0")["trials"]
+    assert [trial["state"] for trial in trials] == ["Complete", "Pruned", "Fail", "Running"]
+    assert [point["value"] for point in trials[1]["intermediate_values"]] == pytest.approx([0.61, 0.62])
 
 
 def ask(address):
-    """Return what a server on this machine answers, once it is up."""
-    for _ in range(200):
-        try:
-            with urllib.request.urlopen(address, timeout=10) as answer:
-                return json.load(answer)
-        except (ConnectionError, urllib.error.URLError):
-            time.sleep(0.1)
-    raise AssertionError(f"nobody answers at {address}")
+    """Return what a server on this machine answers."""
+    with urllib.request.urlopen(address) as answer:
+        return json.load(answer)

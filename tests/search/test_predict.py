@@ -199,7 +199,6 @@ def test_the_progress_bar_is_on_stderr_and_only_on_a_terminal(saved_model, write
         env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"},
         stdout=subprocess.PIPE,
         stderr=theirs if terminal else subprocess.PIPE,
-        timeout=60,
         check=True,
     )
     os.close(theirs)

@@ -1,6 +1,8 @@
 """A study in a real PostgreSQL and in a real MariaDB, which speaks MySQL, and what a URL may be."""
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -147,9 +149,12 @@ def get_account(folder, name):
 
 
 def find_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Return a free port below those that the system itself gives to any connection that is opened meanwhile."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def answers(server):
@@ -161,22 +166,23 @@ def answers(server):
 
 
 @pytest.fixture(scope="module", params=SERVERS)
-def server(request, tmp_path_factory):
+def server(request, tmp_path_factory, spawn_for_module):
     """A server of each kind, running."""
     folder = tmp_path_factory.mktemp(request.param)
     folder.chmod(0o755)
     for parent in folder.parents[:3]:  # pytest's own folders let nobody else in
-        if parent.name.startswith("pytest"):
+        if parent.name.startswith(("pytest", "popen")):  # pytest-xdist's are between them
             parent.chmod(0o711)
     server = SERVERS[request.param](folder)
-    with subprocess.Popen(server.command, cwd=folder, **QUIET, **server.account) as process:
-        deadline = time.monotonic() + 30
-        while not answers(server):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield server
-        process.send_signal(server.stop_signal)
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = spawn_for_module(server.command, cwd=folder, stdout=output, stderr=output, **server.account)
+    while not answers(server):
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.1)
+    yield server
+    process.send_signal(server.stop_signal)
+    process.wait()
 
 
 @pytest.fixture
@@ -237,17 +243,18 @@ def test_a_space_that_was_changed_goes_on_in_a_database_as_in_a_file(database, t
 
 
 @pytest.mark.parametrize("limit", [2, 9])
-def test_a_killed_search_goes_on_as_if_it_had_not_been(database, tmp_path, limit):
+def test_a_killed_search_goes_on_as_if_it_had_not_been(database, tmp_path, limit, spawn):
     straight = open_study(tmp_path / "study.journal")
     run(straight)
     command = [sys.executable, "-c", SEARCHER, Path(__file__).parent, database, str(limit)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as searcher:
-        assert searcher.stdout.readline() == "standing\n"
-        reader = Journal.read(database, "shared")
-        assert sum(len(trial.epochs) for trial in reader.load()) == limit
-        assert State.RUNNING in {trial.state for trial in reader.load()}
-        reader.close()
-        searcher.kill()
+    searcher = spawn(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert searcher.stdout.readline() == "standing\n"
+    reader = Journal.read(database, "shared")
+    assert sum(len(trial.epochs) for trial in reader.load()) == limit
+    assert State.RUNNING in {trial.state for trial in reader.load()}
+    reader.close()
+    searcher.kill()
+    searcher.wait()
     killed = open_study(database)
     run(killed)
     killed._journal.close()

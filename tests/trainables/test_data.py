@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainables.data import Split, open_full_train, open_test, open_train
@@ -17,6 +17,7 @@ def _count(split) -> list[int]:
     return torch.bincount(split.labels[split.indices].long(), minlength=2).tolist()
 
 
+@settings(deadline=None)
 @given(
     val_fraction=st.floats(0.1, 0.9),
     seed=st.integers(0, 2**32),
@@ -33,6 +34,7 @@ def test_train_and_validation_are_disjoint_stratified_and_make_up_full_train(pac
         assert part == pytest.approx(val_fraction * whole, abs=0.5)
 
 
+@settings(deadline=None)
 @given(seed=st.integers(0, 2**32), max_images=st.integers(4, 37))
 def test_the_draw_repeats_itself_and_grows_by_adding_images(packed, seed, max_images):
     small = open_full_train(packed, seed=seed, max_images=max_images)

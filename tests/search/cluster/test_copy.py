@@ -261,12 +261,12 @@ def test_a_study_in_a_folder_is_left_alone(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_two_drivers_never_go_on_with_one_record(bucket, tmp_path):
+def test_two_drivers_never_go_on_with_one_record(bucket, tmp_path, spawn):
     """Even where the lock fails: the one that was asleep finds the next part taken, and ends."""
 
     def start(cache):
         plain = {"name": "mine", "results": f"s3://{bucket}/studies", "data": {"cache": str(tmp_path / cache)}}
-        process = subprocess.Popen(
+        process = spawn(
             [sys.executable, "-c", SHIPPER, json.dumps(plain)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -288,7 +288,7 @@ def test_two_drivers_never_go_on_with_one_record(bucket, tmp_path):
     assert both.startswith(before)
     assert len(both) > len(before)
     sleeper.send_signal(signal.SIGCONT)
-    _, said = sleeper.communicate("\n", timeout=60)
+    _, said = sleeper.communicate("\n")
     assert sleeper.returncode == 1
     assert "another driver goes on with" in said
     assert read_parts(store) == both

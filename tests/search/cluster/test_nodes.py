@@ -1,7 +1,7 @@
 """What fits on which nodes, and what an autoscaler is asked for."""
 
 import pytest
-from ray.util import placement_group_table
+from ray.util import placement_group_table, remove_placement_group
 
 from search.cluster.nodes import Node, _ask_for_nodes, clear_nodes, connect, count_slots, find_problem
 from search.config import ResourceConfig, parse
@@ -77,22 +77,24 @@ def test_nodes_that_no_trial_fits_do_not_count_as_come_up():
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("two_cores")
 def test_shares_of_one_gpu_do_not_count_for_the_nodes_that_are_wanted():
     """Three trials of a quarter GPU would fit one machine: three machines are asked for."""
     wanted = build_config({"min_nodes": 3}, cnn={"cpus": 1, "gpus": 0.25}, resnet50={"cpus": 2, "gpus": 1})
-    with connect(parse({"name": "x", "cluster": {"cpus": 2}})):
-        asked = placement_group_table(_ask_for_nodes(wanted))
+    group = _ask_for_nodes(wanted)
+    asked = placement_group_table(group)
+    remove_placement_group(group)
     assert (asked["strategy"], asked["state"]) == ("STRICT_SPREAD", "PENDING")
     assert list(asked["bundles"].values()) == [{"CPU": 1.0, "GPU": 0.25}] * 3
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("two_cores")
 def test_what_killed_workers_left_is_deleted_but_for_trials_that_go_on(tmp_path):
     names = ("trial-1.ckpt", "trial-1.ckpt.previous", "trial-12.ckpt", "trial-12.ckpt.partial", "other.txt")
     for name in names:
         (tmp_path / name).touch()
-    with connect(parse({"name": "x", "cluster": {"cpus": 2}})):
-        clear_nodes(str(tmp_path), {1})
+    clear_nodes(str(tmp_path), {1})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.txt", "trial-1.ckpt", "trial-1.ckpt.previous"]
 
 

@@ -34,25 +34,19 @@ def store(bucket):
 
 
 @pytest.fixture
-def start(store):
-    """Start a process that takes the store's lock; it is killed in the end."""
-    started = []
+def start(store, spawn):
+    """Start a process that takes the store's lock."""
 
     def start(machine, *, watch_s=600.0):
-        process = subprocess.Popen(
+        return spawn(
             [sys.executable, "-c", HOLDER, store.url, machine, str(watch_s)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, "PYTHONPATH": str(Path.cwd())},
         )
-        started.append(process)
-        return process
 
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return start
 
 
 def hold_and_die(start):
@@ -214,7 +208,7 @@ def test_a_holder_that_slept_through_it_ends_and_leaves_the_lock(store, start):
     os.waitid(os.P_PID, sleeper.pid, os.WSTOPPED)
     with hold(StoreSlot(store), print, watch_s=1.0):
         sleeper.send_signal(signal.SIGCONT)
-        _, said = sleeper.communicate(timeout=60)
+        _, said = sleeper.communicate()
         assert sleeper.returncode == 1
         assert f"was taken over by process {os.getpid()}" in said
         assert json.loads(store.read("study.lock"))["pid"] == os.getpid()
@@ -222,7 +216,7 @@ def test_a_holder_that_slept_through_it_ends_and_leaves_the_lock(store, start):
 
 def test_of_many_that_find_a_dead_holder_one_gets_the_lock(start):
     hold_and_die(start)
-    racers = [start(f"machine {number}", watch_s=1.0) for number in range(4)]
+    racers = [start(f"machine {number}", watch_s=5.0) for number in range(4)]
     answers = [racer.stdout.readline() for racer in racers]
     assert answers.count("held\n") == 1
     holder = racers[answers.index("held\n")]

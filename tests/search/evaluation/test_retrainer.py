@@ -16,7 +16,7 @@ from search.evaluation.retrainer import Retrainer
 from search.evaluation.retraining import Place
 from search.evaluation.worker import Progress
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.ray]
 
 STORE_BYTES = 80 * 2**20
 """Of a node's object store, the least that Ray accepts."""
@@ -83,6 +83,7 @@ def be_asked_twice(label, before):
         time.sleep(100)
 
 
+@pytest.mark.usefixtures("two_cores")
 @pytest.mark.parametrize("end", [exit_twice, raise_twice])
 def test_a_retraining_whose_worker_breaks_down_is_started_again_so_often_and_then_failed(packed, tmp_path, end):
     retrainings = [make_retraining("breaks"), make_retraining("other")]
@@ -90,19 +91,18 @@ def test_a_retraining_whose_worker_breaks_down_is_started_again_so_often_and_the
     patient = build_retrainer(packed, tmp_path / "patient", max_failures=2)
     (tmp_path / "strict").mkdir()
     strict = build_retrainer(packed, tmp_path / "strict", max_failures=1)
-    with connect(patient.config):
-        assert patient._run(make_work(end), retrainings) == {"breaks": 0.25, "other": 0.25}
-        found = strict._run(make_work(end), retrainings)
+    assert patient._run(make_work(end), retrainings) == {"breaks": 0.25, "other": 0.25}
+    found = strict._run(make_work(end), retrainings)
     assert found["other"] == 0.25
     assert found["breaks"].reason.startswith("its worker broke down 2 times, last: ")
     assert (tmp_path / "patient" / "breaks").read_text() == "xxx"
     assert (tmp_path / "strict" / "breaks").read_text() == "xx"
 
 
+@pytest.mark.usefixtures("two_cores")
 def test_a_retraining_whose_worker_is_asked_to_end_as_its_node_shuts_down_goes_on(packed, tmp_path):
     retrainer = build_retrainer(packed, tmp_path, max_failures=0)
-    with connect(retrainer.config):
-        assert retrainer._run(make_work(be_asked_twice), [make_retraining("breaks")]) == {"breaks": 0.25}
+    assert retrainer._run(make_work(be_asked_twice), [make_retraining("breaks")]) == {"breaks": 0.25}
     assert (tmp_path / "breaks").read_text() == "xxx"
 
 
