@@ -18,7 +18,7 @@ import ray
 
 from search.cluster.nodes import connect
 from search.config import StudyConfig, dump, parse
-from search.evaluation.model_file import PREPROCESSING, ModelRecord, save_model
+from search.evaluation.model_file import PREPROCESSING, save_model
 from search.evaluation.model_record import SHARED, ModelRecord
 from search.evaluation.result import RATES
 from search.provenance import describe_code
