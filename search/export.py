@@ -122,7 +122,7 @@ def _check_packages() -> None:
         try:
             importlib.import_module(name)
         except ImportError:
-            raise InputError(f"exporting needs {name}: pip install -c constraints.txt '.[export]'") from None
+            raise InputError(f"exporting needs {name}: pip install '.[export]'") from None
 
 
 if __name__ == "__main__":
