@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import pydantic
 from pydantic import Discriminator, Field, Tag
@@ -22,10 +22,17 @@ from search.storage import Place, check_url
 from trainables.config import Value, build_train_config, list_defaults
 from trainables.errors import InputError
 
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Few = Annotated[int, Field(ge=1, le=1000)]
+Index = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1000)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Architecture = Literal["cnn", "resnet50"]
+T = TypeVar("T")
 
 
 def _name_branch(value: Any) -> str:
@@ -96,8 +103,8 @@ class SearchConfig:
     """First rung: no trial is stopped before it. None is max_epochs / reduction_factor, rounded up, and 1 under
     hyperband, some of whose brackets begin later: what the first of few epochs says misleads tpe (LOG.md,
     2026-11-24)."""
-    reduction_factor: Annotated[float, Field(gt=1, lt=1000)] = 3.0
-    """One trial in so many survives a rung; the next rung is so many times higher."""
+    reduction_factor: Annotated[float, Field(ge=1.01, lt=1000)] = 3.0
+    """One trial in so many survives a rung, and the next rung is so many times higher."""
     patience_epochs: Count | None = None
     """Epochs without a better validation metric after which a trial is COMPLETE; None is never. A cosine or one-cycle
     schedule spans max_epochs: much of its gain comes at the end, which a trial that ends before does not see."""
@@ -130,10 +137,10 @@ class ResourceConfig:
 class EvaluationConfig:
     """How the winners are retrained and tested."""
 
-    seeds: Count = 5
+    seeds: Few = 5
     """Retrainings of each winner."""
-    top_k: Count = 1
-    """Configurations of each architecture, best on validation first."""
+    top_k: Few = 1
+    """Distinct configurations of each architecture, best on validation first."""
     baselines: bool = False
     """Whether the points of `search.first` that are not among those are retrained and tested beside them."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
@@ -178,7 +185,7 @@ class Recipe:
     """What differs from the defaults of trainables.config."""
 
 
-@pydantic.with_config(pydantic.ConfigDict(extra="forbid"))
+@pydantic.with_config(pydantic.ConfigDict(extra="forbid", allow_inf_nan=False))
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class StudyConfig:
     """A whole study."""
@@ -267,7 +274,7 @@ def parse(document: Mapping[str, Any]) -> StudyConfig:
         study = pydantic.TypeAdapter(StudyConfig).validate_json(json.dumps(document), strict=True)
     except pydantic.ValidationError as error:
         raise InputError("; ".join(_describe_problems(error))) from None
-    except (TypeError, ValueError) as error:
+    except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
     if is_url(study.results):
@@ -281,6 +288,25 @@ def parse(document: Mapping[str, Any]) -> StudyConfig:
     for recipe in study.recipes:
         _check_recipe(study, recipe)
     return study
+
+
+def check(kind: type[T], value: Any, where: str) -> T:
+    """Check plain values, such as a file's, against the dataclass or type that they were written from.
+
+    Args:
+        kind: The type; a mapping may have more keys than the dataclass has fields.
+        value: The values, as strict as JSON's.
+        where: The file, for the message.
+
+    Raises:
+        InputError: If they are not of the type; the message has the first place that is wrong.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{where} is damaged: {_describe_problems(error)[0][:300]}") from None
+    except (RecursionError, TypeError, ValueError):
+        raise InputError(f"{where} is damaged: a value is neither number, text, list nor mapping") from None
 
 
 def dump(study: StudyConfig) -> dict[str, Any]:
@@ -317,8 +343,10 @@ def _describe_problems(error: pydantic.ValidationError) -> list[str]:
     places: dict[str, Any] = {}
     for problem in error.errors():
         loc = problem["loc"]
-        if loc[0] == "space" and len(loc) > 3:
+        if loc[:1] == ("space",) and len(loc) > 3:
             loc = (*loc[:3], *loc[4:5]) if loc[3] != "value" else loc[:3]
+        if loc[:2] == ("evaluation", "threshold"):
+            loc = loc[:2]
         places.setdefault(".".join(map(str, loc)).removesuffix(".[key]"), problem)
     return [_describe(path, problem) for path, problem in places.items()]
 
@@ -328,6 +356,11 @@ def _describe(path: str, problem: Any) -> str:
         return f"{path}: unknown key"
     if problem["type"] in ("missing", "missing_argument"):
         return f"{path}: missing"
+    if isinstance(problem["input"], float) and not math.isfinite(problem["input"]):
+        return f"{path} = {problem['input']}: expected a finite number"
+    if path == "evaluation.threshold":
+        return f"{path} = {problem['input']!r}: expected a number above 0 and below 1, or validation"
+    told = repr(problem["input"])[:200]
     if "value" in problem["loc"][3:4]:
-        return f"{path} = {problem['input']!r}: expected a value, {{low: ..., high: ...}} or {{choice: [...]}}"
-    return f"{path} = {problem['input']!r}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+        return f"{path} = {told}: expected a value, {{low: ..., high: ...}} or {{choice: [...]}}"
+    return f"{path} = {told}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

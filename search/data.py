@@ -6,7 +6,6 @@ python -m search.data PATH [--json PATH] [--contact-sheet PNG]
 import dataclasses
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,8 +18,10 @@ from rich.table import Table
 from search.audit.findings import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION, Audit, audit
 from search.audit.images import Images, read_images
 from search.audit.sheet import draw_sheet
-from search.command import explain_errors
-from search.provenance import check_target, replace_file
+from search.command import build_console, explain_errors
+from search.printable import escape
+from search.provenance import check_target
+from trainables.durable import write_file
 from trainables.errors import InputError
 
 NAMED = 3
@@ -44,7 +45,7 @@ def main(
     ] = None,
 ) -> None:
     """Audit a data set: counts, bad files, exact and near duplicates, colour. Nothing is trained or packed."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    console = build_console()
     with explain_errors():
         for target in (json_path, sheet_path):
             if target:
@@ -53,19 +54,19 @@ def main(
         show(found, console)
         if json_path:
             _write(json_path, json.dumps(dataclasses.asdict(found), indent=1).encode())
-            console.print(f"All of it by name: {json_path}")
+            console.print(f"All of it by name: {escape(json_path)}")
         if sheet_path and found.near:
             buffer = io.BytesIO()
             draw_sheet(images, found.near).save(buffer, "PNG")
             _write(sheet_path, buffer.getvalue())
-            console.print(f"Contact sheet: {sheet_path}")
+            console.print(f"Contact sheet: {escape(sheet_path)}")
         elif sheet_path:
             console.print("No near-duplicates, so no contact sheet.")
 
 
 def show(found: Audit, console: Console) -> None:
     """Print what was found, for a terminal of 80 columns."""
-    console.print(_clean(f"{found.source}: {sum(part.images for part in found.parts):,} images"), end="\n\n")
+    console.print(f"{escape(found.source)}: {sum(part.images for part in found.parts):,} images", end="\n\n")
     parts = _build_table("part", "images", "mean red", "green", "blue", "near-grey")
     for part in found.parts:
         colour = [f"{mean:.1f}" for mean in part.colour or ()] or [""] * 3
@@ -85,7 +86,7 @@ def show(found: Audit, console: Console) -> None:
 
 def _examine(path: Path, console: Console) -> tuple[Images, Audit]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task(f"reading {path.name}", total=None)
+        bar = progress.add_task("reading the images", total=None)
         images = read_images(path, lambda done, total: progress.update(bar, completed=done, total=total))
         progress.update(bar, description="comparing", total=None)
         return images, audit(images)
@@ -101,19 +102,12 @@ def _build_table(*headings: str) -> Table:
 def _name_files(heading: str, names: Sequence[str]) -> str:
     """Return the number of files and, a line each, the names of the first few."""
     more = ["..."] if len(names) > NAMED else []
-    return "\n  ".join([f"{heading}: {len(names):,}", *map(_clean, names[:NAMED]), *more])
-
-
-def _clean(text: str) -> str:
-    """Escape what a file's name may hold and a terminal cannot show."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+    return "\n  ".join([f"{heading}: {len(names):,}", *map(escape, names[:NAMED]), *more])
 
 
 def _write(path: Path, content: bytes) -> None:
-    partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_bytes(content)
-        replace_file(partial, path)
+        write_file(path, content)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 

@@ -74,7 +74,7 @@ def measure_seconds(config: StudyConfig, trial: Trial) -> float:
     """Return a trial's seconds of training times the GPUs it was granted, or the CPUs where some have no GPU."""
     granted = config.get_resources(trial.architecture)
     width = granted.cpus if name_device(config) == "CPU" else granted.gpus
-    return width * sum(metrics["seconds"] for metrics in trial.epochs)
+    return width * sum(metrics.get("seconds", 0.0) for metrics in trial.epochs)
 
 
 def name_device(config: StudyConfig) -> str:

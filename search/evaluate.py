@@ -22,6 +22,7 @@ from search.journal import Journal, Trial
 from search.lock import hold
 from search.prepare import prepare_data, prepare_weights
 from search.record import load_record, load_study
+from search.untrusted import check_address
 from trainables.errors import InputError
 from trainables.record import load_info
 
@@ -70,6 +71,7 @@ def main(
             console.print("Evaluated before with these choices; nothing to train.")
         else:
             prepare_weights(chosen)
+            check_address(chosen.cluster.address, settings or [])
             check_nodes(chosen, stack.enter_context(connect(chosen)), console)
         record["config"]["evaluation"] = dump(config)["evaluation"]
         conclude(chosen, record, journal, packed, console, copy)

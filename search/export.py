@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from search.command import explain_errors
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import TrainedModel, load_model
-from search.provenance import check_target, replace_file
+from search.printable import escape
+from search.provenance import check_target
 from trainables.classifier import Classifier
 from trainables.config import IMAGE_SIZE
+from trainables.durable import replace_file
 from trainables.errors import InputError
 
 TOLERANCE = 1e-4
@@ -40,7 +42,9 @@ def main(
         target = output or model.with_suffix(f".{form}")
         check_target(target)
         difference = export_onnx(trained, target)
-    typer.echo(f"{target}: {trained.record.label}, input images (N, 32, 32, 3) uint8, output probability of REAL (N,)")
+    typer.echo(
+        f"{escape(target)}: {trained.record.label}, input images (N, 32, 32, 3) uint8, output probability of REAL (N,)"
+    )
     typer.echo(f"onnxruntime and torch differ by at most {difference:.1e} on noise. {LIMITS}.")
 
 
@@ -105,6 +109,7 @@ def _describe(trained: TrainedModel) -> dict[str, str]:
     return {
         "label": record.label,
         "threshold": repr(record.tested["threshold"]),
+        "rule": "REAL where probability > threshold, both as float32",
         "positive": "REAL",
         "weights_sha256": record.sha256["weights"],
         "limits": LIMITS,

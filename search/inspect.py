@@ -5,7 +5,6 @@ python -m search.inspect results/NAME [--top 10] [--trial N] [--watch] [--json] 
 
 import dataclasses
 import json
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,9 +18,10 @@ from rich.live import Live
 from rich.table import Table
 
 from search.cluster.shipped import View
-from search.command import explain_errors
+from search.command import build_console, explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import find_holder
+from search.printable import escape
 from search.record import load_study
 from search.study import describe_spent
 from search.view.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
@@ -45,12 +45,12 @@ def main(
     ] = None,
 ) -> None:
     """Show the state of a study; safe while it is being searched."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
+    console = build_console(wrap=True)
     with explain_errors(), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
         study = Inspected(place, Path(scratch))
         if table is not None:
             _write_table(study.trials, table)
-            console.print(f"{len(study.trials)} trials: {table}", soft_wrap=True)
+            console.print(f"{len(study.trials)} trials: {escape(table)}", soft_wrap=True)
         elif number is not None:
             trial = study.find(number)
             print_json(describe_trial(trial)) if as_json else show_trial(trial, console)
@@ -97,7 +97,8 @@ class Inspected:
     def is_finished(self) -> bool:
         """Whether every trial has ended, and no other will begin."""
         ended = sum(trial.state is not State.RUNNING for trial in self.trials)
-        return ended >= self.config.search.num_trials or (ended == len(self.trials) and self.spent is not None)
+        is_enough = ended >= self.config.search.num_trials or self.spent is not None
+        return is_enough and ended == len(self.trials)
 
     @property
     def spent(self) -> str | None:
@@ -136,7 +137,8 @@ class Inspected:
             return (
                 f"All trials have ended{f', for {self.spent}: a larger one and --resume go on' if self.spent else ''}."
             )
-        left = self.config.search.num_trials - sum(trial.state is not State.RUNNING for trial in self.trials)
+        ended = sum(trial.state is not State.RUNNING for trial in self.trials)
+        left = max(self.config.search.num_trials, len(self.trials)) - ended
         return f"Nobody searches it; {left} trials are left, --resume goes on."
 
 
@@ -159,11 +161,14 @@ def show_top(trials: Sequence[Trial], count: int, console: Console) -> None:
 
 def show_trial(trial: Trial, console: Console) -> None:
     """Print all that is known of a trial."""
-    reason = f": {trial.reason}" if trial.reason else ""
+    reason = f": {escape(trial.reason)}" if trial.reason else ""
     console.print(f"trial {trial.number} {trial.architecture} {trial.state}{reason}", soft_wrap=True)
+    if trial.enqueued is not None:
+        state = "waits to be handed out; asked for" if trial.waits else "was enqueued with"
+        console.print(f"  {state} {escape(trial.enqueued)}", soft_wrap=True)
     for name, value in trial.attributes.items():
         if name != "traceback":
-            console.print(f"  {name} {value}", soft_wrap=True)
+            console.print(f"  {escape(name)} {escape(value)}", soft_wrap=True)
     console.print("\nparameters")
     for name, value in trial.params.items():
         console.print(f"  {format_params({name: value})}", soft_wrap=True)

@@ -9,13 +9,17 @@ append-only file (or one transaction of a database), on the disk before anything
 - an end is the user attributes (seconds, device, ...), then the line that sets the state.
 
 A kill between two lines leaves a fact that does not count yet; it is written again.
+
+Plain Optuna may write there too while no search runs. A trial that its `enqueue_trial` left waits; handing it out is
+its attributes, its parameters, and then the line that sets its state. What else it wrote is in `search.entry`.
 """
 
+import contextlib
 import dataclasses
 import enum
 import json
 import mimetypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -25,11 +29,20 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.storage import Place, close_storage, open_storage, read_storage
+from search.entry import (
+    ENDED_OUTSIDE,
+    FOREIGN,
+    METRIC,
+    NOT_OURS,
+    POINT,
+    check_shape,
+    is_own,
+    list_rows,
+    name_epoch,
+    read_attributes,
+)
+from search.storage import Place, TrialEnded, check_names, close_storage, open_storage, read_storage
 from trainables.errors import InputError
-
-METRIC = "accuracy"
-"""The validation metric that is searched for, compared at rungs and journaled; larger is better."""
 
 
 class State(enum.StrEnum):
@@ -48,7 +61,7 @@ class Trial:
     number: int
     """Position in the study, from 0."""
     architecture: str
-    """Key of trainables.config.MODEL_CONFIGS."""
+    """Key of trainables.config.MODEL_CONFIGS; `foreign` if plain Optuna wrote it, until it is handed out."""
     params: dict[str, Any]
     """Flat parameters, as trainables.config.build_train_config takes them."""
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
@@ -60,10 +73,19 @@ class Trial:
     left."""
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """seconds, device, images_per_second."""
+    enqueued: dict[str, Any] | None = None
+    """The point that plain Optuna's `enqueue_trial` asked for, if it did."""
+    waits: bool = False
+    """Whether it was enqueued and not handed out yet; its state is RUNNING then, for it has not ended."""
     started: datetime | None = dataclasses.field(default=None, compare=False)
     """When it was proposed, in local time."""
     ended: datetime | None = dataclasses.field(default=None, compare=False)
     """When its state became final, in local time."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether nothing is known of what it trains."""
+        return self.architecture == FOREIGN
 
     def list_values(self) -> list[float]:
         """Return the validation metric of epoch 1, 2, ..."""
@@ -95,13 +117,10 @@ class Journal:
         """
         storage = open_storage(place, study, note=note, check=check)
         known = [frozen.study_name for frozen in storage.get_all_studies()]
-        if isinstance(place, Path) and known and study not in known:
-            raise InputError(
-                f"{place} holds the study {', '.join(known)}, not {study}: use its name, or another folder"
-            )
+        check_names(place, known, study)
         if study not in known:
             storage.create_new_study([StudyDirection.MAXIMIZE], study)
-        self._use(storage, study)
+        self._use(storage, study, place)
 
     @classmethod
     def read(cls, place: Place, study: str) -> Self | None:
@@ -111,17 +130,20 @@ class Journal:
             The record, whose `load` returns what was written by then; None if there is none.
 
         Raises:
-            InputError: If a database cannot be used.
+            InputError: If a database cannot be used, or a file is damaged or holds no study of this name.
         """
         storage = read_storage(place)
-        if study not in [frozen.study_name for frozen in storage.get_all_studies()]:
+        known = [frozen.study_name for frozen in storage.get_all_studies()]
+        check_names(place, known, study)
+        if study not in known:
             close_storage(storage)
             return None
         journal = cls.__new__(cls)
-        journal._use(storage, study)
+        journal._use(storage, study, place)
         return journal
 
-    def _use(self, storage: BaseStorage, study: str) -> None:
+    def _use(self, storage: BaseStorage, study: str, place: Place) -> None:
+        self._where = str(place) if isinstance(place, Path) else f"the study {study} in the database"
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study)
         self._ids: dict[int, int] = {}
@@ -135,14 +157,18 @@ class Journal:
 
     def load(self) -> list[Trial]:
         """Return all trials, by number."""
-        return [self._thaw(frozen) for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False)]
+        return self.load_between(0, None)
+
+    def load_between(self, start: int, stop: int | None) -> list[Trial]:
+        """Return the trials from one number up to, not including, another."""
+        return [self._thaw(each) for each in self._storage.get_all_trials(self._study_id, deepcopy=False)[start:stop]]
 
     def list_epochs(self) -> list[tuple[int, int]]:
         """Return (trial number, epoch) of every recorded epoch in the order in which they were recorded."""
         recorded = [
-            (frozen.system_attrs[_epoch_key(epoch)]["order"], frozen.number, epoch)
+            (row["order"], frozen.number, epoch)
             for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False)
-            for epoch in frozen.intermediate_values
+            for epoch, row in enumerate(list_rows(frozen, f"trial {frozen.number} of {self._where}"), start=1)
         ]
         return [(number, epoch) for _, number, epoch in sorted(recorded)]
 
@@ -165,6 +191,30 @@ class Journal:
         trial_id = self._storage.create_new_trial(self._study_id, template)
         return self._thaw(self._storage.get_trial(trial_id))
 
+    def take_up(
+        self, trial: Trial, architecture: str, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+    ) -> None:
+        """Record, here and in `trial`, that a trial which waits is handed out; its state is the line that counts.
+
+        Args:
+            trial: One that waits.
+            architecture: Key of trainables.config.MODEL_CONFIGS.
+            params: All flat parameters, fixed ones included; those of the trial itself if a kill left some.
+            distributions: Optuna's distributions of the searched ones.
+        """
+        trial_id = self._ids[trial.number]
+        written = self._storage.get_trial(trial_id).params
+        for key, value in (("architecture", architecture), ("params", dict(params))):
+            self._storage.set_trial_user_attr(trial_id, key, value)
+        for name, distribution in distributions.items():
+            if (full := f"{architecture}.{name}") not in written:
+                self._storage.set_trial_param(trial_id, full, distribution.to_internal_repr(params[name]), distribution)
+        with self._watch(trial):
+            if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                raise InputError(f"another program took trial {trial.number} of {self._where}: stop it, then resume")
+        trial.architecture, trial.params, trial.waits = architecture, dict(params), False
+        trial.started = self._storage.get_trial(trial_id).datetime_start
+
     def add_epoch(self, trial: Trial, metrics: Mapping[str, float], *, device: str, elapsed_s: float) -> None:
         """Record the next epoch of a trial, here and in `trial`.
 
@@ -178,8 +228,9 @@ class Journal:
         trial_id = self._ids[trial.number]
         row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), "device": device}
         row["metrics"] = dict(metrics)
-        self._storage.set_trial_system_attr(trial_id, _epoch_key(epoch), row)
-        self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[METRIC])
+        with self._watch(trial):
+            self._storage.set_trial_system_attr(trial_id, name_epoch(epoch), row)
+            self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[METRIC])
         self._order += 1
         trial.epochs.append(dict(metrics))
         trial.attributes["device"] = device
@@ -188,13 +239,14 @@ class Journal:
         """Record how a trial ended, here and in `trial`; its value is its best epoch's."""
         trial_id = self._ids[trial.number]
         known = trial.attributes | dict(attributes)
-        for key, value in known.items():
-            self._storage.set_trial_user_attr(trial_id, key, value)
-        if reason != trial.reason:  # which an end that a kill cut off may have left
-            self._storage.set_trial_user_attr(trial_id, "reason", reason)
         values = None if state is State.FAIL else [trial.get_peak()[0]]
-        self._storage.set_trial_state_values(trial_id, TrialState[state], values)
-        trial.state, trial.reason, trial.attributes = state, reason, known
+        with self._watch(trial):
+            for key, value in known.items():
+                self._storage.set_trial_user_attr(trial_id, key, value)
+            if reason != trial.reason:  # which an end that a kill cut off may have left
+                self._storage.set_trial_user_attr(trial_id, "reason", reason)
+            self._storage.set_trial_state_values(trial_id, TrialState[state], values)
+        trial.state, trial.reason, trial.attributes, trial.waits = state, reason, known, False
         trial.ended = self._storage.get_trial(trial_id).datetime_complete
 
     def add_change(self, differences: Sequence[str]) -> None:
@@ -205,9 +257,20 @@ class Journal:
         change = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "differences": list(differences)}
         self._storage.set_study_user_attr(self._study_id, "changes", [*known, change])
 
+    def add_opening(self, opening: Mapping[str, Any]) -> None:
+        """Record that the test split is about to be opened."""
+        self._storage.set_study_user_attr(self._study_id, "openings", [*self.list_openings(), dict(opening)])
+
+    def list_openings(self) -> list[dict[str, Any]]:
+        """Return what `add_opening` recorded."""
+        openings = self._storage.get_study_user_attrs(self._study_id).get("openings")
+        return list(openings) if isinstance(openings, list) else []
+
     def list_changes(self) -> list[dict[str, Any]]:
         """Return what `add_change` recorded: `time` and `differences` of each."""
-        changes: list[dict[str, Any]] = self._storage.get_study_user_attrs(self._study_id).get("changes", [])
+        changes = self._storage.get_study_user_attrs(self._study_id).get("changes", [])
+        if not isinstance(changes, list) or not all(map(_is_change, changes)):
+            raise InputError(f"the changes in {self._where} are damaged: restore the record from a copy")
         return list(changes)
 
     def add_artifact(self, artifact_id: str, filename: str) -> None:
@@ -227,24 +290,53 @@ class Journal:
 
     def _thaw(self, frozen: FrozenTrial) -> Trial:
         self._ids[frozen.number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, frozen.number)
-        rows = [frozen.system_attrs[_epoch_key(epoch)] for epoch in sorted(frozen.intermediate_values)]
-        self._order = max([self._order, *(row["order"] + 1 for row in rows)])
-        self.elapsed_s = max([self.elapsed_s, *(row["elapsed_s"] for row in rows)])
-        attributes = dict(frozen.user_attrs)
-        if rows:
-            attributes["device"] = rows[-1]["device"]
-        return Trial(
+        where = f"trial {frozen.number} of {self._where}"
+        check_shape(frozen, where)
+        waits, point = frozen.state is TrialState.WAITING, frozen.system_attrs.get(POINT)
+        trial = Trial(
             number=frozen.number,
-            architecture=attributes.pop("architecture"),
-            params=attributes.pop("params"),
-            epochs=[dict(row["metrics"]) for row in rows],
-            state=State[frozen.state.name],
-            reason=attributes.pop("reason", None),
-            attributes=attributes,
+            architecture=FOREIGN,
+            params={},
+            state=State.RUNNING if waits else State.FAIL,
+            enqueued=point if isinstance(point, dict) else {} if waits else None,
+            waits=waits,
             started=frozen.datetime_start,
             ended=frozen.datetime_complete,
         )
+        if not is_own(frozen):
+            trial.reason = None if waits else str(frozen.user_attrs.get("reason", NOT_OURS))
+            return trial
+        attributes = read_attributes(frozen, where)
+        trial.architecture, trial.params = attributes.pop("architecture"), attributes.pop("params")
+        trial.reason, trial.attributes = attributes.pop("reason", None), attributes
+        rows = list_rows(frozen, where)
+        trial.epochs = [dict(row["metrics"]) for row in rows]
+        self._order = max([self._order, *(row["order"] + 1 for row in rows)])
+        self.elapsed_s = max([self.elapsed_s, *(row["elapsed_s"] for row in rows)])
+        if rows:
+            attributes["device"] = rows[-1]["device"]
+        if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) and not rows:
+            trial.reason = ENDED_OUTSIDE
+        elif not waits:
+            trial.state = State[frozen.state.name]
+        return trial
+
+    @contextlib.contextmanager
+    def _watch(self, trial: Trial) -> Iterator[None]:
+        """Say in a sentence that another program ended a trial that is being trained."""
+        try:
+            yield
+        except TrialEnded:
+            raise InputError(
+                f"another program ended trial {trial.number} of {self._where} while it was trained: stop that program, "
+                "then resume"
+            ) from None
 
 
-def _epoch_key(epoch: int) -> str:
-    return f"epoch:{epoch}"
+def _is_change(change: Any) -> bool:
+    return (
+        isinstance(change, dict)
+        and isinstance(change.get("time"), str)
+        and isinstance(change.get("differences"), list)
+        and all(isinstance(each, str) for each in change["differences"])
+    )

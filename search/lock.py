@@ -24,6 +24,7 @@ import psutil
 from search.cluster.store import StoreError
 from search.exit import leave
 from search.lock_file import FileSlot
+from search.printable import escape
 from trainables.errors import DISK_FULL, InputError
 
 BEAT_S = 2.0
@@ -107,7 +108,7 @@ class Holder:
             return True
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} since {self.since}"
+        return escape(f"process {self.pid} on {self.host} since {self.since}")
 
 
 class Lock:

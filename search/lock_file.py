@@ -67,7 +67,7 @@ class FileSlot:
         """Write the content under a name of one's own and keep it open."""
         self._close()
         path = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
         try:
             os.write(self._file, content)
             os.fsync(self._file)

@@ -6,10 +6,11 @@ from rich.console import Console
 from rich.table import Table
 
 from search.config import StudyConfig, dump
-from search.division import check_shares
+from search.division import check_shares, list_shares
 from search.document import format_document
+from search.printable import escape
 from search.scheduler import HALVING, list_brackets, list_rungs
-from search.space import Choice, Range, Spec, list_specs
+from search.space import Choice, Range, Spec, count_points, list_specs
 
 
 def describe_plan(config: StudyConfig, console: Console) -> None:
@@ -38,10 +39,30 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(f"Median: a trial may be stopped after any epoch from {search.first_rung} on")
     about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
+    for repetition in list_repetitions(config):
+        console.print(repetition)
     recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
     baselines = len(recipes) if config.evaluation.baselines else 0  # fewer if a recipe wins itself
     models = config.evaluation.seeds * (config.evaluation.top_k * len(search.architectures) + baselines)
     console.print(f"Evaluation: at most {models} retrainings of up to {search.max_epochs} epochs")
+
+
+def list_repetitions(config: StudyConfig) -> list[str]:
+    """Return a sentence for each space that has fewer points than trials are to be started in it."""
+    search, shares = config.search, list_shares(config)
+    points = {name: count_points(config.space, name) for name in shares}
+    if search.divide == "trials":
+        due = {name: round(search.num_trials * share / sum(shares.values())) for name, share in shares.items()}
+    else:  # how many trials each gets depends on how long they take
+        known = [count for count in points.values() if count is not None]
+        points = {"the study": sum(known) if len(known) == len(points) else None}
+        due = {"the study": search.num_trials}
+    return [
+        f"Space: {name} has {count:,} distinct configuration{'' if count == 1 else 's'}, fewer than its share of "
+        f"{due[name]:,} trials: some are trained more than once"
+        for name, count in points.items()
+        if count is not None and count < due[name]
+    ]
 
 
 def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
@@ -77,8 +98,8 @@ def _tabulate(specs: dict[str, Spec], title: str) -> Table:
 
 def _describe_spec(spec: Spec) -> str:
     if isinstance(spec, Choice):
-        return " | ".join(str(value) for value in spec.choice)
+        return " | ".join(map(escape, spec.choice))
     if not isinstance(spec, Range):
-        return f"= {spec}"
+        return f"= {escape(spec)}"
     step = f", step {spec.step:g}" if spec.step else ""
     return f"{spec.low:g} to {spec.high:g}{', log' if spec.log else ''}{step}"

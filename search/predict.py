@@ -6,7 +6,6 @@ python -m search.predict MODEL IMAGE|FOLDER ... [--json|--csv]
 import collections
 import csv
 import dataclasses
-import itertools
 import json
 import os
 import sys
@@ -25,9 +24,13 @@ from rich.progress import MofNCompleteColumn, Progress
 from search.command import explain_errors
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import TrainedModel, load_model
-from search.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture, strict_pillow
+from search.evaluation.statistics import call_real
+from search.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture
+from search.printable import defuse, escape
 from trainables.data import Split
 from trainables.errors import InputError
+from trainables.metrics import to_probabilities
+from trainables.pixels import quiet_pillow
 from trainables.record import CLASSES
 from trainables.runtime import pick_device
 from trainables.train import predict
@@ -44,7 +47,7 @@ class Answer:
     label: str
     """REAL or FAKE."""
     probability: float
-    """Of REAL, in [0, 1]."""
+    """Of REAL, in [0, 1], a float32: the label is REAL where it is above the model's threshold."""
     width: int
     height: int
     """Of the picture as stored, in pixels."""
@@ -65,7 +68,7 @@ def main(
         trained = load_model(model)
         answers, bad = _ask(trained, pictures)
     for picture in bad:
-        typer.echo(f"skipped: {_show(str(picture.path))} {_show(picture.reason)}", err=True)
+        typer.echo(f"skipped: {escape(picture.path)} {escape(picture.reason)}", err=True)
     if as_json:
         _print_json(trained, answers, bad)
     else:
@@ -92,13 +95,14 @@ def answer(
     answers: list[Answer] = []
     bad: list[BadPicture] = []
     device = pick_device()
-    with strict_pillow():
+    with quiet_pillow():
         for batch in _read_ahead(paths):
             good = [picture for picture in batch if isinstance(picture, Picture)]
             bad += [picture for picture in batch if isinstance(picture, BadPicture)]
             if good:
                 probabilities = _score(trained, np.stack([picture.pixels for picture in good]), device)
-                answers += map(_build_answer, itertools.repeat(trained), good, probabilities)
+                called = call_real(probabilities, trained.record.tested["threshold"])
+                answers += map(_build_answer, good, probabilities.tolist(), called.tolist())
             progress(len(batch))
     return answers, bad
 
@@ -135,8 +139,8 @@ def _read_batch(paths: Sequence[Path]) -> list[Picture | BadPicture]:
     return [read_picture(path) for path in paths]
 
 
-def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.device) -> list[float]:
-    """Compute the probabilities of REAL of images (N, 32, 32, 3)."""
+def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
+    """Compute the probabilities of REAL (N,) of images (N, 32, 32, 3)."""
     count = len(images)
     unknown = torch.zeros(count, dtype=torch.uint8)
     split = Split(images=torch.from_numpy(images), labels=unknown, indices=torch.arange(count))
@@ -144,14 +148,14 @@ def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.devic
     logits = predict(
         trained.model, split, device=device, flip_average=config.flip_average, deterministic=config.deterministic
     )
-    probabilities: list[float] = torch.sigmoid(logits.double()).tolist()
+    probabilities: NDArray[np.float32] = to_probabilities(logits).numpy()
     return probabilities
 
 
-def _build_answer(trained: TrainedModel, picture: Picture, probability: float) -> Answer:
+def _build_answer(picture: Picture, probability: float, is_real: bool) -> Answer:
     return Answer(
         file=str(picture.path),
-        label=CLASSES[probability > trained.record.tested["threshold"]],
+        label=CLASSES[is_real],
         probability=probability,
         width=picture.width,
         height=picture.height,
@@ -167,15 +171,15 @@ def _list_notes(answers: Sequence[Answer]) -> list[str]:
 
 def _print_lines(answers: Sequence[Answer]) -> None:
     for found in answers:
-        typer.echo(f"{found.label}  {found.probability:.4f}  {_show(found.file)}")
+        typer.echo(f"{found.label}  {found.probability:.4f}  {escape(found.file)}")
 
 
 def _print_csv(answers: Sequence[Answer]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["file", "label", "probability", "width", "height", "notes"])
     for found in answers:
-        name = found.file.encode(errors="backslashreplace").decode()
-        writer.writerow([name, found.label, found.probability, found.width, found.height, " ".join(found.notes)])
+        row = [found.file, found.label, found.probability, found.width, found.height, " ".join(found.notes)]
+        writer.writerow(map(defuse, row))
 
 
 def _print_json(trained: TrainedModel, answers: Sequence[Answer], bad: Sequence[BadPicture]) -> None:
@@ -188,11 +192,6 @@ def _print_json(trained: TrainedModel, answers: Sequence[Answer], bad: Sequence[
         "skipped": [{"file": str(picture.path), "reason": picture.reason} for picture in bad],
     }
     typer.echo(json.dumps(document, indent=1))
-
-
-def _show(text: str) -> str:
-    """Escape what a file's name may hold and a terminal cannot show."""
-    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from search.sample import build_sample
 from search.space import Choice, list_specs
 from search.storage import holds_study
 from trainables.config import build_train_config
+from trainables.durable import make_folder, sync
 from trainables.errors import DISK_FULL, InputError
 from trainables.pack import pack
 from trainables.record import divide_train
@@ -27,7 +28,7 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
     cache = Path(config.data.cache).expanduser()
     source = build_sample(cache) if config.data.path == "sample" else Path(config.data.path).expanduser()
     with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task(f"packing {source.name}", total=None, visible=False)
+        bar = progress.add_task("packing the images", total=None, visible=False)
         packed = pack(
             source,
             cache,
@@ -66,12 +67,13 @@ def make_directory(config: StudyConfig, packed: Path) -> None:
     if directory.exists():
         raise InputError(f"{directory} holds no study.yaml: it is no study's folder; use another --name")
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(directory.parent)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
             staged = Path(scratch) / directory.name
             staged.mkdir()
             write_record(staged, describe_study(config, packed))
             staged.rename(directory)
+            sync(directory.parent)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise

@@ -1,11 +1,12 @@
-"""What made a result: commit, versions, machine; and files that are there whole or not at all."""
+"""What made a result: commit, versions, machine; and where a new file may be written."""
 
+import dataclasses
 import hashlib
-import os
 import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,48 @@ ROOT = Path(__file__).parent.parent
 """Folder that holds the two packages."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """The code that made something, and what it ran on."""
+
+    commit: str | None
+    """None outside a repository."""
+    dirty: bool | None
+    """Whether files were changed since the commit."""
+    source: str
+    """SHA-256 of the two packages."""
+    python: str
+    packages: dict[str, str]
+    """Versions."""
+
+
 def describe_code() -> dict[str, Any]:
-    """Return the commit, whether files were changed since, the hash of the code itself, and the versions it runs on."""
+    """Return the fields of `Code` as they are now.
+
+    Where git does not answer, or the code is not in the repository around it, commit and changes are None.
+    """
+    is_tracked = _ask_git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(ROOT))) is not None
+    changes = _ask_git("status", "--porcelain") if is_tracked else None
     return {
-        "commit": _ask_git("rev-parse", "HEAD"),
-        "dirty": bool(_ask_git("status", "--porcelain")),
+        "commit": _ask_git("rev-parse", "HEAD") if is_tracked else None,
+        "dirty": None if changes is None else bool(changes),
         "source": hash_source(ROOT),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def describe_commit(code: Mapping[str, Any], *, digits: int = 12) -> str:
+    """Return a commit and whether files were changed since, as `describe_code` has them; an old record may lack both.
+
+    Args:
+        code: What has `commit` and `dirty`.
+        digits: Of the commit's hash, at most 40.
+    """
+    if not code.get("commit"):
+        return "unknown"
+    changed = {True: " with changes", False: "", None: ", perhaps with changes"}[code.get("dirty")]
+    return f"{code['commit'][:digits]}{changed}"
 
 
 def hash_source(root: Path) -> str:
@@ -57,24 +91,8 @@ def check_target(path: Path) -> None:
         raise InputError(f"{path.parent} is not a folder: make it, or write elsewhere")
 
 
-def replace_file(partial: Path, path: Path) -> None:
-    """Put a finished file in its place: on the disk first, then renamed, so that no reader meets half of it."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def write_file(path: Path, content: bytes) -> Path:
-    """Write a file in one step, its folder too if missing, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(content)
-    replace_file(partial, path)
-    return path
-
-
 def _ask_git(*arguments: str) -> str | None:
-    """Return what git says of the packages' folder, or None outside a repository."""
+    """Return what git says of the packages' folder, or None where it does not answer, as outside a repository."""
     try:
         answer = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import os
 import secrets
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -9,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from search.cluster.store import Store, StoreError, check_url, is_url
-from search.config import StudyConfig, dump, parse
-from search.document import read_document, set_value, write_document
-from search.provenance import describe_code, describe_command, replace_file
+from search.config import Label, StudyConfig, check, dump, parse
+from search.document import read_record, set_value, write_document
+from search.evaluation.winners import Evaluation
+from search.provenance import Code, describe_code, describe_command, describe_commit
+from search.untrusted import RECORD_BYTES, check_folder, check_named
 from trainables.errors import InputError
 from trainables.record import load_info
 
@@ -33,6 +36,32 @@ MAY_CHANGE = (
 """Keys that a resumed study may have otherwise than before: none of them changes what a trial is."""
 DESCRIBES_SOURCE = ("source", "commit", "dirty")
 """What study.yaml says of the code; only its hash decides, for a commit may change a README alone."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """The images of a study."""
+
+    fingerprint: str
+    counts: dict[str, dict[str, int]]
+    """By split and class."""
+    skipped: list[str]
+    """Files that are no images."""
+    leaked: int
+    duplicates: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StudyRecord:
+    """What study.yaml says. `config` is checked by search.config.parse."""
+
+    id: Label | None = None
+    """None in a study that was begun before there were any; resuming it gives it one."""
+    command: str = ""
+    config: dict[str, Any]
+    data: Data
+    code: Code
+    evaluations: tuple[Evaluation, ...] = ()
 
 
 def describe_study(config: StudyConfig, packed: Path) -> dict[str, Any]:
@@ -76,58 +105,61 @@ def compare_record(
 
 
 def load_record(directory: Path) -> dict[str, Any]:
-    """Read a study's study.yaml.
+    """Read a study's study.yaml, which somebody else may have made, once nothing in its folder leads elsewhere.
 
     Raises:
-        InputError: If it is missing or damaged.
+        InputError: If it is missing or damaged, or a link is in the folder.
     """
-    record = read_document(directory / "study.yaml")
-    if not all(isinstance(record.get(key), dict) for key in ("config", "data", "code")):
-        raise InputError(f"{directory / 'study.yaml'} is damaged: it needs config, data and code; use another --name")
-    evaluations = record.setdefault("evaluations", [])
-    if not isinstance(evaluations, list) or not all(isinstance(entry, dict) for entry in evaluations):
-        raise InputError(f"{directory / 'study.yaml'} is damaged: evaluations must be a list; use another --name")
+    check_folder(directory)
+    path = directory / "study.yaml"
+    record = read_record(path)
+    record.setdefault("evaluations", [])
+    check(StudyRecord, record, str(path))
     return record
 
 
-def load_study(place: Path | str, settings: Sequence[str] = ()) -> tuple[StudyConfig, dict[str, Any]]:
+def load_study(
+    place: Path | str, settings: Sequence[str] = (), *, uses_journal: bool = True
+) -> tuple[StudyConfig, dict[str, Any]]:
     """Read the study that lies in a folder, which may have been moved there, or in an object store.
 
     Args:
         place: The folder, or the URL of the study.
         settings: Overrides of its configuration, such as `evaluation.seeds=5`.
+        uses_journal: Whether the caller opens the journal; where that is in a database, the user must name it.
 
     Returns:
         The configuration, overridden, and the record, as it lies there.
 
     Raises:
-        InputError: If there is no study, its study.yaml is damaged, or the folder has another name than the study.
+        InputError: If there is no study, its study.yaml is damaged, the folder has another name than the study, or
+            its journal is in a database that the user did not name.
     """
     if is_url(str(place)):
-        return _load_stored(str(place), settings)
-    directory = Path(place)
-    if not (directory / "study.yaml").exists():
-        raise InputError(f"there is no study in {directory}: expected the folder results/NAME of one")
-    record = load_record(directory)
-    document = copy.deepcopy(record["config"])
-    for setting in settings:
-        set_value(document, setting)
-    config = parse(document | {"results": str(directory.resolve().parent)})
-    if directory.resolve().name != config.name:
-        raise InputError(f"{directory} holds the study {config.name}: give its folder that name again")
-    return dataclasses.replace(config, results=str(directory.parent)), record
+        results, _, name = str(place).rstrip("/").rpartition("/")
+        record = fetch_record(str(place))
+    else:
+        directory = Path(place)
+        if not os.path.lexists(directory / "study.yaml"):
+            raise InputError(f"there is no study in {directory}: expected the folder results/NAME of one")
+        record = load_record(directory)
+        results, name = str(directory.parent), directory.resolve().name
+    config = _configure(record, settings, results)
+    if config.name != name:
+        raise InputError(f"{place} holds the study {config.name}: give its folder that name again")
+    if uses_journal:
+        check_named(config.storage, settings)
+    return config, record
 
 
-def _load_stored(url: str, settings: Sequence[str]) -> tuple[StudyConfig, dict[str, Any]]:
-    """Read the study of a URL; what lies on this machine of it is not touched."""
-    results, _, name = url.rstrip("/").rpartition("/")
-    record = fetch_record(url)
+def _configure(record: Mapping[str, Any], settings: Sequence[str], results: str) -> StudyConfig:
+    """Return a recorded configuration with the user's overrides; the cache is the user's, whatever was recorded."""
     document = copy.deepcopy(record["config"])
+    if isinstance(document.get("data"), dict):
+        document["data"].pop("cache", None)
     for setting in settings:
         set_value(document, setting)
-    if document["name"] != name:
-        raise InputError(f"{url} holds the study {document['name']}: give its folder that name again")
-    return parse(document | {"results": results}), record
+    return parse(document | {"results": results})
 
 
 def fetch_record(url: str) -> dict[str, Any]:
@@ -138,7 +170,7 @@ def fetch_record(url: str) -> dict[str, Any]:
     """
     check_url(url)
     try:
-        content = Store(url).read("study.yaml")
+        content = Store(url).read("study.yaml", limit=RECORD_BYTES)
     except StoreError as error:
         raise InputError(str(error)) from None
     if content is None:
@@ -150,9 +182,7 @@ def fetch_record(url: str) -> dict[str, Any]:
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     """Write a study's study.yaml in one step."""
-    partial = directory / "study.yaml.partial"
-    write_document(partial, record)
-    replace_file(partial, directory / "study.yaml")
+    write_document(directory / "study.yaml", record)
 
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -175,8 +205,7 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
 
 
 def _name_code(code: Mapping[str, Any]) -> str:
-    changed = " with changes" if code.get("dirty") else ""
-    return f"commit {str(code.get('commit'))[:12]}{changed}, hash {str(code.get('source'))[:12]}"
+    return f"commit {describe_commit(code)}, hash {str(code.get('source'))[:12]}"
 
 
 def _flatten(value: Any, path: str = "") -> dict[str, Any]:

@@ -3,7 +3,7 @@
 python -m search.reproduce results/NAME [--model ARCH] [--seed K]
 """
 
-import dataclasses
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,12 +17,12 @@ from torch import Tensor
 from search.cluster.shipped import bring_study
 from search.cluster.store import is_url
 from search.command import build_console, explain_errors
-from search.evaluation.model_file import RECORD, WEIGHTS, ModelRecord, load_record, load_weights
+from search.evaluation.model_file import RECORD, WEIGHTS, load_record, load_weights
+from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.result import TestedModel
-from search.evaluation.retraining import Retraining
 from search.evaluation.worker import train_and_test
 from search.prepare import prepare_data
-from search.provenance import describe_code
+from search.provenance import describe_code, describe_commit
 from search.record import load_study
 from search.trial import prepare_device
 from trainables.errors import InputError
@@ -44,14 +44,15 @@ def main(
     model: Annotated[str | None, typer.Option(help="Only this architecture.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     data: Annotated[Path | None, typer.Option(help="Where the images lie now, if not where they were.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for the packed images; by default the user's.")] = None,
 ) -> None:
     """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
     console = build_console()
     with explain_errors(), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
-        load_study(place)
+        load_study(place, uses_journal=False)
         study = bring_study(place, Path(scratch)) if is_url(place) else Path(place)
         records = choose_records(study, place, model, seed)
-        pack = _prepare(study, records, data, console)
+        pack = _prepare(study, records, data, cache, console)
         same = [_reproduce(study, record, pack, console) for record in records]
     console.print(f"{sum(same)} of {len(same)} models reproduced.")
     if not all(same):
@@ -90,7 +91,7 @@ def list_obstacles(record: ModelRecord, hardware: Mapping[str, Any], code: Mappi
         for name in DEPENDENCIES
         if before.get(name) != code["packages"][name]
     ]
-    if record.hardware["type"] == "cuda" and not record.parameters["deterministic"]:
+    if record.hardware["type"] == "cuda" and not record.parameters.get("deterministic"):
         found.append("it was trained on a GPU without `deterministic`")
     return found
 
@@ -116,11 +117,12 @@ def _differ(one: Tensor, other: Tensor) -> float:
     return float((one.double() - other.cpu().double()).abs().max()) or float("inf")
 
 
-def _prepare(study: Path, records: Sequence[ModelRecord], data: Path | None, console: Console) -> Path:
+def _prepare(
+    study: Path, records: Sequence[ModelRecord], data: Path | None, cache: Path | None, console: Console
+) -> Path:
     """Return the pack of the images that the models were trained on."""
-    config, _ = load_study(study)
-    if data is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=str(data)))
+    given = [f"data.{name}={json.dumps(str(path))}" for name, path in (("path", data), ("cache", cache)) if path]
+    config, _ = load_study(study, given, uses_journal=False)
     pack = prepare_data(config, console)
     found = load_info(pack).fingerprint
     if wrong := [record.label for record in records if record.retraining["fingerprint"] != found]:
@@ -141,7 +143,7 @@ def _reproduce(study: Path, record: ModelRecord, pack: Path, console: Console) -
     largest, metrics = compare(record, stored, model.state_dict(), tested.metrics)
     same = _judge(record, tested, largest, metrics, obstacles, console)
     if not same and record.code["commit"] != code["commit"]:
-        console.print(f"  it was made by commit {record.code['commit']}, this is {code['commit']}")
+        console.print(f"  it was made by commit {describe_commit(record.code)}, this is {describe_commit(code)}")
     return same
 
 

@@ -33,6 +33,7 @@ from search.study import Listener, Study
 from search.task import Failure, Report, Task
 from search.tracking.tensorboard import EventFiles
 from search.tracking.tracker import build_tracker
+from search.untrusted import check_address, check_named
 from search.view.live import build_live
 from search.view.table import write_trials
 from trainables.errors import InputError
@@ -79,7 +80,10 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
     before: dict[str, Any] = record["config"] | {"results": wanted["results"]}  # it may have been moved there
     for override in overrides:
         set_value(before, override)
-    return parse(before)
+    config = parse(before)
+    check_named(config.storage, overrides)
+    check_address(config.cluster.address, overrides)
+    return config
 
 
 def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> None:

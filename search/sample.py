@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from search.provenance import replace_file
 from trainables.config import IMAGE_SIZE
+from trainables.durable import create_file, make_folder, replace_file
 from trainables.errors import InputError
 from trainables.record import CLASSES
 
@@ -63,8 +63,8 @@ def build_sample(directory: Path) -> Path:
 
     partial = directory / f"{target.name}.{os.getpid()}.partial"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with zipfile.ZipFile(partial, "w") as archive:
+        make_folder(directory)
+        with create_file(partial) as file, zipfile.ZipFile(file, "w") as archive:
             for name, image in draw_images(load_sample_images().images):  # type: ignore[no-untyped-call]  # scikit-learn's
                 archive.writestr(_describe(name), _encode(image))
         replace_file(partial, target)

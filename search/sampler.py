@@ -4,6 +4,7 @@ Each architecture has a sampler and a history of its own: in a shared one, every
 would count as bad, and nothing would be learnt about what makes that architecture better.
 """
 
+import bisect
 import warnings
 from collections.abc import Callable, Container, Mapping
 from typing import Any
@@ -63,11 +64,11 @@ class Sampler:
                 params={name: trial.params[name] for name in self._distributions},
                 distributions=self._distributions,
             )
-        except ValueError:
+        except (ValueError, KeyError, TypeError):
             return
         mirrored.number = trial.number
         self._mirrored[trial.number] = mirrored
-        self._history.trials.append(mirrored)
+        bisect.insort(self._history.trials, mirrored, key=lambda known: known.number)  # as a resumed study has them
 
     def end(self, trial: Trial) -> None:
         """Take in how a trial ended: its whole curve, its final state, and its best epoch as its value."""

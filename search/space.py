@@ -5,6 +5,7 @@ import itertools
 import math
 import typing
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -44,6 +45,8 @@ Space = Mapping[str, Mapping[str, Spec]]
 
 MAX_CHECKED = 4096
 """Of a range of integers so many are checked one by one."""
+MAX_CORNERS = 100_000
+"""Of the combinations of all choices and ends of ranges so many are checked; that takes a second or two."""
 
 
 def list_specs(space: Space, architecture: str) -> dict[str, Spec]:
@@ -58,6 +61,15 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
         for name, spec in sorted(specs.items())
         if isinstance(spec, Range | Choice)
     }
+
+
+def count_points(space: Space, architecture: str) -> int | None:
+    """Return how many configurations of one architecture there are; None if a parameter may be any number."""
+    counts = [
+        _count_values(each) for each in build_distributions(list_specs(space, architecture), architecture).values()
+    ]
+    known = [count for count in counts if count is not None]
+    return math.prod(known) if len(known) == len(counts) else None
 
 
 def check_space(space: Space, architectures: Sequence[str]) -> None:
@@ -78,6 +90,19 @@ def check_space(space: Space, architectures: Sequence[str]) -> None:
         _check_corners(space, architecture)
 
 
+def check_params(params: Mapping[str, Value], architecture: str, where: str) -> None:
+    """Check that flat parameters are known and of their types.
+
+    Raises:
+        InputError: If one is not.
+    """
+    known = list_defaults(architecture)
+    for name, value in params.items():
+        if name not in known:
+            raise InputError(f"{where}.{name}: unknown parameter; known: {', '.join(known)}")
+        _check_type(value, _get_hint(architecture, name), f"{where}.{name}")
+
+
 def contains(spec: Spec, value: Value) -> bool:
     """Answer whether a parameter may take a value."""
     if isinstance(spec, Choice):
@@ -90,8 +115,27 @@ def contains(spec: Spec, value: Value) -> bool:
     return math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
+def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value]) -> None:
+    """Check that a point, of which parameters may be left out, lies inside the space.
+
+    Raises:
+        InputError: If a name is unknown, or a value has the wrong type, lies outside, or cannot be built.
+    """
+    for name, value in params.items():
+        if name not in specs:
+            raise InputError(f"{architecture} has no parameter {name}; known: {', '.join(specs)}")
+        _check_type(value, _get_hint(architecture, name), f"{architecture}.{name}")
+        if not contains(specs[name], value):
+            raise InputError(f"{architecture}.{name} = {value!r} lies outside the space")
+    build_train_config(architecture, params, epochs=1, seed=0)
+
+
 def _check_corners(space: Space, architecture: str) -> None:
-    """Check the model's smallest and largest values together, the training's, which are independent, one by one."""
+    """Check the smallest and largest values of the model and of the batch together.
+
+    The training's others are independent and checked one by one.
+    """
+    model = {field.name for field in dataclasses.fields(MODEL_CONFIGS[architecture])}
     corners: dict[str, list[Value]] = {}
     for name, spec in list_specs(space, architecture).items():
         section = architecture if name in space.get(architecture, {}) else "shared"
@@ -102,12 +146,13 @@ def _check_corners(space: Space, architecture: str) -> None:
             _check_type(value, hint, where)
         if isinstance(spec, Range):
             _check_range(spec, hint, where)
-        if isinstance(spec, Range) and hint is int:
+        if isinstance(spec, Range) and hint is int and name in model:  # such as an even kernel_size
             for value in range(int(spec.low), int(spec.high) + 1, int(spec.step or 1))[:MAX_CHECKED]:
                 _build({name: value}, architecture)
-    model = {field.name for field in dataclasses.fields(MODEL_CONFIGS[architecture])}
-    for names in ([name for name in corners if name in model], *([name] for name in corners if name not in model)):
-        for values in itertools.product(*(corners[name] for name in names)):
+    together = model | {"batch_size"}
+    groups = [[name for name in corners if name in together], *([name] for name in corners if name not in together)]
+    for names in groups:
+        for values in itertools.islice(itertools.product(*(corners[name] for name in names)), MAX_CORNERS):
             _build(dict(zip(names, values, strict=True)), architecture)
 
 
@@ -153,6 +198,18 @@ def _check_type(value: Value, hint: Any, where: str) -> None:
             raise InputError(f"{where} = {value!r}: expected one of {', '.join(map(str, options))}")
     elif type(value) is not hint and not (hint is float and type(value) is int):
         raise InputError(f"{where} = {value!r}: expected {hint.__name__}, not {type(value).__name__}")
+
+
+def _count_values(distribution: BaseDistribution) -> int | None:
+    """Return how many values a distribution has, in decimals as Optuna counts its steps; None if they have no step."""
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return len(set(choices))  # 1 and 1.0 are the same value of a float
+        case IntDistribution(low=low, high=high, step=step):
+            return (high - low) // step + 1
+        case FloatDistribution(low=low, high=high, step=float() | int() as step):
+            return int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1
+    return None
 
 
 def _build_distribution(spec: Range | Choice, *, is_int: bool) -> BaseDistribution:

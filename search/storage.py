@@ -9,17 +9,20 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
 
+from search.untrusted import LINE_BYTES, check_options
+from trainables.durable import sync
 from trainables.errors import InputError
 
 Place = Path | str
@@ -28,6 +31,7 @@ DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
 """SQLAlchemy's name of the library that we talk to each kind of server with; they are the extra `database`."""
 PASSWORD = "CIFAKE_SEARCH_STORAGE_PASSWORD"
 """Environment variable of the database's password, which stands in no file."""
+CURE = "restore the file from a copy, or use another --name"
 LOCK_PATIENCE_S = 5.0
 """How long a server may take to notice that the holder of a lock was killed."""
 WRITER = {
@@ -41,10 +45,33 @@ READER = {
     "mysql": {"init_command": "SET SESSION TRANSACTION READ ONLY"},
 }
 """How a reader connects, who cannot write."""
-DESCRIBING = (JournalOperation.SET_TRIAL_USER_ATTR, JournalOperation.SET_TRIAL_SYSTEM_ATTR)
+
+
+class _ClearText:
+    """In place of PyMySQL's way to send the password as it is."""
+
+    def __init__(self, _connection: object) -> None:
+        pass
+
+    def authenticate(self, _packet: object) -> object:
+        raise PermissionError("the server asks for the password in clear text, which is never sent")
+
+
+AUTHENTICATION: dict[str, dict[str, Any]] = {
+    "postgresql": {"require_auth": "!password"},
+    "mysql": {"auth_plugin_map": dict.fromkeys(("mysql_clear_password", "dialog"), _ClearText)},
+}
+"""How nobody connects: with a password that the server reads in clear text."""
+DESCRIBING = (
+    JournalOperation.SET_TRIAL_USER_ATTR,
+    JournalOperation.SET_TRIAL_SYSTEM_ATTR,
+    JournalOperation.SET_TRIAL_PARAM,
+)
 """Lines of a file that mean nothing until a line of another kind follows."""
 StorageLost = optuna.exceptions.StorageInternalError
 """The database stopped answering; what it acknowledged is recorded."""
+TrialEnded = optuna.exceptions.UpdateFinishedTrialError
+"""A trial has ended, so nothing more is recorded of it."""
 
 
 def check_url(url: str) -> None:
@@ -63,6 +90,7 @@ def check_url(url: str) -> None:
         raise InputError(f"storage: leave the password out of the URL and put it into the environment as {PASSWORD}")
     if not is_known:
         raise InputError("storage: expected postgresql://USER@HOST:PORT/DATABASE or mysql://USER@HOST:PORT/DATABASE")
+    check_options(parts.scheme, parts.query)
 
 
 def open_storage(
@@ -86,7 +114,10 @@ def open_storage(
             if torn := _cut_torn_line(place):
                 note(f"{place}: cut off {torn} bytes of a last line that was not written to its end")
             _check_lines(place)
-        return JournalStorage(_Gatherer(str(place), lock_obj=_Check(check)))
+        backend = _Gatherer(str(place), lock_obj=_Check(check))
+        sync(place)  # what is cut off, and lines that a killed process wrote and did not wait for
+        sync(place.parent)
+        return _Record(backend, place)
     storage = _open_database(place, WRITER)
     _lock(storage, study)
     return storage
@@ -100,8 +131,22 @@ def read_storage(place: Place) -> BaseStorage:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if isinstance(place, Path):
-        return JournalStorage(_Reader(place))
+        return _Record(_Reader(place), place)
     return _open_database(place, READER, skip_table_creation=True)
+
+
+def check_names(place: Place, known: Sequence[str], study: str) -> None:
+    """Check that a file, unless it is new, holds the study.
+
+    Raises:
+        InputError: If it holds another one, or none.
+    """
+    if not isinstance(place, Path) or study in known or not place.exists() or not place.stat().st_size:
+        return
+    if known:
+        others = ", ".join(map(str, known))
+        raise InputError(f"{place} holds the study {others}, not {study}: use its name, or another folder")
+    raise InputError(f"{place} holds no study: restore the file from a copy, or use another --name")
 
 
 def holds_study(url: str, study: str) -> bool:
@@ -138,11 +183,11 @@ def _open_database(url: str, arguments: dict[str, dict[str, str]], *, skip_table
     check_url(url)
     known = make_url(url)
     full = known.set(drivername=DRIVERS[known.drivername], password=os.environ.get(PASSWORD))
-    connection = arguments[known.drivername]
+    connection = arguments[known.drivername] | AUTHENTICATION[known.drivername]
     kwargs = {"poolclass": StaticPool, "connect_args": connection}  # one connection: the one that holds the lock
     where = f"{known.host or 'localhost'}/{known.database}"
     try:
-        return RDBStorage(full.render_as_string(hide_password=False), kwargs, skip_table_creation=skip_table_creation)
+        return _Database(full.render_as_string(hide_password=False), kwargs, skip_table_creation=skip_table_creation)
     except ImportError:
         raise InputError(
             f"storage: {known.drivername} needs a library: pip install 'cifake-search[database]'"
@@ -178,6 +223,45 @@ def _refuse(*_: Any) -> None:
     raise StorageLost("the connection was cut, and with it the lock on the study was lost")
 
 
+class _Record(JournalStorage):
+    """Optuna's storage of a file, which names the line that it cannot take in."""
+
+    def __init__(self, backend: BaseJournalBackend, path: Path) -> None:
+        self._path = path
+        super().__init__(backend)
+
+    def _sync_with_backend(self) -> None:
+        try:
+            super()._sync_with_backend()
+        except (OSError, InputError, TrialEnded):
+            raise
+        except Exception as error:  # noqa: BLE001 what Optuna raises on a foreign line is nowhere said
+            raise InputError(
+                f"{self._path} has a line {self._replay_result.log_number_read} that Optuna cannot take in "
+                f"({type(error).__name__}: {error}): {CURE}"
+            ) from None
+
+
+class _Database(RDBStorage):
+    """Lets a parameter have other choices or another scale than in an earlier trial, as a file does.
+
+    A study whose space was changed by hand goes on in it. Every trial is stored with its own distributions.
+    """
+
+    def _set_trial_param_without_commit(
+        self,
+        session: Any,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None = None,  # noqa: ARG002 Optuna's name
+    ) -> None:
+        super()._set_trial_param_without_commit(
+            session, trial_id, param_name, param_value_internal, distribution, previous_distribution=distribution
+        )
+
+
 class _Check(BaseJournalFileLock):
     """No lock around a write, for study.lock keeps other drivers out; but a look at it, for it may have been lost."""
 
@@ -196,17 +280,34 @@ class _Check(BaseJournalFileLock):
 class _Gatherer(JournalFileBackend):
     """Writes the lines that describe a fact together with the one that makes it count, and waits for the disk once.
 
-    What was held back when the process was killed did not count yet, and is written again.
+    What was held back when the process was killed did not count yet, and is written again. After a write that failed
+    nothing more is written: it may have left half a line, which is cut off when the study is opened again.
     """
 
     def __init__(self, path: str, lock_obj: BaseJournalFileLock) -> None:
         super().__init__(path, lock_obj)
         self._held: list[dict[str, Any]] = []
+        self._failure: OSError | None = None
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        number = log_number_from
+        try:
+            for record in super().read_logs(log_number_from):
+                number += 1
+                yield record
+        except ValueError:  # another program has written since the file was opened
+            raise _name_damage(Path(self._file_path), number + 1) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._failure is not None:
+            raise self._failure
         self._held += logs
         if logs[-1]["op_code"] not in DESCRIBING:
-            super().append_logs(self._held)
+            try:
+                super().append_logs(self._held)
+            except OSError as error:
+                self._failure = error
+                raise
             self._held = []
 
 
@@ -222,8 +323,11 @@ class _Reader(BaseJournalBackend):
             return
         with self._path.open("rb") as file:
             file.seek(self._offsets[log_number_from])
-            for number, line in enumerate(file, start=log_number_from):
+            lines = iter(lambda: file.readline(LINE_BYTES), b"")
+            for number, line in enumerate(lines, start=log_number_from):
                 if (record := _parse(line)) is None:
+                    if file.read(1):
+                        raise _name_damage(self._path, number + 1)
                     return
                 if number + 1 == len(self._offsets):
                     self._offsets.append(self._offsets[number] + len(line))
@@ -254,14 +358,17 @@ def _check_lines(path: Path) -> None:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if _parse(line) is None:
-                cure = "restore the file from a copy, or use another --name"
-                raise InputError(f"{path} is damaged in line {number}, which no kill does: {cure}")
+                raise _name_damage(path, number)
+
+
+def _name_damage(path: Path, number: int) -> InputError:
+    return InputError(f"{path} is damaged in line {number}, which no kill does: {CURE}")
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     """Return the record of a whole line, None if it is none."""
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

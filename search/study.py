@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 from search.config import Recipe, SearchConfig, StudyConfig
 from search.division import choose_next
+from search.entry import read_point
 from search.journal import Journal, State, Trial
 from search.sampler import Sampler
 from search.scheduler import SCHEDULERS, Scheduler
-from search.space import Choice, Range, Spec, build_distributions, list_specs
+from search.space import Choice, Range, Spec, build_distributions, check_point, list_specs
 from trainables.config import list_defaults
+from trainables.errors import InputError
 
 NUM_EARLY_FAILURES = 5
 """When the first so many trials to end since the study was opened all fail for one reason, it halts."""
@@ -60,7 +62,8 @@ class Study:
         self._journal = journal
         self._listeners = listeners
         search = config.search
-        names = dict.fromkeys([*search.architectures, *(trial.architecture for trial in self.trials)])
+        own = [trial for trial in self.trials if not trial.is_foreign]
+        names = dict.fromkeys([*search.architectures, *(trial.architecture for trial in own)])
         self._specs: dict[str, dict[str, Spec]] = {name: list_specs(config.space, name) for name in names}
         self._distributions = {name: build_distributions(specs, name) for name, specs in self._specs.items()}
         self._samplers: dict[str, Sampler] = {
@@ -68,6 +71,8 @@ class Study:
             for name, found in self._distributions.items()
         }
         self._schedulers: dict[str, Scheduler] = {name: SCHEDULERS[search.scheduler](search) for name in names}
+        first = [trial.number for trial in own if trial.enqueued is None]
+        self._first = first[: len(self._recipes)]  # the trials of the recipes that were handed out
         self._waiting: deque[Trial] = deque()
         self._running: dict[int, Trial] = {}
         self._ends: list[str | None] = []  # why trials failed, None for those that did not, as they ended
@@ -98,11 +103,12 @@ class Study:
         """Hand out the next trial, unfinished ones first; None when none is left or the study halts."""
         if self.halt_reason:
             return None
-        if self._waiting:
-            trial = self._waiting.popleft()
-        elif len(self.trials) >= self.config.search.num_trials:
-            return None
-        else:
+        trial = None
+        while trial is None and self._waiting:
+            trial = self._take_up(self._waiting.popleft())
+        if trial is None:
+            if len(self.trials) >= self.config.search.num_trials:
+                return None
             trial = self._propose()
         self._running[trial.number] = trial
         for listener in self._listeners:
@@ -147,7 +153,7 @@ class Study:
         The answer is no for a trial that is spared.
         """
         stop = self._schedulers[trial.architecture].report(trial.number, epoch, trial.list_values()[epoch - 1])
-        return stop and not (self.config.search.spare_first and trial.number < len(self._recipes))
+        return stop and not (self.config.search.spare_first and trial.number in self._first)
 
     @property
     def _recipes(self) -> list[Recipe]:
@@ -158,18 +164,56 @@ class Study:
         number, recipes = len(self.trials), self._recipes
         architecture: str
         params: dict[str, Any]
-        if number < len(recipes):
-            architecture = recipes[number].architecture
-            params = list_defaults(architecture) | recipes[number].params
+        if is_first := len(self._first) < len(recipes):
+            recipe = recipes[len(self._first)]
+            architecture = recipe.architecture
+            params = list_defaults(architecture) | recipe.params
         else:
             architecture = choose_next(self.config, self.trials)
-            specs = self._specs[architecture].items()
-            fixed = {name: spec for name, spec in specs if not isinstance(spec, (Range, Choice))}
-            params = {**fixed, **self._samplers[architecture].propose(number)}
+            params = self._fill(architecture, number)
         trial = self._journal.add_trial(architecture, params, self._distributions[architecture])
+        for foreign in self._journal.load_between(number, trial.number):  # plain Optuna wrote while this runs
+            self.trials.append(foreign)
+            if foreign.waits:
+                self._waiting.append(foreign)
+        if is_first:
+            self._first.append(trial.number)
         self._samplers[architecture].start(trial)
         self.trials.append(trial)
         return trial
+
+    def _fill(self, architecture: str, number: int) -> dict[str, Any]:
+        """Return a value of every parameter: the space's fixed ones, and what the sampler proposes."""
+        specs = self._specs[architecture].items()
+        fixed = {name: spec for name, spec in specs if not isinstance(spec, (Range, Choice))}
+        return {**fixed, **self._samplers[architecture].propose(number)}
+
+    def _take_up(self, trial: Trial) -> Trial | None:
+        """Return a trial that waited, ready to be handed out; None if it was enqueued and cannot be trained."""
+        if not trial.waits:
+            return trial
+        try:
+            architecture, params = self._complete(trial)
+        except InputError as error:
+            self._end(trial, State.FAIL, f"the enqueued point cannot be trained: {error}")
+            return None
+        self._journal.take_up(trial, architecture, params, self._distributions[architecture])
+        self._samplers[architecture].start(trial)
+        return trial
+
+    def _complete(self, trial: Trial) -> tuple[str, dict[str, Any]]:
+        """Return architecture and all parameters of an enqueued trial; what was not given is fixed or proposed.
+
+        Raises:
+            InputError: If the point lies outside the space.
+        """
+        if not trial.is_foreign:
+            return trial.architecture, trial.params  # a kill came between these and the trial's state
+        architecture, given = read_point(trial.enqueued)
+        if architecture not in self.config.search.architectures:
+            raise InputError(f"this study does not search {architecture}")
+        check_point(self._specs[architecture], architecture, given)
+        return architecture, self._fill(architecture, trial.number) | given
 
     def _end_if_due(self, trial: Trial, *, stop: bool) -> bool:
         search = self.config.search
@@ -186,10 +230,10 @@ class Study:
         return True
 
     def _end(self, trial: Trial, state: State, reason: str | None, traceback: str | None = None) -> None:
-        seconds = sum(metrics["seconds"] for metrics in trial.epochs)
+        seconds = sum(metrics.get("seconds", 0.0) for metrics in trial.epochs)
         attributes: dict[str, Any] = {"seconds": round(seconds, 3)}
         if trial.epochs:
-            speeds = [metrics["images_per_second"] for metrics in trial.epochs]
+            speeds = [metrics.get("images_per_second", 0.0) for metrics in trial.epochs]
             attributes["images_per_second"] = round(sum(speeds) / len(speeds), 1)
             if "peak_memory_bytes" in trial.epochs[-1]:
                 attributes["peak_memory_bytes"] = max(metrics["peak_memory_bytes"] for metrics in trial.epochs)
@@ -197,20 +241,25 @@ class Study:
             attributes["traceback"] = traceback
         self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
-        self._samplers[trial.architecture].end(trial)
+        if trial.architecture in self._samplers:
+            self._samplers[trial.architecture].end(trial)
         for listener in self._listeners:
             listener.on_end(trial)
 
     def _replay(self) -> None:
         """Bring samplers and schedulers to where the record ends, and line up what is unfinished."""
-        for trial in self.trials:
+        own = [trial for trial in self.trials if not (trial.is_foreign or trial.waits)]
+        for trial in own:
             self._samplers[trial.architecture].start(trial)
         stops: dict[int, bool] = {}
         for number, epoch in self._journal.list_epochs():
             stops[number] = self._ask_scheduler(self.trials[number], epoch)
         for trial in self.trials:
-            if trial.state is not State.RUNNING:
-                self._samplers[trial.architecture].end(trial)
+            if trial.waits:
+                self._waiting.append(trial)
+            elif trial.state is not State.RUNNING:
+                if not trial.is_foreign:
+                    self._samplers[trial.architecture].end(trial)
             elif not self._end_if_due(trial, stop=stops.get(trial.number, False)):
                 self._waiting.append(trial)
 

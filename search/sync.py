@@ -23,6 +23,7 @@ from search.cluster.copy import Copy
 from search.command import build_console, explain_errors
 from search.journal import Journal, State, Trial
 from search.lock import hold
+from search.printable import escape
 from search.record import load_study
 from search.tracking.runs import (
     EXIT_CODES,
@@ -108,7 +109,7 @@ def _sync(board: Board, trials: Sequence[Trial], num_evaluations: int, console: 
             trial = pending[future]
             if error := future.exception():
                 failures += 1
-                console.print(f"trial {trial.number} was not uploaded: {str(error).partition(chr(10))[0]}")
+                console.print(f"trial {trial.number} was not uploaded: {escape(error)}")
             else:
                 console.print(f"trial {trial.number} {trial.architecture}: {len(trial.epochs)} epochs, {trial.state}")
     there = len(trials) - len(lacking)
@@ -159,11 +160,18 @@ def _send_evaluations(board: Board, count: int, known: dict[str, Any], console: 
 
 def _send_file(board: Board, name: str, console: Console) -> bool:
     """Send an evaluation, if it was tracked, from its newest file, by W&B's own command."""
+    import wandb
+
     files = board.directory.glob(f"wandb/*/run-{board.name_run(name)}.wandb")
     newest = max(files, key=lambda path: path.parent.name.removeprefix("offline-"), default=None)
     if newest is None:
         return True
-    command = [sys.executable, "-m", "wandb", "sync", str(newest.resolve())]
+    # Into the user's own account, whatever the file names.
+    account = [
+        f"--entity={wandb.Api(timeout=int(TIMEOUT_S)).default_entity}",
+        f"--project={board.config.tracking.project}",
+    ]
+    command = [sys.executable, "-m", "wandb", "sync", *account, str(newest.resolve())]
     # Without the address of this process's own W&B process; its logs go where the command runs.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=board.files, env=environment)

@@ -54,6 +54,14 @@ def test_every_node_demands_and_has_the_token(cluster):
     assert cluster["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token"
     for role in ("head", "worker"):
         assert "RAY_AUTH_MODE=token" in cluster[f"{role}_start_ray_commands"][-1]
+        assert "chmod 600 ~/.ray/auth_token" in cluster[f"{role}_setup_commands"]
+
+
+def test_every_instruction_that_makes_the_token_keeps_it_from_other_users():
+    for path in (*CLUSTERS, ROOT / "configs/clusters/README.md"):
+        made = [line for line in path.read_text().splitlines() if "get-auth-token --generate" in line]
+        assert made
+        assert all("--generate && chmod 600 ~/.ray/auth_token" in line for line in made)
 
 
 def test_the_dashboard_is_for_the_head_alone(cluster):

@@ -6,11 +6,12 @@ containers only.
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+
+from trainables.durable import create_file, make_folder, sync
 
 DIGEST_BYTES = 32
 
@@ -37,9 +38,9 @@ def save(path: Path, state: dict[str, Any]) -> None:
         path: File to write; its folder is made if missing.
         state: Tensors and plain containers.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     partial = _add_suffix(path, ".partial")
-    with partial.open("wb") as file:
+    with create_file(partial) as file:
         file.write(bytes(DIGEST_BYTES))
         hashing: Any = _Hashing(file)
         try:
@@ -50,12 +51,11 @@ def save(path: Path, state: dict[str, Any]) -> None:
             raise
         file.seek(0)
         file.write(hashing.hash.digest())
-        file.flush()
-        os.fsync(file.fileno())
+    sync(partial)
     if path.exists():
         path.replace(_add_suffix(path, ".previous"))
     partial.replace(path)
-    _sync_folder(path.parent)
+    sync(path.parent)
 
 
 def load(path: Path) -> dict[str, Any] | None:
@@ -86,12 +86,3 @@ def _read_intact(path: Path) -> memoryview | None:
 
 def _add_suffix(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renames in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -17,11 +17,17 @@ IMAGE_SIZE = 32
 """Height and width of every stored image, in pixels."""
 
 
+LARGEST = 1e38
+"""Bound of what an optimizer multiplies with: float32 ends at 3.4e38."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CnnConfig:
     """The paper's CNN, generalised: blocks of convolutions, each block ending in 2x2 max-pooling."""
 
     architecture: ClassVar[str] = "cnn"
+    min_batch_size: ClassVar[int] = 1
+    """Smallest batch that trains: maps are at least 2x2 where they are normalised, in front of the last pooling."""
 
     num_blocks: int = 2
     """Blocks, in [1, 5]; each halves height and width, so five leave 1x1 of 32x32."""
@@ -91,6 +97,15 @@ class ResNet50Config:
         _require(self, "dropout", 0.0 <= self.dropout < 1.0, "0 up to, not including, 1")
         _require(self, "input_size", self.input_size in (32, 64, 128), "32, 64 or 128")
 
+    @property
+    def min_batch_size(self) -> int:
+        """Smallest batch that trains: normalising needs two values of a channel, and a map of 1x1 has one an image.
+
+        The maps of the last stage have 1/32 of the images' side with the ImageNet stem, 1/8 with the other one.
+        """
+        is_normalised = self.weights == "none" or self.trainable_stages >= 1
+        return 2 if is_normalised and self.stem == "imagenet" and self.input_size == 32 else 1
+
 
 ModelConfig = CnnConfig | ResNet50Config
 
@@ -110,13 +125,13 @@ class TrainConfig:
     seed: int = 0
     """Root of every random draw, at least 0."""
     batch_size: int = 128
-    """Images in a step, at least 1; the last partial batch of an epoch is dropped."""
+    """Images in a step, at least 1, or the model's `min_batch_size`; the last partial batch of an epoch is dropped."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     """SGD has Nesterov momentum 0.9."""
     learning_rate: float = 1e-3
-    """Peak learning rate, above 0."""
+    """Peak learning rate, above 0, finite."""
     weight_decay: float = 0.0
-    """Coefficient of the optimizer's own weight decay, at least 0."""
+    """Coefficient of the optimizer's own weight decay, at least 0, finite."""
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
     """Learning rate over the steps; constant and cosine set in after the warm-up, one_cycle shapes it too."""
     warmup_frac: float = 0.0
@@ -140,8 +155,11 @@ class TrainConfig:
         _require(self, "epochs", self.epochs >= 1, "at least 1")
         _require(self, "seed", self.seed >= 0, "at least 0")
         _require(self, "batch_size", self.batch_size >= 1, "at least 1")
-        _require(self, "learning_rate", self.learning_rate > 0.0, "above 0")
-        _require(self, "weight_decay", self.weight_decay >= 0.0, "at least 0")
+        smallest = self.model.min_batch_size
+        what = f"at least {smallest}, for batch normalisation at 1x1 maps cannot train on single images"
+        _require(self, "batch_size", self.batch_size >= smallest, what)
+        _require(self, "learning_rate", 0.0 < self.learning_rate <= LARGEST, f"above 0, at most {LARGEST:g}")
+        _require(self, "weight_decay", 0.0 <= self.weight_decay <= LARGEST, f"0 to {LARGEST:g}")
         _require(self, "warmup_frac", 0.0 <= self.warmup_frac < 1.0, "0 up to, not including, 1")
         _require(self, "crop_padding", 0 <= self.crop_padding <= IMAGE_SIZE // 2, "0 to 16")
         _require(self, "cutout", 0 <= self.cutout <= IMAGE_SIZE, "0 to 32")

@@ -2,6 +2,7 @@
 
 ValueError
 +-- InputError      the user can mend it: one sentence, exit code 2
++-- ImageError      one file is no image: stops the packing, or is skipped and listed
 RuntimeError
 +-- TrainingError   one trial cannot go on: recorded as its reason, the search continues
 """
@@ -14,6 +15,10 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 class InputError(ValueError):
     """Input that the user can mend; the message names the value and the cure."""
+
+
+class ImageError(ValueError):
+    """A file that is no image; the message is the reason, which follows the file's name in a sentence."""
 
 
 class TrainingError(RuntimeError):

@@ -1,4 +1,4 @@
-"""Metrics of binary classification from logits; REAL (label 1) is the positive class, logits above 0 say REAL.
+"""Metrics of binary classification from logits; REAL (label 1) is the positive class.
 
 What is undefined (a precision without positive predictions, an AUROC of one class) is 0.0.
 """
@@ -31,13 +31,29 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
         logits: (N,) float.
         labels: (N,) of 0 and 1, any type, on the same device.
     """
-    loss = functional.binary_cross_entropy_with_logits(logits.double(), labels.double()).item()
-    return {"loss": loss, **score_confusion(count_confusion(logits, labels)), "auroc": auroc(logits, labels)}
+    return {
+        "loss": cross_entropy(logits, labels),
+        **score_confusion(count_confusion(logits, labels)),
+        "auroc": auroc(logits, labels),
+    }
+
+
+def to_probabilities(logits: Tensor) -> Tensor:
+    """Return the probabilities of REAL (N,) float32 of logits (N,), rounded once.
+
+    An image is called REAL where this float32 is above the threshold: in validation, test, report and prediction.
+    """
+    return torch.sigmoid(logits.double()).float()
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> float:
+    """Return the mean cross-entropy of logits (N,) and labels (N,); no probability is rounded to 0 or 1 in it."""
+    return functional.binary_cross_entropy_with_logits(logits.double(), labels.double()).item()
 
 
 def count_confusion(logits: Tensor, labels: Tensor) -> Confusion:
-    """Count the images (N,) by label and prediction."""
-    cells = 2 * labels.long() + (logits > 0).long()
+    """Count the images (N,) by label and by whether their probability is above 0.5."""
+    cells = 2 * labels.long() + (to_probabilities(logits) > 0.5).long()
     tn, fp, fn, tp = torch.bincount(cells, minlength=4).tolist()
     return Confusion(tn=tn, fp=fp, fn=fn, tp=tp)
 

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -19,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.config import IMAGE_SIZE
+from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
 from trainables.record import CLASSES, RECORD, SPLITS, load_info
 from trainables.source import Batch, Member, Source, cut, describe_bad, open_source, require_classes, sign_source
 
-FORMAT = 1
+FORMAT = 2
 """Version of the packed files; part of the names in the cache, so packs of other versions are not seen."""
 
 
@@ -37,8 +37,8 @@ def pack(
     """Pack a data set, unless it is packed already.
 
     Several processes may call this at once: one packs, the others wait for it. What a killed packing leaves behind
-    is never taken for a pack, and the next packing removes it. Grey and transparent images become RGB, images of
-    other sizes are resized, and of animations the first frame counts.
+    is never taken for a pack, and the next packing removes it. `trainables.pixels.RULE` says how images
+    are decoded.
 
     Args:
         source: Folder or zip in the layout {train,test}/{REAL,FAKE}/*.
@@ -55,7 +55,7 @@ def pack(
     try:
         link = cache / f"source{FORMAT}-{sign_source(source)}"
         if not link.is_dir():
-            cache.mkdir(parents=True, exist_ok=True)
+            make_folder(cache)
             with lock_cache(cache):
                 if not link.is_dir():
                     with open_source(source) as opened:
@@ -65,8 +65,9 @@ def pack(
         folder = cache / link.readlink()
     except OSError as error:
         raise InputError(f"cannot pack {source} into {cache}: {error}") from error
-    if (skipped := load_info(folder).skipped) and on_bad_image == "stop":
-        raise InputError(describe_bad(source, skipped[0]))
+    info = load_info(folder)
+    if info.skipped and on_bad_image == "stop":
+        raise InputError(describe_bad(source, info.skipped[0], info.reasons[0]))
     return folder
 
 
@@ -94,11 +95,9 @@ def _write_pack(source: Source, cache: Path, on_bad_image: str, progress: Callab
     try:
         record = _write_splits(source, members, temporary, on_bad_image, progress)
         record |= {"fingerprint": fingerprint, "source": str(source.path.resolve())}
-        (temporary / RECORD).write_text(json.dumps(record))
-        _sync(temporary / RECORD)
-        _sync(temporary)
+        write_file(temporary / RECORD, json.dumps(record).encode())
         temporary.rename(target)
-        _sync(cache)
+        sync(cache)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -117,7 +116,7 @@ def _write_splits(
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
     """Write images, labels and hashes of both splits, and return what the record says of them."""
-    from trainables.decode import decode_chunks  # with torch, which finding a pack needs none of
+    from trainables.decode import decode_chunks  # with Pillow, which finding a pack needs none of
 
     chunks = {split: cut([member for member in members if member.name.startswith(f"{split}/")]) for split in SPLITS}
     batches = decode_chunks(source, [*itertools.chain(*chunks.values())], on_bad_image, progress)
@@ -132,7 +131,8 @@ def _write_splits(
     leaked, duplicates = _find_repeats(hashes[0], labels[0], hashes[1])
     return {
         "counts": dict(zip(SPLITS, counts, strict=True)),
-        "skipped": [*itertools.chain(*bad)],
+        "skipped": [name for own in bad for name in own],
+        "reasons": [reason for own in bad for reason in own.values()],
         "leaked": leaked,
         "duplicates": duplicates,
         "files": {path.name: _seal(path) for path in sorted(folder.iterdir())},
@@ -141,17 +141,17 @@ def _write_splits(
 
 def _write_split(
     batches: Iterable[Batch], folder: Path, split: str
-) -> tuple[NDArray[np.uint8], NDArray[np.uint64], list[str]]:
-    """Write the files of one split; return its labels (N,), hashes (N,) and the names of bad files."""
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64], dict[str, str]]:
+    """Write the files of one split; return its labels (N,), hashes (N,) and the bad files with their reasons."""
     labels: list[int] = []
     digests: list[bytes] = []
-    bad: list[str] = []
+    bad: dict[str, str] = {}
     with (folder / f"{split}.images").open("wb") as file:
         for batch in batches:
             file.write(batch.images.data)
             labels += batch.labels
             digests += batch.hashes
-            bad += batch.bad
+            bad |= batch.bad
     (folder / f"{split}.labels").write_bytes(bytes(labels))
     (folder / f"{split}.hashes").write_bytes(b"".join(digests))
     return np.array(labels, dtype=np.uint8), np.frombuffer(b"".join(digests), dtype=np.uint64), bad
@@ -175,15 +175,6 @@ def _find_repeats(
 
 def _seal(path: Path) -> dict[str, int | str]:
     """Bring a written file to the disk; return its size and checksum."""
-    _sync(path)
+    sync(path)
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
-def _sync(path: Path) -> None:
-    """Return when a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -34,6 +34,8 @@ class PackInfo:
     """Packed images by split and class."""
     skipped: list[str]
     """Files that are not images."""
+    reasons: list[str]
+    """Why each of them is not."""
     leaked: int
     """Training images whose pixels are also in test; no split holds them but test."""
     duplicates: int

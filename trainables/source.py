@@ -1,10 +1,12 @@
 """Finds and reads the images of a data set, in a folder or in a zip.
 
-They come in the published layout {train,test}/{REAL,FAKE}/*; whatever else lies there is left alone.
+They come in the published layout {train,test}/{REAL,FAKE}/*; all other files are left alone. A source may come from a
+stranger: only regular files are opened, and no file is read beyond MAX_BYTES.
 """
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import lzma
@@ -20,7 +22,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.errors import InputError
+from trainables.errors import ImageError, InputError
 from trainables.record import CLASSES, SPLITS
 
 CHUNK = 512
@@ -30,6 +32,9 @@ CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 LAYOUT = "{train,test}/{REAL,FAKE}/*"
 CORRUPT = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
 """What zipfile raises on a damaged zip."""
+MAX_BYTES = 100_000_000
+"""Larger files are bad images. A photo of 24 million pixels takes 72 MB without compression."""
+TOO_LONG = f"has more than {MAX_BYTES:,} bytes"
 T = TypeVar("T")
 
 
@@ -40,9 +45,9 @@ class Member:
     name: str
     """SPLIT/CLASS/FILE."""
     crc: int
-    """CRC-32 of the file's bytes."""
+    """CRC-32 of the file's bytes; 0 if it must not be read."""
     size: int
-    """Bytes."""
+    """Bytes; 0 if it must not be read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +60,8 @@ class Batch:
     """n of them: 0 FAKE, 1 REAL."""
     hashes: list[bytes]
     """n of them: 64 bits of the image's pixels."""
-    bad: list[str]
-    """Names of the files that are not images."""
+    bad: dict[str, str]
+    """Names of the files that are not images, and why."""
     resized: list[str]
     """Names of the images that were not 32x32."""
 
@@ -70,15 +75,25 @@ class Folder:
     def list_members(self) -> list[Member]:
         """Return all image files; each is read for its CRC."""
         with ThreadPoolExecutor() as pool:
-            return list(itertools.chain.from_iterable(pool.map(self._measure, cut(_list_files(self.path)))))
+            return list(itertools.chain.from_iterable(pool.map(self._measure_all, cut(_list_files(self.path)))))
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of one file."""
-        return (self.path / name).read_bytes()
+        """Return the bytes of one file.
 
-    def _measure(self, names: Sequence[str]) -> list[Member]:
-        files = ((name, self.read(name)) for name in names)
-        return [Member(name=name, crc=zlib.crc32(data), size=len(data)) for name, data in files]
+        Raises:
+            ImageError: If it must not be read.
+        """
+        return read_file(self.path / name)
+
+    def _measure_all(self, names: Sequence[str]) -> list[Member]:
+        return [self._measure(name) for name in names]
+
+    def _measure(self, name: str) -> Member:
+        try:
+            data = self.read(name)
+        except ImageError:  # which reading it again will say
+            return Member(name=name, crc=0, size=0)
+        return Member(name=name, crc=zlib.crc32(data), size=len(data))
 
 
 class Archive:
@@ -88,21 +103,40 @@ class Archive:
         self.path = path
         self._file = file
         self._entries: dict[str, zipfile.ZipInfo] = {}
+        names = set()
         for entry in file.infolist():
             name = PurePosixPath(entry.orig_filename)
-            if problem := _find_problem(entry, name):
-                raise InputError(f"{path}: its member {entry.orig_filename!r} {problem}: make the zip anew without")
-            if not entry.is_dir() and _is_image(name.parts):
+            problem = "is there twice" if name in names else _find_problem(entry, name)
+            if problem:
+                raise InputError(f"{path}: its member {entry.orig_filename!r} {problem}: make the zip again without it")
+            if entry.is_dir():
+                continue
+            names.add(name)
+            if _is_image(name.parts):
                 self._entries[str(name)] = entry
 
     def list_members(self) -> list[Member]:
         """Return all image files, as the central directory has them."""
-        return [Member(name=name, crc=entry.CRC, size=entry.file_size) for name, entry in self._entries.items()]
+        return [
+            Member(name=name, crc=entry.CRC, size=entry.file_size)
+            if entry.file_size <= MAX_BYTES
+            else Member(name=name, crc=0, size=0)
+            for name, entry in self._entries.items()
+        ]
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of one file."""
+        """Return the bytes of one file; never more than the central directory says.
+
+        Raises:
+            ImageError: If it must not be read.
+            InputError: If the zip is corrupt there.
+        """
+        entry = self._entries[name]
+        if entry.file_size > MAX_BYTES:
+            raise ImageError(TOO_LONG)
         try:
-            return self._file.read(self._entries[name])
+            with self._file.open(entry) as file:
+                return file.read(entry.file_size + 1)  # a byte more, so that its end is reached and its CRC compared
         except CORRUPT as error:
             raise InputError(f"{self.path} is corrupt at {name} ({error}): fetch it again") from error
 
@@ -122,6 +156,8 @@ def _find_problem(entry: zipfile.ZipInfo, name: PurePosixPath) -> str | None:
         return "leaves the folder or has a backslash"
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a symbolic link"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "is compressed by another method than deflate"  # Python inflates the others without a limit
     return "is encrypted" if entry.flag_bits & 1 else None
 
 
@@ -129,12 +165,53 @@ def _list_files(root: Path) -> list[str]:
     """Return the names of a folder's images, sorted."""
     names = []
     for split, label in itertools.product(SPLITS, CLASSES):
-        if not (root / split / label).is_dir():
-            continue
-        for folder, _, files in os.walk(root / split / label, onerror=_fail):
-            parts = Path(folder).relative_to(root).parts
-            names += ["/".join((*parts, file)) for file in files if _is_image((*parts, file))]
+        if (root / split / label).is_dir():
+            found = (path.relative_to(root).parts for path in find_files(root / split / label))
+            names += ["/".join(parts) for parts in found if _is_image(parts)]
     return sorted(names)
+
+
+def find_files(folder: Path) -> Iterator[Path]:
+    """Find the files in a folder and below.
+
+    Links to folders are followed. A folder that is reached in several ways counts once, under the name that comes
+    first, so no loop is walked twice.
+    """
+    seen = set()
+    for path, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
+        state = Path(path).stat()
+        if (state.st_dev, state.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        folders.sort()
+        yield from (Path(path, file) for file in files)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the bytes of an image file.
+
+    Raises:
+        ImageError: If it is not there, no regular file (opening a FIFO would wait for a writer), or too long.
+    """
+    if not stat.S_ISREG(_look_at(path).st_mode):
+        raise ImageError("is not a file")
+    # a file that becomes a FIFO in between is opened at once, and is empty
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_BYTES:
+            raise ImageError(TOO_LONG)
+        return file.read(size + 1)  # a byte more, so that growing shows
+
+
+def _look_at(path: Path) -> os.stat_result:
+    """Return the state of a file; of a link that leads nowhere, its own."""
+    try:
+        return path.stat()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP):
+            raise
+        return path.lstat()
 
 
 def _require(source: Path) -> None:
@@ -154,7 +231,7 @@ def sign_source(source: Path) -> str:
     _require(source)
     digest = hashlib.sha256(f"{source.resolve()}".encode(errors="surrogateescape"))
     for name in _list_files(source) if source.is_dir() else ("",):
-        state = (source / name).stat()
+        state = _look_at(source / name)
         line = f"\0{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
@@ -171,7 +248,7 @@ def open_source(path: Path) -> Iterator[Source]:
     if path.is_dir():
         yield Folder(path)
         return
-    if path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path):
+    if not path.is_file() or (path.suffix.lower() != ".zip" and not zipfile.is_zipfile(path)):
         raise InputError(f"{path} is neither a folder nor a zip: give one with images in {LAYOUT}")
     try:
         file = zipfile.ZipFile(path)
@@ -188,9 +265,9 @@ def require_classes(source: Path, present: set[str], complaint: str) -> None:
         raise InputError(f"{source} {complaint} {', '.join(missing)}: expected images in {LAYOUT}")
 
 
-def describe_bad(source: Path, name: str) -> str:
+def describe_bad(source: Path, name: str, reason: str) -> str:
     """Return the sentence on a file that is not an image."""
-    return f"{source}: {name} is not a sound JPEG, PNG, GIF or WebP image: remove it, or skip such files (on_bad_image)"
+    return f"{source}: {name} {reason}: remove it, or skip such files (on_bad_image)"
 
 
 def cut(items: list[T]) -> list[list[T]]:

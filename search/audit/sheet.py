@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 
 from search.audit.findings import RELATIONS, NearPair
 from search.audit.images import Images
+from search.printable import escape
 from trainables.config import IMAGE_SIZE
 
 COLUMNS, ROWS = 6, 2
@@ -53,5 +54,5 @@ def _spread(pairs: Sequence[NearPair]) -> list[NearPair]:
 
 def _shorten(name: str) -> str:
     """Return what fits below an image and every font can show."""
-    plain = name.encode("ascii", "backslashreplace").decode()
+    plain = escape(name).encode("ascii", "backslashreplace").decode()
     return plain if len(plain) <= 32 else f"{plain[:14]}...{plain[-15:]}"

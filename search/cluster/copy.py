@@ -18,7 +18,7 @@ from search.config import StudyConfig
 from search.exit import leave
 from search.journal import Trial
 from search.lock import Slot
-from search.provenance import write_file
+from trainables.durable import write_file
 
 INDEX = ".store.json"
 SHIP_S = 5.0
@@ -26,8 +26,9 @@ SHIP_S = 5.0
 while this thread waits for the store: for that part, for deletions, and for files."""
 FILES_EVERY = 12
 """Looks between two that ship changed files too, which are W&B's while a search runs."""
-KEPT_HERE = (JOURNAL, "study.lock", INDEX, "checkpoints")
-"""What is not shipped as a file: the first travels in parts, the last is shipped by the workers."""
+KEPT_HERE = (JOURNAL, "study.yaml", "study.lock", INDEX, "checkpoints")
+"""What is not shipped as a changed file: the first travels in parts, the second by `put`, after the lines of the
+journal that it rests on; the last is shipped by the workers."""
 HALF_WRITTEN = (".ckpt", ".previous", ".partial", ".fetched")
 """How the names of checkpoints and of files end that are being written."""
 
@@ -48,6 +49,7 @@ class Copy:
         self._thread: threading.Thread | None = None
         self._is_lost = False
         self._sending = threading.Lock()  # files go from two threads
+        self._shipping = threading.RLock()  # and lines of the journal
 
     @property
     def lock(self) -> Path | Slot:
@@ -94,8 +96,9 @@ class Copy:
             self.fetch(list(self.store.list(folder)))
 
     def put(self, *names: str) -> None:
-        """Ship files now; when this returns, the store has them."""
+        """Ship the journal, then files, now; when this returns, the store has them."""
         if self.store is not None:
+            self._ship_journal()
             self._check()
             self._send({name: self.directory / name for name in names})
 
@@ -171,22 +174,25 @@ class Copy:
         journal = self.directory / JOURNAL
         if not journal.exists():
             return
-        with journal.open("rb") as file:
-            file.seek(self._shipped)
-            new = file.read()
-        new = new[: new.rfind(b"\n") + 1]
-        if not new:
-            return
-        self._check()
-        name = name_part(self._shipped)
-        if self.store.create(name, new):
-            self._shipped += len(new)
-            return
-        there = self.store.read(name)
-        if not there or not new.startswith(there):  # lines say who wrote them, so none of another driver begins as ours
-            leave(f"error: another driver goes on with {self.store.url}: this process ends and writes no more", 1)
-        self._shipped += len(there)  # it is ours: the answer was lost, and the journal has grown since
-        self._ship_journal()
+        with self._shipping:
+            with journal.open("rb") as file:
+                file.seek(self._shipped)
+                new = file.read()
+            new = new[: new.rfind(b"\n") + 1]
+            if not new:
+                return
+            self._check()
+            name = name_part(self._shipped)
+            if self.store.create(name, new):
+                self._shipped += len(new)
+                return
+            there = self.store.read(name)
+            if not there or not new.startswith(
+                there
+            ):  # lines say who wrote them, so none of another driver begins as ours
+                leave(f"error: another driver goes on with {self.store.url}: this process ends and writes no more", 1)
+            self._shipped += len(there)  # it is ours: the answer was lost, and the journal has grown since
+            self._ship_journal()
 
     def _drop_checkpoints(self, count: int) -> None:
         assert self.store is not None, "there is nothing to delete without a store"

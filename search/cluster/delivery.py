@@ -8,7 +8,6 @@ against the driver (agreement.py).
 
 import dataclasses
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from search.cluster.agreement import Terms, agree, can_use, describe_driver, has_arrived
 from search.config import StudyConfig
 from search.space import Choice, list_specs
+from trainables.durable import create_file, make_folder, replace_file, sync
 from trainables.errors import InputError
 from trainables.pack import lock_cache
 from trainables.record import RECORD, verify
@@ -71,7 +71,7 @@ class Delivery:
         cache = Path(self.cache).expanduser()
         target = cache / Path(self.pack).name
         if not target.is_dir():
-            cache.mkdir(parents=True, exist_ok=True)
+            make_folder(cache)
             with lock_cache(cache):
                 if not target.is_dir():
                     self._fetch_pack(cache / "packing", target)
@@ -84,7 +84,9 @@ class Delivery:
             for path in ray.get(self.depot.list_files.remote()):
                 self._fetch(path, temporary / Path(path).name)
             verify(temporary)
+            sync(temporary)
             temporary.rename(target)
+            sync(target.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -92,7 +94,7 @@ class Delivery:
         """Put the weights where torchvision would have put them, so that it finds them and asks no network."""
         if target.exists():
             return
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(target.parent)
         with lock_cache(target.parent):
             if target.exists():
                 return
@@ -100,15 +102,14 @@ class Delivery:
             self._fetch(source, temporary)
             if hash_file(temporary) != ray.get(self.depot.hash.remote(source)):
                 raise InputError(f"{target.name} arrived otherwise than {source} is on the driver's node: start again")
-            temporary.rename(target)
+            replace_file(temporary, target)
 
     def _fetch(self, source: str, target: Path) -> None:
         size = ray.get(self.depot.measure.remote(source))
-        with target.open("wb") as file:
+        with create_file(target) as file:
             for offset in range(0, size, PIECE):
                 file.write(ray.get(self.depot.read.remote(source, offset)))
-            file.flush()
-            os.fsync(file.fileno())
+        sync(target)
 
 
 class Depot:

@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Container, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from pathlib import Path
 
 import ray
@@ -14,6 +14,7 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from search.cluster.private import keep_private
 from search.config import ResourceConfig, StudyConfig
 from trainables.errors import InputError
 
@@ -67,12 +68,15 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
     os.environ.update(QUIET)
     local = config.cluster.address == "local"
     _check_answer(config.cluster.address)
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+    with ExitStack() as stack:
+        stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         try:
             ray.init(
                 address=config.cluster.address,
                 num_cpus=config.cluster.cpus if local else None,
                 include_dashboard=False if local else None,
+                _node_ip_address="127.0.0.1" if local else None,
+                _temp_dir=stack.enter_context(keep_private()) if local else None,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
             )

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from search.cluster.store import Store, StoreError, StoreSlot
-from search.provenance import write_file
+from trainables.durable import write_file
 from trainables.errors import InputError
 
 JOURNAL, PARTS, CHECKPOINTS = "study.journal", "journal/", "checkpoints/"

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from search.untrusted import check_object_name
+from trainables.durable import make_folder, replace_file
 from trainables.errors import DISK_FULL, InputError
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -54,24 +56,24 @@ class Store:
     url: str
 
     def check(self) -> None:
-        """Write, read and delete an object.
+        """Write, read and delete an object, among the checkpoints: a worker need not be able to delete elsewhere.
 
         Raises:
             InputError: If that cannot be done; the message has the reason and a cure.
         """
         try:
-            probe = f".reaching-{secrets.token_hex(4)}"
+            probe = f"checkpoints/.reaching-{secrets.token_hex(4)}"
             self.write(probe, b"1")
             self.read(probe)
             self.delete([probe])
         except StoreError as error:
             raise InputError(str(error)) from None
 
-    def read(self, name: str) -> bytes | None:
-        """Return an object's content, None if there is none of this name."""
+    def read(self, name: str, *, limit: int | None = None) -> bytes | None:
+        """Return an object's content, None if there is none of this name; of a limit, at most a byte more."""
         with self._talk() as fs:
             try:
-                content: bytes = fs.cat_file(self._place(name))
+                content: bytes = fs.cat_file(self._place(name), start=None, end=limit and limit + 1)
             except FileNotFoundError:
                 return None
             return content
@@ -121,10 +123,17 @@ class Store:
             return True
 
     def list(self, below: str = "") -> dict[str, str]:
-        """Return the objects whose names begin with a folder's, each with what changes when its content does."""
+        """Return the objects whose names begin with a folder's, each with what changes when its content does.
+
+        Raises:
+            InputError: If one has a name that no file of the folder can have.
+        """
         with self._talk() as fs:
             found = fs.find(self._place(below), detail=True)
-            return {self._name(fs, place): _get_version(info) for place, info in sorted(found.items())}
+            names = {self._name(fs, place): _get_version(info) for place, info in sorted(found.items())}
+        for name in names:
+            check_object_name(name, self.url)
+        return names
 
     def upload(self, files: Mapping[str, Path]) -> None:
         """Send files, by the names of their objects."""
@@ -140,14 +149,16 @@ class Store:
         if not files:
             return
         partials = {name: path.with_name(path.name + ".fetched") for name, path in files.items()}
-        for path in partials.values():
-            path.parent.mkdir(parents=True, exist_ok=True)
+        for name, path in partials.items():
+            check_object_name(name, self.url)
+            make_folder(path.parent)
+            path.unlink(missing_ok=True)  # or a link there would be written through
         with self._talk() as fs:
             fs.get(
                 [self._place(name) for name in files], [str(path) for path in partials.values()], batch_size=PARALLEL
             )
         for name, partial in partials.items():
-            partial.replace(files[name])
+            replace_file(partial, files[name])
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects that are there."""
@@ -161,7 +172,7 @@ class Store:
 
     def _name(self, fs: Any, place: str) -> str:
         """Return which object fsspec means."""
-        return place.removeprefix(fs._strip_protocol(self.url)).lstrip("/")
+        return place.removeprefix(f"{fs._strip_protocol(self.url)}/")
 
     @contextmanager
     def _talk(self) -> Iterator[Any]:

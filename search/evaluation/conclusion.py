@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from search.cluster.copy import Copy
 from search.config import StudyConfig
+from search.evaluation.openings import build_opening, complete_entries, describe_openings
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.retrainer import Retrainer
 from search.evaluation.retraining import Place, load_tested, load_tests
@@ -21,7 +23,6 @@ from search.evaluation.winners import (
     list_retrainings,
     read_entry,
     recall,
-    stamp,
 )
 from search.journal import Journal, Trial
 from search.record import write_record
@@ -31,6 +32,7 @@ from search.report.terminal import render
 from search.task import Failure
 from search.tracking.tracker import build_tracker
 from search.view.artifacts import publish
+from trainables.durable import make_folder
 from trainables.errors import InputError
 from trainables.record import load_info
 
@@ -69,11 +71,11 @@ def conclude(
     trials = journal.load()
     failures = check_winners(config, trials)
     folder = _get_folder(config)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     retrainer = Retrainer(config=config, pack=packed, place=_get_place(config), console=console)
     choices = recall(record["evaluations"], choose(config, trials, load_info(packed).fingerprint))
     choices = _calibrate(retrainer, trials, choices)
-    _open(config, record, choices, copy)
+    _open(config, record, journal, choices, copy)
     retrainings = list_retrainings(config, trials, choices)
     found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
     for label, model in found.items():
@@ -105,12 +107,15 @@ def repeat_report(config: StudyConfig, record: dict[str, Any], journal: Journal,
     """
     folder = _get_folder(config)
     found: dict[str, TestedModel | None] = {}
+    complete_entries(record["evaluations"], journal.list_openings())
     if record["evaluations"]:
         retrainings = list_retrainings(config, journal.load(), read_entry(record["evaluations"][-1]))
         found = {each.label: load_tested(folder, each) for each in retrainings}
     models = [model for model in found.values() if model is not None]
     if not models:
-        raise InputError(f"{config.place} was not evaluated yet: the same command without --report does it")
+        known = describe_openings(record["evaluations"], journal.list_openings())
+        what = " ".join(["there is no evaluation to report", *known]).rstrip(".")
+        raise InputError(f"{config.place}: {what}: the same command without --report evaluates it")
     missing = [f"The retraining {label} left no model." for label, model in found.items() if model is None]
     _report(config, record, journal, console, models, missing)
 
@@ -134,9 +139,10 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
     return dataclasses.replace(choices, winners=tuple(winners))
 
 
-def _open(config: StudyConfig, record: dict[str, Any], choices: Choices, copy: Copy) -> None:
+def _open(config: StudyConfig, record: dict[str, Any], journal: Journal, choices: Choices, copy: Copy) -> None:
     """Write down what was chosen, and then that the test split is about to be opened, unless both stand there."""
     evaluations = record["evaluations"]
+    complete_entries(evaluations, journal.list_openings())
     if not evaluations or read_entry(evaluations[-1]) != choices:
         evaluations.append(build_entry(choices))
     write_record(config.directory, record)
@@ -144,7 +150,9 @@ def _open(config: StudyConfig, record: dict[str, Any], choices: Choices, copy: C
     for winner in choices.winners:
         _get_place(config).build_shelf(f"{winner.label}-threshold").delete()
     if not evaluations[-1]["opened"]:
-        evaluations[-1]["opened"] = stamp()
+        opening = build_opening(evaluations, journal.list_openings())
+        journal.add_opening(opening)
+        evaluations[-1]["opened"] = opening
         write_record(config.directory, record)
         copy.put("study.yaml")
 
@@ -161,6 +169,8 @@ def _report(
     trials = journal.load()
     tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
     labels, _, _ = tests[models[0].label]
+    if not all(np.array_equal(labels, others) for others, _, _ in tests.values()):
+        raise InputError(f"the models of {config.place} were not tested on the same images: evaluate the study again")
     result = Result(
         study=config.name,
         config=config,
@@ -173,6 +183,7 @@ def _report(
         notes=[
             *list_notes(config, record, trials, models),
             *describe_changes(journal.list_changes()),
+            *describe_openings(record["evaluations"], journal.list_openings()),
             *notes,
         ],
     )

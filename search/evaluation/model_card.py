@@ -6,6 +6,9 @@ Its sections follow Mitchell et al. 2019, Model Cards for Model Reporting (arXiv
 from collections.abc import Mapping
 from typing import Any
 
+from search.printable import escape_markdown
+from search.provenance import describe_commit
+
 LIMITS = (
     "The model knows only the kind of 32x32 images that it was trained on; of CIFAKE, CIFAR-10 and Stable Diffusion 1.4"
 )
@@ -15,10 +18,11 @@ LIMITS = (
 def build_card(record: Mapping[str, Any]) -> str:
     """Write the card from a model's record (search.evaluation.model_file.ModelRecord, as a mapping)."""
     retraining, tested, code, hardware = (record[key] for key in ("retraining", "tested", "code", "hardware"))
-    metrics = "\n".join(f"| {name} | {value:.4f} |" for name, value in tested["metrics"].items())
-    parameters = "\n".join(f"| {name} | {value} |" for name, value in record["parameters"].items())
+    metrics = "\n".join(f"| {escape_markdown(name)} | {value:.4f} |" for name, value in tested["metrics"].items())
+    parameters = "\n".join(
+        f"| {escape_markdown(name)} | {escape_markdown(value)} |" for name, value in record["parameters"].items()
+    )
     label, size = retraining["label"], f"{tested['parameters']:,}"
-    commit = "unknown" if code["commit"] is None else code["commit"] + (" (changed since)" if code["dirty"] else "")
     threads = f", {hardware['threads']} threads" if hardware["type"] == "cpu" else ""
     return f"""# {label}
 
@@ -31,7 +35,7 @@ python -m search.predict {label}.safetensors picture.jpg
 python -m search.export {label}.safetensors --format onnx
 ```
 
-An image is called REAL if its probability of being REAL is above {tested["threshold"]:g}.
+An image is called REAL if its probability of being REAL is above {tested["threshold"]!r}, both as float32.
 
 ## Limits
 
@@ -43,8 +47,8 @@ evidence about a picture or about who made it.
 
 Trial {retraining["trial"]} of the study, rank {retraining["rank"]} of its architecture on validation, retrained on
 train and validation with seed {retraining["seed"]} for {retraining["epochs"]} of {retraining["max_epochs"]} epochs on
-{hardware["name"]} ({hardware["type"]}{threads}). Data: fingerprint
-`{retraining["fingerprint"]}`. Code: commit {commit}.
+{escape_markdown(hardware["name"])} ({hardware["type"]}{threads}). Data: fingerprint
+`{retraining["fingerprint"]}`. Code: commit {describe_commit(code, digits=40)}.
 
 | parameter | value |
 |---|---|

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.numpy
 import safetensors.torch
@@ -18,10 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search.evaluation.model_card import build_card
-from search.provenance import write_file
-from trainables.config import TrainConfig, build_train_config
+from search.evaluation.model_record import ModelRecord, build_record
+from search.untrusted import RECORD_BYTES, WEIGHTS_BYTES, parse_json, read_file
+from trainables.config import IMAGE_SIZE, TrainConfig
+from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
 from trainables.models import restore_model
+from trainables.pixels import RULE
 
 WEIGHTS, PREDICTIONS, RECORD, CARD = ".safetensors", ".predictions.safetensors", ".json", ".md"
 """What the files of a model are called behind its label."""
@@ -29,52 +33,20 @@ KINDS = {"weights": WEIGHTS, "predictions": PREDICTIONS}
 """Files with a checksum in the record."""
 PREPROCESSING = {
     "size": [32, 32],
-    "resize": "bilinear, antialiased",
-    "colour": "RGB; transparent pixels on white",
+    **RULE,
     "range": [0.0, 1.0],
     "positive": "REAL",
 }
-"""What a model expects of an image, and what its probability is of."""
-
-
-NEEDED = {
-    "retraining": {"label", "architecture", "max_epochs", "train_seed"},
-    "tested": {"threshold", "metrics"},
-    "sha256": {"weights"},
+"""What a model expects of an image, training and prediction the same, and what its probability is of."""
+ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "logits": ("float32", ()),
+    "labels": ("uint8", ()),
+    "mistakes": ("int64", ()),
+    "mistake_images": ("uint8", (IMAGE_SIZE, IMAGE_SIZE, 3)),
 }
-"""What a record must say at least, to be one."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ModelRecord:
-    """All that is known of a trained model; enough to train it again."""
-
-    retraining: dict[str, Any]
-    """Fields of search.evaluation.retraining.Retraining: whose configuration, seed, epochs, images."""
-    parameters: dict[str, Any]
-    """The configuration with every default written out, as `trainables.config.list_values` gives it."""
-    tested: dict[str, Any]
-    """Fields of search.evaluation.result.TestedModel: metrics, and the probability above which an image is REAL."""
-    preprocessing: dict[str, Any]
-    """PREPROCESSING, and whether logits are averaged with those of the mirror image."""
-    hardware: dict[str, Any]
-    """Device, its name, threads, and what the training was granted."""
-    code: dict[str, Any]
-    """search.provenance.describe_code."""
-    sha256: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Of the file of weights, and of the predictions if there are any."""
-
-    @property
-    def label(self) -> str:
-        """Name of the files."""
-        return str(self.retraining["label"])
-
-    def build_config(self) -> TrainConfig:
-        """Return the training that made the model."""
-        known = self.retraining
-        return build_train_config(
-            known["architecture"], self.parameters, epochs=known["max_epochs"], seed=known["train_seed"]
-        )
+"""What is saved of a test: dtype, and shape behind the number of images."""
+UNREADABLE = (safetensors.SafetensorError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
+"""What safetensors raises where a file is not one of its own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +72,12 @@ def save_model(
         weights: The model's state dict.
         predictions: Arrays by name, for `load_predictions`.
     """
+    described = dataclasses.asdict(record)
+    build_record(described | {"sha256": {"weights": "0" * 64}}, f"the record of {record.label}")
     paths = {suffix: folder / (record.label + suffix) for suffix in (WEIGHTS, PREDICTIONS, RECORD, CARD)}
+    make_folder(folder)
     paths[RECORD].unlink(missing_ok=True)
+    sync(folder)  # or a power cut might leave the earlier record with files that are not its own
     paths[PREDICTIONS].unlink(missing_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     contents = {"weights": safetensors.torch.save(plain)}
@@ -109,8 +85,7 @@ def save_model(
         contents["predictions"] = safetensors.numpy.save(dict(predictions))
     for kind, content in contents.items():
         write_file(paths[KINDS[kind]], content)
-    sha256 = {kind: hashlib.sha256(content).hexdigest() for kind, content in contents.items()}
-    described = dataclasses.asdict(dataclasses.replace(record, sha256=sha256))
+    described["sha256"] = {kind: hashlib.sha256(content).hexdigest() for kind, content in contents.items()}
     write_file(paths[CARD], build_card(described).encode())
     write_file(paths[RECORD], json.dumps(described, indent=2).encode())
 
@@ -126,9 +101,11 @@ def load_model(path: Path) -> TrainedModel:
     record = load_record(path.with_suffix(RECORD))
     weights = load_weights(path, record)
     try:
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            raise InputError("a weight is not finite")
         config = record.build_config()
         return TrainedModel(model=restore_model(config.model, weights), config=config, record=record)
-    except (InputError, RuntimeError) as error:
+    except (InputError, OverflowError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} does not fit its record ({reason}): evaluate the study again") from None
 
@@ -139,19 +116,19 @@ def load_record(path: Path) -> ModelRecord:
     Raises:
         InputError: If it is missing, or not one.
     """
+    cure = "evaluate the study again"
     try:
-        content = json.loads(path.read_bytes())
-        if not all(content[part].keys() >= keys for part, keys in NEEDED.items()):
-            raise ValueError("incomplete")
-        return ModelRecord(**content)
+        content = read_file(path, RECORD_BYTES)
     except FileNotFoundError:
         weights = path.with_suffix(WEIGHTS)
         what = f"has no record ({path.name}) beside it: copy it there too" if weights.exists() else "does not exist"
-        raise InputError(f"{weights} {what}, or evaluate the study again") from None
+        raise InputError(f"{weights} {what}, or {cure}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise InputError(f"{path} is not the record of a model, or damaged: evaluate the study again") from None
+    try:
+        return build_record(parse_json(content), path.name)
+    except ValueError as error:
+        raise InputError(f"{path} is not the record of a model, or damaged ({error}): {cure}") from None
 
 
 def load_weights(path: Path, record: ModelRecord) -> dict[str, Tensor]:
@@ -163,7 +140,7 @@ def load_weights(path: Path, record: ModelRecord) -> dict[str, Tensor]:
     content = _read(path, record.sha256["weights"])
     try:
         return safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} is not a file of weights ({error}): evaluate the study again") from None
 
 
@@ -183,13 +160,40 @@ def load_predictions(folder: Path, record: ModelRecord) -> dict[str, NDArray[Any
     Raises:
         InputError: If they are missing, or not those of the record.
     """
-    return safetensors.numpy.load(_read(folder / (record.label + PREDICTIONS), record.sha256["predictions"]))
+    path = folder / (record.label + PREDICTIONS)
+    if "predictions" not in record.sha256:
+        raise InputError(f"the record of {record.label} names no predictions: evaluate the study again")
+    content = _read(path, record.sha256["predictions"])
+    try:
+        return safetensors.numpy.load(content)
+    except UNREADABLE as error:
+        raise InputError(f"{path} is not a file of predictions ({error}): evaluate the study again") from None
+
+
+def check_predictions(found: Mapping[str, NDArray[Any]], record: ModelRecord) -> None:
+    """Check that arrays are ARRAYS, and fit one another and the test that the record tells of.
+
+    Raises:
+        InputError: If they are not.
+    """
+    counts = {"mistakes": len(found["mistakes"])} if "mistakes" in found else {}
+    images = sum(map(sum, record.tested["confusion"]))
+    for name, (dtype, shape) in ARRAYS.items():
+        expected = (counts.get("mistakes" if name.startswith("mistake") else "", images), *shape)
+        if name not in found or found[name].dtype != dtype or found[name].shape != expected:
+            raise InputError(f"the predictions of {record.label} lack {name}: evaluate the study again")
+    labels, logits, mistakes = found["labels"], found["logits"], found["mistakes"]
+    truths = [int((labels == label).sum()) for label in (0, 1)]
+    is_sound = truths == [sum(row) for row in record.tested["confusion"]]
+    is_sound &= not np.isnan(logits).any() and bool(((mistakes >= 0) & (mistakes < images)).all())
+    if not is_sound:
+        raise InputError(f"the predictions of {record.label} are not those of its test: evaluate the study again")
 
 
 def _read(path: Path, sha256: str) -> bytes:
     """Read a file whose checksum is known."""
     try:
-        content = path.read_bytes()
+        content = read_file(path, WEIGHTS_BYTES)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): evaluate the study again") from None
     if hashlib.sha256(content).hexdigest() != sha256:

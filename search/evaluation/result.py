@@ -7,34 +7,39 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.config import StudyConfig
+from search.config import Count, Finite, Index, Label, StudyConfig
 from search.journal import Trial
+
+RATES = (
+    *("accuracy", "precision", "recall", "f1", "precision_fake", "recall_fake", "f1_fake"),
+    *("auroc", "average_precision", "ece"),
+)
+"""Metrics in [0, 1]; REAL is positive where the name does not say FAKE."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TestedModel:
     """One retrained winner, tested once."""
 
-    label: str
+    label: Label
     """Name of its files in models/, such as cnn-seed0."""
     architecture: str
     """Key of trainables.config.MODEL_CONFIGS."""
-    rank: int
+    rank: Count
     """1 for the architecture's best configuration on validation, which is the one compared."""
-    seed: int
+    seed: Index
     """Number of the retraining, from 0."""
-    trial: int
+    trial: Index
     """Number of the trial whose configuration it is."""
-    parameters: int
+    parameters: Index
     """Parameters of the model."""
-    threshold: float
-    """An image is called REAL where its probability of REAL is above this, in [0, 1]."""
-    metrics: dict[str, float]
-    """accuracy, precision, recall, f1 (REAL positive), precision_fake, recall_fake, f1_fake, auroc, average_precision,
-    ece, in [0, 1]; brier and loss."""
-    confusion: tuple[tuple[int, int], tuple[int, int]]
+    threshold: Finite
+    """An image is called REAL where its probability of REAL is above this, a float32 below 1; below 0 if all are."""
+    metrics: dict[str, Finite]
+    """RATES, brier and loss."""
+    confusion: tuple[tuple[Index, Index], tuple[Index, Index]]
     """Counts of test images: rows true FAKE, REAL; columns predicted FAKE, REAL."""
-    cost: dict[str, float]
+    cost: dict[str, Finite]
     """macs (per image), training_seconds, images_per_second_1 and images_per_second_256 (prediction at these batch
     sizes), peak_memory_bytes (of training: tensors on a GPU, else the whole process); what is not known is missing."""
 

@@ -16,8 +16,9 @@ from search.cluster.agreement import NodeError
 from search.cluster.delivery import Delivery, build_delivery
 from search.cluster.losses import is_node_lost
 from search.config import StudyConfig
+from search.evaluation.model_record import Retraining
 from search.evaluation.result import TestedModel
-from search.evaluation.retraining import Place, Retraining
+from search.evaluation.retraining import Place
 from search.evaluation.worker import Progress, calibrate, retrain
 from search.task import Failure
 from search.trial import catch

@@ -3,53 +3,27 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from search.cluster.shelf import Shelf
 from search.cluster.store import Store
-from search.evaluation.model_file import CARD, PREDICTIONS, RECORD, WEIGHTS, check_files, load_predictions, load_record
+from search.evaluation.model_file import (
+    CARD,
+    PREDICTIONS,
+    RECORD,
+    WEIGHTS,
+    check_files,
+    check_predictions,
+    load_predictions,
+    load_record,
+)
+from search.evaluation.model_record import Retraining
 from search.evaluation.result import Mistake, TestedModel
-from trainables.config import TrainConfig, build_train_config
 from trainables.errors import InputError
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Retraining:
-    """One winner, one seed: all that a worker needs, and what is written beside the weights."""
-
-    label: str
-    """Name of the files in models/."""
-    architecture: str
-    rank: int
-    """1 for the best configuration of its architecture."""
-    seed: int
-    """Number of the retraining, from 0."""
-    trial: int
-    """Whose configuration it is."""
-    params: dict[str, Any]
-    train_seed: int
-    """Root of the retraining's random draws."""
-    max_epochs: int
-    """Length of the schedule."""
-    epochs: int
-    """Epochs to train: where the trial was best on validation."""
-    max_train_images: int | None
-    split_seed: int
-    fingerprint: str
-    """Of the data."""
-    threshold: float
-    """A test image is called REAL above this probability."""
-
-    def describe(self) -> str:
-        """Return all that makes the model what it is, as JSON."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-    def build_config(self) -> TrainConfig:
-        """Return what is trained."""
-        return build_train_config(self.architecture, self.params, epochs=self.max_epochs, seed=self.train_seed)
+from trainables.metrics import to_probabilities
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,8 +69,10 @@ def load_tested(folder: Path, retraining: Retraining) -> TestedModel | None:
 
 def load_tests(folder: Path, label: str) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[Mistake]]:
     """Return the labels (M,) of all test images, a model's probabilities of REAL (M,), and its worst mistakes."""
-    found = load_predictions(folder, load_record(folder / (label + RECORD)))
-    labels, probabilities = found["labels"], found["probabilities"]
+    record = load_record(folder / (label + RECORD))
+    found = load_predictions(folder, record)
+    check_predictions(found, record)
+    labels, probabilities = found["labels"], to_probabilities(torch.from_numpy(found["logits"])).numpy()
     mistakes = [
         Mistake(image=image, truth=int(labels[index]), probability=float(probabilities[index]))
         for index, image in zip(found["mistakes"], found["mistake_images"], strict=True)

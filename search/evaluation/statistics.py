@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trainables.metrics import cross_entropy, to_probabilities
+
 NUM_RESAMPLES = 1000
 NUM_BINS = 15
 """Bins of equal width of the calibration error; as many as Guo et al. 2017 (arXiv:1706.04599), section 4, have."""
@@ -44,20 +46,26 @@ class Pairing:
     """Chance of a split at least as uneven if both were right equally often."""
 
 
-def score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], threshold: float) -> dict[str, Any]:
-    """Score probabilities of REAL; all figures follow from what is stored of a tested model.
+def call_real(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Return which images (M,) are called REAL: those whose probability of REAL is above the threshold, as float32."""
+    return probabilities > np.float32(threshold)
+
+
+def score(labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: float) -> dict[str, Any]:
+    """Score a test; all figures follow from what is stored of a tested model.
 
     Args:
         labels: (M,), 0 is FAKE and 1 is REAL.
-        probabilities: (M,) of REAL.
-        threshold: An image is called REAL above it.
+        logits: (M,).
+        threshold: An image is called REAL where its probability is above it.
 
     Returns:
         `metrics` by name, as TestedModel has them, and `confusion`: rows true FAKE, REAL; columns predicted.
     """
     from sklearn import metrics
 
-    called = (probabilities > threshold).astype(labels.dtype)
+    probabilities = to_probabilities(torch.from_numpy(logits)).numpy()
+    called = call_real(probabilities, threshold).astype(labels.dtype)
     precisions, recalls, f1s, _ = metrics.precision_recall_fscore_support(
         labels, called, labels=[0, 1], zero_division=0.0
     )
@@ -73,7 +81,7 @@ def score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], thresho
         "average_precision": metrics.average_precision_score(labels, probabilities),
         "brier": metrics.brier_score_loss(labels, probabilities),
         "ece": _measure_calibration(labels, probabilities),
-        "loss": metrics.log_loss(labels, probabilities, labels=[0, 1]),
+        "loss": cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)),
     }
     confusion = metrics.confusion_matrix(labels, called, labels=[0, 1]).tolist()
     return {
@@ -83,15 +91,18 @@ def score(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], thresho
 
 
 def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
-    """Return the threshold on probabilities (M,) of REAL that calls most images right; nearest to 0.5 in a tie."""
-    from sklearn import metrics
+    """Return the threshold on probabilities (M,) of REAL that calls most images right; nearest to 0.5 in a tie.
 
-    fake, real, found = metrics.roc_curve(labels, probabilities, drop_intermediate=False)
-    # roc_curve calls REAL from a threshold on, so each is moved halfway to the next lower one, and the ends to 0 and 1.
-    edges = np.append(np.clip(found, 0.0, 1.0), 0.0).astype(np.float64)
-    between = (edges[:-1] + edges[1:]) / 2
-    right = np.rint(real * labels.sum() + (1.0 - fake) * (labels == 0).sum())
-    best = between[right == right.max()]
+    It lies halfway between two neighbouring probabilities, or between the outermost and 0 or 1. It is a float32 in any
+    case, for `call_real` compares float32: between two probabilities with no other in between it is the lower one.
+    """
+    scores, places = np.unique(probabilities, return_inverse=True)
+    # How many images more are called right than with all called REAL, if the 0, 1, ... lowest scores are called FAKE.
+    gains = np.append(0.0, np.cumsum(np.bincount(places, weights=1.0 - 2.0 * labels)))
+    lowest = 0.0 if scores[0] > 0 else -1.0  # no threshold above 0 calls a probability of 0 REAL
+    below, above = np.append(np.float32(lowest), scores), np.append(scores, np.float32(1.0))
+    halfway = ((below.astype(np.float64) + above) / 2).astype(np.float32)
+    best = np.where(halfway < above, halfway, below)[gains == gains.max()]
     return float(best[np.argmin(np.abs(best - 0.5))])
 
 
@@ -138,7 +149,7 @@ def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predicti
     """
     from scipy.stats import binomtest  # type: ignore[attr-defined]  # which SciPy defines without a word to mypy
 
-    rights = [(probabilities > threshold) == (labels == 1) for probabilities, threshold in (first, second)]
+    rights = [call_real(*model) == (labels == 1) for model in (first, second)]
     only_first, only_second = int((rights[0] & ~rights[1]).sum()), int((rights[1] & ~rights[0]).sum())
     p = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
     return Pairing(only_first=only_first, only_second=only_second, p=float(p))
@@ -152,8 +163,7 @@ def _measure_calibration(labels: NDArray[np.uint8], probabilities: NDArray[np.fl
 
 
 def _take(model: Predictions, indices: Tensor) -> tuple[Tensor, Tensor]:
-    probabilities = torch.from_numpy(model[0])
-    return probabilities[indices], (probabilities > model[1]).int()[indices]
+    return torch.from_numpy(model[0])[indices], torch.from_numpy(call_real(*model)).int()[indices]
 
 
 def _measure(truth: Tensor, probabilities: Tensor, called: Tensor) -> Mapping[str, NDArray[np.float64]]:

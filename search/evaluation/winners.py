@@ -8,10 +8,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from search.config import StudyConfig
-from search.evaluation.retraining import Retraining
+import numpy as np
+
+from search.config import Architecture, Count, Few, Finite, Index, StudyConfig, check
+from search.evaluation.model_record import Retraining
 from search.journal import State, Trial
 from search.provenance import describe_code
 from trainables.config import list_defaults
@@ -22,22 +24,24 @@ RULE = (
     "best validation accuracy at any epoch, the earlier trial in a tie; "
     "retrained on train and validation up to that epoch; tested once"
 )
+DISTINCT = "; of equal configurations the best trial alone"
+"""What the rule adds where more than the best of an architecture are chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Winner:
     """One configuration to retrain."""
 
-    architecture: str
-    rank: int
+    architecture: Architecture
+    rank: Count
     """1 for the best of its architecture on validation."""
-    trial: int
-    accuracy: float
+    trial: Index
+    accuracy: Finite
     """Its best on validation."""
-    epochs: int
+    epochs: Count
     """Where it had it: so long is it retrained."""
-    threshold: float | None
-    """An image is called REAL above this probability; None until it is chosen on validation."""
+    threshold: Finite | None
+    """An image is called REAL where its probability is above this, a float32; None until it is chosen on validation."""
     recipe: str | None = None
     """Name of the recipe whose point it is, if baselines are wished and it is one's."""
 
@@ -48,16 +52,26 @@ class Winner:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """When something was done, and by which code."""
+
+    time: str
+    """In UTC, ISO 8601."""
+    commit: str | None
+    dirty: bool | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
     """All that is decided before the test split is opened."""
 
     rule: str
     """How the winners were chosen and will be tested."""
-    seeds: int
+    seeds: Few
     """Retrainings of each winner."""
-    top_k: int
-    """Winners of each architecture, at most."""
-    threshold: float | str
+    top_k: Few
+    """Winners of each architecture, at most; distinct configurations."""
+    threshold: Finite | Literal["validation"]
     """The decision threshold, or `validation`."""
     fingerprint: str
     """Of the data."""
@@ -77,8 +91,18 @@ class Choices:
         return dataclasses.replace(self, winners=winners)
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation(Choices):
+    """An entry of `evaluations`: what was chosen when, and when the test split was opened for it."""
+
+    chosen: Stamp
+    opened: Stamp | None
+
+
 def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None) -> list[Trial]:
     """Return an architecture's best finished trials by their best validation accuracy; the earlier one wins a tie.
+
+    Trials of the same configuration count once, as the best of them.
 
     Args:
         trials: Of any architecture.
@@ -86,7 +110,10 @@ def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None
         top_k: How many at most; None is all.
     """
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
-    return sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number))[:top_k]
+    best: dict[frozenset[tuple[str, Any]], Trial] = {}
+    for trial in sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number)):
+        best.setdefault(frozenset(_complete(architecture, trial.params).items()), trial)
+    return list(best.values())[:top_k]
 
 
 def is_finished(trial: Trial) -> bool:
@@ -121,7 +148,8 @@ def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
 def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Choices:
     """Choose the winners by validation; thresholds that are to be chosen on validation stay None."""
     wanted = config.evaluation
-    threshold = None if isinstance(wanted.threshold, str) else wanted.threshold
+    # a float32, so that it is the same number wherever a probability, which is one, is compared with it
+    threshold = None if isinstance(wanted.threshold, str) else float(np.float32(wanted.threshold))
     recipes = name_recipes(config, trials) if wanted.baselines else {}
     winners = [
         Winner(
@@ -138,7 +166,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
         if rank <= wanted.top_k or trial.number in recipes
     ]
     return Choices(
-        rule=RULE,
+        rule=RULE + (DISTINCT if wanted.top_k > 1 else ""),
         seeds=wanted.seeds,
         top_k=wanted.top_k,
         threshold=wanted.threshold,
@@ -148,13 +176,13 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
 
 
 def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]:
-    """Return by number the trials of the points of `search.first`, with the names of their files."""
+    """Return by number every trial of a point of `search.first`, also one proposed later, with the point's file."""
     found: dict[int, str] = {}
     for path, recipe in zip(config.search.first, config.recipes, strict=False):
-        params = list_defaults(recipe.architecture) | recipe.params
-        same = (trial.number for trial in trials if (trial.architecture, trial.params) == (recipe.architecture, params))
-        if (number := next(same, None)) is not None:
-            found[number] = Path(path).stem
+        params = _complete(recipe.architecture, recipe.params)
+        for trial in trials:
+            if trial.architecture == recipe.architecture and _complete(trial.architecture, trial.params) == params:
+                found.setdefault(trial.number, Path(path).stem)
     return found
 
 
@@ -170,14 +198,21 @@ def list_retrainings(config: StudyConfig, trials: Sequence[Trial], choices: Choi
 def build_retraining(
     config: StudyConfig, trials: Sequence[Trial], winner: Winner, fingerprint: str, seed: int
 ) -> Retraining:
-    """Return one retraining of a winner."""
+    """Return one retraining of a winner.
+
+    Raises:
+        InputError: If the trials do not have the winner among them.
+    """
+    trial = trials[winner.trial] if winner.trial < len(trials) else None
+    if trial is None or trial.architecture != winner.architecture or not is_finished(trial):
+        raise InputError(f"study.yaml: the winner {winner.label} is trial {winner.trial}, which has not finished here")
     return Retraining(
         label=f"{winner.label}-seed{seed}",
         architecture=winner.architecture,
         rank=winner.rank,
         seed=seed,
         trial=winner.trial,
-        params=trials[winner.trial].params,
+        params=trial.params,
         train_seed=derive_seed(config.search.seed, f"retraining {winner.architecture} {winner.rank} {seed}"),
         max_epochs=config.search.max_epochs,
         epochs=winner.epochs,
@@ -212,19 +247,18 @@ def read_entry(entry: Mapping[str, Any]) -> Choices:
     Raises:
         InputError: If it is something else.
     """
-    try:
-        known = {field.name: entry[field.name] for field in dataclasses.fields(Choices)}
-        return Choices(**known | {"winners": tuple(Winner(**winner) for winner in entry["winners"])})
-    except (KeyError, TypeError):
-        raise InputError(
-            "study.yaml is damaged: an entry of evaluations lacks its choices; use another --name"
-        ) from None
+    return check(Choices, entry, "study.yaml, evaluations,")
 
 
 def stamp() -> dict[str, Any]:
     """Return time and commit of an act."""
     code = describe_code()
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": code["commit"], "dirty": code["dirty"]}
+
+
+def _complete(architecture: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with their defaults, which a trial of older code may lack: equal ones are one configuration."""
+    return list_defaults(architecture) | params
 
 
 def _plain(choices: Choices) -> dict[str, Any]:

@@ -16,15 +16,17 @@ from torch import nn
 
 from search.cluster.shelf import Shelf
 from search.evaluation.cost import measure_cost
-from search.evaluation.model_file import PREPROCESSING, ModelRecord, save_model
+from search.evaluation.model_file import PREPROCESSING, save_model
+from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.result import TestedModel
-from search.evaluation.retraining import Place, Retraining
-from search.evaluation.statistics import choose_threshold, score
+from search.evaluation.retraining import Place
+from search.evaluation.statistics import call_real, choose_threshold, score
 from search.provenance import describe_code
 from search.task import Failure
 from search.trial import catch, prepare_device
 from trainables.config import TrainConfig, list_values
 from trainables.data import Split, open_full_train, open_test, open_train
+from trainables.metrics import to_probabilities
 from trainables.models import count_parameters, restore_model
 from trainables.runtime import describe_hardware, read_peak_memory, reset_peak_memory
 from trainables.train import predict, train
@@ -51,7 +53,7 @@ class Tested:
     model: nn.Module
     summary: TestedModel
     predictions: dict[str, NDArray[Any]]
-    """probabilities (M,) float32 of REAL and labels (M,) uint8 of every test image; mistakes (K,) int64, which of them
+    """logits (M,) float32 and labels (M,) uint8 of every test image; mistakes (K,) int64, which of them
     are called wrong most confidently, and mistake_images (K, 32, 32, 3) uint8."""
 
 
@@ -137,7 +139,7 @@ def _train_and_test(
         parameters=count_parameters(model),
         threshold=retraining.threshold,
         cost=cost,
-        **score(predictions["labels"], predictions["probabilities"], retraining.threshold),
+        **score(predictions["labels"], predictions["logits"], retraining.threshold),
     )
     return Tested(model=model, summary=summary, predictions=predictions)
 
@@ -155,7 +157,7 @@ def _calibrate(
     model = restore_model(config.model, state["model"])
     logits = _score(model, val_split, device, config)
     labels = val_split.labels.index_select(0, val_split.indices)
-    yield choose_threshold(labels.numpy(), _squash(logits))
+    yield choose_threshold(labels.numpy(), to_probabilities(logits).numpy())
 
 
 def _train(
@@ -180,20 +182,15 @@ def _train(
 def _predict(
     model: nn.Module, test: Split, threshold: float, device: torch.device, config: TrainConfig
 ) -> dict[str, NDArray[Any]]:
-    probabilities = _squash(_score(model, test, device, config))
+    logits = _score(model, test, device, config)
+    probabilities = to_probabilities(logits).numpy()
     labels = test.labels.index_select(0, test.indices).numpy()
-    wrong = np.flatnonzero((probabilities > threshold) != (labels == 1))
+    wrong = np.flatnonzero(call_real(probabilities, threshold) != (labels == 1))
     surest_first = np.argsort(-np.abs(probabilities[wrong] - labels[wrong]), kind="stable")
     mistakes = wrong[surest_first][:NUM_MISTAKES]
     images = test.images.index_select(0, test.indices[torch.from_numpy(mistakes)]).numpy()
-    return {"probabilities": probabilities, "labels": labels, "mistakes": mistakes, "mistake_images": images}
+    return {"logits": logits.numpy(), "labels": labels, "mistakes": mistakes, "mistake_images": images}
 
 
 def _score(model: nn.Module, split: Split, device: torch.device, config: TrainConfig) -> torch.Tensor:
     return predict(model, split, device=device, flip_average=config.flip_average, deterministic=config.deterministic)
-
-
-def _squash(logits: torch.Tensor) -> NDArray[np.float32]:
-    """Return probabilities of REAL, rounded once."""
-    probabilities: NDArray[np.float32] = torch.sigmoid(logits.double()).float().numpy()
-    return probabilities

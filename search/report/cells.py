@@ -7,17 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from search.printable import escape_latex, escape_markdown
 from trainables.config import Value
-
-LATEX_ESCAPES = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        **{character: f"\\{character}" for character in "&%$#_{}"},
-    }
-)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +22,7 @@ class Table:
 
 def format_pipes(table: Table) -> list[str]:
     """Return a table as the lines of a Markdown table."""
-    cells = [[cell.replace("|", r"\|") for cell in row] for row in (table.header, *table.rows)]
+    cells = [[escape_markdown(cell) for cell in row] for row in (table.header, *table.rows)]
     header, *rows = align(cells)
     rule = [
         "-" * len(cell) if text else "-" * (len(cell) - 1) + ":"
@@ -42,7 +33,7 @@ def format_pipes(table: Table) -> list[str]:
 
 def format_latex(table: Table) -> str:
     r"""Return a table as a tabular environment, to be \input; it needs no package."""
-    header, *rows = [[cell.translate(LATEX_ESCAPES) for cell in row] for row in (table.header, *table.rows)]
+    header, *rows = [[escape_latex(cell) for cell in row] for row in (table.header, *table.rows)]
     lines = [r"\begin{tabular}{lll" + "r" * (len(header) - 3) + "}", r"\hline"]
     lines += [" & ".join(header) + r" \\", r"\hline", *(" & ".join(row) + r" \\" for row in rows)]
     return "\n".join([*lines, r"\hline", r"\end{tabular}"]) + "\n"

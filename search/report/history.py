@@ -87,7 +87,7 @@ def _freeze(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> Froz
             user_attrs={"trial": trial.number, "architecture": trial.architecture},
             intermediate_values=dict(enumerate(trial.list_values(), start=1)),
         )
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError):
         return None
     frozen.datetime_start = trial.started or frozen.datetime_start
     frozen.datetime_complete = trial.ended or frozen.datetime_complete

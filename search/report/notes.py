@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.evaluation.winners import is_finished, name_recipes
 from search.journal import State, Trial
+from search.printable import escape
 from trainables.config import list_defaults
 
 
@@ -35,7 +37,12 @@ def list_notes(
         notes.append(f"Of the study's {config.search.num_trials} trials {ended} had ended.")
     if len(config.search.architectures) > 1:
         notes.append(describe_division(config, trials))
-    notes += [*_describe_limit(models), *_describe_recipes(record, trials), *_describe_start(models, trials)]
+    notes += [
+        *_describe_limit(models),
+        *_describe_shortage(record),
+        *_describe_recipes(record, trials),
+        *_describe_start(models, trials),
+    ]
     notes += [*_describe_decision(models, trials), *_describe_data(config, record)]
     evaluations = record.get("evaluations", ())
     return [*notes, *_describe_lost_baselines(config, trials), *_describe_openings(evaluations)]
@@ -112,12 +119,27 @@ def _describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> li
     """Return a sentence for each recipe that was to be a baseline and is not, for its trial failed or has not ended."""
     if not config.evaluation.baselines:
         return []
-    recipes = [(trials[number], name) for number, name in name_recipes(config, trials).items()]
+    recipes: dict[str, list[Trial]] = {}
+    for number, name in name_recipes(config, trials).items():
+        recipes.setdefault(name, []).append(trials[number])
     return [
-        f"The baseline {name} is missing, because its trial {trial.number} "
-        f"{f'failed: {trial.reason}' if trial.state is State.FAIL else 'has not ended'}."
-        for trial, name in recipes
-        if trial.architecture in config.search.architectures and not is_finished(trial)
+        f"The baseline {name} is missing, because its trial {same[0].number} "
+        f"{f'failed: {same[0].reason}' if same[0].state is State.FAIL else 'has not ended'}."
+        for name, same in recipes.items()
+        if same[0].architecture in config.search.architectures and not any(map(is_finished, same))
+    ]
+
+
+def _describe_shortage(record: Mapping[str, Any]) -> list[str]:
+    """Say where fewer distinct configurations have finished than were to be retrained."""
+    choices = (record.get("evaluations") or [{}])[-1]
+    ranks = [(winner["architecture"], winner["rank"]) for winner in choices.get("winners", ())]
+    counts = Counter(architecture for architecture, rank in ranks if rank <= choices["top_k"])
+    return [
+        f"Only {count} distinct {architecture} configuration{'' if count == 1 else 's'} could be retrained, fewer than "
+        f"evaluation.top_k = {choices['top_k']}: no others have finished."
+        for architecture, count in counts.items()
+        if count < choices["top_k"]
     ]
 
 
@@ -151,7 +173,7 @@ def _describe_data(config: StudyConfig, record: Mapping[str, Any]) -> list[str]:
             "across train and test stay in; python -m search.data counts them."
         )
     if skipped := data.get("skipped"):
-        notes.append(f"Skipped {len(skipped)} files that are no images, the first {skipped[0]}.")
+        notes.append(f"Skipped {len(skipped)} files that are no images, the first {escape(skipped[0])}.")
     name = Path(config.data.path).name
     if "cifake" in name.lower():
         notes.append(

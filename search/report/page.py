@@ -19,9 +19,11 @@ from PIL import Image
 from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Mistake, Result, TestedModel
 from search.journal import Trial
-from search.provenance import write_file
+from search.printable import escape_lines
+from search.provenance import describe_commit
 from search.report import charts, figures
 from search.report.cells import Table
+from trainables.durable import write_file
 from trainables.record import CLASSES
 
 NUM_MISTAKES = 12
@@ -50,7 +52,7 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         The path.
     """
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
     environment.filters |= {"hash": _hash, "data": _escape_data}
     template = environment.from_string(_read("page.html.jinja"))
@@ -97,7 +99,8 @@ def _list_winners(result: Result) -> dict[str, list[TestedModel]]:
 
 
 def _list_architectures(result: Result) -> list[str]:
-    return list(dict.fromkeys([*result.config.search.architectures, *(trial.architecture for trial in result.trials)]))
+    tried = (trial.architecture for trial in result.trials if not trial.is_foreign)
+    return list(dict.fromkeys([*result.config.search.architectures, *tried]))
 
 
 def _own(trials: Iterable[Trial], architecture: str) -> list[Trial]:
@@ -198,7 +201,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
     seeds = (evaluations or [{}])[-1].get("seeds", config.evaluation.seeds)
     known = {
         "Command": result.record.get("command"),
-        "Commit": _describe_commit(code),
+        "Commit": describe_commit(code),
         "Versions": f"Python {code['python']}, {packages}" if packages else None,
         "Hardware": ", ".join(f"{name} ({count} trials)" for name, count in devices.items()),
         "Searched": f"{min(started):%Y-%m-%d %H:%M} to {max(ended):%Y-%m-%d %H:%M}" if started and ended else None,
@@ -212,12 +215,12 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
 
 def _describe_stamp(stamp: Mapping[str, Any]) -> str:
     """Return time and commit of an act, as study.yaml has them."""
-    return f"{stamp['time']}, commit {_describe_commit(stamp)}"
+    return f"{stamp['time']}, commit {describe_commit(stamp)}"
 
 
-def _describe_commit(code: Mapping[str, Any]) -> str:
-    changed = ", with changes that are not in it" if code.get("dirty") else ""
-    return f"{code['commit'][:12]}{changed}" if code.get("commit") else "unknown"
+def _finalize(value: Any) -> Any:
+    """Return what stands in the page for a value, before HTML's own signs in it are escaped."""
+    return escape_lines(value) if type(value) is str else value
 
 
 def _hash(script: str) -> str:

@@ -42,7 +42,8 @@ class SearchSummary:
 
 def summarize_search(config: StudyConfig, trials: Sequence[Trial]) -> list[SearchSummary]:
     """Return a summary of each architecture that has a trial."""
-    names = dict.fromkeys([*config.search.architectures, *(trial.architecture for trial in trials)])
+    tried = (trial.architecture for trial in trials if not trial.is_foreign)
+    names = dict.fromkeys([*config.search.architectures, *tried])
     return [_summarize(config, trials, name) for name in names if any(trial.architecture == name for trial in trials)]
 
 
@@ -61,7 +62,7 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
     able = [trial for trial in mine if trial.state is not State.FAIL]
     finished = [trial for trial in mine if _is_finished(trial)]
     paper = find_paper_trial(mine, architecture)
-    seconds = {trial.number: [metrics["seconds"] for metrics in trial.epochs] for trial in mine}
+    seconds = {trial.number: [metrics.get("seconds", 0.0) for metrics in trial.epochs] for trial in mine}
     lost = [trial for trial in mine if trial.state is State.FAIL]
     full_seconds = sum(statistics.fmean(seconds[trial.number]) for trial in able if trial.epochs)
     return SearchSummary(

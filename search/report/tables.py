@@ -16,7 +16,7 @@ from search.evaluation.comparison import (
     summarize_lower,
 )
 from search.evaluation.result import Result
-from search.provenance import write_file
+from search.printable import defuse, escape_markdown
 from search.report.cells import (
     Table,
     format_chance,
@@ -32,6 +32,7 @@ from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
 from search.space import Choice, Range, list_specs
 from trainables.config import Value, list_defaults
+from trainables.durable import write_file
 
 HEADER = [
     "Model",
@@ -56,7 +57,7 @@ def write_report(result: Result, directory: Path) -> list[Path]:
         The files.
     """
     contents = {
-        "comparison.csv": summarize(result).to_csv(index=False, lineterminator="\n").encode(),
+        "comparison.csv": summarize(result).map(defuse).to_csv(index=False, lineterminator="\n").encode(),
         "comparison.md": format_markdown(result).encode(),
         "comparison.tex": format_latex(list_tables(result)[0]).encode(),
     }
@@ -100,10 +101,10 @@ def format_markdown(result: Result) -> str:
     """Return all tables, and the notes."""
     lines = [f"# Study {result.study}"]
     for table in [*list_tables(result), *list_search_tables(result)]:
-        lines += ["", f"## {table.title}", "", *format_pipes(table)]
+        lines += ["", f"## {escape_markdown(table.title)}", "", *format_pipes(table)]
     lines += ["", "## Notes"]
     for note in result.notes:
-        lines += ["", note]
+        lines += ["", escape_markdown(note)]
     return "\n".join(lines) + "\n"
 
 

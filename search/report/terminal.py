@@ -4,6 +4,7 @@ from rich.text import Text
 
 from search.evaluation.comparison import Difference, list_differences, summarize
 from search.evaluation.result import Result
+from search.printable import escape
 from search.report.cells import (
     align,
     format_chance,
@@ -33,7 +34,7 @@ def render(result: Result) -> Text:
     lines = ["  ".join(cells).rstrip() for cells in align(rows)]
     told = [_describe_difference(difference) for difference in list_differences(result)]
     told += [_describe_search(search) for search in summarize_search(result.config, result.trials)]
-    return Text("\n".join([*lines, "", *told, "", *result.notes]))
+    return Text("\n".join(map(escape, [*lines, "", *told, "", *result.notes])))
 
 
 def _describe_difference(difference: Difference) -> str:

@@ -19,8 +19,8 @@ import psutil
 
 from search.config import StudyConfig
 from search.journal import State, Trial
-from search.provenance import write_file
 from search.tracking.sweep import describe_sweep
+from trainables.durable import write_file
 
 SERVER_TIMEOUT_S = 3.0
 """Longest time that the server may take to open a run, or to take in the rest of one that ends, during a search."""

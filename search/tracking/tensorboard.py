@@ -52,8 +52,11 @@ class EventFiles:
             self.on_start(trial)
         if trial.epochs:
             known = {"architecture": trial.architecture, "state": trial.state.value, **trial.params}
-            for summary in hparams(known, {"best_accuracy": trial.get_peak()[0]}):
-                self._add(trial, summary, 0)
+            # TensorBoard takes the first description of the columns that it finds for all of them, and a trial knows
+            # its own architecture's alone; where there is none it collects them from the trials.
+            _columns, start, end = hparams(known, {"best_accuracy": trial.get_peak()[0]})
+            self._add(trial, start, 0)
+            self._add(trial, end, 0)
             self._add_scalar(trial, "best_accuracy", trial.get_peak()[0], trial.get_peak()[1])
         self._writers.pop(trial.number).close()
         (self._get_folder(trial) / FINISHED).touch()

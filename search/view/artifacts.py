@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from search.journal import Journal
-from search.provenance import write_file
+from trainables.durable import write_file
 
 
 def publish(files: Iterable[Path], folder: Path, journal: Journal) -> None:

@@ -9,6 +9,7 @@ from rich.live import Live
 
 from search.config import SearchConfig, StudyConfig
 from search.journal import State, Trial
+from search.printable import escape
 from search.view.status import Status, format_params, name_trial
 from search.view.usage import Usage
 
@@ -39,7 +40,7 @@ class PlainLog:
         """Print how the trial ended."""
         count = f"{len(trial.epochs)} epoch{'' if len(trial.epochs) == 1 else 's'}"
         if trial.state is State.FAIL or not trial.epochs:
-            result = str(trial.reason)
+            result = escape(trial.reason)
         else:
             last, best = trial.epochs[-1]["accuracy"], trial.get_peak()[0]
             result = f"accuracy {last:.4f} (best {best:.4f}), {_speed(trial)}"
@@ -79,7 +80,7 @@ class LiveView:
         """Take in how the trial ended; a failed one also leaves a line with its reason."""
         self._trials[trial.number] = trial
         if trial.state is State.FAIL:
-            self.note(f"{name_trial(trial)} FAIL: {trial.reason}")
+            self.note(f"{name_trial(trial)} FAIL: {escape(trial.reason)}")
 
     def note(self, message: str) -> None:
         """Print a line above the view."""
@@ -123,4 +124,4 @@ def build_live(
 
 
 def _speed(trial: Trial) -> str:
-    return f"{trial.epochs[-1]['images_per_second']:.0f} images/s"
+    return f"{trial.epochs[-1].get('images_per_second', 0.0):.0f} images/s"

@@ -5,6 +5,7 @@ best of each architecture, the rungs and some running trials are there.
 """
 
 import dataclasses
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from rich.text import Text
 
 from search.config import SearchConfig
 from search.journal import State, Trial
+from search.printable import escape
 from search.scheduler import HALVING, list_rungs
 from trainables.config import list_defaults
 
@@ -43,7 +45,7 @@ class Status:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Draw what fits."""
         width, height = options.max_width, options.height or console.height
-        running = [trial for trial in self.trials if trial.state is State.RUNNING]
+        running = [trial for trial in self.trials if trial.state is State.RUNNING and not trial.waits]
         best = find_best(self.trials)
         head = self._draw_head(width)
         rungs = self._draw_rungs(width)
@@ -84,7 +86,7 @@ class Status:
             lines.append(Text(self.usage, no_wrap=True, overflow="ellipsis"))
         failed = [trial for trial in self.trials if trial.state is State.FAIL]
         if failed:
-            reason = " ".join(str(failed[-1].reason).split())
+            reason = escape(" ".join(str(failed[-1].reason).split()))
             last = f"last failure: {name_trial(failed[-1])}: {reason}"
             lines.append(Text(last, "red", no_wrap=True, overflow="ellipsis"))
         return lines
@@ -94,7 +96,8 @@ class Status:
         search = self.search
         rungs = list_rungs(search.first_rung, search.reduction_factor, search.max_epochs)
         rungs = rungs[: (width - 24) // 11] if search.scheduler in HALVING else []
-        counts = Counter((trial.architecture, trial.state, len(trial.epochs)) for trial in self.trials)
+        own = [trial for trial in self.trials if not trial.is_foreign]
+        counts = Counter((trial.architecture, trial.state, len(trial.epochs)) for trial in own)
         table = _build_table("reached (cut)", *(f"epoch {rung}" for rung in rungs), f"end {search.max_epochs}")
         for name in sorted({architecture for architecture, _, _ in counts}) if rungs else []:
             mine = [(state, epochs, count) for (known, state, epochs), count in counts.items() if known == name]
@@ -113,8 +116,8 @@ class Status:
             cells = [str(trial.number), f"{len(trial.epochs)}/{self.search.max_epochs}"]
             if trial.epochs:
                 last = trial.epochs[-1]
-                values = (last["accuracy"], trial.get_peak()[0], last["loss"])
-                cells += [*(f"{value:.4f}" for value in values), f"{last['images_per_second']:,.0f}"]
+                values = (last["accuracy"], trial.get_peak()[0], last.get("loss", math.nan))
+                cells += [*(f"{value:.4f}" for value in values), f"{last.get('images_per_second', 0.0):,.0f}"]
             table.add_row(trial.architecture, *cells)
         if len(shown) < len(running):
             table.add_row(f"and {len(running) - len(shown)} more")
@@ -156,8 +159,10 @@ def list_changed(trial: Trial) -> dict[str, Any]:
 
 def format_params(params: Mapping[str, Any]) -> str:
     """Return parameters as name=value, floats to four digits."""
-    return " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+    return escape(
+        " ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+        )
     )
 
 

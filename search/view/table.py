@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from search.journal import Trial
-from search.provenance import write_file
+from search.printable import defuse, escape
 from trainables.config import list_defaults
+from trainables.durable import write_file
 
 NUMBERS = {"number": "int64", "epochs": "int64", "best_epoch": "int64"} | dict.fromkeys(
     ("best_accuracy", "last_accuracy", "seconds", "images_per_second"), "float64"
@@ -34,8 +35,8 @@ def write_trials(trials: Sequence[Trial], path: Path) -> Path:
 def _render_csv(columns: Mapping[str, Sequence[Any]]) -> bytes:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    writer.writerow(map(defuse, columns))
+    writer.writerows(map(defuse, row) for row in zip(*columns.values(), strict=True))
     return buffer.getvalue().encode()
 
 
@@ -45,10 +46,16 @@ def _render_parquet(columns: Mapping[str, Sequence[Any]], params: Iterable[str])
     from pyarrow import parquet
 
     known = {name: pa.type_for_alias(NUMBERS.get(name, "string")) for name in columns if name not in params}
-    arrays = {name: pa.array(values, known.get(name)) for name, values in columns.items()}
+    arrays = {escape(name): pa.array(_show(values), known.get(name)) for name, values in columns.items()}
     buffer = io.BytesIO()
     parquet.write_table(pa.table(arrays), buffer)
     return buffer.getvalue()
+
+
+def _show(values: Sequence[Any]) -> list[Any]:
+    """Return a column that Parquet can hold: text that is UTF-8, and text alone where some of it is text."""
+    has_text = any(isinstance(value, str) for value in values)
+    return [value if value is None or not has_text else escape(value) for value in values]
 
 
 def _describe(trial: Trial) -> dict[str, Any]:
@@ -69,5 +76,5 @@ def _describe(trial: Trial) -> dict[str, Any]:
 
 def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
     """Return a trial's values under the given names: None where its architecture has no such parameter."""
-    values = {**list_defaults(trial.architecture), **trial.params}
+    values = {**({} if trial.is_foreign else list_defaults(trial.architecture)), **trial.params}
     return {name: values.get(name) for name in names}

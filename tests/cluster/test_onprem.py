@@ -102,6 +102,11 @@ def test_every_host_joins(running):
     assert running.list_nodes() == ["10.77.0.1", "10.77.0.2", "10.77.0.3"]
 
 
+def test_the_token_is_readable_by_its_user_alone_on_every_host(running):
+    modes = [(host.home / ".ray" / "auth_token").stat().st_mode & 0o777 for host in running.hosts]
+    assert modes == [0o600] * 3
+
+
 def test_a_worker_without_the_token_is_refused(running):
     """One that shows none, and one that shows another."""
     start = "HOME=/tmp/nobody {} .venv/bin/ray start --address=10.77.0.1:6379"

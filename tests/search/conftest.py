@@ -17,8 +17,11 @@ import pytest
 import ray
 
 from search.cluster.nodes import connect
-from search.config import parse
-from search.evaluation.model_file import PREPROCESSING, ModelRecord, save_model
+from search.config import StudyConfig, dump, parse
+from search.evaluation.model_file import PREPROCESSING, save_model
+from search.evaluation.model_record import SHARED, ModelRecord
+from search.evaluation.result import RATES
+from search.provenance import describe_code
 from trainables.config import build_train_config, list_values
 from trainables.models import build_model
 
@@ -334,21 +337,30 @@ def _make_record(**retraining: Any) -> ModelRecord:
         "rank": 1,
         "seed": 0,
         "trial": 7,
-        "params": MODEL_PARAMS,
+        "params": MODEL_PARAMS if retraining.get("architecture", "cnn") == "cnn" else {},
         "train_seed": 5,
         "max_epochs": 3,
         "epochs": 2,
         "max_train_images": None,
         "split_seed": 0,
         "fingerprint": "f" * 64,
+        "threshold": 0.5,
     }
     return ModelRecord(
         retraining=known | retraining,
         parameters=list_values(build_train_config("cnn", MODEL_PARAMS, epochs=3, seed=5)),
-        tested={"parameters": 2105, "threshold": 0.5, "metrics": {"accuracy": 0.9}},
+        tested={name: (known | retraining)[name] for name in SHARED}
+        | {"threshold": 0.5, "parameters": 2105, "confusion": ((9, 1), (1, 9)), "cost": {}}
+        | {"metrics": {**dict.fromkeys(RATES, 0.9), "brier": 0.1, "loss": 0.3}},
         preprocessing=PREPROCESSING | {"flip_average": False},
         hardware={"type": "cpu", "name": "a CPU", "threads": 2, "cpus": 2.0, "gpus": 0.0},
-        code={"commit": "c0ffee", "dirty": False, "python": "3.11", "packages": {"torch": "2.14.1"}},
+        code={
+            "commit": "c0ffee",
+            "dirty": False,
+            "source": "0" * 64,
+            "python": "3.11",
+            "packages": {"torch": "2.14.1"},
+        },
     )
 
 
@@ -366,3 +378,14 @@ def saved_model(tmp_path: Path) -> Path:
     config = build_train_config("cnn", MODEL_PARAMS, epochs=3, seed=5)
     save_model(folder, _make_record(), build_model(config.model, seed=1).state_dict())
     return folder / "cnn-seed0.safetensors"
+
+
+@pytest.fixture
+def describe_record() -> Callable[[StudyConfig], dict[str, Any]]:
+    """Returns the study.yaml of a study without id whose images nobody needs."""
+
+    def describe(config: StudyConfig) -> dict[str, Any]:
+        data = {"fingerprint": "0" * 64, "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}
+        return {"config": dump(config), "data": data, "code": describe_code()}
+
+    return describe

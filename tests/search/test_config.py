@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from search.config import dump, load, parse
@@ -39,6 +41,26 @@ def test_a_dumped_study_parses_to_itself():
         ({"search": {"shares": {"cnn": 1}}}, "search.shares: expected one weight for each"),
         ({"search": {"grace_epochs": 11}}, "search.grace_epochs = 11: expected at most search.max_epochs"),
         ({"search": {"max_hours": 0}}, "search.max_hours = 0: input should be greater than 0"),
+        *(
+            (document, f"{path} = {value}: expected a finite number")
+            for value in (math.inf, math.nan)
+            for path, document in (
+                ("search.max_hours", {"search": {"max_hours": value}}),
+                ("search.trial_timeout_s", {"search": {"trial_timeout_s": value}}),
+                ("search.patience_delta", {"search": {"patience_delta": value}}),
+                ("search.reduction_factor", {"search": {"reduction_factor": value}}),
+                ("search.shares.cnn", {"search": {"shares": {"cnn": value, "resnet50": 1}}}),
+                ("resources.cnn.cpus", {"resources": {"cnn": {"cpus": value}}}),
+                ("resources.cnn.gpus", {"resources": {"cnn": {"gpus": value}}}),
+                ("cluster.wait_s", {"cluster": {"wait_s": value}}),
+                ("data.val_fraction", {"data": {"val_fraction": value}}),
+                ("evaluation.threshold", {"evaluation": {"threshold": value}}),
+                ("space.cnn.learning_rate", {"space": {"cnn": {"learning_rate": value}}}),
+                ("space.cnn.learning_rate.high", {"space": {"cnn": {"learning_rate": {"low": 0.1, "high": value}}}}),
+            )
+        ),
+        ({"evaluation": {"threshold": 1}}, "evaluation.threshold = 1: expected a number above 0 and below 1, or valid"),
+        ({"search": {"reduction_factor": 1.0000001}}, "search.reduction_factor = 1.0000001"),
         ({"search": 3}, "search = 3: input should be an object"),
         ({"data": {"val_fraction": 1.0}}, "data.val_fraction = 1.0: input should be less than 1"),
         ({"name": "../x"}, "name = '../x'"),

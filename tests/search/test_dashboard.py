@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from search.config import dump, parse
-from search.document import write_document
+from search.config import parse
+from search.dashboard import POLICY, answer_to
 from search.journal import Journal, State
+from search.record import write_record
 from search.view.artifacts import publish
 
 ROOT = Path(__file__).parents[2]
@@ -36,11 +37,11 @@ while True:
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, describe_record):
     """A study of one complete trial whose accuracy nobody beats, and a published picture."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    write_document(folder / "study.yaml", {"config": dump(parse({"name": "mine"})), "data": {}, "code": {}})
+    write_record(folder, describe_record(parse({"name": "mine"})))
     journal = Journal(folder / "study.journal", "mine", note=print)
     trial = journal.add_trial("cnn", {"filters": 48}, {})
     journal.add_epoch(trial, {"epoch": 1, "accuracy": 0.984375}, device="cpu", elapsed_s=1.0)
@@ -90,6 +91,62 @@ def test_nobody_changes_a_study_through_the_page(address, folder, method, path, 
         ask(address + path, method, body)
     refusal.value.close()
     assert (folder / "study.journal").read_bytes() == before
+
+
+def open_page(address, path, host=None):
+    """Return status and headers of a page, asked for under a host name."""
+    request = urllib.request.Request(address + path, headers={"Host": host} if host else {})
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, answer.headers
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1:1", 200),
+        ("LOCALHOST", 200),
+        ("[::1]:80", 200),
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+    ],
+)
+def test_only_requests_for_its_own_names_are_answered(address, host, status):
+    """Another site's name can be made to lead to this machine, and its script then reads what we answer."""
+    for path in ("/dashboard", "/api/studies", "/static/bundle.js"):
+        assert open_page(address, path, host)[0] == status
+
+
+def test_a_further_name_is_answered_to_where_it_is_allowed():
+    def application(_, start_response):
+        start_response("200 OK", [])
+        return [b""]
+
+    for names, status in ((["a.example"], "200 OK"), (["b.example", ""], "403 Forbidden")):
+        heard = []
+        environ = {"HTTP_HOST": "A.example:8080"}
+        answer_to(names, application)(environ, lambda status, _, heard=heard: heard.append(status))
+        assert heard == [status]
+
+
+def test_an_artifact_is_stored_and_not_shown(address):
+    (picture,) = json.loads(ask(f"{address}/api/studies/0?after=0"))["artifacts"]
+    _, headers = open_page(address, f"/artifacts/0/{picture['artifact_id']}")
+    assert headers["Content-Disposition"] == "attachment"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Content-Security-Policy"] == "default-src 'none'; sandbox"
+    assert open_page(address, "/dashboard")[1].get_all("Content-Security-Policy") == [POLICY]
+
+
+def test_an_artifact_that_became_a_link_is_not_followed(address, folder, tmp_path):
+    (picture,) = json.loads(ask(f"{address}/api/studies/0?after=0"))["artifacts"]
+    path = folder / "artifacts" / picture["artifact_id"]
+    path.rename(tmp_path / "outside")
+    path.symlink_to(tmp_path / "outside")
+    assert open_page(address, f"/artifacts/0/{picture['artifact_id']}")[0] in (404, 500)
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,31 @@ def test_other_choices_are_a_second_opening_that_the_report_marks_and_keep_what_
 
 
 @pytest.mark.ray
+def test_an_opening_that_was_removed_is_marked_and_one_that_a_kill_cut_short_is_completed(study):
+    assert call(study)[0] == 0
+    record = load_record(study)
+    content = (study / "study.yaml").read_bytes()
+    assert "The test split was opened once" in (study / "report" / "comparison.md").read_text()
+
+    cut_short = record["evaluations"][0] | {"opened": None}
+    write_record(study, record | {"evaluations": [cut_short]})  # the kill came before the second writing
+    assert call(study, "--report")[0] == 0
+    assert "removed" not in (study / "report" / "comparison.md").read_text()
+    assert call(study)[0] == 0
+    assert (study / "study.yaml").read_bytes() == content
+
+    write_record(study, record | {"evaluations": []})
+    code, _, stderr = call(study, "--report")
+    assert (code, "is in the journal and not in study.yaml: it was removed there" in stderr) == (2, True)
+    assert call(study)[0] == 0
+    (entry,) = load_record(study)["evaluations"]
+    assert entry["opened"]["previous"] == record["evaluations"][0]["opened"]["hash"]
+    report = (study / "report" / "comparison.md").read_text()
+    assert "The test split was opened 2 times" in report
+    assert "is in the journal and not in study.yaml: it was removed there" in report
+
+
+@pytest.mark.ray
 def test_a_threshold_from_validation_is_written_down_before_the_opening(study):
     code, stdout, stderr = call(study, "--set", "evaluation.threshold=validation")
     assert code == 0, stderr
@@ -171,11 +196,11 @@ def rename(study):
     ("prepare", "arguments", "message"),
     [
         (remove_journal, [], "nothing was searched there"),
-        (damage_record, [], "evaluations must be a list"),
+        (damage_record, [], "evaluations = {}"),
         (change_data, [], "holds other images than"),
         (drop_cnn, [], "No resnet50 trial was run: go on with the search, or name the others with --architecture"),
         (rename, [], "holds the study other"),
-        (None, ["--report"], "was not evaluated yet"),
+        (None, ["--report"], "there is no evaluation to report"),
         (
             None,
             ["--set", "search.max_epochs=9"],
@@ -221,7 +246,9 @@ def test_the_record_of_a_study_keeps_its_evaluations_when_it_is_resumed(study):
     from search.record import compare_record
 
     record = load_record(study)
-    record["evaluations"].append({"chosen": {}, "opened": None})
+    chosen = {"time": "2026-11-28T12:00:00+00:00", "commit": None, "dirty": None}
+    choices = {"rule": "best", "seeds": 1, "top_k": 1, "threshold": 0.5, "fingerprint": "f", "winners": []}
+    record["evaluations"].append({"chosen": chosen, **choices, "opened": None})
     write_record(study, record)
     config = parse(record["config"])
     packed = next(path for path in (study.parent.parent / "cache").iterdir() if path.is_dir())

@@ -78,6 +78,7 @@ def test_the_file_stands_alone_and_says_what_it_is(saved_model):
     onnx.checker.check_model(model, full_check=True)
     known = {entry.key: entry.value for entry in model.metadata_props}
     assert known["threshold"] == "0.5"
+    assert known["rule"] == "REAL where probability > threshold, both as float32"
     assert known["weights_sha256"] == load_model(saved_model).record.sha256["weights"]
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert sorted(file.name for file in path.parent.iterdir()) == [

@@ -9,8 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from search.config import dump, parse
-from search.document import write_document
+from search.config import parse
 from search.inspect import main
 from search.journal import Journal, State
 from search.lock import hold
@@ -37,11 +36,11 @@ def inspect(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path, describe_record):
     """A study's folder without a journal."""
     folder = tmp_path / "results" / "mine"
     folder.mkdir(parents=True)
-    write_document(folder / "study.yaml", {"config": dump(parse(SETTINGS)), "data": {}, "code": {}})
+    write_record(folder, describe_record(parse(SETTINGS)))
     return folder
 
 

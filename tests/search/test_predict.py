@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import load_model
+from search.evaluation.statistics import call_real
 from search.predict import BATCH, answer, main
 from trainables.augment import to_float
 
@@ -73,6 +74,22 @@ def test_the_threshold_is_the_records(ask, saved_model, write_noise, tmp_path):
         assert ask("one.png")[1].startswith(label)
 
 
+def test_an_image_is_called_as_the_evaluation_calls_it_also_where_its_probability_is_the_threshold(
+    ask, saved_model, write_noise, tmp_path
+):
+    path = write_noise(tmp_path / "one.png", 0)
+    probability = np.float32(compute(load_model(saved_model).model, [path])[0])
+    record = saved_model.with_suffix(".json")
+    content = json.loads(record.read_text())
+    for threshold in (np.nextafter(probability, np.float32(0)), probability, np.nextafter(probability, np.float32(1))):
+        content["tested"]["threshold"] = float(threshold)
+        record.write_text(json.dumps(content))
+        (answered,) = json.loads(ask("one.png", "--json")[1])["images"]
+        assert np.float32(answered["probability"]) == answered["probability"] == probability
+        called = call_real(np.array([probability]), content["tested"]["threshold"])
+        assert (answered["label"] == "REAL") == called[0] == (probability > threshold)
+
+
 def test_logits_are_averaged_with_the_mirror_image_if_the_record_says_so(ask, saved_model, write_noise, tmp_path):
     write_noise(tmp_path / "one.png", 0)
     plain = ask("one.png", "--json")[1]
@@ -111,7 +128,7 @@ def test_bad_files_are_named_and_skipped(ask, write_noise, tmp_path):
     assert len(stdout.splitlines()) == 1
     assert stderr.splitlines()[:3] == [
         "skipped: empty holds no pictures",
-        r"skipped: bad\n.png is not a picture in a format that Pillow reads",
+        r"skipped: bad\n.png is not a sound JPEG, PNG, GIF, WebP, BMP or TIFF image",
         "skipped: nowhere.png does not exist",
     ]
 

@@ -1,6 +1,13 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 
-from search.provenance import hash_source, replace_file, write_file
+from search.provenance import ROOT, describe_commit, hash_source
+from trainables.durable import write_file
 
 
 @pytest.fixture
@@ -31,11 +38,64 @@ def test_what_is_no_code_of_the_packages_changes_nothing(code):
     assert hash_source(code) == before
 
 
-def test_a_file_is_replaced_whole_and_leaves_no_partial(tmp_path):
-    path = write_file(tmp_path / "folder" / "file", b"one")
-    write_file(path, b"two")
-    partial = tmp_path / "partial"
-    partial.write_bytes(b"three")
-    replace_file(partial, path)
-    assert path.read_bytes() == b"three"
-    assert [found.name for found in tmp_path.rglob("*") if found.is_file()] == ["file"]
+def describe(root, **environment):
+    """Return what the code in a folder says of itself, in a process of its own."""
+    program = "import json; from search.provenance import describe_code; print(json.dumps(describe_code()))"
+    alone = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    alone |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1", **environment}
+    found = subprocess.run([sys.executable, "-c", program], cwd=root, env=alone, check=True, capture_output=True)
+    code = json.loads(found.stdout)
+    return code["commit"], code["dirty"]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """The packages in a repository of their own, committed."""
+    root = tmp_path / "checkout"
+    for package in ("search", "trainables"):
+        shutil.copytree(ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (root / ".gitignore").write_text("__pycache__\n")
+    commit(root)
+    return root
+
+
+def commit(root):
+    author = ["-c", "user.name=someone", "-c", "user.email=someone@localhost"]
+    for command in (["init", "--quiet"], ["add", "."], [*author, "commit", "--quiet", "--message", "code"]):
+        subprocess.run(["git", *command], cwd=root, check=True)
+
+
+def test_a_commit_is_clean_until_a_file_is_changed(checkout):
+    commit, dirty = describe(checkout)
+    assert len(commit) == 40
+    assert dirty is False
+    (checkout / "new.py").touch()
+    assert describe(checkout) == (commit, True)
+
+
+def test_where_git_does_not_answer_nothing_is_said_of_changes(checkout):
+    assert describe(checkout, PATH="") == (None, None)
+    assert describe(checkout, GIT_TEST_ASSUME_DIFFERENT_OWNER="1") == (None, None)
+    shutil.rmtree(checkout / ".git")
+    assert describe(checkout) == (None, None)
+
+
+def test_the_commit_of_a_repository_around_the_code_is_not_the_codes(checkout):
+    shutil.rmtree(checkout / ".git")
+    (checkout.parent / ".gitignore").write_text("checkout\n")
+    commit(checkout.parent)
+    assert describe(checkout) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ({"commit": "c0ffee" * 6, "dirty": True}, "c0ffeec0ffee with changes"),
+        ({"commit": "c0ffee" * 6, "dirty": False}, "c0ffeec0ffee"),
+        ({"commit": "c0ffee" * 6, "dirty": None}, "c0ffeec0ffee, perhaps with changes"),
+        ({"commit": None, "dirty": None}, "unknown"),
+        ({}, "unknown"),
+    ],
+)
+def test_a_commit_is_told_with_what_is_known_of_changes(code, told):
+    assert describe_commit(code) == told

@@ -9,11 +9,12 @@ import typer
 from typer.testing import CliRunner
 
 from search.cluster.store import Store
-from search.config import dump, parse
-from search.document import write_document
+from search.config import parse
 from search.evaluation.model_file import load_record
-from search.evaluation.retraining import Place, Retraining
+from search.evaluation.model_record import Retraining
+from search.evaluation.retraining import Place
 from search.evaluation.worker import retrain
+from search.record import describe_study, write_record
 from search.reproduce import compare, list_obstacles, main
 from trainables.pack import pack
 from trainables.record import load_info
@@ -30,7 +31,7 @@ def study(tmp_path, image_folder, cache):
     config = parse({"name": "x", "data": {"path": str(image_folder), "cache": str(cache)}})
     packed = pack(image_folder, cache)
     fingerprint = load_info(packed).fingerprint
-    write_document(folder / "study.yaml", {"config": dump(config), "data": {"fingerprint": fingerprint}, "code": {}})
+    write_record(folder, describe_study(config, packed))
     retraining = Retraining(
         label="cnn-seed0",
         architecture="cnn",

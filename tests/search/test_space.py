@@ -73,3 +73,14 @@ def test_an_unreachable_value_is_not_in_the_space():
     assert contains(Choice(choice=(1, 2)), 2)
     assert not contains(Choice(choice=(1, 2)), 2.0)
     assert not contains(True, 1)
+
+
+@pytest.mark.parametrize("batch_size", [1, Range(low=1, high=8), Choice(choice=(1, 64))])
+def test_a_batch_of_one_image_is_refused_where_a_model_of_the_space_cannot_train_on_it(batch_size):
+    check_space({"shared": {"batch_size": batch_size}}, ["cnn"])
+    check_space({"resnet50": {"batch_size": batch_size, "stem": "cifar"}}, ["resnet50"])
+    sizes = {"input_size": Choice(choice=(64, 32))}
+    for model in ({}, sizes):
+        with pytest.raises(InputError, match="batch_size = 1: expected at least 2") as caught:
+            check_space({"resnet50": {"batch_size": batch_size, **model}}, ["resnet50"])
+        assert "space.resnet50 has a corner" in str(caught.value)

@@ -11,13 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import optuna
 import pytest
+from sqlalchemy import make_url
 
 from search.cluster.store import Store
 from search.config import dump, parse
 from search.journal import Journal, State
 from search.prepare import check_absent
-from search.storage import PASSWORD, StorageLost, read_storage
+from search.storage import DRIVERS, PASSWORD, StorageLost, close_storage, read_storage
 from search.study import Study
 from trainables.errors import InputError
 
@@ -155,9 +157,12 @@ def find_port():
             return port
 
 
-def answers(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def answers(server):
+    try:
+        server.execute("SELECT 1")
+    except Exception:  # noqa: BLE001 each library has errors of its own, and a server that starts refuses too
+        return False
+    return True
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -172,7 +177,7 @@ def server(request, tmp_path_factory, spawn_for_module):
     log = folder / "log"
     with log.open("wb") as output:
         process = spawn_for_module(server.command, cwd=folder, stdout=output, stderr=output, **server.account)
-    while not answers(server.port):
+    while not answers(server):
         assert process.poll() is None, log.read_text()
         time.sleep(0.1)
     yield server
@@ -205,6 +210,36 @@ def test_a_study_in_a_database_equals_one_in_a_file(database, tmp_path):
     ]
     assert recorded.list_epochs() == Journal.read(tmp_path / "study.journal", "shared").list_epochs()
     recorded.close()
+
+
+BATCHES = {"low": 16, "high": 128}
+CHANGES = {
+    "choices": ({"choice": [16, 32, 64]}, {"choice": [64, 128]}),
+    "scale": (BATCHES, {**BATCHES, "log": True}),
+    "kind": ({"choice": [16, 32, 64]}, BATCHES),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_space_that_was_changed_goes_on_in_a_database_as_in_a_file(database, tmp_path, change):
+    places, found = {"file": tmp_path / "study.journal", "database": database}, {}
+    for kind, place in places.items():
+        for num_trials, spec in zip((5, 10, 12), (*CHANGES[change], CHANGES[change][1]), strict=True):
+            space = {"shared": {**SETTINGS["space"]["shared"], "batch_size": spec}}
+            search = {**SETTINGS["search"], "num_trials": num_trials}
+            study = Study(parse({**SETTINGS, "search": search, "space": space}), Journal(place, "shared", note=print))
+            run(study)
+            study._journal.close()
+        found[kind] = summarize(study)
+    assert len(found["database"]) == 12
+    assert found["database"] == found["file"]
+    stored = [read_storage(place) for place in places.values()]
+    plain = [optuna.load_study(study_name="shared", storage=storage).get_trials() for storage in stored]
+    close_storage(stored[1])
+    assert [trial.distributions for trial in plain[1]] == [trial.distributions for trial in plain[0]]
+    assert [trial.params for trial in plain[1]] == [trial.params for trial in plain[0]]
+    batches = {str(trial.distributions[f"{trial.user_attrs['architecture']}.batch_size"]) for trial in plain[1]}
+    assert len(batches) == 2
 
 
 @pytest.mark.parametrize("limit", [2, 9])
@@ -314,3 +349,31 @@ def test_a_server_that_is_not_there_is_one_sentence(kind, library):
     with pytest.raises(InputError, match=r"cannot use the database 127\.0\.0\.1/db: ") as refusal:
         read_storage(f"{kind}://someone@127.0.0.1:{find_port()}/db")
     assert "\n" not in str(refusal.value)
+
+
+def test_an_enqueued_point_in_a_database_is_trained_and_what_plain_optuna_asked_counts_as_failed(database):
+    run_some = open_study(database)
+    first = run_some.ask()
+    run_some._journal.close()
+    plain = optuna.load_study(study_name="shared", storage=_open_plainly(database))
+    plain.enqueue_trial({"cnn.learning_rate": 0.02})
+    plain.enqueue_trial({"cnn.learning_rate": 5.0})
+    plain.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING))
+    study = open_study(database)
+    run(study)
+    study._journal.close()
+    recorded = Journal.read(database, "shared")
+    trials = recorded.load()
+    recorded.close()
+    assert [trial.number for trial in trials] == list(range(10))
+    assert trials[first.number].state in (State.COMPLETE, State.PRUNED)
+    assert (trials[1].params["learning_rate"], trials[1].state) == (0.02, study.trials[1].state)
+    assert "lies outside the space" in trials[2].reason
+    assert (trials[3].is_foreign, trials[3].state) == (True, State.FAIL)
+    assert plain.trials[1].params == {"cnn.learning_rate": 0.02}
+    close_storage(plain._storage._backend)
+
+
+def _open_plainly(url):
+    full = make_url(url).set(drivername=DRIVERS[make_url(url).drivername], password=SECRET)
+    return optuna.storages.RDBStorage(full.render_as_string(hide_password=False))

@@ -22,6 +22,12 @@ APP = typer.Typer()
 APP.command()(main)
 
 
+def build_record(config):
+    data = {"fingerprint": "f00d", "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}
+    code = {"commit": "c0de", "dirty": False, "source": "0", "python": "3.11", "packages": {}}
+    return {"config": dump(config), "data": data, "code": code}
+
+
 @pytest.fixture
 def config(tmp_path):
     space = {"cnn": {"learning_rate": {"low": 1e-4, "high": 0.1, "log": True}}}
@@ -36,7 +42,7 @@ def trials(config):
 def track_trials(config):
     """Write a study of three trials, one under way, tracked offline, and return them."""
     config.directory.mkdir(parents=True)
-    record = {"id": "1d", "config": dump(config), "data": {"fingerprint": "f00d"}, "code": {"commit": "c0de"}}
+    record = {"id": "1d", **build_record(config)}
     write_document(config.directory / "study.yaml", record)
     journal = Journal(config.directory / "study.journal", "demo", note=print)
     tracker = build_tracker(config, "1d", print)
@@ -152,7 +158,7 @@ def test_a_folder_without_study_or_runs_is_one_sentence(config, tmp_path):
     assert code == 2
     assert f"there is no study in {tmp_path}/nowhere" in stderr
     config.directory.mkdir()
-    record = {"config": dump(config), "data": {}, "code": {}}
+    record = build_record(config)
     write_document(config.directory / "study.yaml", record)
     assert "has no id" in sync(config.directory)[2]
     write_document(config.directory / "study.yaml", {"id": "1d", **record})
@@ -201,7 +207,9 @@ def result(config, trials):
 def add_evaluation(config):
     """Write into study.yaml that the winners were chosen, and return all that stands there."""
     record = load_record(config.directory)
-    record["evaluations"].append({"seeds": len(record["evaluations"]) + 1})
+    chosen = {"time": "2026-11-28T12:00:00+00:00", "commit": None, "dirty": None}
+    choices = {"rule": "best", "seeds": len(record["evaluations"]) + 1, "top_k": 1, "threshold": 0.5, "winners": []}
+    record["evaluations"].append({**choices, "fingerprint": "f00d", "chosen": chosen, "opened": None})
     write_document(config.directory / "study.yaml", record)
     return record
 
@@ -234,7 +242,7 @@ def test_a_later_evaluation_is_a_run_of_its_own_and_is_uploaded_last(result, wan
         [row] = [row for row in wandb_server.list_history(f"demo-1d-evaluation-{number}") if "models" in row]
         assert row["cnn/accuracy"] == accuracy
         told = json.loads(wandb_server.describe(f"demo-1d-evaluation-{number}")["config"])
-        assert told["choices"]["value"] == {"seeds": number}
+        assert told["choices"]["value"]["seeds"] == number
     assert "0 failed" in sync(config.directory)[1]
     models = [artifact for artifact in list_artifacts(wandb_server) if artifact["artifactCollectionName"] == "demo-cnn"]
     assert len(models) == 2

@@ -1,12 +1,17 @@
+import dataclasses
 import itertools
 import math
+import re
 from typing import Any
 
 import pytest
+import torch
 
 from trainables.config import MODEL_CONFIGS, CnnConfig, TrainConfig, build_train_config, list_defaults, list_values
 from trainables.errors import InputError
+from trainables.models import MODELS
 
+FLOATS = [field.name for field in dataclasses.fields(TrainConfig) if field.type is float]
 EXTREMES: dict[str, tuple[Any, ...]] = {
     "batch_size": (1, 10**6),
     "learning_rate": (1e-30, 1e30),
@@ -38,12 +43,52 @@ EXTREMES: dict[str, tuple[Any, ...]] = {
         ("label_smoothing", -0.1),
         ("ema_decay", 1.0),
         ("ema_decay", -0.1),
-        *((name, math.nan) for name in ("learning_rate", "weight_decay", "label_smoothing", "ema_decay")),
+        *((name, math.nan) for name in FLOATS),
+        *((name, math.inf) for name in FLOATS),
+        ("learning_rate", 1e39),
+        ("weight_decay", 1e39),
     ],
 )
 def test_a_value_outside_its_range_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"^{name} = {value!r}: expected "):
+    with pytest.raises(InputError, match="^" + re.escape(f"{name} = {value!r}: expected ")):
         TrainConfig(**{"model": CnnConfig(), "epochs": 1} | {name: value})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("kind", MODEL_CONFIGS.values())
+def test_a_model_has_no_number_without_end(kind: Any, value: float) -> None:
+    names = [field.name for field in dataclasses.fields(kind) if field.type is float]
+    assert names
+    for name in names:
+        with pytest.raises(InputError, match=f"^{name} = {value!r}: expected "):
+            kind(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "params"),
+    [
+        ("cnn", {"batch_norm": True, "num_blocks": 5, "filters": 4, "head": "gap"}),
+        ("cnn", {"batch_norm": True, "num_blocks": 5, "filters": 4, "convs_per_block": 2, "kernel_size": 7}),
+        *(
+            ("resnet50", {"stem": stem, "input_size": size, "weights": weights, "trainable_stages": stages})
+            for stem, size in (("imagenet", 32), ("imagenet", 64), ("cifar", 32))
+            for weights, stages in (("none", 0), ("stored.pt", 0), ("stored.pt", 1))
+        ),
+    ],
+)
+def test_a_batch_of_one_image_is_refused_where_the_model_cannot_train_on_it(
+    architecture: str, params: dict[str, Any]
+) -> None:
+    config = build_train_config(architecture, params, epochs=1, seed=0).model
+    model = MODELS[architecture](config).train()
+    if config.min_batch_size == 1:
+        model(torch.rand(1, 3, 32, 32)).backward()
+        return
+    with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
+        model(torch.rand(1, 3, 32, 32))
+    with pytest.raises(InputError, match="batch_size = 1: expected at least 2, for batch normalisation"):
+        build_train_config(architecture, {**params, "batch_size": 1}, epochs=1, seed=0)
+    model(torch.rand(2, 3, 32, 32)).sum().backward()
 
 
 def test_a_trainings_values_are_independent_so_all_extremes_go_together() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 
-from trainables.metrics import Confusion, auroc, count_confusion, score, score_confusion
+from trainables.metrics import Confusion, auroc, count_confusion, score, score_confusion, to_probabilities
 
 
 def draw(seed: int, *, num: int = 200, levels: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,3 +81,9 @@ def test_the_papers_resnet_row_follows_from_its_confusion_matrix() -> None:
     values = score_confusion(Confusion(tn=9892, fp=108, fn=694, tp=9306))
     assert [round(values[name], 4) for name in ("precision", "recall", "f1")] == [0.9885, 0.9306, 0.9587]
     assert values["accuracy"] == pytest.approx(0.9599)
+
+
+def test_an_image_counts_as_real_where_its_probability_as_float32_is_above_a_half():
+    logits = torch.tensor([-1e-9, 0.0, 2.0**-23, 2.0**-22, 200.0, -200.0])
+    assert to_probabilities(logits).tolist() == [0.5, 0.5, 0.5, 0.5 + 2.0**-24, 1.0, 0.0]
+    assert count_confusion(logits, torch.ones(6)) == Confusion(tn=0, fp=0, fn=4, tp=2)

@@ -2,19 +2,19 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
-import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torchvision import transforms
 
+from search.audit.images import read_images
 from trainables.data import open_full_train, open_test
 from trainables.errors import InputError
 from trainables.pack import pack
@@ -144,8 +144,7 @@ def test_of_an_animation_the_first_frame_counts(image_folder, cache):
 def test_other_sizes_are_resized_as_in_the_paper(image_folder, cache, write_noise, size):
     path = write_noise(image_folder / PART / "other.png", 7, size=size)
     found = _find_image(pack(image_folder, cache), path.name, image_folder)
-    expected = np.asarray(transforms.Resize((32, 32))(Image.fromarray(_open_rgb(path)))).astype(int)
-    assert np.abs(found - expected).max() <= 1
+    assert np.array_equal(found, np.asarray(transforms.Resize((32, 32))(Image.fromarray(_open_rgb(path)))))
 
 
 def test_an_image_in_both_classes_is_left_out_of_train_altogether(image_folder, cache):
@@ -184,19 +183,29 @@ BAD = {
     "text": lambda path: path.write_text("not an image"),
     "empty": lambda path: path.write_bytes(b""),
     "truncated": _break_jpeg,
-    "bmp": lambda path: Image.new("RGB", (32, 32)).save(path, "bmp"),
+    "ppm": lambda path: Image.new("RGB", (32, 32)).save(path, "ppm"),
+    "fifo": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+    "socket": lambda path: socket.socket(socket.AF_UNIX).bind(str(path)),
+    "broken link": lambda path: path.symlink_to("/nowhere/gone.png"),
+    "link to itself": lambda path: path.symlink_to(path.name),
 }
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the socket
 @pytest.mark.parametrize("kind", BAD)
-def test_a_file_that_is_not_an_image_stops_the_packing_or_is_skipped(image_folder, cache, kind):
-    BAD[kind](image_folder / PART / "bad.jpg")
-    sentence = rf"{image_folder}: {PART}/bad\.jpg is not a sound .* image: remove it"
+def test_a_file_that_is_not_an_image_stops_the_packing_or_is_skipped(image_folder, cache, kind, monkeypatch):
+    monkeypatch.chdir(image_folder / PART)  # a socket's path is short
+    BAD[kind](Path("bad.jpg"))
+    regular = (image_folder / PART / "bad.jpg").is_file()
+    reason = "is not a sound JPEG, PNG, GIF, WebP, BMP or TIFF image" if regular else "is not a file"
+    sentence = rf"{image_folder}: {PART}/bad\.jpg {reason}: remove it"
     with pytest.raises(InputError, match=sentence):
         pack(image_folder, cache)
     assert not list(cache.glob("pack*"))
+    assert read_images(image_folder).bad == [f"{PART}/bad.jpg"]
     info = load_info(pack(image_folder, cache, on_bad_image="skip"))
-    assert info.skipped == [f"{PART}/bad.jpg"]
+    assert (info.skipped, info.reasons) == ([f"{PART}/bad.jpg"], [reason])
     assert info.counts["train"] == {"FAKE": 14, "REAL": 26}
     with pytest.raises(InputError, match=sentence):
         pack(image_folder, cache)
@@ -287,9 +296,51 @@ def test_an_encrypted_zip_is_refused(image_zip, cache):
         pack(image_zip, cache)
 
 
-def test_a_broken_link_in_a_folder_is_named(image_folder, cache):
-    (image_folder / PART / "gone.png").symlink_to("/nowhere/gone.png")
-    with pytest.raises(InputError, match=r"train/REAL/gone\.png"):
+def test_two_members_of_one_name_in_a_zip_are_refused_and_named(image_zip, cache):
+    with zipfile.ZipFile(image_zip, "a") as file:
+        file.writestr("./train/REAL/7.png", b"x")
+    with pytest.raises(InputError, match=r"'\./train/REAL/7\.png' is there twice"):
+        pack(image_zip, cache)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_python_inflates_without_a_limit_is_refused(image_zip, cache, method):
+    with zipfile.ZipFile(image_zip, "a") as file:
+        file.writestr("train/REAL/x.png", b"x", method)
+    with pytest.raises(InputError, match=r"'train/REAL/x\.png' is compressed by another method than deflate"):
+        pack(image_zip, cache)
+
+
+def test_a_source_that_is_a_fifo_is_refused(tmp_path, cache):
+    for name in ("pipe", "pipe.zip"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(InputError, match=f"{name} is neither a folder nor a zip"):
+            pack(tmp_path / name, cache)
+
+
+def test_a_linked_folder_is_packed_and_a_loop_is_not_walked_twice(image_folder, cache, write_noise, tmp_path):
+    before = pack(image_folder, cache)
+    (image_folder / PART / "self").symlink_to(".")
+    (image_folder / PART / "up").symlink_to(image_folder / "train")
+    looped = load_info(pack(image_folder, cache))
+    assert looped.counts["train"] == {"FAKE": 14, "REAL": 26 + 14}  # those of train/FAKE are below "up" too
+    (image_folder / PART / "up").unlink()
+    assert pack(image_folder, cache) == before
+    inner = write_noise(tmp_path / "elsewhere/deep/a.png", 77)
+    (image_folder / PART / "more").symlink_to(tmp_path / "elsewhere")
+    packed = pack(image_folder, cache)
+    assert load_info(packed).counts["train"] == {"FAKE": 14, "REAL": 27}
+    write_noise(inner, 78)
+    assert pack(image_folder, cache) != packed
+
+
+def test_a_skipped_file_whose_name_is_no_text_breaks_nothing(image_folder, cache):
+    name = os.fsdecode(b"\xff\xfe.png")
+    (image_folder / PART / name).write_bytes(b"no image")
+    info = load_info(pack(image_folder, cache, on_bad_image="skip"))
+    assert info.skipped == [f"{PART}/{name}"]
+    assert read_images(image_folder).bad == [f"{PART}/{name}"]
+    with pytest.raises(InputError, match="is not a sound JPEG"):
         pack(image_folder, cache)
 
 
@@ -368,17 +419,14 @@ def _extract(target: Path, count: int) -> Path:
 
 
 @needs_cifake
-def test_real_images_are_packed_as_torchvision_decodes_them(tmp_path, cache):
+def test_real_images_are_packed_as_pillow_decodes_them(tmp_path, cache):
     if not zipfile.is_zipfile(CIFAKE):
         pytest.skip("CIFAKE_PATH is a folder")
     source = _extract(tmp_path / "some", 60)
     packed = pack(source, cache)
-    with warnings.catch_warnings(action="ignore"):
-        from torchvision.io import decode_image
-
-        files = sorted((source / "test/FAKE").iterdir())
-        expected = torch.stack([decode_image(str(file)) for file in files]).permute(0, 2, 3, 1)
-    assert torch.equal(open_test(packed).images[: len(files)], expected)
+    files = sorted((source / "test/FAKE").iterdir())
+    expected = np.stack([_open_rgb(file) for file in files])
+    assert np.array_equal(open_test(packed).images[: len(files)].numpy(), expected)
 
 
 @needs_cifake

@@ -40,9 +40,15 @@ def build_model(config: ModelConfig, *, seed: int = 0) -> nn.Module:
 def restore_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn.Module:
     """Build a trained model on the CPU; the weights it once started from are not needed.
 
+    Shapes are compared before anything is built, so that a model takes no more memory than its weights do.
+
     Raises:
         RuntimeError: If the weights are not of such a model.
     """
+    with torch.device("meta"):
+        outline = MODELS[config.architecture](config).state_dict()
+    if {name: tensor.shape for name, tensor in outline.items()} != {n: tensor.shape for n, tensor in weights.items()}:
+        raise RuntimeError("the weights have other names or shapes")
     with seed_block(0, torch.device("cpu")):
         model = MODELS[config.architecture](config)
     model.load_state_dict(weights)

@@ -147,10 +147,14 @@ def test_files_are_shipped_when_they_change_and_brought_when_they_differ(results
         (here.directory / name).write_bytes(b"not this")
     copy, store = Copy(here, print), Store(here.url)
     copy._ship_files()
+    assert "study.yaml" not in store.list(), "it waits for the lines of the journal that it rests on"
+    copy.put("study.yaml")
     assert store.read_all(store.list()) == files
     store.write("report/figures/a.png", b"put there by somebody else")
     (here.directory / "study.yaml").write_bytes(b"longer")
     copy._ship_files()
+    assert store.read("study.yaml") == b"1"
+    copy.put("study.yaml")
     assert store.read("study.yaml") == b"longer"
     assert store.read("report/figures/a.png") == b"put there by somebody else", "what did not change is not sent again"
     Copy(there, print).restore()
@@ -160,6 +164,18 @@ def test_files_are_shipped_when_they_change_and_brought_when_they_differ(results
         "study.yaml": b"longer",
         "report/figures/a.png": b"put there by somebody else",
     }
+
+
+def test_a_file_that_is_put_follows_the_lines_of_the_journal_that_it_rests_on(results, tmp_path):
+    config = build_config(results, tmp_path)
+    write(config, b"opened\n")
+    (config.directory / "study.yaml").write_bytes(b"opened")
+    copy, store = Copy(config, print), Store(config.url)
+    copy.start(lambda: write(config, b"opened\n"))
+    copy.put("study.yaml")
+    assert store.read("study.yaml") == b"opened"
+    assert read_parts(store) == b"opened\n"
+    copy.close()
 
 
 def test_a_trials_end_is_shipped_at_once_and_its_checkpoints_are_deleted(results, tmp_path):

@@ -11,8 +11,9 @@ from rich.console import Console
 
 from search.cluster.nodes import connect
 from search.config import parse
+from search.evaluation.model_record import Retraining
 from search.evaluation.retrainer import Retrainer
-from search.evaluation.retraining import Place, Retraining
+from search.evaluation.retraining import Place
 from search.evaluation.worker import Progress
 
 pytestmark = [pytest.mark.ray]

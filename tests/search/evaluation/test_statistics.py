@@ -1,21 +1,49 @@
+import json
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import special
 from sklearn import metrics
 
-from search.evaluation.statistics import NUM_RESAMPLES, bound, choose_threshold, compare_pair, resample, score
+from search.document import read_document, write_document
+from search.evaluation.statistics import (
+    NUM_RESAMPLES,
+    bound,
+    call_real,
+    choose_threshold,
+    compare_pair,
+    resample,
+    score,
+)
+from trainables.metrics import to_probabilities
+
+TINY = np.nextafter(np.float32(0), np.float32(1))
+LARGEST = np.nextafter(np.float32(1), np.float32(0))
 
 
-def draw(num, seed=0, spread=0.4):
-    """Return labels and plausible probabilities."""
+def draw(num, seed=0, spread=2.0):
+    """Return labels and plausible logits."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(2, size=num, dtype=np.uint8)
-    return labels, np.clip(generator.normal(labels, spread), 0, 1).astype(np.float32)
+    return labels, generator.normal(5.0 * labels - 2.5, spread).astype(np.float32)
+
+
+def squash(logits):
+    return to_probabilities(torch.from_numpy(logits)).numpy()
+
+
+def stretch(probabilities):
+    """Return logits of probabilities; they are finite for 0 and 1 too."""
+    return np.clip(special.logit(probabilities), -200, 200).astype(np.float32)
 
 
 def expand(tn, fp, fn, tp):
-    """Return labels and probabilities that make this confusion matrix, REAL positive."""
+    """Return labels and logits that make this confusion matrix, REAL positive."""
     labels = np.repeat([0, 0, 1, 1], [tn, fp, fn, tp]).astype(np.uint8)
-    return labels, np.repeat([0.2, 0.8, 0.2, 0.8], [tn, fp, fn, tp]).astype(np.float32)
+    return labels, np.repeat([-2.0, 2.0, -2.0, 2.0], [tn, fp, fn, tp]).astype(np.float32)
 
 
 @pytest.mark.parametrize(
@@ -34,24 +62,25 @@ def test_table_1_of_the_paper_follows_from_its_confusion_matrices(confusion, pre
 
 
 def test_the_figures_of_fake_are_those_of_swapped_classes():
-    labels, probabilities = draw(200)
-    swapped = score(1 - labels, 1 - probabilities, 0.5)["metrics"]
-    found = score(labels, probabilities, 0.5)["metrics"]
+    labels, logits = draw(200)
+    swapped = score(1 - labels, -logits, 0.5)["metrics"]
+    found = score(labels, logits, 0.5)["metrics"]
     for name in ("precision", "recall", "f1"):
         assert found[f"{name}_fake"] == pytest.approx(swapped[name])
 
 
 def test_a_model_that_says_how_sure_it_is_has_no_calibration_error():
     labels = np.repeat([0, 1, 0, 1], [80, 20, 30, 70]).astype(np.uint8)
-    found = score(labels, np.repeat([0.2, 0.7], [100, 100]).astype(np.float32), 0.5)["metrics"]
+    found = score(labels, stretch(np.repeat([0.2, 0.7], [100, 100])), 0.5)["metrics"]
     assert found["ece"] == pytest.approx(0.0, abs=1e-6)
-    assert score(labels, np.ones(200, np.float32), 0.5)["metrics"]["ece"] == pytest.approx(0.55)
+    assert score(labels, stretch(np.ones(200)), 0.5)["metrics"]["ece"] == pytest.approx(0.55)
 
 
 def test_the_surest_answers_share_a_bin_with_the_nearly_sure_ones():
     labels = np.r_[np.zeros(5), np.ones(95)].astype(np.uint8)
-    probabilities = np.r_[np.ones(50), np.full(50, 0.97)].astype(np.float32)
-    assert score(labels, probabilities, 0.5)["metrics"]["ece"] == pytest.approx(0.035, abs=1e-6)
+    assert score(labels, stretch(np.r_[np.ones(50), np.full(50, 0.97)]), 0.5)["metrics"]["ece"] == pytest.approx(
+        0.035, abs=1e-6
+    )
 
 
 def test_a_model_that_is_never_wrong_here_has_no_interval():
@@ -61,31 +90,76 @@ def test_a_model_that_is_never_wrong_here_has_no_interval():
 
 
 def test_the_threshold_moves_which_images_are_called_real_and_nothing_else():
-    labels, probabilities = draw(200)
-    low, high = (score(labels, probabilities, threshold)["metrics"] for threshold in (0.1, 0.9))
+    labels, logits = draw(200)
+    low, high = (score(labels, logits, threshold)["metrics"] for threshold in (0.1, 0.9))
     assert low["recall"] > high["recall"]
     assert {name: low[name] for name in ("auroc", "brier", "loss")} == {
         name: high[name] for name in ("auroc", "brier", "loss")
     }
 
 
+def test_the_loss_is_that_of_the_logits_also_where_a_probability_is_rounded_to_0_or_1():
+    labels, logits = np.array([0, 1, 1], np.uint8), np.array([40.0, 40.0, -200.0], np.float32)
+    assert squash(logits).tolist() == [1.0, 1.0, 0.0]
+    assert score(labels, logits, 0.5)["metrics"]["loss"] == pytest.approx((40 + 0 + 200) / 3)
+    labels, logits = draw(200)
+    expected = metrics.log_loss(labels, special.expit(logits.astype(np.float64)))
+    assert score(labels, logits, 0.5)["metrics"]["loss"] == pytest.approx(expected)
+
+
+def count_right(labels, probabilities, threshold):
+    return int((call_real(probabilities, threshold) == (labels == 1)).sum())
+
+
+def check_choice(labels, probabilities):
+    """Compare a chosen threshold with one in every gap between two neighbouring probabilities, and outside of them."""
+    chosen = choose_threshold(labels, probabilities)
+    assert chosen == float(np.float32(chosen))
+    rivals = [-1.0, *np.unique(probabilities)]
+    assert count_right(labels, probabilities, chosen) == max(count_right(labels, probabilities, t) for t in rivals)
+
+
+@pytest.mark.parametrize("levels", [None, 50, 7], ids=["random", "some ties", "many ties"])
 @pytest.mark.parametrize("seed", range(4))
-def test_no_threshold_calls_more_images_right_than_the_chosen_one(seed):
-    labels, probabilities = draw(300, seed)
-    chosen = score(labels, probabilities, choose_threshold(labels, probabilities))["metrics"]["accuracy"]
-    rivals = [metrics.accuracy_score(labels, probabilities > rival) for rival in [-0.1, *np.unique(probabilities), 0.5]]
-    assert chosen == pytest.approx(max(rivals))
+def test_no_threshold_calls_more_images_right_than_the_chosen_one(seed, levels):
+    labels, logits = draw(300, seed)
+    probabilities = squash(logits)
+    check_choice(labels, probabilities if levels is None else np.round(probabilities * levels) / np.float32(levels))
+
+
+ADJACENT = [np.float32(0.3), np.nextafter(np.float32(0.3), np.float32(1))]
+CORNERS = [np.float32(0), TINY, 2 * TINY, *ADJACENT, np.float32(0.5), LARGEST, np.float32(1)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.sampled_from(CORNERS)), min_size=1, max_size=12))
+def test_no_threshold_is_better_where_probabilities_are_neighbours_in_float32_or_all_the_same(images):
+    check_choice(np.array([label for label, _ in images], np.uint8), np.array([score for _, score in images]))
+
+
+@pytest.mark.parametrize("probability", CORNERS)
+def test_every_image_can_be_called_real_and_every_image_fake(probability):
+    probabilities = np.full(3, probability, np.float32)
+    for label in (0, 1):
+        labels = np.full(3, label, np.uint8)
+        assert call_real(probabilities, choose_threshold(labels, probabilities)).tolist() == [label == 1] * 3
+
+
+def test_neighbours_in_float32_are_told_apart():
+    labels, probabilities = np.array([0, 1], np.uint8), np.array(ADJACENT, np.float32)
+    assert call_real(probabilities, choose_threshold(labels, probabilities)).tolist() == [False, True]
 
 
 def test_among_equally_good_thresholds_the_one_nearest_to_a_half_is_chosen():
     labels, probabilities = np.array([0, 0, 1, 1], np.uint8), np.array([0.1, 0.3, 0.8, 0.9], np.float32)
     assert choose_threshold(labels, probabilities) == pytest.approx(0.55)
+    labels, probabilities = np.array([0, 1, 0, 1], np.uint8), np.array([0.1, 0.3, 0.5, 0.9], np.float32)
+    assert choose_threshold(labels, probabilities) == pytest.approx(0.7)  # 0.2 calls as many right
 
 
 def test_resampled_figures_scatter_around_the_true_ones_as_theory_says():
-    labels, probabilities = draw(400)
-    found = resample(labels, [(probabilities, 0.5)])
-    true = score(labels, probabilities, 0.5)["metrics"]
+    labels, logits = draw(400)
+    found = resample(labels, [(squash(logits), 0.5)])
+    true = score(labels, logits, 0.5)["metrics"]
     assert set(found) == set(true) - {"ece", "loss"}
     for name, values in found.items():
         assert values.shape == (NUM_RESAMPLES,)
@@ -96,7 +170,7 @@ def test_resampled_figures_scatter_around_the_true_ones_as_theory_says():
 
 def test_the_mean_over_seeds_is_resampled_on_the_same_images_in_each_call():
     labels, first = draw(100)
-    second = draw(100, seed=0, spread=0.8)[1]
+    first, second = squash(first), squash(draw(100, seed=0, spread=4.0)[1])
     both = resample(labels, [(first, 0.5), (second, 0.5)])
     single = [resample(labels, [(one, 0.5)]) for one in (first, second)]
     for name in both:
@@ -104,13 +178,13 @@ def test_the_mean_over_seeds_is_resampled_on_the_same_images_in_each_call():
 
 
 def test_resampling_equals_scikit_learn_on_the_images_that_were_drawn():
-    labels, probabilities = draw(50)
+    labels, logits = draw(50)
     generator = np.random.default_rng(0)
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     images = np.hstack([generator.choice(own, size=(50, len(own))) for own in classes])
-    found = resample(labels, [(probabilities, 0.5)])
+    found = resample(labels, [(squash(logits), 0.5)])
     for name in ("accuracy", "precision_fake", "f1", "auroc", "average_precision", "brier"):
-        wanted = [score(labels[drawn], probabilities[drawn], 0.5)["metrics"][name] for drawn in images]
+        wanted = [score(labels[drawn], logits[drawn], 0.5)["metrics"][name] for drawn in images]
         np.testing.assert_allclose(found[name][:50], wanted, rtol=1e-5)
 
 
@@ -130,5 +204,15 @@ def test_mcnemar_counts_the_images_that_only_one_model_calls_right():
 
 
 def test_models_that_agree_on_every_image_are_not_told_apart():
-    labels, probabilities = draw(20)
+    labels, logits = draw(20)
+    probabilities = squash(logits)
     assert compare_pair(labels, (probabilities, 0.5), (probabilities, 0.5)).p == 1.0
+
+
+def test_a_threshold_comes_back_from_yaml_and_json_as_it_was(tmp_path):
+    generator = np.random.default_rng(0)
+    drawn = np.r_[generator.random(500, np.float32), squash(generator.normal(0, 40, 500).astype(np.float32)), CORNERS]
+    thresholds = [-0.5, *map(float, drawn)]
+    write_document(tmp_path / "study.yaml", {"thresholds": thresholds})
+    assert read_document(tmp_path / "study.yaml")["thresholds"] == thresholds
+    assert json.loads(json.dumps(thresholds)) == thresholds

@@ -91,7 +91,7 @@ def test_an_entry_is_plain_yaml_and_reads_back_as_the_same_choices():
 
 
 def test_a_damaged_entry_is_refused():
-    with pytest.raises(InputError, match="lacks its choices"):
+    with pytest.raises(InputError, match="evaluations, is damaged: rule: missing"):
         read_entry({"chosen": stamp(), "opened": None})
 
 
@@ -152,3 +152,36 @@ def test_a_recipe_that_wins_is_retrained_once():
     assert [(winner.rank, winner.recipe) for winner in choose(config, trials, FINGERPRINT).winners] == [
         (1, "paper_cnn")
     ]
+
+
+def test_a_configuration_that_was_tried_twice_is_chosen_once():
+    trials = [make_trial(number, accuracy) for number, accuracy in enumerate((0.7, 0.9, 0.9, 0.6))]
+    trials[1].params = trials[2].params = trials[0].params
+    assert [trial.number for trial in choose_winners(trials, "cnn", 3)] == [1, 3]
+    trials[2].params = list_defaults("cnn") | {"filters": 0}  # as the code of an older study left out what is new
+    assert [trial.number for trial in choose_winners(trials, "cnn", None)] == [1, 3]
+
+
+def test_the_rule_says_that_configurations_are_distinct_where_more_than_one_is_chosen():
+    rules = [choose(make_config(top_k=top_k), [make_trial(0, 0.7)], FINGERPRINT).rule for top_k in (1, 2)]
+    assert ["equal configurations" in rule for rule in rules] == [False, True]
+
+
+def test_a_recipe_that_was_proposed_again_is_one_baseline_with_its_best_trial():
+    trials = [make_trial(number, accuracy) for number, accuracy in enumerate((0.5, 0.6, 0.9, 0.8))]
+    for trial, filters in ((trials[0], 32), (trials[1], 64), (trials[3], 32)):
+        trial.params = list_defaults("cnn") | {"filters": filters}
+    config = parse({"name": "x", "evaluation": {"baselines": True, "seeds": 1}, **RECIPES})
+    chosen = choose(config, trials, FINGERPRINT).winners
+    assert [(winner.trial, winner.rank, winner.recipe) for winner in chosen] == [
+        (2, 1, None),
+        (3, 2, "paper_cnn"),
+        (1, 3, "wide"),
+    ]
+
+
+def test_a_threshold_that_was_set_is_kept_as_the_float32_that_it_is_compared_as():
+    choices = choose(make_config(threshold=0.3), [make_trial(0, 0.7)], FINGERPRINT)
+    assert choices.threshold == 0.3
+    assert choices.winners[0].threshold == 0.30000001192092896
+    assert read_entry(build_entry(choices)) == choices

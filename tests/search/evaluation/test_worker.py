@@ -4,9 +4,12 @@ import hashlib
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from search.evaluation import result
-from search.evaluation.retraining import Place, Retraining, load_tested, load_tests
+from search.evaluation.model_file import load_predictions, load_record
+from search.evaluation.model_record import Retraining
+from search.evaluation.retraining import Place, load_tested, load_tests
 from search.evaluation.worker import NUM_MISTAKES, Progress, calibrate, retrain
 from search.task import Failure
 from trainables import checkpoint
@@ -83,7 +86,7 @@ def test_the_checkpoint_of_another_retraining_is_not_gone_on_with(packed, tmp_pa
     assert all(message.is_new for message in run(retrain, make_retraining(), packed, tmp_path)[:-1])
 
 
-def test_what_is_stored_are_the_probabilities_and_the_surest_mistakes(packed, tmp_path):
+def test_what_is_stored_are_the_logits_and_the_surest_mistakes(packed, tmp_path):
     tested = run(retrain, make_retraining(), packed, tmp_path)[-1]
     labels, probabilities, mistakes = load_tests(tmp_path, "cnn-seed0")
     test = open_test(packed)
@@ -96,6 +99,13 @@ def test_what_is_stored_are_the_probabilities_and_the_surest_mistakes(packed, tm
     for mistake in mistakes:
         index = int(np.flatnonzero(probabilities == np.float32(mistake.probability))[0])
         assert torch.equal(torch.from_numpy(mistake.image), test.images[index])
+
+
+def test_the_loss_of_the_test_is_that_of_the_stored_logits(packed, tmp_path):
+    tested = run(retrain, make_retraining(), packed, tmp_path)[-1]
+    found = load_predictions(tmp_path, load_record(tmp_path / "cnn-seed0.json"))
+    logits, labels = (torch.from_numpy(found[name]).double() for name in ("logits", "labels"))
+    assert tested.metrics["loss"] == functional.binary_cross_entropy_with_logits(logits, labels).item()
 
 
 @pytest.mark.parametrize("change", [{"epochs": 2}, {"threshold": 0.4}, {"fingerprint": "0" * 64}])

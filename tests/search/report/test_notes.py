@@ -142,3 +142,22 @@ def test_a_baseline_whose_trial_failed_is_named():
         notes = list_notes(config, RECORD, trials, [make_model(1)])
         assert (sentence in notes) is wished
         assert not any("wide" in note for note in notes)
+
+
+def test_a_failed_recipe_that_was_proposed_again_and_finished_is_not_missing():
+    search = {"first": ["recipes/paper_cnn.yaml"]}
+    recipes = [{"architecture": "cnn"}]
+    config = parse({"name": "x", "search": search, "recipes": recipes, "evaluation": {"baselines": True}})
+    first, second = (make_trial(number, **list_defaults("cnn")) for number in range(2))
+    trials = [dataclasses.replace(first, state=State.FAIL, reason="loss became nan"), second]
+    assert not any("is missing" in note for note in list_notes(config, RECORD, trials, [make_model(1)]))
+
+
+@pytest.mark.parametrize(("num_winners", "is_told"), [(1, True), (2, True), (3, False)])
+def test_fewer_distinct_configurations_than_top_k_are_told(num_winners, is_told):
+    winners = [{"architecture": "cnn", "rank": rank, "trial": 0} for rank in range(1, num_winners + 1)]
+    baseline = {"architecture": "cnn", "rank": 7, "trial": 0, "recipe": "paper_cnn", "epochs": 1}
+    record = RECORD | {"evaluations": [{"seeds": 1, "top_k": 3, "winners": [*winners, baseline]}]}
+    notes = [note for note in list_notes(CONFIG, record, [make_trial(0)], [make_model()]) if "distinct" in note]
+    count = f"Only {num_winners} distinct cnn configuration{'' if num_winners == 1 else 's'} could be retrained"
+    assert [note.split(",")[0] for note in notes] == [count] * is_told

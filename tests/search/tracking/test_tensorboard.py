@@ -1,4 +1,11 @@
 import copy
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
 
 import pytest
 from tensorboardX.proto.event_pb2 import Event
@@ -115,3 +122,50 @@ def test_a_trial_that_failed_at_once_has_an_empty_file(tmp_path):
     trial.state = State.FAIL
     files.on_end(trial)
     assert read_points(tmp_path / "trial-0000-cnn") == []
+
+
+@pytest.fixture
+def ask_tensorboard(tmp_path):
+    """Asks a TensorBoard of our own, which reads the folder, for a page of its HPARAMS plugin."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--host", "127.0.0.1"]
+    options = ["--port", "0", "--load_fast", "false", "--reload_interval", "1"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as server:
+        try:
+            lines = iter(server.stderr.readline, "")
+            url = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+            threading.Thread(target=server.stderr.read, daemon=True).start()  # or it would stand still at a full pipe
+
+            def ask(page, **body):
+                address = f"{url}/data/plugin/hparams/{page}"
+                request = urllib.request.Request(
+                    address, json.dumps(body).encode(), {"Content-Type": "application/json"}
+                )
+                with urllib.request.urlopen(request, timeout=60) as reply:
+                    return json.load(reply)
+
+            yield ask
+        finally:
+            server.kill()
+
+
+def test_tensorboard_shows_the_parameters_of_both_architectures(tmp_path, request):
+    params = {"cnn": {"filters": 64, "learning_rate": 0.01}, "resnet50": {"stem": "cifar", "learning_rate": 0.02}}
+    files = EventFiles(tmp_path)
+    for number, architecture in enumerate(params):
+        trial = Trial(number=number, architecture=architecture, params=params[architecture])
+        add_epoch(trial, 0.5 + number / 4).state = State.COMPLETE
+        files.on_end(trial)
+    ask = request.getfixturevalue("ask_tensorboard")
+    query = {"start_index": 0, "slice_size": 10, "allowed_statuses": ["STATUS_SUCCESS", "STATUS_UNKNOWN"]}
+    groups = []
+    while len(groups) < len(params):  # it reads the folder in the background
+        time.sleep(0.5)
+        groups = ask("session_groups", **query)["sessionGroups"]
+    shown = {info["name"] for info in ask("experiment", experiment_name="")["hparamInfos"]}
+    assert shown == {"architecture", "state", "filters", "learning_rate", "stem"}
+    found = {group["hparams"]["architecture"]: group for group in groups}
+    for number, (architecture, known) in enumerate(params.items()):
+        hparams = found[architecture]["hparams"]
+        assert hparams == {"architecture": architecture, "state": "COMPLETE", **known}
+        values = {value["name"]["tag"]: value["value"] for value in found[architecture]["metricValues"]}
+        assert values["best_accuracy"] == 0.5 + number / 4

@@ -25,7 +25,7 @@ def test_trials_are_rows_with_their_parameters_in_columns(tmp_path):
     assert frame.loc[0, ["epochs", "best_accuracy", "last_accuracy"]].tolist() == [3, 0.9, 0.8]
     assert frame.loc[0, ["seconds", "device", "images_per_second"]].tolist() == [12.5, "cpu", 900.0]
     assert frame.loc[1, "reason"] == "stopped, at epoch 3"
-    assert frame.loc[2, "reason"] == 'loss is "nan"\nin epoch 1'
+    assert frame.loc[2, "reason"] == r'loss is "nan"\nin epoch 1'
     assert frame.loc[2, ["best_accuracy", "seconds", "device"]].isna().all()
 
 

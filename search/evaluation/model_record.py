@@ -1,0 +1,139 @@
+"""What is known of a trained model, and the one schema by which its record is written and read."""
+
+import dataclasses
+import json
+from typing import Any, Literal
+
+from search.config import Architecture, Count, Digest, Few, Finite, Index, Label, Share, check
+from search.evaluation.result import RATES, TestedModel
+from search.provenance import Code
+from search.space import check_params
+from trainables.config import TrainConfig, Value, build_train_config
+from trainables.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Retraining:
+    """One winner, one seed: all that a worker needs, and what is written beside the weights."""
+
+    label: Label
+    """Name of the files in models/, without dots and slashes."""
+    architecture: Architecture
+    rank: Count
+    """1 for the best configuration of its architecture."""
+    seed: Index
+    """Number of the retraining, from 0."""
+    trial: Index
+    """Whose configuration it is."""
+    params: dict[str, Value]
+    train_seed: Index
+    """Root of the retraining's random draws."""
+    max_epochs: Count
+    """Length of the schedule."""
+    epochs: Count
+    """Epochs to train: where the trial was best on validation."""
+    max_train_images: Count | None
+    split_seed: Index
+    fingerprint: str
+    """Of the data."""
+    threshold: Finite
+    """A test image is called REAL above this probability."""
+
+    def describe(self) -> str:
+        """Return all that makes the model what it is, as JSON."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def build_config(self) -> TrainConfig:
+        """Return what is trained."""
+        return build_train_config(self.architecture, self.params, epochs=self.max_epochs, seed=self.train_seed)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelRecord:
+    """All that is known of a trained model; enough to train it again."""
+
+    retraining: dict[str, Any]
+    """Fields of Retraining: whose configuration, seed, epochs, images."""
+    parameters: dict[str, Any]
+    """The configuration with every default written out, as `trainables.config.list_values` gives it."""
+    tested: dict[str, Any]
+    """Fields of search.evaluation.result.TestedModel: metrics, and the probability above which an image is REAL."""
+    preprocessing: dict[str, Any]
+    """PREPROCESSING, and whether logits are averaged with those of the mirror image."""
+    hardware: dict[str, Any]
+    """Device, its name, threads, and what the training was granted."""
+    code: dict[str, Any]
+    """search.provenance.describe_code."""
+    sha256: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Of the file of weights, and of the predictions if there are any."""
+
+    @property
+    def label(self) -> str:
+        """Name of the files."""
+        return str(self.retraining["label"])
+
+    def build_config(self) -> TrainConfig:
+        """Return the training that made the model."""
+        known = self.retraining
+        return build_train_config(
+            known["architecture"], self.parameters, epochs=known["max_epochs"], seed=known["train_seed"]
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """What a model was trained on: some of `trainables.runtime.describe_hardware`, and what it was granted."""
+
+    type: str
+    name: str
+    threads: Few
+    cpus: Share
+    gpus: Share
+
+
+PARTS: dict[str, Any] = {
+    "retraining": Retraining,
+    "parameters": dict[str, Value],
+    "tested": TestedModel,
+    "preprocessing": dict[str, Any],
+    "hardware": Hardware,
+    "code": Code,
+    "sha256": dict[Literal["weights", "predictions"], Digest],
+}
+"""Schema of each field of a ModelRecord."""
+SHARED = ("label", "architecture", "rank", "seed", "trial")
+"""What a retraining and its test both say."""
+
+
+def build_record(content: Any, where: str) -> ModelRecord:
+    """Check plain values, such as those of a file or `dataclasses.asdict(record)`, and return the record.
+
+    Raises:
+        InputError: If something is missing, of another type, or does not fit the rest.
+    """
+    known = check(dict[str, Any], content, where)
+    parts: dict[str, Any] = {}
+    for name, kind in PARTS.items():
+        if name not in known:
+            raise InputError(f"{where} is damaged: {name}: missing")
+        checked = check(kind, known[name], f"{where}, {name},")
+        parts[name] = dataclasses.asdict(checked) if kind in (Retraining, TestedModel) else known[name]
+    record = ModelRecord(**parts)
+    if wrong := [name for name in SHARED if record.retraining[name] != record.tested[name]]:
+        raise InputError(f"{where} is damaged: `retraining` and `tested` have not the same {wrong[0]}")
+    if "weights" not in record.sha256:
+        raise InputError(f"{where} is damaged: sha256.weights: missing")
+    metrics = record.tested["metrics"]
+    if wrong := [name for name in (*RATES, "brier", "loss") if name not in metrics or metrics[name] < 0]:
+        raise InputError(f"{where} is damaged: tested.metrics.{wrong[0]} is missing or below 0")
+    if wrong := [name for name in RATES if metrics[name] > 1]:
+        raise InputError(f"{where} is damaged: tested.metrics.{wrong[0]} is above 1")
+    if not all(map(sum, record.tested["confusion"])):
+        raise InputError(f"{where} is damaged: tested.confusion: a class without images")
+    for name, params in (("parameters", record.parameters), ("retraining.params", record.retraining["params"])):
+        check_params(params, record.retraining["architecture"], f"{where}, {name}")
+    try:
+        record.build_config()
+    except (ArithmeticError, InputError) as error:
+        raise InputError(f"{where} is damaged: {error}") from None
+    return record

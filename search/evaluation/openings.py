@@ -1,0 +1,99 @@
+"""The openings of the test split: each holds the hash of the one before, in study.yaml and in the journal.
+
+An opening is recorded in the journal, then in study.yaml, and then the test split is opened. A kill between the first
+two leaves an opening that the journal alone has; its entry in study.yaml is completed from there. So an opening that is
+missing in one of the two was removed by hand. One that is removed from both shows where a later one follows it; the
+last one, removed from both, does not show here. W&B's run of the evaluation and the report hold its hash.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.evaluation.winners import stamp
+
+Opening = Mapping[str, Any]
+"""time, commit, dirty, previous (hash of the opening before, null for the first) and hash."""
+
+
+def build_opening(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> dict[str, Any]:
+    """Return the opening of the last of the evaluations, which follows all that are known."""
+    chained, unchained = _list_chained(evaluations, journaled), _list_unchained(evaluations)
+    previous = next(reversed([*unchained, *chained]), None)
+    opening = {**stamp(), "previous": previous}
+    return {**opening, "hash": _hash(evaluations[-1], opening)}
+
+
+def complete_entries(evaluations: Sequence[dict[str, Any]], journaled: Sequence[Opening]) -> None:
+    """Complete the entries whose opening a kill kept out of study.yaml."""
+    for entry in evaluations:
+        for opening in journaled:
+            if not entry.get("opened") and _hash(entry, opening) == _get_hash(opening):
+                entry["opened"] = dict(opening)
+
+
+def describe_openings(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> list[str]:
+    """Say how often the test split was opened, and what was removed or changed since."""
+    chained, unchained = _list_chained(evaluations, journaled), _list_unchained(evaluations)
+    count = len(chained) + len(unchained)
+    if not count:
+        return []
+    often = "once" if count == 1 else f"{count} times"
+    head = f" The hash of the last opening begins with {next(reversed(chained))[:16]}." if chained else ""
+    notes = [f"The test split was opened {often}.{head}"]
+    if unchained:
+        notes.append(
+            f"Openings of the test split that are not chained: {len(unchained)}. An earlier version recorded them, so "
+            "a removed one before them does not show."
+        )
+    return [*notes, *_describe_faults(evaluations, journaled)]
+
+
+def _describe_faults(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> list[str]:
+    chained, unchained = _list_chained(evaluations, journaled), _list_unchained(evaluations)
+    here = {_get_hash(entry.get("opened")): entry for entry in evaluations}
+    there = {_get_hash(opening): opening for opening in journaled}
+    faults = []
+    for sha256, opening in chained.items():
+        what = f"The opening of the test split at {opening.get('time')}"
+        if sha256 not in here:
+            faults.append(f"{what} is in the journal and not in study.yaml: it was removed there.")
+        elif {_hash(here[sha256], each) for each in (opening, there.get(sha256, opening))} != {sha256}:
+            faults.append(f"{what} was changed after it was recorded.")
+        if sha256 not in there:
+            faults.append(f"{what} is in study.yaml and not in the journal: it was removed there.")
+        if opening.get("previous") not in [None, *unchained, *chained]:
+            faults.append(f"{what} follows another one that was removed from study.yaml and from the journal.")
+    return faults
+
+
+def _list_chained(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> dict[str, Opening]:
+    """Return every opening that has a hash by it, those of the journal first."""
+    found = [*journaled, *(entry.get("opened") for entry in evaluations)]
+    chained: dict[str, Opening] = {}
+    for opening in found:
+        if (sha256 := _get_hash(opening)) is not None:
+            chained[sha256] = opening or {}
+    return chained
+
+
+def _list_unchained(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the hashes of the openings that were recorded without one."""
+    opened = [entry for entry in evaluations if entry.get("opened") and _get_hash(entry["opened"]) is None]
+    return [_hash(entry, entry["opened"]) for entry in opened]
+
+
+def _get_hash(opening: Any) -> str | None:
+    found = opening.get("hash") if isinstance(opening, Mapping) else None
+    return found if isinstance(found, str) else None
+
+
+def _hash(entry: Mapping[str, Any], opening: Any) -> str:
+    """Return the SHA-256 of an entry's choices with its opening, and so with the hash of the one before."""
+    plain = {key: value for key, value in opening.items() if key != "hash"} if isinstance(opening, Mapping) else opening
+    try:
+        text = json.dumps({**entry, "opened": plain}, sort_keys=True, default=str)
+    except TypeError:  # keys of several kinds, as no entry of ours has
+        text = repr(entry)
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

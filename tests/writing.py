@@ -1,0 +1,183 @@
+"""Writes every file of a study that a promise rests on, in the order of a search, and says after each what is promised.
+
+python tests/writing.py ROOT SOURCE MARKS
+python tests/writing.py < LINES   does so for each line of these three
+"""
+
+import hashlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from search.checkpoints import Checkpoints
+from search.cluster.copy import Copy
+from search.config import parse
+from search.evaluation.conclusion import _open
+from search.evaluation.model_file import PREPROCESSING, ModelRecord, load_model, save_model
+from search.evaluation.winners import choose
+from search.journal import Journal
+from search.prepare import check_absent, make_directory
+from search.record import compare_record, write_record
+from search.study import Study
+from trainables import checkpoint
+from trainables.config import build_train_config, list_values
+from trainables.errors import InputError
+from trainables.models import build_model
+from trainables.pack import pack
+
+MODEL = {"filters": 4, "dense_units": 8}
+
+
+class Writer:
+    """A study of a closed-form objective; a second one in the same place goes on where the first ended."""
+
+    def __init__(self, root, source, marks):
+        self.marks = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        self.source, self.root = source, root
+
+    def mark(self, *words):
+        os.write(self.marks, " ".join(map(str, words)).encode() + b"\n")
+
+    def on_start(self, trial):
+        pass
+
+    def on_epoch(self, trial):
+        pass
+
+    def on_end(self, trial):
+        self.mark("deleted", self.checkpoints.get_path(trial.number).name)
+
+    def close(self):
+        pass
+
+    def configure(self, **evaluation):
+        return parse(
+            {
+                "name": "tiny",
+                "results": str(self.root / "deep" / "results"),
+                "space": {"cnn": {"filters": {"low": 4, "high": 64}}},
+                "search": {"max_epochs": 3, "num_trials": 3, "architectures": ["cnn"], "num_startup_trials": 2},
+                "data": {"path": str(self.source), "cache": str(self.root / "cache")},
+                "evaluation": evaluation,
+            }
+        )
+
+    def run(self):
+        config = self.configure()
+        packed = pack(self.source, self.root / "cache")
+        check_absent(config, resume=True)
+        make_directory(config, packed)
+        self.folder = config.directory
+        record, _ = compare_record(config, packed, accept_changes=True)
+        self.journal = Journal(config.journal, "tiny", note=print)
+        write_record(self.folder, record)
+        self.mark_record()
+        self.mark_journal()
+        self.search(config)
+        self.conclude(config, record, 0.25)
+        self.conclude(self.configure(seeds=2), record, 0.75)
+
+    def search(self, config):
+        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        study = Study(config, self.journal, [self, self.checkpoints])
+        self.checkpoints.sweep(study.trials)
+        while (trial := study.ask()) is not None:
+            self.mark_journal()
+            path, is_ended = self.checkpoints.get_path(trial.number), False
+            if (state := checkpoint.load(path)) is not None:
+                assert state["epoch"] - len(trial.epochs) in (0, 1), "a checkpoint is of the last epoch, or one ahead"
+                assert torch.equal(state["weights"], torch.full((40, 40), float(state["epoch"])))
+            while not is_ended:
+                epoch = len(trial.epochs) + 1
+                checkpoint.save(path, {"epoch": epoch, "weights": torch.full((40, 40), float(epoch))})
+                self.mark("saved", path.name, epoch)
+                value = 0.9 - 1 / trial.params["filters"] - 0.1 / epoch
+                metrics = {"epoch": epoch, "accuracy": value, "seconds": 1.0, "images_per_second": 1.0}
+                is_ended = study.report(trial.number, metrics, "cpu")
+                self.mark_journal()
+
+    def conclude(self, config, record, fill):
+        choices = choose(config, self.journal.load(), "f" * 64)
+        _open(config, record, self.journal, choices, Copy(config, print))
+        self.mark_record()
+        self.mark_journal()
+        self.mark("opened", sum(bool(entry["opened"]) for entry in record["evaluations"]))
+        small = build_train_config("cnn", MODEL, epochs=3, seed=5)
+        weights = build_model(small.model, seed=1).state_dict()
+        model = ModelRecord(
+            retraining={
+                **{"label": "cnn-seed0", "architecture": "cnn", "rank": 1, "seed": 0, "trial": 0, "params": MODEL},
+                **{"train_seed": 5, "max_epochs": 3, "epochs": 2, "max_train_images": None, "split_seed": 0},
+                **{"fingerprint": "f" * 64, "fill": fill},
+            },
+            parameters=list_values(small),
+            tested={"parameters": 1, "threshold": 0.5, "metrics": {"accuracy": 0.9}},
+            preprocessing=PREPROCESSING | {"flip_average": False},
+            hardware={"type": "cpu", "name": "a CPU", "threads": 1, "cpus": 1.0, "gpus": 0.0},
+            code={"commit": "c", "dirty": False, "python": "3.11", "packages": {}},
+        )
+        self.mark("replacing", "cnn-seed0")
+        filled = {name: torch.full_like(tensor, fill) for name, tensor in weights.items()}
+        save_model(self.folder / "models", model, filled, {"probabilities": np.full(5, fill)})
+        self.mark(
+            "model", "cnn-seed0", hashlib.sha256((self.folder / "models/cnn-seed0.json").read_bytes()).hexdigest()
+        )
+        load_model(self.folder / "models/cnn-seed0.safetensors")
+
+    def mark_record(self):
+        self.mark("record", hashlib.sha256((self.folder / "study.yaml").read_bytes()).hexdigest())
+
+    def mark_journal(self):
+        self.mark("journal", (self.folder / "study.journal").stat().st_size)
+
+
+def write(root, source, marks):
+    """Return the exit code of a command: 2 for what the user can mend, 1 for a disk that fails."""
+    try:
+        Writer(Path(root), Path(source), marks).run()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    return 0
+
+
+def serve():
+    """Write for each line, the first time here, so that all is imported, and then in processes that begin stopped.
+
+    Each says its number, and then how it ended.
+    """
+    torch.set_num_threads(1)
+    for count, line in enumerate(sys.stdin):
+        if count == 0:
+            say(write(*line.split()))
+        elif (child := os.fork()) == 0:
+            code = 70
+            try:
+                os.kill(os.getpid(), signal.SIGSTOP)
+                code = write(*line.split())
+            except BaseException:
+                traceback.print_exc()
+                raise
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        else:
+            say(child)
+            say(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def say(number):
+    sys.stdout.write(f"{number}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(write(*sys.argv[1:]) if len(sys.argv) > 1 else serve())
