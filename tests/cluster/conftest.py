@@ -103,7 +103,7 @@ class Host:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (children := psutil.Process(self._process.pid).children()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -167,7 +167,7 @@ class Switch:
     def __init__(self):
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--kill-child", "--fork", "sleep", "infinity"]
         self._process = subprocess.Popen(command)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not (children := psutil.Process(self._process.pid).children()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
