@@ -6,7 +6,6 @@ python -m search.data PATH [--json PATH] [--contact-sheet PNG]
 import dataclasses
 import io
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,7 @@ from rich.table import Table
 from search.audit.findings import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION, Audit, audit
 from search.audit.images import Images, read_images
 from search.audit.sheet import draw_sheet
-from search.command import explain_errors
+from search.command import build_console, explain_errors
 from search.provenance import check_target, replace_file
 from trainables.errors import InputError
 
@@ -44,7 +43,7 @@ def main(
     ] = None,
 ) -> None:
     """Audit a data set: counts, bad files, exact and near duplicates, colour. Nothing is trained or packed."""
-    console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=not sys.stdout.isatty())
+    console = build_console()
     with explain_errors():
         for target in (json_path, sheet_path):
             if target:
