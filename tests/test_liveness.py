@@ -1,0 +1,173 @@
+"""A search loses a process that it needs, is asked to end, or has no room: it goes on, or says how to go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.chaos import list_infrastructure
+from benchmarks.processes import kill_tree
+from search.journal import Journal, State
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+
+ROOT = Path(__file__).parent.parent
+TRIALS = 12
+CONNECT = """
+import sys
+import typer
+from search.cluster.nodes import connect
+from search.command import explain_errors
+from search.config import parse
+
+def main():
+    with explain_errors("the same command"), connect(parse({"name": "x", "cluster": {"cpus": 1}})):
+        print("it started", file=sys.stderr)
+
+typer.run(main)
+"""
+GO_ON = "; the same command goes on from here\n"
+
+
+class Search:
+    """A search with a closed form in place of training, and W&B offline, that is ended with the block."""
+
+    def __init__(self, folder, trials=TRIALS):
+        self.folder = folder
+        command = ["-m", "benchmarks.chaos", "--drive", str(folder), "--trials", str(trials), "--infrastructure"]
+        with (folder / "said").open("w") as said:
+            self.process = subprocess.Popen(
+                [sys.executable, *command], cwd=ROOT, stdout=subprocess.PIPE, stderr=said, start_new_session=True
+            )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        kill_tree(self.process)
+        self.process.stdout.close()
+
+    def wait_until_it_trains(self):
+        trained = self.folder / "trained"
+        while not trained.exists() or len(trained.read_text().splitlines()) < 3:
+            assert self.process.poll() is None, self.finish()
+            time.sleep(0.1)
+
+    def finish(self):
+        """Return the exit code and what was said on standard error."""
+        code = self.process.wait(300)
+        return code, (self.folder / "said").read_text()
+
+
+def list_trials(folder):
+    return Journal(folder / "study.journal", "chaos", note=print).load()
+
+
+def await_end(processes, seconds):
+    _, alive = psutil.wait_procs(processes, seconds)
+    assert not alive
+
+
+@pytest.mark.parametrize("kind", ["raylet", "gcs_server", "ray::DashboardAgent", "ray::RuntimeEnvAgent"])
+def test_the_death_of_what_ray_cannot_do_without_ends_a_search_resumable_and_leaves_no_process(tmp_path, kind):
+    with Search(tmp_path) as search:
+        search.wait_until_it_trains()
+        family = psutil.Process(search.process.pid).children(recursive=True)
+        [pid] = [pid for pid, name in list_infrastructure(search.process.pid) if name == kind]
+        os.kill(pid, signal.SIGKILL)
+        died = "gcs_server" if kind == "gcs_server" else "raylet"  # which ends when one of its agents does
+        assert search.finish() == (1, f"error: Ray's process {died} died{GO_ON}")
+        await_end(family, 60)
+    assert list_trials(tmp_path)[-1].state is State.RUNNING
+    with Search(tmp_path, trials=len(list_trials(tmp_path)) + 1) as search:
+        assert search.finish() == (0, "")
+    assert {trial.state for trial in list_trials(tmp_path)} <= {State.COMPLETE, State.PRUNED}
+
+
+def test_the_deaths_of_all_other_processes_are_survived(tmp_path):
+    with Search(tmp_path, trials=30) as search:
+        search.wait_until_it_trains()
+        for name in ("wandb-core", "monitor.py", "log_monitor.py", "dashboard.py", "ray::_WrappedWorker"):
+            pids = []
+            while not pids:
+                pids = [pid for pid, kind in list_infrastructure(search.process.pid) if kind.startswith(name)]
+            os.kill(pids[0], signal.SIGKILL)
+        code, said = search.finish()
+    assert code == 0, said
+    [line] = said.splitlines()
+    assert line.startswith("Weights & Biases: ")
+    assert {trial.state for trial in list_trials(tmp_path)} <= {State.COMPLETE, State.PRUNED}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_search_that_is_asked_to_end_leaves_no_process_and_can_be_resumed(tmp_path, number, code):
+    with Search(tmp_path) as search:
+        search.wait_until_it_trains()
+        family = psutil.Process(search.process.pid).children(recursive=True)
+        search.process.send_signal(number)
+        ended, said = search.finish()
+        assert ended == code
+        assert said.splitlines()[-1].endswith(GO_ON.strip())
+        await_end(family, 60)
+    assert list_trials(tmp_path)[-1].state is State.RUNNING
+
+
+def test_a_search_that_is_asked_to_end_with_all_its_processes_says_that_and_nothing_of_ray(tmp_path):
+    """As systemd does it, and the system where a terminal is closed."""
+    with Search(tmp_path) as search:
+        search.wait_until_it_trains()
+        for process in [
+            psutil.Process(search.process.pid),
+            *psutil.Process(search.process.pid).children(recursive=True),
+        ]:
+            process.terminate()
+        code, said = search.finish()
+    assert (code, said.splitlines()[-1]) == (143, f"ended by SIGTERM{GO_ON.strip()}")
+
+
+def test_a_signal_while_ray_starts_is_an_announced_end(tmp_path):
+    with Search(tmp_path) as search:
+        while not any(kind == "gcs_server" for _, kind in list_infrastructure(search.process.pid)):
+            assert search.process.poll() is None
+        family = psutil.Process(search.process.pid).children(recursive=True)
+        search.process.terminate()
+        assert search.finish() == (143, f"ended by SIGTERM{GO_ON}")
+        await_end(family, 60)
+
+
+def run_connect(*before, **environment):
+    return subprocess.run(
+        [*before, sys.executable, "-c", CONNECT],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_temporary_folder_with_too_long_a_path_for_a_socket_is_refused_with_the_cure(tmp_path):
+    folder = tmp_path / ("long" * 25)
+    folder.mkdir()
+    done = run_connect(TMPDIR=str(folder))
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: Ray cannot start on this machine (")
+    assert line.endswith(": set TMPDIR to a shorter path")
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "HOME"])
+def test_a_folder_that_ray_cannot_write_is_refused_with_the_cure_or_not_needed(variable):
+    done = run_connect(**{variable: "/proc/1"})  # where nobody can write
+    if done.returncode == 0:
+        assert done.stderr == "it started\n"
+        return
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: Ray cannot start on this machine (")
+    assert "must be folders that you may write to" in line
