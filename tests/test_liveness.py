@@ -171,3 +171,71 @@ def test_a_folder_that_ray_cannot_write_is_refused_with_the_cure_or_not_needed(v
     [line] = done.stderr.splitlines()
     assert line.startswith("error: Ray cannot start on this machine (")
     assert "must be folders that you may write to" in line
+
+
+STUDY = """
+name: tiny
+data: {{path: sample, max_train_images: 200, val_fraction: 0.25, cache: {cache}}}
+search: {{architectures: [cnn], num_trials: 3, max_epochs: 3, scheduler: none}}
+space:
+  shared: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}, batch_size: 32}}
+  cnn: {{filters: 8}}
+evaluation: {{seeds: 2}}
+tracking: {{mode: "off"}}
+"""
+FAIL_AT = """
+import subprocess, sys
+disk, study, words = sys.argv[1:]
+command = [sys.executable, "-u", "-m", "search.run", study, "--plain", "--set", f"results={disk}"]
+is_sound = True
+with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as search:
+    lines = []
+    for line in search.stdout:
+        lines.append(line)
+        while is_sound and words in line:  # until no file happens to be open for writing
+            is_sound = subprocess.run(["mount", "-o", "remount,ro", disk], capture_output=True).returncode != 0
+print(search.returncode, lines[-1], end="")
+subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+done = subprocess.run([*command, "--resume"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+assert done.returncode == 0, done.stdout
+assert " FAIL " not in "".join(lines) + done.stdout, lines
+print(done.returncode, "failed" in done.stdout)
+"""
+
+
+@pytest.mark.parametrize("words", ["epoch 1/3: accuracy", "train loss"])
+def test_a_disk_that_turns_read_only_ends_search_or_evaluation_resumable(run_on_small_disk, tmp_path, words):
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.format(cache=tmp_path / "cache"))
+    first, second = run_on_small_disk(FAIL_AT, "64m", study, words).splitlines()
+    assert first.startswith("1 error: a disk failed ([Errno 30] ")
+    assert first.endswith("mend it, then the same command with --resume goes on")
+    assert second == "0 False"
+
+
+@pytest.mark.parametrize("words", ["epoch 1/3: accuracy", "train loss"])
+def test_sigterm_and_a_closed_pipe_end_search_and_evaluation_resumable(tmp_path, words):
+    study = tmp_path / "study.yaml"
+    study.write_text(STUDY.format(cache=tmp_path / "cache"))
+    command = [sys.executable, "-u", "-m", "search.run", str(study), "--plain", "--set", f"results={tmp_path}"]
+
+    def run(*more, end):
+        """Run until the words are printed, then end it; return exit code and standard error."""
+        with subprocess.Popen(
+            [*command, *more], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as search:
+            try:
+                for line in search.stdout:
+                    if words in line:
+                        end(search)
+                        break
+                said = search.stderr.read()
+                return search.wait(300), said
+            finally:
+                kill_tree(search)
+
+    sentence = "ended by SIGTERM; the same command with --resume goes on from here\n"
+    assert run(end=lambda search: search.terminate()) == (143, sentence)
+    assert run("--resume", end=lambda search: search.stdout.close()) == (141, "")
+    done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -89,10 +89,11 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
                 "" if os.environ.get("RAY_AUTH_MODE") == "token" else "; if it demands a token, set RAY_AUTH_MODE=token"
             )
             raise InputError(f"cluster.address: no Ray cluster answers at {config.cluster.address!r}{cure}") from error
-        except (RuntimeError, OSError, ValueError) as error:
-            if local:
+        except Exception as error:
+            if local:  # Ray's own errors of that are of any class
                 raise InputError(explain_start(error)) from error
-            # such as another version of Python or Ray than the cluster's
+            if not isinstance(error, RuntimeError):  # such as another version of Python or Ray than the cluster's
+                raise
             raise InputError(f"cluster.address: {config.cluster.address!r} cannot be joined: {error}") from error
         try:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
