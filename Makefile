@@ -25,6 +25,7 @@ check: install  ## format, lint, types, imports
 bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.packing
 	$(BIN)/python -m benchmarks.chaos --kills 2 --trials 20
+	$(BIN)/python -m benchmarks.chaos --kills 2 --trials 20 --infrastructure
 	$(BIN)/python -m benchmarks.resuming --trials 100 --rounds 1
 	$(BIN)/python -m benchmarks.training --short
 	$(BIN)/python -m benchmarks.sharing --short

@@ -16,6 +16,20 @@ ROOT = Path(__file__).parent.parent
 
 SPEEDS = {f"{kind}_images_per_second" for kind in ("loop", "bare", "usual", "floor")}
 NAMES = {
+    "chaos": {
+        "kills",
+        "hangs",
+        "unexplained",
+        "by_kind",
+        "trials_lost",
+        "zombies",
+        "failures",
+        "epochs_missing",
+        "differences",
+        "epochs_recorded",
+        "epochs_repeated",
+        "seconds",
+    },
     "growth": {"sampler", "rows"},
     "scale": {"sampler", "epochs", "rows"},
     "search": {"trials", "images", "epochs", "slots", "rounds", "sides"},
@@ -299,3 +313,14 @@ def test_the_shipping_benchmark_finds_the_whole_journal_in_the_bucket(run, tmp_p
     figures = run("shipping", "--short", path=tmp_path / "figures.json")
     assert 1 <= figures["bucket"]["parts"] <= figures["trials"]
     assert figures["folder"].keys() < figures["bucket"].keys()
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_kills_of_single_processes_of_ray_and_wandb_cost_a_search_nothing(tmp_path):
+    figures = run("chaos", "--infrastructure", "--kills", "2", "--trials", "20", path=tmp_path / "figures.json")
+    assert figures["kills"] == sum(figures["by_kind"].values()) == 2
+    assert figures["epochs_recorded"] >= 20
+    for name in ("hangs", "unexplained", "trials_lost", "zombies", "failures", "epochs_missing", "differences"):
+        assert figures[name] == 0

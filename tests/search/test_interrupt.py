@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 START = """
@@ -110,6 +111,16 @@ def test_a_second_signal_ends_a_program_that_is_ending_without_more_of_its_clean
         assert program.read_line() == "ending\n"
         program.send(signal.SIGINT)
         assert program.finish() == ENDS[signal.SIGINT]
+
+
+def test_a_program_that_ends_at_once_leaves_no_process_that_it_started():
+    body = "import subprocess; print(subprocess.Popen(['sleep', '10000']).pid, flush=True); stick()"
+    with Program(body) as program:
+        child = psutil.Process(int(program.read_line()))
+        program.read_line()
+        program.send(signal.SIGTERM)
+        assert program.finish() == ENDS[signal.SIGTERM]
+        child.wait(60)
 
 
 def test_what_nohup_has_a_program_ignore_stays_ignored():

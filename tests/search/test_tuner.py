@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from search.cluster.agreement import NodeError
 from search.cluster.nodes import connect, count_slots
@@ -107,6 +108,24 @@ def test_a_worker_that_ray_ends_to_free_memory_counts_as_broken_down(tmp_path, m
         assert trial.state is State.FAIL
         assert trial.reason.startswith("its worker broke down 1 times, last: ")
         assert "memory" in trial.attributes["traceback"]
+
+
+def test_a_full_object_store_costs_a_search_nothing(tmp_path, monkeypatch):
+    """All that driver and worker tell each other is small enough to need no room there."""
+    monkeypatch.setattr(ray._private.ray_constants, "DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES", 80 * 2**20)
+
+    def work(task):
+        held = [ray.put(bytes(30 * 2**20)) for _ in range(4)]
+        yield from train(task)
+        held.clear()
+
+    study = open_study(build_config(num_trials=2, scheduler="none"), tmp_path)
+    with connect(study.config):
+        assert ray.cluster_resources()["object_store_memory"] <= 80 * 2**20
+        filling = [ray.put(bytes(30 * 2**20)) for _ in range(4)]
+        run_study(study, work, make_task, slots=2)
+        filling.clear()
+    assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
 
 
 def train(task):
