@@ -2,8 +2,10 @@ PYTHON ?= python3
 DATA ?= cifake.zip
 BIN := .venv/bin
 SIDE_BY_SIDE := --numprocesses 3 --dist loadfile
+PIP = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml
 
-.PHONY: search test test-all test-cluster check bench reference install cluster clean
+.PHONY: search test test-all test-cluster check bench reference install cluster lock clean
 
 search: install  ## from nothing to a result: both architectures on the embedded sample
 	$(BIN)/python -m search.run
@@ -41,15 +43,21 @@ install: .venv/.installed  ## the virtual environment with the pinned dependenci
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,database]'
+	$(PIP) --require-hashes --requirement constraints.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 cluster: .venv/.cluster  ## the same on a node of a cluster: what a study needs, and Ray's launcher
 
-.venv/.cluster: pyproject.toml constraints.txt
+.venv/.cluster: pyproject.toml constraints-cluster.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster]'
+	$(PIP) --require-hashes --requirement constraints-cluster.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
+
+lock:  ## pin what pyproject.toml asks for, with the hashes of every file: pins that still fit stay; needs uv
+	$(LOCK) --extra dev --extra database --output-file constraints.txt
+	$(LOCK) --extra cluster --constraint constraints.txt --output-file constraints-cluster.txt
 
 clean:  ## everything that was made, but the results
 	rm -rf .venv build *.egg-info

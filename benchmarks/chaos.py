@@ -1,13 +1,17 @@
 """Kills a real search again and again and counts what it loses.
 
-    python -m benchmarks.chaos [--kills 50] [--trials 200] [--json PATH]
+    python -m benchmarks.chaos [--kills 50] [--trials 200] [--infrastructure] [--json PATH]
 
 A closed form in place of training, so that only the search is tried; real Ray Tune, real journal. The whole process
 tree is killed with SIGKILL at random moments, the study is resumed each time, and at its end compared with one that was
 never killed. One trial at a time, so the two must be equal.
+
+With --infrastructure one process is killed at a time, any of those that Ray and W&B started. The search must then go on
+by itself, or end with a sentence and be resumable, within HANG_S.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -22,16 +26,30 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import typer
 
+from benchmarks.processes import kill_tree, list_family
 from search.cluster.nodes import connect
+from search.command import explain_errors
 from search.config import StudyConfig, parse
 from search.journal import Journal, State, Trial
 from search.study import Study
 from search.task import Failure, Report, Task
+from search.tracking.tracker import build_tracker
 from search.tuner import run_study
 
 SECONDS_PER_EPOCH = 0.05
 MAX_EPOCHS = 9
+SLOW_S = 0.2
+"""Seconds per epoch where single processes are killed, so that the search outlasts the kills."""
+HANG_S = 60.0
+"""Seconds after a kill within which the search goes on or has ended."""
+START_S = 300.0
+"""Seconds that the search may take to start."""
+SETTLE_S = 5.0
+"""Seconds after a kill in which what is trained does not count as going on: a death may take effect late."""
+SCRIPTS = ("dashboard.py", "log_monitor.py", "monitor.py")
+"""What Ray's processes that are Python scripts are told by."""
 
 
 def main() -> None:
@@ -40,21 +58,26 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--infrastructure", action="store_true", help="Kill single processes of Ray and W&B.")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive is not None:
-        drive(arguments.drive, arguments.trials)
+        try:
+            drive(arguments.drive, arguments.trials, is_slow=arguments.infrastructure)
+        except typer.Exit as end:
+            sys.exit(end.exit_code)
         return
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(Path(folder), arguments.kills, arguments.trials, arguments.seed)
+        find = measure_infrastructure if arguments.infrastructure else measure
+        figures = find(Path(folder), arguments.kills, arguments.trials, arguments.seed)
     for name, value in figures.items():
         print(f"{name:>24}  {value}")
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=2))
 
 
-def measure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, float]:
+def measure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, Any]:
     """Return what was lost, repeated and different after so many kills."""
     draw = random.Random(seed)
     straight, killed = folder / "straight", folder / "killed"
@@ -68,13 +91,62 @@ def measure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, float
             process.wait(draw.uniform(1.0, 10.0))
             break  # the study is at its end
         except subprocess.TimeoutExpired:
-            _kill_tree(process)
+            kill_tree(process)
             survived += 1
     assert _start(killed, trials).wait() == 0
-    expected, found = (open_study(path, trials).trials for path in (straight, killed))
+    expected = open_study(straight, trials).trials
+    return {"kills": survived, **_compare(expected, killed, trials), "seconds": round(time.monotonic() - began, 1)}
+
+
+def measure_infrastructure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, Any]:
+    """Return what came of so many kills of single processes, by their kind, and what was lost, repeated and different.
+
+    A kill after which the search neither goes on nor ends within HANG_S is a hang; an end that does not say in a
+    sentence how to go on is unexplained.
+    """
+    draw = random.Random(seed)
+    straight, killed = folder / "straight", folder / "killed"
+    for path in (straight, killed):
+        path.mkdir()
+    expected = _search_alone(straight, trials)
+    began, outcomes = time.monotonic(), Counter[tuple[str, str]]()
+    while outcomes.total() < kills:
+        process = _start(killed, trials, "--infrastructure", log=killed / "log")
+        try:
+            while outcomes.total() < kills and _await_progress(killed, process, patience_s=START_S) == "goes on":
+                time.sleep(draw.uniform(0.0, 5.0))
+                family = {kind: pid for pid, kind in list_infrastructure(process.pid)}
+                if not family:
+                    break
+                kind = draw.choice(sorted(family))
+                os.kill(family[kind], signal.SIGKILL)
+                outcome = _await_progress(killed, process, settle_s=SETTLE_S)
+                outcomes[kind, outcome] += 1
+                print(f"{outcomes.total():4} {kind}: {outcome}", flush=True)
+        finally:
+            kill_tree(process)
+        if process.returncode == 0:
+            break
+    last = _start(killed, trials, "--infrastructure", log=killed / "log")
+    try:
+        assert last.wait() == 0
+    finally:
+        kill_tree(last)
+    return {
+        "kills": outcomes.total(),
+        "hangs": sum(count for (_, outcome), count in outcomes.items() if outcome == "hangs"),
+        "unexplained": sum(count for (_, outcome), count in outcomes.items() if outcome == "ends unexplained"),
+        "by_kind": {" ".join(known): count for known, count in sorted(outcomes.items())},
+        **_compare(expected, killed, trials),
+        "seconds": round(time.monotonic() - began, 1),
+    }
+
+
+def _compare(expected: list[Trial], killed: Path, trials: int) -> dict[str, float]:
+    """Return what a study that was killed has lost, repeated and otherwise than one that was not."""
+    found = open_study(killed, trials).trials
     trained = Counter((killed / "trained").read_text().splitlines())
     return {
-        "kills": survived,
         "trials_lost": trials - len(found),
         "zombies": sum(trial.state is State.RUNNING for trial in found),
         "failures": sum(trial.state is State.FAIL for trial in found),
@@ -82,22 +154,78 @@ def measure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, float
         "differences": sum(one != other for one, other in zip(expected, found, strict=True)),
         "epochs_recorded": sum(len(trial.epochs) for trial in found),
         "epochs_repeated": sum(trained.values()) - len(trained),
-        "seconds": round(time.monotonic() - began, 1),
     }
 
 
-def drive(folder: Path, trials: int) -> None:
-    """Search in one folder, from its journal on."""
-    config = build_config(trials)
-    with connect(config):
-        run_study(open_study(folder, trials), make_work(folder), make_task, slots=1)
+def _search_alone(folder: Path, trials: int) -> list[Trial]:
+    """Search in this process, without Ray, and return the trials."""
+    study, work = open_study(folder, trials), make_work(folder, pause_s=0.0)
+    while (trial := study.ask()) is not None:
+        for message in work(make_task(trial)):
+            assert isinstance(message, Report)
+            if study.report(trial.number, message.metrics, message.device):
+                break
+    return study.trials
 
 
-def build_config(trials: int) -> StudyConfig:
+def _await_progress(
+    folder: Path, process: subprocess.Popen[bytes], *, settle_s: float = 0.0, patience_s: float = HANG_S
+) -> str:
+    """Wait until the search trains on, or ends, and say which."""
+    until = time.monotonic() + patience_s
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(settle_s)
+    before = _count_trained(folder)
+    while process.poll() is None and time.monotonic() < until:
+        if _count_trained(folder) > before:
+            return "goes on"
+        time.sleep(0.1)
+    if process.poll() is None:
+        return "hangs"
+    if process.returncode == 0:
+        return "has ended"
+    said = (folder / "log").read_text(errors="replace")
+    return "ends resumable" if process.returncode == 1 and "goes on from here" in said else "ends unexplained"
+
+
+def _count_trained(folder: Path) -> int:
+    path = folder / "trained"
+    return path.stat().st_size if path.exists() else 0
+
+
+def list_infrastructure(pid: int) -> list[tuple[int, str]]:
+    """Return number and kind of all processes that a search started."""
+    found = []
+    for process in list_family(pid)[1:]:
+        with contextlib.suppress(psutil.Error):
+            title = process.cmdline() or [process.name()]
+            scripts = [name for name in SCRIPTS if any(word.endswith(f"/{name}") for word in title)]
+            kind = scripts[0] if scripts else Path(title[0].partition("(")[0].split(" ")[0]).name
+            if process.status() != psutil.STATUS_ZOMBIE:
+                found.append((process.pid, kind))
+    return found
+
+
+def drive(folder: Path, trials: int, *, is_slow: bool = False) -> None:
+    """Search in one folder, from its journal on; a slow search has an offline run in W&B per trial."""
+    config = build_config(trials, results=str(folder))
+    with explain_errors("the same command"), contextlib.ExitStack() as stack:
+        stack.enter_context(connect(config))
+        if not is_slow:
+            run_study(open_study(folder, trials), make_work(folder), make_task, slots=1)
+            return
+        tracker = build_tracker(config, "chaos", lambda said: print(said, file=sys.stderr))
+        stack.callback(tracker.close)
+        study = Study(config, Journal(folder / "study.journal", "chaos", note=print), [tracker])
+        run_study(study, make_work(folder, pause_s=SLOW_S), make_task, slots=1)
+
+
+def build_config(trials: int, results: str = "results") -> StudyConfig:
     """Return a study of one trial at a time."""
     search = {"num_trials": trials, "max_epochs": MAX_EPOCHS, "num_startup_trials": 10, "max_concurrent": 1}
     space = {"shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}}
-    return parse({"name": "chaos", "search": search, "space": space, "cluster": {"cpus": 1}})
+    places = {"results": results, "cluster": {"cpus": 1}, "tracking": {"mode": "offline"}}
+    return parse({"name": "chaos", "search": search, "space": space, **places})
 
 
 def open_study(folder: Path, trials: int) -> Study:
@@ -124,7 +252,7 @@ def make_task(trial: Trial, *, max_epochs: int = MAX_EPOCHS) -> Task:
     )
 
 
-def make_work(folder: Path) -> Callable[[Task], Iterator[Report | Failure]]:
+def make_work(folder: Path, pause_s: float = SECONDS_PER_EPOCH) -> Callable[[Task], Iterator[Report | Failure]]:
     """Return a worker's function: a learning curve in closed form, with a checkpoint and a log of what it trained."""
 
     def work(task: Task) -> Iterator[Report | Failure]:
@@ -132,7 +260,7 @@ def make_work(folder: Path) -> Callable[[Task], Iterator[Report | Failure]]:
         saved = int(checkpoint.read_text()) if checkpoint.exists() else 0
         for epoch in range(task.epochs_done + 1, task.max_epochs + 1):
             if epoch > saved:
-                time.sleep(SECONDS_PER_EPOCH)
+                time.sleep(pause_s)
                 with (folder / "trained").open("a") as log:
                     log.write(f"{task.number} {epoch}\n")
                 partial = checkpoint.with_suffix(".partial")
@@ -152,20 +280,10 @@ def _expect(trial: Trial) -> list[dict[str, float]]:
     return [_curve(trial.params, epoch) for epoch in range(1, len(trial.epochs) + 1)]
 
 
-def _start(folder: Path, trials: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "benchmarks.chaos", "--drive", str(folder), "--trials", str(trials)]
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-
-
-def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill the driver and everything that it started, at once."""
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        try:
-            os.kill(member.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    process.wait()
+def _start(folder: Path, trials: int, *options: str, log: Path | None = None) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "benchmarks.chaos", "--drive", str(folder), "--trials", str(trials), *options]
+    with (log or Path(os.devnull)).open("wb") as said:
+        return subprocess.Popen(command, stderr=said, start_new_session=True)
 
 
 if __name__ == "__main__":

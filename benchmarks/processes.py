@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 def look(pid: int) -> tuple[float, int]:
     """Return the memory in bytes, each page counted once, and the number of a process and all that it started."""
     sizes = []
-    for member in _list_family(pid):
+    for member in list_family(pid):
         try:
             sizes.append(member.memory_full_info().pss)
         except psutil.Error:
@@ -23,7 +23,7 @@ def look(pid: int) -> tuple[float, int]:
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
     """Kill a program and all that it started, at once; one that has ended is waited for."""
-    for member in _list_family(process.pid):
+    for member in list_family(process.pid):
         try:
             os.kill(member.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -31,7 +31,8 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _list_family(pid: int) -> list[psutil.Process]:
+def list_family(pid: int) -> list[psutil.Process]:
+    """Return a process and all that it started; none if it is gone."""
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]

@@ -1,6 +1,9 @@
 """What the commands share: where they print, and how they say that they cannot go on."""
 
+import contextlib
+import errno
 import io
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,16 +16,24 @@ from rich.text import Text
 
 from search.cluster.agreement import NodeError
 from search.cluster.store import StoreError
+from search.interrupt import Interrupted, announce_end, explain
 from search.printable import escape, escape_lines
 from search.storage import StorageLost, describe_loss
-from trainables.errors import DISK_FULL, InputError, TrainingError
+from trainables.errors import DISK_FAULTS, DISK_FULL, InputError, TrainingError
 
 
 class _Terminal(Console):
-    """A console on which no text, in a table neither, does more than show itself."""
+    """A console on which no text, in a table neither, does more than show itself.
+
+    A closed pipe ends the command quietly, whatever thread prints.
+    """
 
     def render_str(self, text: str, **how: Any) -> Text:
         return super().render_str(escape_lines(text), **how)
+
+    def on_broken_pipe(self) -> None:
+        _discard_output()
+        raise Interrupted(signal.SIGPIPE)
 
 
 def build_console(*, wrap: bool = False) -> Console:
@@ -45,6 +56,15 @@ def explain_errors(again: str | None = None) -> Iterator[None]:
     if again and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; who sends it means it
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _accept_all_signs()
+    with _put_into_words(again), announce_end(again):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can still be handled
+
+
+@contextmanager
+def _put_into_words(again: str | None) -> Iterator[None]:
     try:
         yield
     except InputError as error:
@@ -60,13 +80,39 @@ def explain_errors(again: str | None = None) -> Iterator[None]:
         _complain(f"{error}; {again or 'the same command'} goes on from here")
         raise typer.Exit(1) from None
     except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        _complain(f"no space left ({error}); free some, then {again or 'the same command'} goes on")
-        raise typer.Exit(1) from None
-    except KeyboardInterrupt:
-        typer.echo(f"interrupted; {again} goes on from here" if again else "interrupted", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(_explain_fault(error, again)) from None
+    except KeyboardInterrupt as error:
+        raise typer.Exit(_explain_end(error, again)) from None
+
+
+def _explain_fault(error: OSError, again: str | None) -> int:
+    """Say which fault of a disk ends the command and return its exit code; another error is raised again."""
+    if error.errno == errno.EPIPE:
+        _discard_output()
+        return 128 + signal.SIGPIPE
+    if error.errno not in DISK_FAULTS:
+        raise error
+    what, cure = ("no space left", "free some") if error.errno in DISK_FULL else ("a disk failed", "mend it")
+    _complain(f"{what} ({error}); {cure}, then {again or 'the same command'} goes on")
+    return 1
+
+
+def _explain_end(error: KeyboardInterrupt, again: str | None) -> int:
+    """Say what asked the command to end and return its exit code."""
+    number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+    if number == signal.SIGHUP:
+        _discard_output()  # the terminal may be gone
+    if number != signal.SIGPIPE:
+        with contextlib.suppress(OSError):
+            typer.echo(explain(number, again), err=True)
+    return 128 + number
+
+
+def _discard_output() -> None:
+    """Let what is still printed go nowhere, so that Python does not complain of it as it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _accept_all_signs() -> None:

@@ -1,5 +1,6 @@
 """Leaving at once, without any clean-up: everything that counts is on the disk already."""
 
+import contextlib
 import os
 import sys
 from typing import NoReturn
@@ -12,7 +13,8 @@ SHOW_CURSOR = b"\x1b[?25h"
 
 def leave(message: str, code: int) -> NoReturn:
     """End this process with a line on standard error; Ray's processes end when they miss their driver."""
-    if sys.stdout.isatty():
-        os.write(sys.stdout.fileno(), SHOW_CURSOR)
-    os.write(sys.stderr.fileno(), f"{escape(message)}\n".encode())
+    with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
+        if os.isatty(1):  # not sys.stdout, which leads nowhere while Ray runs
+            os.write(1, SHOW_CURSOR)
+        os.write(sys.stderr.fileno(), f"{escape(message)}\n".encode())
     os._exit(code)

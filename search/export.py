@@ -42,10 +42,9 @@ def main(
         target = output or model.with_suffix(f".{form}")
         check_target(target)
         difference = export_onnx(trained, target)
-    typer.echo(
-        f"{escape(target)}: {trained.record.label}, input images (N, 32, 32, 3) uint8, output probability of REAL (N,)"
-    )
-    typer.echo(f"onnxruntime and torch differ by at most {difference:.1e} on noise. {LIMITS}.")
+        what = "input images (N, 32, 32, 3) uint8, output probability of REAL (N,)"
+        typer.echo(f"{escape(target)}: {trained.record.label}, {what}")
+        typer.echo(f"onnxruntime and torch differ by at most {difference:.1e} on noise. {LIMITS}.")
 
 
 def export_onnx(trained: TrainedModel, path: Path) -> float:
@@ -122,7 +121,7 @@ def _check_packages() -> None:
         try:
             importlib.import_module(name)
         except ImportError:
-            raise InputError(f"exporting needs {name}: pip install -c constraints.txt '.[export]'") from None
+            raise InputError(f"exporting needs {name}: pip install '.[export]'") from None
 
 
 if __name__ == "__main__":

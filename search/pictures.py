@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.errors import ImageError, InputError
+from trainables.files import find_files, read_file
 from trainables.pixels import decode, list_ends
-from trainables.source import find_files, read_file
 
 NOTES = {
     "resized": "not 32x32: scored on the whole picture, resized to it",

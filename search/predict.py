@@ -67,14 +67,14 @@ def main(
             raise InputError("--json and --csv exclude each other: pass one")
         trained = load_model(model)
         answers, bad = _ask(trained, pictures)
-    for picture in bad:
-        typer.echo(f"skipped: {escape(picture.path)} {escape(picture.reason)}", err=True)
-    if as_json:
-        _print_json(trained, answers, bad)
-    else:
-        for note in _list_notes(answers):
-            typer.echo(f"note: {note}", err=True)
-        (_print_csv if as_csv else _print_lines)(answers)
+        for picture in bad:
+            typer.echo(f"skipped: {escape(picture.path)} {escape(picture.reason)}", err=True)
+        if as_json:
+            _print_json(trained, answers, bad)
+        else:
+            for note in _list_notes(answers):
+                typer.echo(f"note: {note}", err=True)
+            (_print_csv if as_csv else _print_lines)(answers)
     if bad:
         raise typer.Exit(1)
 

@@ -54,7 +54,7 @@ def main(
         records = choose_records(study, place, model, seed)
         pack = _prepare(study, records, data, cache, console)
         same = [_reproduce(study, record, pack, console) for record in records]
-    console.print(f"{sum(same)} of {len(same)} models reproduced.")
+        console.print(f"{sum(same)} of {len(same)} models reproduced.")
     if not all(same):
         raise typer.Exit(1)
 

@@ -35,6 +35,7 @@ from search.tracking.tensorboard import EventFiles
 from search.tracking.tracker import build_tracker
 from search.untrusted import check_address, check_named
 from search.view.live import build_live
+from search.view.silence import Silence
 from search.view.table import write_trials
 from trainables.errors import InputError
 from trainables.seed import derive_seed
@@ -139,7 +140,9 @@ def _search(
         stack.callback(tracker.close)
         checkpoints = Checkpoints(directory / "checkpoints")
         stack.callback(checkpoints.close)
-        listeners: list[Listener] = [copy, checkpoints, tracker, live]
+        silence = Silence(config.search.trial_timeout_s, live.note)
+        stack.callback(silence.close)
+        listeners: list[Listener] = [copy, checkpoints, tracker, live, silence]
         if config.tracking.tensorboard:
             listeners.append(events := EventFiles(directory / "tensorboard"))
             stack.callback(events.close)

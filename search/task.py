@@ -56,5 +56,6 @@ class Failure:
 
     reason: str
     traceback: str
-    is_disk_full: bool = False
-    """Not the trial's fault: the search ends, and the trial goes on when it is resumed."""
+    disk_fault: int | None = None
+    """Number of the error, if a disk failed. Not the trial's fault: the search ends, and the trial goes on when it is
+    resumed."""

@@ -17,7 +17,7 @@ from search.cluster.shelf import Shelf
 from search.task import Failure, Report, Task
 from trainables.config import build_train_config
 from trainables.data import open_train
-from trainables.errors import DISK_FULL, TrainingError
+from trainables.errors import DISK_FAULTS, TrainingError
 from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device
 from trainables.train import train
 
@@ -57,7 +57,8 @@ def catch(work: Callable[[], T]) -> T | Failure:
     except torch.OutOfMemoryError as error:
         return Failure(OUT_OF_MEMORY, str(error))
     except OSError as error:
-        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), error.errno in DISK_FULL)
+        fault = error.errno if error.errno in DISK_FAULTS else None
+        return Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), fault)
     except Exception as error:  # noqa: BLE001 whatever a configuration does, the search goes on
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
 

@@ -5,7 +5,6 @@ are the study. Nothing of Tune's own state outlives the run: the journal does.
 """
 
 import contextlib
-import errno
 import math
 import tempfile
 import time
@@ -23,7 +22,7 @@ from ray.tune.stopper import Stopper
 
 from search.cluster.agreement import NodeError
 from search.cluster.losses import is_node_lost
-from search.interrupt import Interrupted, watch_interrupt
+from search.interrupt import Interrupted, watch_signals
 from search.journal import State, Trial
 from search.study import Study
 from search.task import Failure, Report, Task
@@ -47,7 +46,7 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
         Why the study halted before all of its trials had ended, or None.
 
     Raises:
-        Interrupted: After Ctrl-C; trials under way stay as recorded and are handed out again on resuming.
+        Interrupted: After Ctrl-C, SIGTERM or SIGHUP; trials under way stay as recorded, to be handed out on resuming.
         TrainingError: If Tune lost a trial, which it should not; likewise.
         NodeError: If a node turned out to be none that trials may run on; likewise.
     """
@@ -72,7 +71,7 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
 
     with contextlib.ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))
-        pressed = stack.enter_context(watch_interrupt())
+        pressed = stack.enter_context(watch_signals())
         stack.enter_context(unwrap())
         stack.enter_context(count_every_loss())
         stack.enter_context(count_resets())
@@ -98,7 +97,7 @@ def run_study(study: Study, work: Work, make_task: MakeTask, *, slots: int) -> s
             ),
         ).fit()
     if pressed:
-        raise Interrupted
+        raise Interrupted(pressed[0])
     if study.is_finished:
         return None
     if (reason := study.halt_reason) is None:
@@ -214,8 +213,8 @@ class _Stopping(_Driver, FIFOScheduler):
         self._heard[trial.trial_id] = time.monotonic()
         message: Report | Failure = result["message"]
         number: int = trial.config["number"]
-        if isinstance(message, Failure) and message.is_disk_full:
-            raise OSError(errno.ENOSPC, f"trial {number}: {message.reason}")
+        if isinstance(message, Failure) and message.disk_fault is not None:
+            raise OSError(message.disk_fault, f"trial {number}: {message.reason}")
         if isinstance(message, Failure):
             self._study.fail(number, message.reason, message.traceback or None)
             stop = True

@@ -111,7 +111,7 @@ def summarize(root):
         [(trial.number, trial.params, trial.epochs, trial.state, trial.reason) for trial in trials],
         {key: value for key, value in choices.items() if key not in ("chosen", "opened")},
         (model.retraining, model.sha256),
-        sorted(path.relative_to(root).as_posix() for path in root.rglob("*")),
+        sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if not path.name.startswith(".starting-")),
     )
 
 

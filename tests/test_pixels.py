@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from PIL import Image
 
 from search.audit.images import read_images
@@ -429,3 +430,6 @@ def test_the_sealed_accuracy_is_what_predict_says_of_the_same_files(tmp_path, wr
     assert len(rows) == len(chosen)
     right = sum(row["label"] == row["file"].split("/")[2] for row in rows)
     assert right / len(rows) == record["tested"]["metrics"]["accuracy"]
+    tested = safetensors.numpy.load_file(model.with_suffix(".predictions.safetensors"))["probabilities"]
+    assert [float(row["probability"]) for row in rows] == pytest.approx(tested.tolist(), abs=1e-6)
+    assert len(np.unique(tested)) > len(rows) / 4

@@ -11,6 +11,17 @@ import errno
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 """Numbers of the OSErrors that free space mends."""
+DISK_FAULTS = (
+    *DISK_FULL,
+    errno.EIO,
+    errno.EROFS,
+    errno.EPERM,
+    errno.EACCES,
+    errno.ESTALE,
+    errno.ENOTCONN,
+)
+"""Numbers of the OSErrors that a disk or its settings cause and no training does; the last is a file system in user
+space that is gone."""
 
 
 class InputError(ValueError):

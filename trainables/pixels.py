@@ -18,6 +18,7 @@ from PIL import (
     BmpImagePlugin,  # noqa: F401 each plugin registers its format: once, before the threads
     GifImagePlugin,  # noqa: F401
     Image,
+    ImageFile,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
     TiffImagePlugin,  # noqa: F401
@@ -146,9 +147,9 @@ def decode(data: bytes) -> Decoded:
         raise ImageError(UNSOUND) from None
 
 
-def _decode(image: Image.Image, data: bytes) -> Decoded:
+def _decode(image: ImageFile.ImageFile, data: bytes) -> Decoded:
     width, height = image.size
-    raw_mode = image.tile[0].args if image.format == "PNG" else None  # Pillow forgets it on loading
+    raw_mode = str(image.tile[0].args) if image.format == "PNG" else None  # Pillow forgets it on loading
     if image.format == "PNG":
         image.load()  # its EXIF may stand behind the pixels
     turn = TURNS.get(_read_orientation(image))
@@ -197,7 +198,7 @@ def _flatten(image: Image.Image, raw_mode: str | None, data: bytes) -> Image.Ima
         return _reduce(image)
     key = image.info.get("transparency")
     if image.format == "PNG" and image.mode == "L" and key is not None:
-        image.info["transparency"] = key * GREY_STEPS.get(str(raw_mode), 1)
+        image.info["transparency"] = key * GREY_STEPS.get(raw_mode or "", 1)
     if raw_mode == "RGB;16B" and key is not None:
         return _clear(image, key, data)
     if not image.has_transparency_data:

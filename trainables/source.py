@@ -6,11 +6,9 @@ stranger: only regular files are opened, and no file is read beyond MAX_BYTES.
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import itertools
 import lzma
-import os
 import stat
 import zipfile
 import zlib
@@ -23,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.errors import ImageError, InputError
+from trainables.files import MAX_BYTES, TOO_LONG, find_files, look_at, read_file
 from trainables.record import CLASSES, SPLITS
 
 CHUNK = 512
@@ -32,9 +31,6 @@ CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 LAYOUT = "{train,test}/{REAL,FAKE}/*"
 CORRUPT = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
 """What zipfile raises on a damaged zip."""
-MAX_BYTES = 100_000_000
-"""Larger files are bad images. A photo of 24 million pixels takes 72 MB without compression."""
-TOO_LONG = f"has more than {MAX_BYTES:,} bytes"
 T = TypeVar("T")
 
 
@@ -171,56 +167,9 @@ def _list_files(root: Path) -> list[str]:
     return sorted(names)
 
 
-def find_files(folder: Path) -> Iterator[Path]:
-    """Find the files in a folder and below.
-
-    Links to folders are followed. A folder that is reached in several ways counts once, under the name that comes
-    first, so no loop is walked twice.
-    """
-    seen = set()
-    for path, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
-        state = Path(path).stat()
-        if (state.st_dev, state.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((state.st_dev, state.st_ino))
-        folders.sort()
-        yield from (Path(path, file) for file in files)
-
-
-def read_file(path: Path) -> bytes:
-    """Return the bytes of an image file.
-
-    Raises:
-        ImageError: If it is not there, no regular file (opening a FIFO would wait for a writer), or too long.
-    """
-    if not stat.S_ISREG(_look_at(path).st_mode):
-        raise ImageError("is not a file")
-    # a file that becomes a FIFO in between is opened at once, and is empty
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > MAX_BYTES:
-            raise ImageError(TOO_LONG)
-        return file.read(size + 1)  # a byte more, so that growing shows
-
-
-def _look_at(path: Path) -> os.stat_result:
-    """Return the state of a file; of a link that leads nowhere, its own."""
-    try:
-        return path.stat()
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ELOOP):
-            raise
-        return path.lstat()
-
-
 def _require(source: Path) -> None:
     if not source.exists():
         raise InputError(f"{source} does not exist: give the folder or zip of the images")
-
-
-def _fail(error: OSError) -> None:
-    raise error
 
 
 def sign_source(source: Path) -> str:
@@ -231,7 +180,7 @@ def sign_source(source: Path) -> str:
     _require(source)
     digest = hashlib.sha256(f"{source.resolve()}".encode(errors="surrogateescape"))
     for name in _list_files(source) if source.is_dir() else ("",):
-        state = _look_at(source / name)
+        state = look_at(source / name)
         line = f"\0{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]

@@ -14,8 +14,10 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from search.cluster.liveness import explain_start, watch_ray
 from search.cluster.private import keep_private
 from search.config import ResourceConfig, StudyConfig
+from search.interrupt import keep_signals
 from trainables.errors import InputError
 
 QUIET = {
@@ -63,7 +65,8 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
     something to say opens its console before.
 
     Raises:
-        InputError: If no cluster answers at the address, too few nodes come up in time, or a trial fits none of them.
+        InputError: If no cluster answers at the address, Ray cannot start on this machine, too few nodes come up in
+            time, or a trial fits none of them.
     """
     os.environ.update(QUIET)
     local = config.cluster.address == "local"
@@ -71,27 +74,31 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         try:
-            ray.init(
-                address=config.cluster.address,
-                num_cpus=config.cluster.cpus if local else None,
-                include_dashboard=False if local else None,
-                _node_ip_address="127.0.0.1" if local else None,
-                _temp_dir=stack.enter_context(keep_private()) if local else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-            )
+            with keep_signals():  # of which Ray would take SIGTERM
+                ray.init(
+                    address=config.cluster.address,
+                    num_cpus=config.cluster.cpus if local else None,
+                    include_dashboard=False if local else None,
+                    _node_ip_address="127.0.0.1" if local else None,
+                    _temp_dir=stack.enter_context(keep_private()) if local else None,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                )
         except (ConnectionError, ray.exceptions.AuthenticationError) as error:
             cure = (
                 "" if os.environ.get("RAY_AUTH_MODE") == "token" else "; if it demands a token, set RAY_AUTH_MODE=token"
             )
             raise InputError(f"cluster.address: no Ray cluster answers at {config.cluster.address!r}{cure}") from error
-        except RuntimeError as error:  # such as another version of Python or Ray than the cluster's
-            if local:
+        except Exception as error:
+            if local:  # Ray's own errors of that are of any class
+                raise InputError(explain_start(error)) from error
+            if not isinstance(error, RuntimeError):  # such as another version of Python or Ray than the cluster's
                 raise
             raise InputError(f"cluster.address: {config.cluster.address!r} cannot be joined: {error}") from error
         try:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-            yield _wait_for_nodes(config)
+            with watch_ray():
+                yield _wait_for_nodes(config)
         finally:
             ray.shutdown()
 

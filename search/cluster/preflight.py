@@ -24,6 +24,7 @@ from search.cluster.agreement import (
 from search.cluster.nodes import Node, list_nodes
 from search.cluster.store import Store, is_url
 from search.config import StudyConfig
+from trainables.durable import make_folder
 from trainables.errors import InputError
 
 TIMEOUT_S = 120
@@ -98,7 +99,7 @@ def open_board(results: str) -> Iterator[Folder | Store]:
         finally:
             board.delete(board.list())
         return
-    Path(results).mkdir(parents=True, exist_ok=True)
+    make_folder(Path(results))
     with tempfile.TemporaryDirectory(dir=results, prefix=".reaching-") as folder:
         yield Folder(folder)
 

@@ -1,7 +1,6 @@
 """Retrains on Ray: all at once, as many side by side as the resources hold, and shows how far each is."""
 
 import dataclasses
-import errno
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from search.evaluation.retraining import Place
 from search.evaluation.worker import Progress, calibrate, retrain
 from search.task import Failure
 from search.trial import catch
+from search.view.silence import Silence
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class Retrainer:
         """Retrain and test; return by label the tested model, or why there is none.
 
         Raises:
-            OSError: If the disk is full; what is finished is kept.
+            OSError: If a disk failed or is full; what is finished is kept.
         """
         return self._run(retrain, retrainings)
 
@@ -46,7 +46,7 @@ class Retrainer:
         """Train on train alone and return by label the threshold that is best on validation, or why there is none.
 
         Raises:
-            OSError: If the disk is full; every finished epoch is kept.
+            OSError: If a disk failed or is full; every finished epoch is kept.
         """
         return self._run(calibrate, retrainings, self.config.data.val_fraction)
 
@@ -56,13 +56,15 @@ class Retrainer:
         """Return the last message of each work by label."""
         deliver = build_delivery(self.config, self.pack)
         found: dict[str, Any] = {}
-        with _Board(self.console, retrainings) as board:
+        timeout_s = self.config.search.trial_timeout_s
+        with _Board(self.console, retrainings) as board, Silence(timeout_s, self.console.print) as silence:
             for retraining, message in self._listen(
                 retrainings, lambda retraining: self._start(work, deliver, retraining, *arguments)
             ):
+                silence.hear(message.metrics.get("seconds") if isinstance(message, Progress) else None)
                 board.show(retraining, message)
-                if isinstance(message, Failure) and message.is_disk_full:
-                    raise OSError(errno.ENOSPC, f"{retraining.label}: {message.reason}")
+                if isinstance(message, Failure) and message.disk_fault is not None:
+                    raise OSError(message.disk_fault, f"{retraining.label}: {message.reason}")
                 if not isinstance(message, Progress):
                     found[retraining.label] = message
         return found

@@ -258,7 +258,7 @@ def stamp() -> dict[str, Any]:
 
 def _complete(architecture: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters with their defaults, which a trial of older code may lack: equal ones are one configuration."""
-    return list_defaults(architecture) | params
+    return {**list_defaults(architecture), **params}
 
 
 def _plain(choices: Choices) -> dict[str, Any]:

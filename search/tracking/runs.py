@@ -85,13 +85,17 @@ def connect() -> None:
 def disconnect(patience_s: float = DISCONNECT_S) -> None:
     """Stop W&B's own process, which is killed after that many seconds: a request that a server fails can keep it."""
     import wandb
+    from wandb.sdk import wandb_setup
 
+    left: Any = wandb_setup.singleton()
     timer = threading.Timer(patience_s, kill_service)
     timer.start()
     try:
         wandb.teardown()
     except SystemExit:  # W&B leaves the interpreter where its process was killed
         wandb.teardown()  # what was left of it
+    except ConnectionError:  # that process died before; W&B's threads, all daemons, notice it by themselves
+        left._connection._proc.join()
     finally:
         timer.cancel()
         timer.join()
@@ -109,6 +113,13 @@ def kill_service() -> None:
             connection: Any = wandb_setup.singleton()._connection
             if connection is not None and connection._proc is not None:
                 connection._proc.join()  # W&B started the process, so only W&B can learn that it has ended
+
+
+def is_dead(error: BaseException | str) -> bool:
+    """Answer whether this is what W&B raises once its own process has died."""
+    from wandb.sdk.mailbox import MailboxClosedError
+
+    return isinstance(error, (ConnectionError, MailboxClosedError))
 
 
 def log_in() -> bool:

@@ -21,6 +21,7 @@ from search.tracking.runs import (
     Board,
     connect,
     disconnect,
+    is_dead,
     kill_service,
     log_in,
     name_evaluation,
@@ -169,7 +170,10 @@ class Tracker:
         with self._lock:
             if mode != self._mode or mode == "off":  # said already, or closed
                 return
-            self._mode = "off" if mode == "offline" else "offline"
+            self._mode = "off" if mode == "offline" or is_dead(error) else "offline"
+        if is_dead(error):
+            self._warn(f"Weights & Biases: its process died; tracking ends; {self._tell_where()}")
+            return
         reason = str(error).partition("\n")[0] or type(error).__name__
         ending = "tracking ends" if self._mode == "off" else f"tracking goes on offline; {self._tell_where()}"
         self._warn(f"Weights & Biases: {reason}; {ending}")

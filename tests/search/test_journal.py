@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import time
@@ -188,3 +189,26 @@ def ask(address):
     """Return what a server on this machine answers."""
     with urllib.request.urlopen(address) as answer:
         return json.load(answer)
+
+
+def test_nothing_is_written_behind_a_write_that_failed(tmp_path, monkeypatch):
+    path = tmp_path / "study.journal"
+    journal = Journal(path, "x", note=pytest.fail)
+    journal.add_trial("cnn", {"filters": 4}, {})
+    before = path.read_bytes()
+
+    def fail(descriptor):
+        os.ftruncate(descriptor, len(before) + 9)  # as a disk does that is full in the middle of a line
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            journal.add_trial("cnn", {"filters": 5}, {})
+    with pytest.raises(OSError, match="No space left"):
+        journal.add_trial("cnn", {"filters": 6}, {})
+    assert len(path.read_bytes()) == len(before) + 9
+    again = Journal(path, "x", note=lambda _: None)
+    assert path.read_bytes() == before
+    assert [trial.params for trial in again.load()] == [{"filters": 4}]
+    assert again.add_trial("cnn", {"filters": 7}, {}).number == 1

@@ -1,10 +1,13 @@
+import os
+
 import pytest
 
 from search.config import parse
 from search.document import read_document
 from search.prepare import make_directory
-from search.record import compare_record, list_differences, write_record
+from search.record import compare_record, list_differences, load_record, write_record
 from trainables.errors import InputError
+from trainables.pack import pack
 
 
 def build(tmp_path, **changes):
@@ -63,3 +66,11 @@ def test_resuming_with_a_larger_budget_is_not_refused(tmp_path, packed):
     record, differences = compare_record(larger, packed)
     assert differences == []
     assert parse(record["config"]) == larger
+
+
+def test_a_skipped_file_whose_name_is_no_text_is_recorded(tmp_path, image_folder):
+    name = os.fsdecode(b"train/REAL/\xff.png")
+    (image_folder / name).write_bytes(b"no image")
+    config = build(tmp_path)
+    make_directory(config, pack(image_folder, tmp_path / "cache", on_bad_image="skip"))
+    assert load_record(config.directory)["data"]["skipped"] == [name]

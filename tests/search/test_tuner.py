@@ -3,10 +3,9 @@
 import dataclasses
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,10 +13,11 @@ import pytest
 from search.cluster.agreement import NodeError
 from search.cluster.nodes import connect, count_slots
 from search.config import parse
-from search.interrupt import INTERRUPTED, Interrupted
+from search.interrupt import Interrupted
 from search.journal import Journal, State
 from search.study import Study
 from search.task import Failure, Report, Task
+from search.trial import catch
 from search.tuner import run_study
 from trainables.errors import InputError, TrainingError
 
@@ -322,26 +322,12 @@ def test_ctrl_c_waits_for_no_epoch_and_leaves_every_trial_to_go_on(tmp_path):
     assert [resumed.ask().number, resumed.ask().number] == [0, 1]
 
 
-def test_a_second_ctrl_c_ends_the_program_at_once():
-    script = (
-        "import os, signal, time\n"
-        "from search.interrupt import watch_interrupt\n"
-        "with watch_interrupt() as pressed:\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    assert pressed\n"
-        "try:\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    time.sleep(10_000)\n"
-        "finally:\n"
-        "    print('cleaned up')\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert done.returncode == 130
-    assert (done.stdout, done.stderr) == ("", f"{INTERRUPTED}\n")
-
-
 def be_full():
-    yield Failure("OSError: [Errno 28] No space left on device", "", is_disk_full=True)
+    yield catch(lambda: os.write(os.open("/dev/full", os.O_WRONLY), b"1"))
+
+
+def be_read_only():
+    yield catch(lambda: Path("/proc/sys/kernel/ostype").write_text("x"))  # EACCES, also for root
 
 
 def be_another():
@@ -351,10 +337,16 @@ def be_another():
 
 @pytest.mark.parametrize(
     ("obstacle", "error", "message"),
-    [(be_full, OSError, r"trial 1: .*No space left"), (be_another, NodeError, r"^node 10\.0\.0\.7 has other code$")],
+    [
+        (be_full, OSError, r"\[Errno 28\] trial 1: .*No space left"),
+        (be_read_only, OSError, r"\[Errno 13\] trial 1: .*Permission denied"),
+        (be_another, NodeError, r"^node 10\.0\.0\.7 has other code$"),
+    ],
 )
 @pytest.mark.usefixtures("two_cores")
-def test_a_full_disk_or_a_node_that_may_not_train_ends_the_search_but_no_trial(tmp_path, obstacle, error, message):
+def test_a_disk_that_fails_or_a_node_that_may_not_train_ends_the_search_but_no_trial(
+    tmp_path, obstacle, error, message
+):
     config = build_config(num_trials=2, scheduler="none", max_epochs=2, max_failures=0)
     marker = tmp_path / "mended"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -342,3 +343,19 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("wandb_server")
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_the_death_of_its_process_ends_tracking_with_one_warning(build, warnings, tmp_path, mode):
+    tracker = build(mode)
+    play(tracker, trial := make_trial(), state=State.RUNNING)
+    wait_until(lambda: 0 in tracker._runs)
+    for child in psutil.Process().children():
+        if child.name().startswith("wandb-core"):
+            child.kill()
+    wait_until(lambda: tracker.on_epoch(add_epoch(trial)) or warnings)
+    play(tracker, make_trial(1))
+    tracker.close()
+    cure = f"`python -m search.sync {tmp_path}/demo` uploads what is missing"
+    assert warnings == [f"Weights & Biases: its process died; tracking ends; {cure}"]
