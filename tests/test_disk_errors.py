@@ -28,10 +28,10 @@ NUM_SAMPLED = int(os.environ.get("DISK_ERRORS", "30"))
 class Server:
     """Processes that write a study, one after the other, each watched by strace if that is wished."""
 
-    def __init__(self, folder, source):
-        self.folder, self.source, self.is_first = folder, source, True
+    def __init__(self, folder, source, spawn):
+        self.folder, self.source, self.spawn, self.is_first = folder, source, spawn, True
         self.errors = (folder / "errors").open("w+")
-        self.process = subprocess.Popen(
+        self.process = spawn(
             [sys.executable, str(Path(__file__).with_name("writing.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -59,28 +59,30 @@ class Server:
             time.sleep(0.01)
         if options:
             command = ["strace", "-y", "-s", "0", "-e", "signal=none", *options, "-p", str(number)]
-            with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as watcher:
-                assert "attached" in (said := watcher.stderr.readline()), said
-                os.kill(number, signal.SIGCONT)
+            watcher = self.spawn(command, stderr=subprocess.PIPE, text=True)
+            assert "attached" in (said := watcher.stderr.readline()), said
+            os.kill(number, signal.SIGCONT)
+            watcher.communicate()
         else:
             os.kill(number, signal.SIGCONT)
 
     def close(self):
         self.process.kill()
         self.process.wait()
-        self.process.stdin.close()
-        self.process.stdout.close()
         self.errors.close()
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, packed):
+def server(tmp_path_factory, packed, spawn_for_module):
     if shutil.which("strace") is None:
         pytest.skip("needs strace")
-    server = Server(tmp_path_factory.mktemp("server"), json.loads((packed / RECORD).read_text())["source"])
-    assert server.write(server.folder / "first")[0] == 0
-    yield server
-    server.close()
+    source = json.loads((packed / RECORD).read_text())["source"]
+    server = Server(tmp_path_factory.mktemp("server"), source, spawn_for_module)
+    try:
+        assert server.write(server.folder / "first")[0] == 0
+        yield server
+    finally:
+        server.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """A search on this machine, attacked by another user of the machine while it trains."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -97,37 +96,32 @@ def find_lack():
 
 
 @pytest.fixture
-def searching(tmp_path):
+def temporary():
+    """A folder whose path is short enough for the names of sockets, unlike pytest's."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def searching(tmp_path, temporary, spawn):
     """The process of a search that trains, and the folder in which all of its temporary files are."""
     if lack := find_lack():
         pytest.skip(f"nobody can attack: {lack}")
     (tmp_path / "study.yaml").write_text(STUDY.format(cache=tmp_path / "cache"))
     (tmp_path / "home" / ".ray").mkdir(parents=True)
     (tmp_path / "home" / ".ray" / "auth_token").write_text("of-a-cluster")
-    temporary = Path(tempfile.mkdtemp())  # short enough for the names of sockets, unlike pytest's
-    temporary.chmod(0o755)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path / "home"), "TMPDIR": str(temporary)}
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "WANDB_API_KEY"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "search.run", "study.yaml", "--plain"]
     with (tmp_path / "output").open("w") as output:
-        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + 500
-        while "epoch 1/" not in (tmp_path / "output").read_text():
-            assert process.poll() is None, (tmp_path / "output").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "output").read_text()
-            time.sleep(0.1)
-        yield process, temporary
-    finally:
-        tree = psutil.Process(process.pid).children(recursive=True)
-        process.kill()
-        process.wait()
-        for each in tree:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
-        psutil.wait_procs(tree)
-        shutil.rmtree(temporary)
+        process = spawn(command, cwd=tmp_path, env=environment, stdout=output, stderr=output)
+    while "epoch 1/" not in (tmp_path / "output").read_text():
+        assert process.poll() is None, (tmp_path / "output").read_text()
+        time.sleep(0.1)
+    return process, temporary
 
 
 def list_tree(process):

@@ -1,9 +1,7 @@
 import copy
 import json
 import re
-import subprocess
 import sys
-import threading
 import time
 import urllib.request
 
@@ -125,27 +123,24 @@ def test_a_trial_that_failed_at_once_has_an_empty_file(tmp_path):
 
 
 @pytest.fixture
-def ask_tensorboard(tmp_path):
+def ask_tensorboard(tmp_path, spawn):
     """Asks a TensorBoard of our own, which reads the folder, for a page of its HPARAMS plugin."""
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path), "--host", "127.0.0.1"]
     options = ["--port", "0", "--load_fast", "false", "--reload_interval", "1"]
-    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as server:
-        try:
-            lines = iter(server.stderr.readline, "")
-            url = next(found[0] for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
-            threading.Thread(target=server.stderr.read, daemon=True).start()  # or it would stand still at a full pipe
+    log = tmp_path.with_name(f"{tmp_path.name}-tensorboard")
+    with log.open("w") as output:
+        server = spawn([*command, *options], stderr=output)
+    while (found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text())) is None:
+        assert server.poll() is None, log.read_text()
+        time.sleep(0.1)
 
-            def ask(page, **body):
-                address = f"{url}/data/plugin/hparams/{page}"
-                request = urllib.request.Request(
-                    address, json.dumps(body).encode(), {"Content-Type": "application/json"}
-                )
-                with urllib.request.urlopen(request, timeout=60) as reply:
-                    return json.load(reply)
+    def ask(page, **body):
+        address = f"{found[0]}/data/plugin/hparams/{page}"
+        request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as reply:
+            return json.load(reply)
 
-            yield ask
-        finally:
-            server.kill()
+    return ask
 
 
 def test_tensorboard_shows_the_parameters_of_both_architectures(tmp_path, request):
