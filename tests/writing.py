@@ -19,6 +19,7 @@ from search.cluster.copy import Copy
 from search.config import parse
 from search.evaluation.conclusion import _open
 from search.evaluation.model_file import PREPROCESSING, ModelRecord, load_model, save_model
+from search.evaluation.result import RATES
 from search.evaluation.winners import choose
 from search.journal import Journal
 from search.prepare import check_absent, make_directory
@@ -109,17 +110,22 @@ class Writer:
         self.mark("opened", sum(bool(entry["opened"]) for entry in record["evaluations"]))
         small = build_train_config("cnn", MODEL, epochs=3, seed=5)
         weights = build_model(small.model, seed=1).state_dict()
+        shared = {"label": "cnn-seed0", "architecture": "cnn", "rank": 1, "seed": 0, "trial": 0}
         model = ModelRecord(
             retraining={
-                **{"label": "cnn-seed0", "architecture": "cnn", "rank": 1, "seed": 0, "trial": 0, "params": MODEL},
-                **{"train_seed": 5, "max_epochs": 3, "epochs": 2, "max_train_images": None, "split_seed": 0},
-                **{"fingerprint": "f" * 64, "fill": fill},
+                **shared,
+                **{"params": MODEL, "train_seed": 5, "max_epochs": 3, "epochs": 2, "max_train_images": None},
+                **{"split_seed": 0, "fingerprint": "f" * 64, "threshold": fill},
             },
             parameters=list_values(small),
-            tested={"parameters": 1, "threshold": 0.5, "metrics": {"accuracy": 0.9}},
+            tested={
+                **shared,
+                **{"parameters": 1, "threshold": fill, "confusion": ((9, 1), (1, 9)), "cost": {}},
+                **{"metrics": {**dict.fromkeys(RATES, 0.9), "brier": 0.1, "loss": 0.3}},
+            },
             preprocessing=PREPROCESSING | {"flip_average": False},
             hardware={"type": "cpu", "name": "a CPU", "threads": 1, "cpus": 1.0, "gpus": 0.0},
-            code={"commit": "c", "dirty": False, "python": "3.11", "packages": {}},
+            code={"commit": "c", "dirty": False, "source": "0" * 64, "python": "3.11", "packages": {}},
         )
         self.mark("replacing", "cnn-seed0")
         filled = {name: torch.full_like(tensor, fill) for name, tensor in weights.items()}
