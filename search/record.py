@@ -13,6 +13,7 @@ from search.cluster.store import Store, StoreError, check_url, is_url
 from search.config import Label, StudyConfig, check, dump, parse
 from search.document import read_record, set_value, write_document
 from search.evaluation.winners import Evaluation
+from search.printable import escape
 from search.provenance import Code, describe_code, describe_command, describe_commit
 from search.untrusted import RECORD_BYTES, check_folder, check_named
 from trainables.errors import InputError
@@ -70,7 +71,7 @@ def describe_study(config: StudyConfig, packed: Path) -> dict[str, Any]:
     data = {
         "fingerprint": info.fingerprint,
         "counts": info.counts,
-        "skipped": list(info.skipped),
+        "skipped": [escape(name) for name in info.skipped],  # a name may be no text
         "leaked": info.leaked,
         "duplicates": info.duplicates,
     }

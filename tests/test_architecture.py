@@ -14,7 +14,7 @@ DOORS = {
     "pydantic": {"search/config.py"},
     "optuna": {
         f"search/{name}.py"
-        for name in ("space", "sampler", "journal", "storage", "report/history", "report/charts", "dashboard")
+        for name in ("space", "sampler", "journal", "entry", "storage", "report/history", "report/charts", "dashboard")
     },
     "optuna_dashboard": {"search/dashboard.py"},
     "tensorboardX": {"search/tracking/tensorboard.py"},
@@ -25,7 +25,8 @@ DOORS = {
         f"search/{name}.py"
         for name in (
             *("tuner", "tune_changes", "cluster/nodes", "cluster/preflight"),
-            *("cluster/delivery", "cluster/losses", "cluster/preference", "cluster/private", "evaluation/retrainer"),
+            *("cluster/delivery", "cluster/losses", "cluster/preference", "cluster/private"),
+            *("cluster/liveness", "evaluation/retrainer"),
         )
     },
     "fsspec": {"search/cluster/store.py"},

@@ -32,7 +32,8 @@ class Server:
         self.folder, self.source, self.spawn, self.is_first = folder, source, spawn, True
         self.errors = (folder / "errors").open("w+")
         self.process = spawn(
-            [sys.executable, str(Path(__file__).with_name("writing.py"))],
+            [sys.executable, "-m", "tests.writing"],
+            cwd=Path(__file__).parent.parent,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,

@@ -22,13 +22,14 @@ from search.evaluation.model_file import check_files, load_record
 from search.evaluation.openings import complete_entries, describe_openings
 from search.journal import Journal
 from trainables import checkpoint
+from trainables.pack import FORMAT
 from trainables.record import RECORD, verify
 
 CALLS = (
     "openat,write,pwrite64,ftruncate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,symlink,"
     "symlinkat,fsync,fdatasync,lseek,close,truncate,creat,open,writev,pwritev,sendfile,copy_file_range"
 )
-DRIVER = Path(__file__).with_name("writing.py")
+ROOT = Path(__file__).parent.parent
 
 
 @dataclass(eq=False)
@@ -315,7 +316,7 @@ class Promises:
             files = {path: content for path, content in study.items() if path.startswith(f"checkpoints/{name}")}
             if self._remember(self._load_epoch, files, name) < epoch:
                 yield "a checkpoint that was saved is not there"
-        packs = {path: content for path, content in left.items() if path.startswith("cache/pack1-")}
+        packs = {path: content for path, content in left.items() if path.startswith(f"cache/pack{FORMAT}-")}
         yield from self._remember(self._check_pack, packs)
 
     def _remember(self, function, files, *arguments):
@@ -417,7 +418,8 @@ def traced(tmp_path_factory, packed):
     source = json.loads((packed / RECORD).read_text())["source"]
     command = ["strace", "-y", "-s", "100000000", "-e", "signal=none", "-e", f"trace={CALLS}", "-o", str(trace)]
     done = subprocess.run(
-        [*command, sys.executable, str(DRIVER), str(root), source, str(marks)],
+        [*command, sys.executable, "-m", "tests.writing", str(root), source, str(marks)],
+        cwd=ROOT,
         capture_output=True,
         text=True,
         check=False,

@@ -1,7 +1,7 @@
 """Writes every file of a study that a promise rests on, in the order of a search, and says after each what is promised.
 
-python tests/writing.py ROOT SOURCE MARKS
-python tests/writing.py < LINES   does so for each line of these three
+python -m tests.writing ROOT SOURCE MARKS
+python -m tests.writing < LINES   does so for each line of these three
 """
 
 import hashlib

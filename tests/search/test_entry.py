@@ -16,6 +16,7 @@ from rich.console import Console
 from search.config import parse
 from search.inspect import Inspected, describe_study, show_top, show_trial
 from search.journal import Journal, State
+from search.provenance import describe_code
 from search.record import write_record
 from search.study import Study
 from search.view.table import write_trials
@@ -76,7 +77,8 @@ def look(folder):
     """Do what inspect does with a study."""
     if not (folder / "study.yaml").exists():
         config = json.loads(json.dumps(describe_config(folder)))
-        write_record(folder, {"id": "1", "config": config, "data": {}, "code": {}, "evaluations": []})
+        data = {"fingerprint": "0" * 64, "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}
+        write_record(folder, {"id": "1", "config": config, "data": data, "code": describe_code(), "evaluations": []})
     study = Inspected(folder, folder)
     console = Console(file=io.StringIO(), width=80)
     console.print(study.get_status())

@@ -73,4 +73,4 @@ def test_a_skipped_file_whose_name_is_no_text_is_recorded(tmp_path, image_folder
     (image_folder / name).write_bytes(b"no image")
     config = build(tmp_path)
     make_directory(config, pack(image_folder, tmp_path / "cache", on_bad_image="skip"))
-    assert load_record(config.directory)["data"]["skipped"] == [name]
+    assert load_record(config.directory)["data"]["skipped"] == [r"train/REAL/\udcff.png"]

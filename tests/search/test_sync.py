@@ -97,6 +97,7 @@ def test_a_study_in_an_object_store_is_uploaded_from_it(wandb_server, config, bu
     trials = track_trials(config)
     copy = Copy(config, print)
     copy.start(lambda: None)
+    copy.put("study.yaml")
     copy.close()
     shutil.rmtree(config.directory)
 
