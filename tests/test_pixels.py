@@ -20,12 +20,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 from PIL import Image
 
 from search.audit.images import read_images
 from search.evaluation.model_file import PREPROCESSING
 from search.pictures import NOTES, read_picture
 from trainables.errors import ImageError, InputError
+from trainables.metrics import to_probabilities
 from trainables.pack import pack
 from trainables.pixels import MAX_PIXELS, RULE, _Room, decode, quiet_pillow
 from trainables.record import load_info
@@ -413,7 +415,7 @@ def test_the_sealed_accuracy_is_what_predict_says_of_the_same_files(tmp_path, wr
         path = tmp_path / "images/test" / ("REAL", "FAKE")[place % 2] / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(KINDS[name][0])
-    (tmp_path / "images/train/REAL/notes.txt").write_bytes(b"no image")
+    (tmp_path / "images/train/REAL" / os.fsdecode(b"no text \xff.png")).write_bytes(b"no image")
     (tmp_path / "study.yaml").write_text(STUDY)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "true", "WANDB_MODE": "offline"}
 
@@ -430,6 +432,7 @@ def test_the_sealed_accuracy_is_what_predict_says_of_the_same_files(tmp_path, wr
     assert len(rows) == len(chosen)
     right = sum(row["label"] == row["file"].split("/")[2] for row in rows)
     assert right / len(rows) == record["tested"]["metrics"]["accuracy"]
-    tested = safetensors.numpy.load_file(model.with_suffix(".predictions.safetensors"))["probabilities"]
+    logits = safetensors.numpy.load_file(model.with_suffix(".predictions.safetensors"))["logits"]
+    tested = to_probabilities(torch.from_numpy(logits)).numpy()
     assert [float(row["probability"]) for row in rows] == pytest.approx(tested.tolist(), abs=1e-6)
     assert len(np.unique(tested)) > len(rows) / 4
