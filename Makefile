@@ -3,7 +3,7 @@ DATA ?= cifake.zip
 BIN := .venv/bin
 SIDE_BY_SIDE := --numprocesses 3 --dist loadfile
 PIP = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
-LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml
+LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml
 
 .PHONY: search test test-all test-cluster check bench reference install cluster lock clean
 
