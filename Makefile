@@ -1,7 +1,7 @@
 PYTHON ?= python3
 DATA ?= cifake.zip
 BIN := .venv/bin
-SIDE_BY_SIDE := --numprocesses 3 --dist loadfile
+SIDE_BY_SIDE := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 PIP = $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock' pyproject.toml
 

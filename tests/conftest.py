@@ -26,6 +26,12 @@ MARK = "CIFAKE_SEARCH_TEST"
 """Variable by which what a test started is found when it ends."""
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that no process is left with one of them when all others are done."""
+    long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 def _write_noise(path: Path, seed: int, *, size: int = 32) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     noise = np.random.default_rng(seed).integers(256, size=(size, size, 3), dtype=np.uint8)
