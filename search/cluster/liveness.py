@@ -37,11 +37,14 @@ def watch_ray() -> Iterator[None]:
 def list_needed() -> dict[str, psutil.Process]:
     """Return by name the processes of the connected Ray that run here and that it cannot do without."""
     node: Any = ray._private.worker.global_worker.node
-    signs = {"raylet": node.raylet_socket_name, "gcs_server": node.get_session_dir_path()}
+    signs = {
+        "raylet": f"--raylet_socket_name={node.raylet_socket_name}",  # other nodes' begin in the same way
+        "gcs_server": f"--session-name={node.session_name}",
+    }
     return {
         name: process
         for process in psutil.process_iter(["name", "cmdline"])
-        if (name := process.info["name"]) in signs and signs[name] in " ".join(process.info["cmdline"] or ())
+        if (name := process.info["name"]) in signs and signs[name] in (process.info["cmdline"] or ())
     }
 
 
