@@ -318,7 +318,7 @@ def test_the_shipping_benchmark_finds_the_whole_journal_in_the_bucket(run, tmp_p
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_kills_of_single_processes_of_ray_and_wandb_cost_a_search_nothing(tmp_path):
+def test_kills_of_single_processes_of_ray_and_wandb_cost_a_search_nothing(tmp_path, run):
     figures = run("chaos", "--infrastructure", "--kills", "2", "--trials", "20", path=tmp_path / "figures.json")
     assert figures["kills"] == sum(figures["by_kind"].values()) == 2
     assert figures["epochs_recorded"] >= 20
