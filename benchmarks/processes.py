@@ -1,7 +1,6 @@
 """Programs that are measured from outside, with all that they started."""
 
-import os
-import signal
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -22,12 +21,15 @@ def look(pid: int) -> tuple[float, int]:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program and all that it started, at once; one that has ended is waited for."""
-    for member in list_family(process.pid):
-        try:
-            os.kill(member.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    """Kill a program and all that it started, at once; one that has ended is left alone.
+
+    By then the system may have given its number to another process, or to a thread: Ray starts hundreds of them, and a
+    signal to a thread's number ends the process that it belongs to.
+    """
+    if process.poll() is None:
+        for member in list_family(process.pid):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.kill()
     process.wait()
 
 
