@@ -159,7 +159,7 @@ def test_a_temporary_folder_with_too_long_a_path_for_a_socket_is_refused_with_th
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
     assert line.startswith("error: Ray cannot start on this machine (")
-    assert line.endswith(": set TMPDIR to a shorter path")
+    assert line.endswith(": set TMPDIR to a path of at most 28 bytes")
 
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "HOME"])

@@ -187,9 +187,8 @@ class Copy:
                 self._shipped += len(new)
                 return
             there = self.store.read(name)
-            if not there or not new.startswith(
-                there
-            ):  # lines say who wrote them, so none of another driver begins as ours
+            # Lines say who wrote them, so none of another driver begins as ours.
+            if not there or not new.startswith(there):
                 leave(f"error: another driver goes on with {self.store.url}: this process ends and writes no more", 1)
             self._shipped += len(there)  # it is ours: the answer was lost, and the journal has grown since
             self._ship_journal()

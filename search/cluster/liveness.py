@@ -14,6 +14,8 @@ from search.interrupt import give_up
 
 LOOK_S = 1.0
 """Seconds between two looks at Ray's processes."""
+MAX_TMPDIR = 28
+"""Bytes that always fit: a socket's path has 107, and Ray's own part of it, with a process number of 7 digits, 79."""
 
 
 @contextmanager
@@ -53,7 +55,7 @@ def explain_start(error: Exception) -> str:
     folder = get_default_system_temp_dir()
     reason = str(error).strip().partition("\n")[0]
     if "AF_UNIX path length" in reason:
-        cure = "set TMPDIR to a shorter path"
+        cure = f"set TMPDIR to a path of at most {MAX_TMPDIR} bytes"
     elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         cure = f"free some space in {folder}, or set TMPDIR to a folder that has some"
     elif isinstance(error, OSError):
@@ -61,7 +63,7 @@ def explain_start(error: Exception) -> str:
     elif "object store" in reason or "memory" in reason.lower():
         cure = "free some memory, or give this machine or container more"
     else:
-        cure = f"its logs are below {folder}; end what an earlier Ray left (`ray stop`), or free memory, then try again"
+        cure = "end what an earlier Ray left (`ray stop`), or free memory, then try again"
     return f"Ray cannot start on this machine ({reason}): {cure}"
 
 
