@@ -4,7 +4,7 @@ from typing import Any
 
 BASELINE = "random + asha"
 DEFAULT = "tpe 10 + asha from 3"
-"""What search/config.py has as its default."""
+"""What search/config/schema.py has as its default."""
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "scheduler": "none"},
     "random + asha": {"sampler": "random", "scheduler": "asha", "grace_epochs": 1},

@@ -29,14 +29,14 @@ import psutil
 import typer
 
 from benchmarks.processes import kill_tree, list_family
+from search.cluster.job import Failure, Report, Task
 from search.cluster.nodes import connect
-from search.command import explain_errors
-from search.config import StudyConfig, parse
-from search.journal import Journal, State, Trial
+from search.cluster.runner import run_study
+from search.commands.terminal import explain_errors
+from search.config.schema import StudyConfig, parse
+from search.listeners.wandb.tracker import build_tracker
+from search.record.journal import Journal, State, Trial
 from search.study import Study
-from search.task import Failure, Report, Task
-from search.tracking.tracker import build_tracker
-from search.tuner import run_study
 
 SECONDS_PER_EPOCH = 0.05
 MAX_EPOCHS = 9

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 
-from search.config import StudyConfig, parse
-from search.journal import METRIC
-from search.sampler import Sampler
-from search.space import build_distributions, list_specs
+from search.config.schema import StudyConfig, parse
+from search.config.space import build_distributions, list_specs
+from search.record.journal import METRIC
+from search.samplers.sampler import Sampler
 from trainables.config import build_train_config
 from trainables.data import Split, open_train
 from trainables.errors import TrainingError

@@ -24,12 +24,12 @@ from typing import Any
 import psutil
 
 from benchmarks.chaos import make_task
+from search.cluster.job import Report, Task
 from search.cluster.nodes import connect
-from search.config import StudyConfig, parse
-from search.journal import Journal, Trial
+from search.cluster.runner import run_study
+from search.config.schema import StudyConfig, parse
+from search.record.journal import Journal, Trial
 from search.study import Study
-from search.task import Report, Task
-from search.tuner import run_study
 
 KILOBYTE, MEGABYTE = 1e3, 1e6
 COLUMNS = ("slots", "trials", "ms a trial", "driver's CPU", "late to early", "driver, MB", "kB a trial")

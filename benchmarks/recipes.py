@@ -13,7 +13,7 @@ from typing import Any
 
 from scipy import stats
 
-from search.document import read_document
+from search.config.yaml import read_document
 from trainables.config import build_train_config
 from trainables.data import open_train
 from trainables.pack import pack

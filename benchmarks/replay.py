@@ -36,9 +36,9 @@ from threadpoolctl import threadpool_limits
 from benchmarks.arms import ARMS, BASELINE, DEFAULT, MORE, QMC_STARTS, SLOW
 from benchmarks.curves import ARCHITECTURE, build_study
 from benchmarks.surrogate import Surrogate, Table, list_distributions, load_curves
-from search.config import Recipe, StudyConfig
-from search.journal import METRIC, Journal, State, Trial
-from search.sampler import Sampler
+from search.config.schema import Recipe, StudyConfig
+from search.record.journal import METRIC, Journal, State, Trial
+from search.samplers.sampler import Sampler
 from search.study import Study
 
 Array = NDArray[np.float64]

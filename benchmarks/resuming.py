@@ -15,8 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from search.config import StudyConfig, load
-from search.journal import Journal
+from search.config.schema import StudyConfig, load
+from search.record.journal import Journal
 from search.study import Study
 
 

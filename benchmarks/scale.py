@@ -24,8 +24,8 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from benchmarks.growth import MEGABYTE, build_config, drive
-from search.config import ClusterConfig
-from search.journal import Journal
+from search.config.schema import ClusterConfig
+from search.record.journal import Journal
 
 NODE_BYTES = 260 * MEGABYTE
 """Memory of a pretended node with its worker. Source: LOG.md, 2026-11-24."""

@@ -21,11 +21,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from search.cluster.copy import Copy
-from search.cluster.shipped import read_parts
-from search.cluster.store import Store
-from search.config import StudyConfig, parse
-from search.journal import Journal
+from search.config.schema import StudyConfig, parse
+from search.record.journal import Journal
+from search.record.mirror import Copy
+from search.record.object_store import Store
+from search.record.remote import read_parts
 from search.study import Study
 
 

@@ -62,7 +62,7 @@ def run_task(deliver: Callable[[], str], task: Any) -> Iterator[Any]:
     """Train a trial in a worker, watched."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from search import trial
+    from search.cluster import worker as trial
 
     mark("worker")
     trial.open_train = _watch(trial.open_train, after="images")
@@ -154,8 +154,8 @@ def main() -> None:
 def _pack(cache: Path) -> None:
     from rich.console import Console
 
-    from search.config import load
-    from search.prepare import prepare_data
+    from search.config.schema import load
+    from search.datasets.prepare import prepare_data
 
     prepare_data(load(ROOT / "configs/local.yaml", [f"data.cache={cache}"]), Console(quiet=True))
 

@@ -23,7 +23,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from benchmarks.curves import ARCHITECTURE, EPOCHS, TABLE, build_study
-from search.space import build_distributions, list_specs
+from search.config.space import build_distributions, list_specs
 
 Array = NDArray[np.float64]
 NUM_ALIKE = 4

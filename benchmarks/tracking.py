@@ -47,9 +47,9 @@ def _clock(times: list[float], action: Callable[[], object]) -> None:
 
 def track_ours(folder: Path, trials: int, epochs: int) -> dict[str, float]:
     """Tell our tracker."""
-    from search.config import parse
-    from search.journal import State, Trial
-    from search.tracking.tracker import build_tracker
+    from search.config.schema import parse
+    from search.listeners.wandb.tracker import build_tracker
+    from search.record.journal import State, Trial
 
     config = parse({"name": "bench", "results": str(folder), "tracking": {"mode": "offline"}})
     trial_s: list[float] = []

@@ -14,29 +14,29 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.checkpoints import Checkpoints
-from search.cluster.copy import Copy
-from search.cluster.delivery import Delivery, build_delivery
+from search.cluster.job import Failure, Report, Task
 from search.cluster.nodes import Node, clear_nodes, connect, count_slots
 from search.cluster.preflight import check_nodes
-from search.cluster.store import is_url
-from search.command import build_console, explain_errors
-from search.config import StudyConfig, load, parse
-from search.division import check_shares
-from search.document import set_value
-from search.journal import Journal, State, Trial
-from search.lock import hold
-from search.plan import describe_plan
-from search.prepare import check_absent, make_directory, prepare_data, prepare_weights
-from search.record import compare_record, fetch_record, load_record, write_record
+from search.cluster.silence import Silence
+from search.cluster.transfer import Delivery, build_delivery
+from search.commands.plan import describe_plan
+from search.commands.terminal import build_console, explain_errors
+from search.config.places import is_url
+from search.config.schema import StudyConfig, load, parse
+from search.config.untrusted import check_address, check_named
+from search.config.yaml import set_value
+from search.datasets.prepare import check_absent, make_directory, prepare_data, prepare_weights
+from search.listeners.live import build_live
+from search.listeners.tensorboard import EventFiles
+from search.listeners.wandb.tracker import build_tracker
+from search.record.journal import Journal, State, Trial
+from search.record.lease import hold
+from search.record.leftovers import Checkpoints
+from search.record.manifest import compare_record, fetch_record, load_record, write_record
+from search.record.mirror import Copy
+from search.report.trials import write_trials
+from search.samplers.shares import check_shares
 from search.study import Listener, Study
-from search.task import Failure, Report, Task
-from search.tracking.tensorboard import EventFiles
-from search.tracking.tracker import build_tracker
-from search.untrusted import check_address, check_named
-from search.view.live import build_live
-from search.view.silence import Silence
-from search.view.table import write_trials
 from trainables.errors import InputError
 from trainables.seed import derive_seed
 
@@ -129,7 +129,7 @@ def _search(
     plain: bool,
 ) -> tuple[Study, str | None]:
     """Run the trials; return the study and why it halted early, if it did."""
-    from search.tuner import run_study  # with all of Ray Tune, while the workers of a new Ray come up
+    from search.cluster.runner import run_study  # with all of Ray Tune, while the workers of a new Ray come up
 
     directory = config.directory
     with contextlib.ExitStack() as stack:
@@ -169,8 +169,8 @@ def _clear_nodes(config: StudyConfig, study: Study) -> None:
 
 
 def evaluate(*arguments: Any) -> None:
-    """Evaluate the winners and write the report, as `search.evaluation.conclusion` does."""
-    from search.evaluation.conclusion import (
+    """Evaluate the winners and write the report, as the command `evaluate` does."""
+    from search.commands.evaluate import (
         conclude,  # with torch, pandas, matplotlib and plotly, for which no trial waits
     )
 
@@ -179,7 +179,7 @@ def evaluate(*arguments: Any) -> None:
 
 def run_task(deliver: Delivery, task: Task) -> Iterator[Report | Failure]:
     """Train a trial on a node that has its pack or has yet to be brought it."""
-    from search.trial import run_trial  # there, with torch: the driver hands trials out without
+    from search.cluster.worker import run_trial  # there, with torch: the driver hands trials out without
 
     return run_trial(deliver, task)
 

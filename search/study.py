@@ -11,13 +11,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from search.config import Recipe, SearchConfig, StudyConfig
-from search.division import choose_next
-from search.entry import read_point
-from search.journal import Journal, State, Trial
-from search.sampler import Sampler
-from search.scheduler import SCHEDULERS, Scheduler
-from search.space import Choice, Range, Spec, build_distributions, check_point, list_specs
+from search.config.schema import Recipe, SearchConfig, StudyConfig
+from search.config.space import Choice, Range, Spec, build_distributions, check_point, list_specs
+from search.record.entry import read_point
+from search.record.journal import Journal, State, Trial
+from search.samplers.sampler import Sampler
+from search.samplers.shares import choose_next
+from search.schedulers.scheduler import SCHEDULERS, Scheduler
 from trainables.config import list_defaults
 from trainables.errors import InputError
 

@@ -9,36 +9,52 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted(path for package in ("search", "trainables") for path in (ROOT / package).rglob("*.py"))
 
 DOORS = {
-    "wandb": {"search/tracking/tracker.py", "search/tracking/runs.py", "search/tracking/gallery.py", "search/sync.py"},
-    "yaml": {"search/document.py"},
-    "pydantic": {"search/config.py"},
+    "wandb": {
+        "search/listeners/wandb/tracker.py",
+        "search/listeners/wandb/runs.py",
+        "search/listeners/wandb/gallery.py",
+        "search/commands/sync.py",
+    },
+    "yaml": {"search/config/yaml.py"},
+    "pydantic": {"search/config/schema.py"},
     "optuna": {
-        f"search/{name}.py"
-        for name in ("space", "sampler", "journal", "entry", "storage", "report/history", "report/charts", "dashboard")
+        "search/config/space.py",
+        "search/samplers/sampler.py",
+        "search/record/journal.py",
+        "search/record/entry.py",
+        "search/record/storage.py",
+        "search/report/history.py",
+        "search/report/charts.py",
+        "search/commands/dashboard.py",
     },
-    "optuna_dashboard": {"search/dashboard.py"},
-    "tensorboardX": {"search/tracking/tensorboard.py"},
-    "pyarrow": {"search/view/table.py"},
-    "pynvml": {"search/view/usage.py"},
-    "sqlalchemy": {"search/storage.py"},
+    "optuna_dashboard": {"search/commands/dashboard.py"},
+    "tensorboardX": {"search/listeners/tensorboard.py"},
+    "pyarrow": {"search/report/trials.py"},
+    "pynvml": {"search/listeners/usage.py"},
+    "sqlalchemy": {"search/record/storage.py"},
     "ray": {
-        f"search/{name}.py"
-        for name in (
-            *("tuner", "tune_changes", "cluster/nodes", "cluster/preflight"),
-            *("cluster/delivery", "cluster/losses", "cluster/preference", "cluster/private"),
-            *("cluster/liveness", "evaluation/retrainer"),
-        )
+        "search/evaluation/retrainer.py",
+        *(
+            f"search/cluster/{name}.py"
+            for name in ("autoscaler", "liveness", "losses", "nodes", "preflight", "private")
+        ),
+        *(f"search/cluster/{name}.py" for name in ("runner", "transfer", "tune_patches")),
     },
-    "fsspec": {"search/cluster/store.py"},
+    "fsspec": {"search/record/object_store.py"},
     "matplotlib": {"search/report/figures.py"},
     "plotly": {"search/report/charts.py"},
     "jinja2": {"search/report/page.py"},
     "torchmetrics": {"search/evaluation/statistics.py"},
     "pandas": {"search/evaluation/comparison.py"},
     "safetensors": {"search/evaluation/model_file.py"},
-    "PIL": {"trainables/pixels.py", "search/report/page.py", "search/sample.py", "search/audit/sheet.py"},
-    "onnx": {"search/export.py"},
-    "onnxruntime": {"search/export.py"},
+    "PIL": {
+        "trainables/pixels.py",
+        "search/report/page.py",
+        "search/datasets/sample.py",
+        "search/datasets/audit/sheet.py",
+    },
+    "onnx": {"search/commands/export.py"},
+    "onnxruntime": {"search/commands/export.py"},
 }
 """Which files may import a library."""
 
@@ -77,22 +93,22 @@ def test_only_a_retraining_opens_the_test_split():
             names += [alias.name for alias in node.names] if isinstance(node, ast.ImportFrom) else []
             if "open_test" in names:
                 opens.add(name(path))
-    assert opens == {"search/evaluation/worker.py"}
+    assert opens == {"search/evaluation/test.py"}
 
 
 def test_what_the_audit_reads_stays_in_the_audit():
-    audit = {"search/data.py", "search/audit/findings.py", "search/audit/sheet.py"}
+    audit = {"search/commands/audit.py", "search/datasets/audit/findings.py", "search/datasets/audit/sheet.py"}
     readers = {path for path in MODULES for node in ast.walk(ast.parse(path.read_text())) if imports_images(node)}
     assert {name(path) for path in readers} == audit
 
 
 def imports_images(node):
     if isinstance(node, ast.Import):
-        return any(alias.name == "search.audit.images" for alias in node.names)
+        return any(alias.name == "search.datasets.audit.images" for alias in node.names)
     if not isinstance(node, ast.ImportFrom):
         return False
     names = {f"{node.module}.{alias.name}" for alias in node.names}
-    return node.module == "search.audit.images" or "search.audit.images" in names
+    return node.module == "search.datasets.audit.images" or "search.datasets.audit.images" in names
 
 
 def test_no_module_outgrows_what_one_sitting_reads():

@@ -15,7 +15,7 @@ from ray.autoscaler._private.resource_demand_scheduler import ResourceDemandSche
 from ray.autoscaler._private.util import prepare_config, validate_config
 from typer.testing import CliRunner
 
-from search.cluster.preference import prefer_available
+from search.cluster.autoscaler import prefer_available
 from search.run import main
 
 ROOT = Path(__file__).parent.parent

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from search.config import load
-from search.division import choose_architecture
-from search.space import Choice, Range, list_specs
+from search.config.schema import load
+from search.config.space import Choice, Range, list_specs
+from search.samplers.shares import choose_architecture
 from trainables.config import ResNet50Config, build_train_config
 from trainables.models import build_model, count_parameters
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from search.document import read_document
+from search.config.yaml import read_document
 from search.evaluation.model_file import check_files, load_record
 from search.evaluation.openings import complete_entries, describe_openings
-from search.journal import Journal
+from search.record.journal import Journal
 from trainables.record import RECORD
 
 WRITES = ("write", "fsync", "openat", "rename", "mkdir", "unlink", "unlinkat", "rmdir", "symlink", "ftruncate")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from search.__main__ import COMMANDS as COMMANDS_OF
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
@@ -45,45 +47,45 @@ def test_every_search_command_in_the_readme_parses(command, tmp_path, monkeypatc
     assert "Rungs:" in result.output
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "-m search.evaluate" in command])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "-m search evaluate" in command])
 def test_every_evaluation_command_in_the_readme_parses(command, tmp_path, monkeypatch):
     import typer
 
-    from search.evaluate import main
+    from search.commands.evaluate import main
 
     app = typer.Typer()
     app.command()(main)
     monkeypatch.chdir(tmp_path)
-    result = CliRunner().invoke(app, shlex.split(command)[3:])
+    result = CliRunner().invoke(app, shlex.split(command)[4:])
     assert result.exit_code == 2
     assert "error: there is no study in results/mine" in result.output
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "-m search.data" in command])
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "-m search audit" in command])
 def test_every_audit_command_in_the_readme_works(command, image_zip, tmp_path, monkeypatch):
     import typer
 
-    from search.data import main
+    from search.commands.audit import main
 
     app = typer.Typer()
     app.command()(main)
     monkeypatch.chdir(tmp_path)
-    source, *options = shlex.split(command)[3:]
+    source, *options = shlex.split(command)[4:]
     image_zip.rename(source)
     result = CliRunner().invoke(app, [source, *options])
     assert result.exit_code == 0, result.output
     assert f"{source}: 50 images" in result.output
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if re.search(r"-m search\.(reproduce|predict|export)", c)])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if re.search(r"-m search (reproduce|predict|export)", c)])
 def test_every_command_on_models_in_the_readme_parses(command, tmp_path, monkeypatch):
     """All that can be wrong is that there is no such study or model."""
     import typer
 
     monkeypatch.chdir(tmp_path)
-    module, *arguments = shlex.split(command)[2:]
+    name, *arguments = shlex.split(command)[3:]
     app = typer.Typer()
-    app.command()(importlib.import_module(module).main)
+    app.command()(importlib.import_module(COMMANDS_OF[name][0]).main)
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2
     assert result.stderr.startswith("error: ")
@@ -92,14 +94,14 @@ def test_every_command_on_models_in_the_readme_parses(command, tmp_path, monkeyp
 
 
 @pytest.mark.parametrize(
-    "command", [command for command in COMMANDS if re.search(r"-m search\.(inspect|dash)", command)]
+    "command", [command for command in COMMANDS if re.search(r"-m search (inspect|dash)", command)]
 )
 def test_every_command_that_looks_at_a_study_parses(command, tmp_path, monkeypatch):
     import typer
 
     app = typer.Typer()
-    _, _, module, *arguments = shlex.split(command)
-    app.command()(importlib.import_module(module).main)
+    _, _, _, name, *arguments = shlex.split(command)
+    app.command()(importlib.import_module(COMMANDS_OF[name][0]).main)
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, result.stderr.partition(":")[0]) == (2, "error"), result.output

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from search.journal import Journal, State
+from search.record.journal import Journal, State
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

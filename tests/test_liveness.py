@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.chaos import list_infrastructure
 from benchmarks.processes import kill_tree
-from search.journal import Journal, State
+from search.record.journal import Journal, State
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -22,8 +22,8 @@ CONNECT = """
 import sys
 import typer
 from search.cluster.nodes import connect
-from search.command import explain_errors
-from search.config import parse
+from search.commands.terminal import explain_errors
+from search.config.schema import parse
 
 def main():
     with explain_errors("the same command"), connect(parse({"name": "x", "cluster": {"cpus": 1}})):

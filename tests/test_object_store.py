@@ -20,8 +20,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search.cluster.shipped import read_parts
-from search.cluster.store import Store
+from search.record.object_store import Store
+from search.record.remote import read_parts
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -128,7 +128,7 @@ def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(
     assert f"{url} exists: --resume" in finish("search.run", study, *first, code=2)
     refused = finish("search.run", study, *first, "--resume", code=2)
     assert f"{url} is being searched by process {head.pid} on " in refused
-    assert json.loads(finish("search.inspect", url, "--json"))["searched_by"].startswith(f"process {head.pid} ")
+    assert json.loads(finish("search", "inspect", url, "--json"))["searched_by"].startswith(f"process {head.pid} ")
     os.killpg(head.pid, signal.SIGKILL)
     head.communicate()
     shutil.rmtree(tmp_path / "first" / "studies")
@@ -151,9 +151,9 @@ def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(
     assert not [name for name in names if name.startswith(("checkpoints/", "study.lock", ".reaching"))]
 
     third = ["--set", f"data.cache={tmp_path / 'third'}"]
-    assert "nothing to train" in finish("search.evaluate", url, *third)
-    finish("search.evaluate", url, *third, "--report")
-    assert "All trials have ended." in finish("search.inspect", url)
+    assert "nothing to train" in finish("search", "evaluate", url, *third)
+    finish("search", "evaluate", url, *third, "--report")
+    assert "All trials have ended." in finish("search", "inspect", url)
 
 
 def test_a_search_goes_on_while_its_store_is_out_of_reach_and_ships_afterwards(

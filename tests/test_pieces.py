@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from search.journal import Journal
+from search.record.journal import Journal
 
 ROOT = Path(__file__).parent.parent
 STUDY = """

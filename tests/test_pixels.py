@@ -23,9 +23,9 @@ import safetensors.numpy
 import torch
 from PIL import Image
 
-from search.audit.images import read_images
+from search.datasets.audit.images import read_images
+from search.datasets.pictures import NOTES, read_picture
 from search.evaluation.model_file import PREPROCESSING
-from search.pictures import NOTES, read_picture
 from trainables.errors import ImageError, InputError
 from trainables.metrics import to_probabilities
 from trainables.pack import pack
@@ -428,7 +428,7 @@ def test_the_sealed_accuracy_is_what_predict_says_of_the_same_files(tmp_path, wr
     call("search.run", "study.yaml", "--set", "tracking.mode=off")
     model = tmp_path / "results/tiny/models/cnn-seed0.safetensors"
     record = json.loads(model.with_suffix(".json").read_text())
-    rows = list(csv.DictReader(io.StringIO(call("search.predict", model, "images/test", "--csv"))))
+    rows = list(csv.DictReader(io.StringIO(call("search", "predict", model, "images/test", "--csv"))))
     assert len(rows) == len(chosen)
     right = sum(row["label"] == row["file"].split("/")[2] for row in rows)
     assert right / len(rows) == record["tested"]["metrics"]["accuracy"]

@@ -23,8 +23,8 @@ from benchmarks.replay import (
     summarize,
 )
 from benchmarks.surrogate import list_distributions, load_curves
-from search.config import SearchConfig
-from search.journal import Journal
+from search.config.schema import SearchConfig
+from search.record.journal import Journal
 
 EPOCHS_OF_A_SEARCH = 180
 SEEDS = range(2000, 2100)

@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search.document import read_document
+from search.config.yaml import read_document
 from trainables.config import build_train_config
 from trainables.models import build_model
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from search.checkpoints import Checkpoints
-from search.cluster.copy import Copy
-from search.config import parse
-from search.evaluation.conclusion import _open
+from search.config.schema import parse
+from search.datasets.prepare import check_absent, make_directory
+from search.evaluation.choices import choose
+from search.evaluation.evaluate import _open
 from search.evaluation.model_file import PREPROCESSING, ModelRecord, load_model, save_model
 from search.evaluation.result import RATES
-from search.evaluation.winners import choose
-from search.journal import Journal
-from search.prepare import check_absent, make_directory
-from search.record import compare_record, write_record
+from search.record.journal import Journal
+from search.record.leftovers import Checkpoints
+from search.record.manifest import compare_record, write_record
+from search.record.mirror import Copy
 from search.study import Study
 from trainables import checkpoint
 from trainables.config import build_train_config, list_values

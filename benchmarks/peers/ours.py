@@ -8,8 +8,8 @@ from pathlib import Path
 
 import search.run
 from benchmarks.peers.plan import Plan, note, tell, watch_first_step
-from search.journal import Journal, State
-from search.task import Failure, Report, Task
+from search.cluster.job import Failure, Report, Task
+from search.record.journal import Journal, State
 
 
 def main(folder: Path) -> None:
@@ -41,7 +41,7 @@ def main(folder: Path) -> None:
 
 def run_task(folder: Path, deliver: Callable[[], str], task: Task) -> Iterator[Report | Failure]:
     """Train a trial and note what was trained, as the peers do."""
-    from search.trial import run_trial
+    from search.cluster.worker import run_trial
 
     watch_first_step(folder)
     for message in run_trial(deliver, task):

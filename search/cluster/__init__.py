@@ -1,1 +1,1 @@
-"""Machines: which there are, whether they agree, what they are brought."""
+"""Runs jobs on Ray: nodes, workers, Ray Tune."""

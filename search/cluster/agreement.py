@@ -14,8 +14,9 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from search.cluster.store import Store, is_url
-from search.provenance import ROOT, hash_source
+from search.config.places import is_url
+from search.record.object_store import Store
+from search.record.provenance import ROOT, hash_source
 from trainables.errors import InputError
 
 PATIENCE_S = 30.0

@@ -10,7 +10,7 @@ import psutil
 import ray
 from ray._common.utils import get_default_system_temp_dir
 
-from search.interrupt import give_up
+from search.cluster.signals import give_up
 
 LOOK_S = 1.0
 """Seconds between two looks at Ray's processes."""

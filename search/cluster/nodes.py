@@ -16,8 +16,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.cluster.liveness import explain_start, watch_ray
 from search.cluster.private import keep_private
-from search.config import ResourceConfig, StudyConfig
-from search.interrupt import keep_signals
+from search.cluster.signals import keep_signals
+from search.config.schema import ResourceConfig, StudyConfig
 from trainables.errors import InputError
 
 QUIET = {

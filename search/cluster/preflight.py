@@ -22,8 +22,9 @@ from search.cluster.agreement import (
     find_difference,
 )
 from search.cluster.nodes import Node, list_nodes
-from search.cluster.store import Store, is_url
-from search.config import StudyConfig
+from search.config.places import is_url
+from search.config.schema import StudyConfig
+from search.record.object_store import Store
 from trainables.durable import make_folder
 from trainables.errors import InputError
 
@@ -46,7 +47,7 @@ class Condition:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Folder:
-    """A folder as a place for messages, as search.cluster.store.Store is one."""
+    """A folder as a place for messages, as search.record.object_store.Store is one."""
 
     path: str
 

@@ -1,1 +1,1 @@
-"""The winners, trained again and tested once."""
+"""Chooses the best configurations, retrains them, and tests each once."""

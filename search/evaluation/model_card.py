@@ -6,8 +6,8 @@ Its sections follow Mitchell et al. 2019, Model Cards for Model Reporting (arXiv
 from collections.abc import Mapping
 from typing import Any
 
-from search.printable import escape_markdown
-from search.provenance import describe_commit
+from search.config.printable import escape_markdown
+from search.record.provenance import describe_commit
 
 LIMITS = (
     "The model knows only the kind of 32x32 images that it was trained on; of CIFAKE, CIFAR-10 and Stable Diffusion 1.4"
@@ -31,8 +31,8 @@ Tells photographs (REAL) from generated images (FAKE): {retraining["architecture
 ## Use
 
 ```bash
-python -m search.predict {label}.safetensors picture.jpg
-python -m search.export {label}.safetensors --format onnx
+python -m search predict {label}.safetensors picture.jpg
+python -m search export {label}.safetensors --format onnx
 ```
 
 An image is called REAL if its probability of being REAL is above {tested["threshold"]!r}, both as float32.

@@ -18,9 +18,9 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from search.config.untrusted import RECORD_BYTES, WEIGHTS_BYTES, parse_json, read_file
 from search.evaluation.model_card import build_card
 from search.evaluation.model_record import ModelRecord, build_record
-from search.untrusted import RECORD_BYTES, WEIGHTS_BYTES, parse_json, read_file
 from trainables.config import IMAGE_SIZE, TrainConfig
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError

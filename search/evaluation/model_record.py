@@ -4,10 +4,10 @@ import dataclasses
 import json
 from typing import Any, Literal
 
-from search.config import Architecture, Count, Digest, Few, Finite, Index, Label, Share, check
+from search.config.schema import Architecture, Count, Digest, Few, Finite, Index, Label, Share, check
+from search.config.space import check_params
 from search.evaluation.result import RATES, TestedModel
-from search.provenance import Code
-from search.space import check_params
+from search.record.provenance import Code
 from trainables.config import TrainConfig, Value, build_train_config
 from trainables.errors import InputError
 
@@ -63,7 +63,7 @@ class ModelRecord:
     hardware: dict[str, Any]
     """Device, its name, threads, and what the training was granted."""
     code: dict[str, Any]
-    """search.provenance.describe_code."""
+    """search.record.provenance.describe_code."""
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
     """Of the file of weights, and of the predictions if there are any."""
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.evaluation.winners import stamp
+from search.evaluation.choices import stamp
 
 Opening = Mapping[str, Any]
 """time, commit, dirty, previous (hash of the opening before, null for the first) and hash."""

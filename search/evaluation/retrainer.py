@@ -12,16 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from search.cluster.agreement import NodeError
-from search.cluster.delivery import Delivery, build_delivery
+from search.cluster.job import Failure
 from search.cluster.losses import is_node_lost
-from search.config import StudyConfig
+from search.cluster.silence import Silence
+from search.cluster.transfer import Delivery, build_delivery
+from search.cluster.worker import catch
+from search.config.schema import StudyConfig
 from search.evaluation.model_record import Retraining
 from search.evaluation.result import TestedModel
-from search.evaluation.retraining import Place
-from search.evaluation.worker import Progress, calibrate, retrain
-from search.task import Failure
-from search.trial import catch
-from search.view.silence import Silence
+from search.evaluation.retrainings import Place
+from search.evaluation.test import Progress, calibrate, retrain
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

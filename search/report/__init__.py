@@ -1,1 +1,1 @@
-"""A result as tables, figures and a page."""
+"""Turns a result into tables, figures and a page."""

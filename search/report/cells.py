@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from search.printable import escape_latex, escape_markdown
+from search.config.printable import escape_latex, escape_markdown
 from trainables.config import Value
 
 

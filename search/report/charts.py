@@ -13,8 +13,8 @@ import plotly.offline
 from optuna import visualization
 from optuna.trial import TrialState
 
-from search.config import StudyConfig
-from search.journal import Trial
+from search.config.schema import StudyConfig
+from search.record.journal import Trial
 from search.report.history import build_evaluator, build_study, build_timeline, measure_importance
 
 SCALE = [[0.0, "#5b9bd5"], [1.0, "#e0701c"]]

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config import StudyConfig
-from search.division import describe_division
+from search.config.printable import escape
+from search.config.schema import StudyConfig
+from search.evaluation.choices import is_finished, name_recipes
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
-from search.evaluation.winners import is_finished, name_recipes
-from search.journal import State, Trial
-from search.printable import escape
+from search.record.journal import State, Trial
+from search.samplers.shares import describe_division
 from trainables.config import list_defaults
 
 
@@ -170,7 +170,7 @@ def _describe_data(config: StudyConfig, record: Mapping[str, Any]) -> list[str]:
     if leaked or duplicates:
         notes.append(
             f"Left out of train: {leaked} images that are also in test, {duplicates} second copies. Near-duplicates "
-            "across train and test stay in; python -m search.data counts them."
+            "across train and test stay in; python -m search audit counts them."
         )
     if skipped := data.get("skipped"):
         notes.append(f"Skipped {len(skipped)} files that are no images, the first {escape(skipped[0])}.")

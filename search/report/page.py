@@ -16,11 +16,11 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from search.config.printable import escape_lines
 from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Mistake, Result, TestedModel
-from search.journal import Trial
-from search.printable import escape_lines
-from search.provenance import describe_commit
+from search.record.journal import Trial
+from search.record.provenance import describe_commit
 from search.report import charts, figures
 from search.report.cells import Table
 from trainables.durable import write_file

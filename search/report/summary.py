@@ -4,10 +4,10 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from search.config import StudyConfig
-from search.division import measure_seconds, name_device
-from search.journal import State, Trial
+from search.config.schema import StudyConfig
+from search.record.journal import State, Trial
 from search.report.history import build_study, measure_importance
+from search.samplers.shares import measure_seconds, name_device
 from trainables.config import list_defaults
 
 

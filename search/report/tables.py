@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from search.config.printable import defuse, escape_markdown
+from search.config.space import Choice, Range, list_specs
 from search.evaluation.comparison import (
     DETAILS,
     METRICS,
@@ -16,7 +18,6 @@ from search.evaluation.comparison import (
     summarize_lower,
 )
 from search.evaluation.result import Result
-from search.printable import defuse, escape_markdown
 from search.report.cells import (
     Table,
     format_chance,
@@ -30,7 +31,6 @@ from search.report.cells import (
 from search.report.figures import draw_confusion, draw_curves, render_png
 from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
-from search.space import Choice, Range, list_specs
 from trainables.config import Value, list_defaults
 from trainables.durable import write_file
 

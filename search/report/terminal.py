@@ -2,9 +2,9 @@
 
 from rich.text import Text
 
+from search.config.printable import escape
 from search.evaluation.comparison import Difference, list_differences, summarize
 from search.evaluation.result import Result
-from search.printable import escape
 from search.report.cells import (
     align,
     format_chance,

@@ -17,11 +17,11 @@ import pytest
 import ray
 
 from search.cluster.nodes import connect
-from search.config import StudyConfig, dump, parse
+from search.config.schema import StudyConfig, dump, parse
 from search.evaluation.model_file import PREPROCESSING, save_model
 from search.evaluation.model_record import SHARED, ModelRecord
 from search.evaluation.result import RATES
-from search.provenance import describe_code
+from search.record.provenance import describe_code
 from trainables.config import build_train_config, list_values
 from trainables.models import build_model
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.config import parse
-from search.journal import Journal, State
-from search.scheduler import SCHEDULERS
+from search.config.schema import parse
+from search.record.journal import Journal, State
+from search.schedulers.scheduler import SCHEDULERS
 from search.study import Study
 
 SPACE = {"shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}}

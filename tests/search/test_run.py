@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from search.config import parse
-from search.prepare import make_directory
+from search.config.schema import parse
+from search.datasets.prepare import make_directory
 from search.run import _read_stored, main
 
 APP = typer.Typer()

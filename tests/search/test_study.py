@@ -2,10 +2,10 @@ import math
 
 import pytest
 
-from search.config import parse
-from search.journal import Journal, State
-from search.sampler import SAMPLERS
-from search.scheduler import SCHEDULERS
+from search.config.schema import parse
+from search.record.journal import Journal, State
+from search.samplers.sampler import SAMPLERS
+from search.schedulers.scheduler import SCHEDULERS
 from search.study import Study, is_converged
 
 SPACE = {

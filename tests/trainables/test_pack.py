@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from torchvision import transforms
 
-from search.audit.images import read_images
+from search.datasets.audit.images import read_images
 from trainables.data import open_full_train, open_test
 from trainables.errors import InputError
 from trainables.pack import pack

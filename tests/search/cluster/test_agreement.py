@@ -9,7 +9,7 @@ import pytest
 
 from search.cluster import agreement
 from search.cluster.agreement import NodeError, Terms, agree, describe_driver, describe_versions, has_arrived
-from search.cluster.store import Store
+from search.record.object_store import Store
 
 ROOT = Path(__file__).parents[3]
 CHANGED_UNDER_WAY = """

@@ -10,11 +10,11 @@ from rich.console import Console
 
 from search.cluster import preflight
 from search.cluster.agreement import NodeError, describe_versions, find_difference
-from search.cluster.delivery import build_delivery
 from search.cluster.nodes import Node, list_nodes
 from search.cluster.preflight import Folder, _await, check_nodes, open_board, reach
-from search.cluster.store import Store
-from search.config import parse
+from search.cluster.transfer import build_delivery
+from search.config.schema import parse
+from search.record.object_store import Store
 from trainables.config import ResNet50Config
 from trainables.errors import InputError
 from trainables.models import build_model, locate_imagenet
@@ -153,7 +153,7 @@ def test_a_process_with_other_code_trains_nothing_and_fails_no_trial(packed, tmp
 
     @ray.remote
     def train():
-        from search.trial import run_trial
+        from search.cluster.worker import run_trial
 
         return list(run_trial(dataclasses.replace(delivery, terms=terms), None))
 

@@ -3,10 +3,10 @@ import json
 
 import pytest
 
-from search.document import format_document, read_document
+from search.config.yaml import format_document, read_document
+from search.evaluation.choices import stamp
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
-from search.evaluation.winners import stamp
-from search.journal import Journal
+from search.record.journal import Journal
 
 
 def choose(seeds):

@@ -10,11 +10,11 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from search.cluster.nodes import connect
-from search.config import parse
+from search.config.schema import parse
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainer import Retrainer
-from search.evaluation.retraining import Place
-from search.evaluation.worker import Progress
+from search.evaluation.retrainings import Place
+from search.evaluation.test import Progress
 
 pytestmark = [pytest.mark.ray]
 

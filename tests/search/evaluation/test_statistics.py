@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import special
 from sklearn import metrics
 
-from search.document import read_document, write_document
+from search.config.yaml import read_document, write_document
 from search.evaluation.statistics import (
     NUM_RESAMPLES,
     bound,

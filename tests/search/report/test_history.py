@@ -3,8 +3,8 @@ from datetime import datetime, timedelta
 import pytest
 from optuna.trial import TrialState
 
-from search.config import parse
-from search.journal import State, Trial
+from search.config.schema import parse
+from search.record.journal import State, Trial
 from search.report.history import MIN_TRIALS, build_study, build_timeline, measure_importance
 
 CONFIG = parse(

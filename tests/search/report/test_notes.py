@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from search.config import parse
+from search.config.schema import parse
 from search.evaluation import result
-from search.journal import State, Trial
+from search.record.journal import State, Trial
 from search.report.notes import describe_changes, list_notes
 from trainables.config import list_defaults
 

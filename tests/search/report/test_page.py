@@ -14,10 +14,10 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-from search.config import dump, parse
+from search.config.schema import dump, parse
 from search.evaluation import result as results
 from search.evaluation.result import Mistake, Result
-from search.journal import State, Trial
+from search.record.journal import State, Trial
 from search.report.cells import Table
 from search.report.page import NUM_MISTAKES, write_page
 

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from search.config import parse
+from search.config.schema import parse
 from search.evaluation import result
 from search.evaluation.comparison import COLUMNS, DETAILS, METRICS, list_differences, summarize, summarize_lower
 from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Result
-from search.journal import State, Trial
+from search.record.journal import State, Trial
 from search.report.cells import Table, format_latex
 from search.report.tables import list_search_tables, write_report
 from search.report.terminal import render

@@ -1,0 +1,41 @@
+"""All commands: `python -m search COMMAND`, or `cifake-search COMMAND` where the project is installed."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import typer
+
+COMMANDS = {
+    "run": ("search.run", "search, retrain the winners, test each once, write the report"),
+    "evaluate": ("search.commands.evaluate", "retrain and test the winners of a study again, or with other choices"),
+    "inspect": ("search.commands.inspect", "show the state of a study: budget, best trials, rungs, failures"),
+    "dashboard": ("search.commands.dashboard", "show a study in the browser"),
+    "sync": ("search.commands.sync", "upload to Weights & Biases what it lacks of a study"),
+    "audit": ("search.commands.audit", "describe a data set: counts, bad files, copies, near-duplicates, colour"),
+    "predict": ("search.commands.predict", "say REAL or FAKE of pictures"),
+    "export": ("search.commands.export", "write a trained model as ONNX"),
+    "reproduce": ("search.commands.reproduce", "train stored models again and compare"),
+}
+"""Name -> module with its `main`, and what it does. A module is imported when its command is called."""
+
+
+def main() -> None:
+    """Run the command that the first argument names; without one, list them."""
+    program = "python -m search" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        typer.echo(f"Usage: {program} COMMAND [--help] ...\n")
+        for known, (_, purpose) in COMMANDS.items():
+            typer.echo(f"  {known:<10} {purpose}")
+        return
+    if name not in COMMANDS:
+        typer.echo(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", err=True)
+        raise SystemExit(2)
+    app = typer.Typer(add_completion=False)
+    app.command()(importlib.import_module(COMMANDS[name][0]).main)
+    app(args=arguments, prog_name=f"{program} {name}")
+
+
+if __name__ == "__main__":
+    main()

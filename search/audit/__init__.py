@@ -1,1 +1,0 @@
-"""What a data set is like, before anything is trained on it."""

@@ -1,0 +1,139 @@
+"""An announced end: Ctrl-C, SIGTERM and SIGHUP end a program in good order, and a second of them ends it at once.
+
+The signals are Python's to handle in the main thread, which may be waiting in a library that never returns. So a thread
+reads them too, from the descriptor that Python's own handler writes to, and ends the program where it must.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from search.record.exit import leave
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GRACE_S = 6.0
+"""Seconds that an end in good order may take after SIGTERM or SIGHUP, whose sender kills soon; after Ctrl-C it may take
+as long as the user waits."""
+
+_received: list[int] = []
+"""Signals of SIGNALS that this program received within `announce_end`: of a process, as signals are."""
+_again: str | None = None
+"""What goes on from where this program ends."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """The end was asked for; the study can be resumed."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.number = number
+        """The signal; SIGPIPE where what is printed is no longer read."""
+
+
+@contextmanager
+def announce_end(again: str | None = None) -> Iterator[None]:
+    """Raise Interrupted in the block at the first signal; end the program at the second, or after the grace period.
+
+    Once there was a signal, that holds after the block too: the program is on its way out, and the record needs no
+    farewell. A signal that was ignored before stays ignored.
+
+    Args:
+        again: What goes on after the end, such as `the same command`; None if nothing was begun.
+    """
+    global _again
+    _again = again
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_enforce, args=(reader,), daemon=True, name="signals").start()
+    is_ending = False
+    try:
+        with watch_signals(is_raised=True):
+            yield
+    except Interrupted:
+        is_ending = True
+        raise
+    finally:
+        if not is_ending:
+            signal.set_wakeup_fd(before)
+            os.close(writer)  # which ends the thread
+
+
+@contextmanager
+def watch_signals(*, is_raised: bool = False) -> Iterator[list[int]]:
+    """Yield a list of the signals that asked for the end; whatever error the block ends with then is Interrupted.
+
+    Args:
+        is_raised: Whether the first of them raises Interrupted where the main thread is.
+    """
+    pressed: list[int] = []
+
+    def note(number: int, _: Any) -> None:
+        pressed.append(number)
+        if is_raised and len(pressed) == 1:
+            raise Interrupted(number)
+
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    watched = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]  # by nohup, for one
+    for number in watched:
+        signal.signal(number, note)
+    try:
+        yield pressed
+    except BaseException:
+        if pressed:
+            raise Interrupted(pressed[0]) from None
+        raise
+    finally:
+        if not pressed:
+            for number in watched:
+                signal.signal(number, before[number])
+
+
+@contextmanager
+def keep_signals() -> Iterator[None]:
+    """Keep the signals' handlers over a block that sets its own; where one of its own ends it, raise Interrupted."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == signal.SIGTERM or _received:
+            raise Interrupted(_received[0] if _received else signal.SIGTERM) from None
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def explain(number: int, again: str | None) -> str:
+    """Return the sentence that says what ended the program, and how its work goes on."""
+    what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
+    return f"{what}; {again} goes on from here" if again else what
+
+
+def give_up(what: str) -> NoReturn:
+    """End the program at once, from any thread, since something that it needs is gone; an announced end comes first."""
+    if _received:
+        time.sleep(GRACE_S)
+        _leave()
+    leave(f"error: {what}; {_again or 'the same command'} goes on from here", 1)
+
+
+def _enforce(reader: int) -> None:
+    with open(reader, "rb", buffering=0) as numbers:
+        while number := numbers.read(1):
+            if number[0] not in SIGNALS:
+                continue
+            _received.append(number[0])
+            if len(_received) > 1:
+                _leave()
+            if number[0] != signal.SIGINT:
+                threading.Thread(target=_leave, args=(GRACE_S,), daemon=True).start()
+
+
+def _leave(after_s: float = 0.0) -> NoReturn:
+    time.sleep(after_s)
+    leave(explain(_received[0], _again), 128 + _received[0])

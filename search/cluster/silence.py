@@ -1,0 +1,85 @@
+"""Says aloud, once per silence, that nothing has been heard of any training for longer than can be expected."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Self
+
+from search.record.journal import Trial
+
+LEAST_S = 60.0
+"""Seconds below which no silence is worth a word."""
+FIRST_S = 300.0
+"""Seconds that the first epoch may take: a process starts, the data are read, kernels are compiled."""
+TIMES = 10.0
+"""Times the slowest epoch so far that the next may take."""
+LOOK_S = 1.0
+"""Seconds between two looks."""
+
+
+class Silence:
+    """Listener that notes a silence of all trainings; it ends none."""
+
+    def __init__(self, timeout_s: float | None, note: Callable[[str], None], look_s: float = LOOK_S) -> None:
+        """Listen from now on.
+
+        Args:
+            timeout_s: Seconds of silence after which it is noted; None lets them follow from the slowest epoch.
+            note: Takes the sentence; called from a thread.
+            look_s: Seconds between two looks.
+        """
+        self._timeout_s = timeout_s
+        self._note = note
+        self._look_s = look_s
+        self._slowest_s: float | None = None
+        self._heard = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True, name="silence")
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def hear(self, epoch_s: float | None = None) -> None:
+        """Take in that something was heard, such as an epoch that took so many seconds."""
+        self._heard = time.monotonic()
+        if epoch_s is not None:
+            self._slowest_s = max(epoch_s, self._slowest_s or 0.0)
+
+    def get_patience(self) -> float:
+        """Return the seconds of silence that are no cause for a word."""
+        if self._timeout_s is not None:
+            return self._timeout_s
+        return FIRST_S if self._slowest_s is None else max(LEAST_S, TIMES * self._slowest_s)
+
+    def on_start(self, trial: Trial) -> None:  # noqa: ARG002 a listener's
+        """A trial was handed out."""
+        self.hear()
+
+    def on_epoch(self, trial: Trial) -> None:
+        """A trial reported."""
+        self.hear(trial.epochs[-1]["seconds"])
+
+    def on_end(self, trial: Trial) -> None:  # noqa: ARG002 a listener's
+        """A trial ended."""
+        self.hear()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        said = None
+        while not self._stop.wait(self._look_s):
+            heard = self._heard
+            silent_s = time.monotonic() - heard
+            if heard != said and silent_s > self.get_patience():
+                said = heard
+                self._note(
+                    f"no training has reported for {silent_s:.0f} seconds; search.trial_timeout_s ends a trial that "
+                    "hangs, Ctrl-C the command, which can be resumed"
+                )

@@ -1,0 +1,1 @@
+"""Commands: one module each, called by `python -m search COMMAND`."""

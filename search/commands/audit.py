@@ -1,0 +1,112 @@
+"""The command line of the audit: what a data set is like, before anything is trained on it.
+
+python -m search audit PATH [--json PATH] [--contact-sheet PNG]
+"""
+
+import dataclasses
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from search.commands.terminal import build_console, explain_errors
+from search.config.printable import escape
+from search.datasets.audit.findings import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION, Audit, audit
+from search.datasets.audit.images import Images, read_images
+from search.datasets.audit.sheet import draw_sheet
+from search.record.provenance import check_target
+from trainables.durable import write_file
+from trainables.errors import InputError
+
+NAMED = 3
+"""Files that are named where there are many; all of them stand in the JSON."""
+LEGEND = f"""
+near-grey    the channels deviate from their pixel's mean by less than {GREY_DEVIATION:g} of 255
+same file    copies but the first; across two places, images of the first one
+same pixels  the same, where only the files differ
+look alike   pairs of other images: perceptual hashes within {MAX_DISTANCE} of 64 bits,
+             pixels that differ by less than {MAX_DIFFERENCE:g} of 255 on average and correlate
+             above {MIN_CORRELATION:g}"""
+
+
+def main(
+    path: Annotated[Path, typer.Argument(help="Folder or zip of {train,test}/{REAL,FAKE}/*.")],
+    json_path: Annotated[
+        Path | None, typer.Option("--json", metavar="PATH", help="Write all that was found, every file by name.")
+    ] = None,
+    sheet_path: Annotated[
+        Path | None, typer.Option("--contact-sheet", metavar="PNG", help="Draw examples of near-duplicates.")
+    ] = None,
+) -> None:
+    """Audit a data set: counts, bad files, exact and near duplicates, colour. Nothing is trained or packed."""
+    console = build_console()
+    with explain_errors():
+        for target in (json_path, sheet_path):
+            if target:
+                check_target(target)
+        images, found = _examine(path.expanduser(), console)
+        show(found, console)
+        if json_path:
+            _write(json_path, json.dumps(dataclasses.asdict(found), indent=1).encode())
+            console.print(f"All of it by name: {escape(json_path)}")
+        if sheet_path and found.near:
+            buffer = io.BytesIO()
+            draw_sheet(images, found.near).save(buffer, "PNG")
+            _write(sheet_path, buffer.getvalue())
+            console.print(f"Contact sheet: {escape(sheet_path)}")
+        elif sheet_path:
+            console.print("No near-duplicates, so no contact sheet.")
+
+
+def show(found: Audit, console: Console) -> None:
+    """Print what was found, for a terminal of 80 columns."""
+    console.print(f"{escape(found.source)}: {sum(part.images for part in found.parts):,} images", end="\n\n")
+    parts = _build_table("part", "images", "mean red", "green", "blue", "near-grey")
+    for part in found.parts:
+        colour = [f"{mean:.1f}" for mean in part.colour or ()] or [""] * 3
+        grey = "" if part.near_grey is None else f"{100 * part.near_grey:.1f} %"
+        parts.add_row(part.name, f"{part.images:,}", *colour, grey)
+    console.print(parts)
+    console.print()
+    repeats = _build_table("twice in", "same file", "same pixels", "look alike")
+    for row in found.repeats:
+        repeats.add_row(row.relation, *(f"{count:,}" for count in (row.same_file, row.same_pixels, row.near)))
+    console.print(repeats)
+    console.print()
+    console.print(_name_files("Not images", found.bad))
+    console.print(_name_files("Not 32x32, compared after scaling", found.resized))
+    console.print(LEGEND, end="\n\n")
+
+
+def _examine(path: Path, console: Console) -> tuple[Images, Audit]:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("reading the images", total=None)
+        images = read_images(path, lambda done, total: progress.update(bar, completed=done, total=total))
+        progress.update(bar, description="comparing", total=None)
+        return images, audit(images)
+
+
+def _build_table(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _name_files(heading: str, names: Sequence[str]) -> str:
+    """Return the number of files and, a line each, the names of the first few."""
+    more = ["..."] if len(names) > NAMED else []
+    return "\n  ".join([f"{heading}: {len(names):,}", *map(escape, names[:NAMED]), *more])
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        write_file(path, content)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error

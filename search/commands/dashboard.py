@@ -1,0 +1,154 @@
+"""The command line that shows a study in the browser, while it is searched or afterwards, by optuna-dashboard.
+
+python -m search dashboard results/NAME [--port 8080] [--host 127.0.0.1] [--allow NAME ...]
+"""
+
+import io
+import logging
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from socketserver import ThreadingMixIn
+from typing import Annotated, Any, BinaryIO
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import typer
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
+from optuna_dashboard import wsgi  # type: ignore[attr-defined]  # which it imports, and exports to no type checker
+
+from search.commands.terminal import explain_errors
+from search.config.places import is_url
+from search.config.untrusted import read_file
+from search.record.manifest import load_study
+from search.record.storage import read_storage
+from trainables.errors import InputError
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+LOCAL = ("127.0.0.1", "localhost", "[::1]")
+"""Names by which a browser on this machine asks for a page of it."""
+ARTIFACT_BYTES = 64 * 2**20
+"""Most bytes of a picture."""
+POLICY = "; ".join(
+    (
+        "default-src 'self'",
+        "img-src 'self' data: blob:",
+        "style-src 'self' data: 'unsafe-inline'",
+        "script-src 'self' 'unsafe-eval'",  # WebGL's code, which Plotly compiles
+        "object-src 'none'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+"""What the page may load: nothing from elsewhere, no script but optuna-dashboard's."""
+SANDBOX = "default-src 'none'; sandbox"
+"""What an artifact may load: nothing."""
+
+
+def main(
+    place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
+    host: Annotated[str, typer.Option(help="Address to listen on; there is no password.")] = "127.0.0.1",
+    names: Annotated[
+        list[str] | None, typer.Option("--allow", metavar="NAME", help="Answer to this host name too; may be repeated.")
+    ] = None,
+) -> None:
+    """Serve optuna-dashboard on a study until Ctrl-C. It reads the record and can change nothing."""
+    logging.getLogger("optuna_dashboard").setLevel(logging.WARNING)
+    with explain_errors():
+        if is_url(place):
+            raise InputError(
+                f"{place} lies in an object store, which optuna-dashboard cannot follow: use python -m search inspect, "
+                "with --table for its trials"
+            )
+        directory = Path(place)
+        config, _ = load_study(directory)
+        storage = read_storage(config.journal)
+        application = wsgi(storage, artifact_store=Artifacts(directory / "artifacts"))
+        application = answer_to({*LOCAL, host, *(names or ())}, protect(refuse_changes(application)))
+        try:
+            server = make_server(host, port, application, server_class=_Server, handler_class=_Quiet)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"cannot listen on {host}:{port} ({reason}): choose another --port or --host") from None
+    with server:
+        typer.echo(f"{config.name}: http://{host}:{server.server_port}/   (Ctrl-C ends)")
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+
+
+def refuse_changes(application: Application) -> Application:
+    """Answer what would change a study, such as its deletion, with 403; the search alone writes its record."""
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "application/json")])
+        return [b'{"reason": "the study is shown for reading only"}']
+
+    return guarded
+
+
+def answer_to(names: Collection[str], application: Application) -> Application:
+    """Answer requests for a page of these hosts alone: another site's name may be made to lead here (DNS rebinding)."""
+    known = {name.lower().strip("[]") for name in names}
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        asked = environ.get("HTTP_HOST", "").lower()
+        if _strip_port(asked) in known:
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"This dashboard does not answer to that host name: start it with --allow NAME."]
+
+    return guarded
+
+
+def protect(application: Application) -> Application:
+    """Say with each answer what its page may load, and with each artifact that it is to be stored, not shown."""
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        is_artifact = environ["PATH_INFO"].startswith("/artifacts/")
+        added = {"Content-Security-Policy": SANDBOX if is_artifact else POLICY, "X-Content-Type-Options": "nosniff"}
+        if is_artifact:
+            added["Content-Disposition"] = "attachment"
+
+        def start(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
+            kept = [header for header in headers if header[0].title() not in added]
+            return start_response(status, [*kept, *added.items()], *more)
+
+        return application(environ, start)
+
+    return guarded
+
+
+class Artifacts(FileSystemArtifactStore):
+    """The files of a study's artifact store, for reading; none that is a link."""
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Return the content of an artifact."""
+        try:
+            return io.BytesIO(read_file(self._get_filepath(artifact_id), ARTIFACT_BYTES))
+        except (InputError, OSError):
+            raise ArtifactNotFound("not found") from None
+
+
+def _strip_port(host: str) -> str:
+    """Return the name or address of an HTTP Host header."""
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """A page asks for several things at a time."""
+
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    """Says nothing of each request."""
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass

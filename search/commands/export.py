@@ -1,0 +1,124 @@
+"""Writes a trained model for use outside this project.
+
+python -m search export MODEL --format onnx [--output PATH]
+"""
+
+import importlib
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+
+from search.commands.terminal import explain_errors
+from search.config.printable import escape
+from search.evaluation.model_card import LIMITS
+from search.evaluation.model_file import TrainedModel, load_model
+from search.record.provenance import check_target
+from trainables.classifier import Classifier
+from trainables.config import IMAGE_SIZE
+from trainables.durable import replace_file
+from trainables.errors import InputError
+
+TOLERANCE = 1e-4
+"""Largest difference between the probabilities of the exported model and of ours."""
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+"""Packages of the extra `export`."""
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="A .safetensors file of results/NAME/models.")],
+    form: Annotated[Literal["onnx"], typer.Option("--format", help="The only one so far.")] = "onnx",
+    output: Annotated[Path | None, typer.Option(help="File to write; MODEL's name with .onnx by default.")] = None,
+) -> None:
+    """Export a trained model: uint8 images (N, 32, 32, 3) in, the probability of REAL of each out."""
+    with explain_errors():
+        trained = load_model(model)
+        target = output or model.with_suffix(f".{form}")
+        check_target(target)
+        difference = export_onnx(trained, target)
+        what = "input images (N, 32, 32, 3) uint8, output probability of REAL (N,)"
+        typer.echo(f"{escape(target)}: {trained.record.label}, {what}")
+        typer.echo(f"onnxruntime and torch differ by at most {difference:.1e} on noise. {LIMITS}.")
+
+
+def export_onnx(trained: TrainedModel, path: Path) -> float:
+    """Write a model as ONNX, once onnxruntime agrees with torch on it.
+
+    Returns:
+        The largest difference of a probability on images of noise, from dark to bright.
+
+    Raises:
+        InputError: If the packages for it are missing, the results differ, or the file cannot be written.
+    """
+    _check_packages()
+    classifier = Classifier(trained.model, flip_average=trained.config.flip_average).eval()
+    brightness = np.linspace(1, 256, 16, dtype=np.int64)[:, None, None, None]
+    noise = np.random.default_rng(0).integers(brightness, size=(16, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as scratch:
+            staged = Path(scratch) / path.name
+            _write(classifier, noise, _describe(trained), staged)
+            with torch.inference_mode():
+                difference = float(np.abs(run_onnx(staged, noise) - classifier(torch.from_numpy(noise)).numpy()).max())
+            if not difference <= TOLERANCE:
+                raise InputError(f"onnxruntime and torch differ by {difference:.1e} on this model; nothing was written")
+            replace_file(staged, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    return difference
+
+
+def run_onnx(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Compute the probabilities of REAL (N,) of images (N, 32, 32, 3) by an exported model."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    probabilities: NDArray[np.float32] = session.run(["probability"], {"images": images})[0]
+    return probabilities
+
+
+def _write(classifier: Classifier, example: NDArray[np.uint8], metadata: dict[str, str], path: Path) -> None:
+    """Trace the classifier with an example batch; the batch's size stays open."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        # raised inside torch 2.14's exporter and the onnxscript it calls, not by the model
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        program: Any = torch.onnx.export(
+            classifier,
+            (torch.from_numpy(example),),
+            input_names=["images"],
+            output_names=["probability"],
+            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+    program.model.metadata_props.update(metadata)
+    program.save(path)
+
+
+def _describe(trained: TrainedModel) -> dict[str, str]:
+    record = trained.record
+    return {
+        "label": record.label,
+        "threshold": repr(record.tested["threshold"]),
+        "rule": "REAL where probability > threshold, both as float32",
+        "positive": "REAL",
+        "weights_sha256": record.sha256["weights"],
+        "limits": LIMITS,
+    }
+
+
+def _check_packages() -> None:
+    """Check that everything for the export is installed."""
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise InputError(f"exporting needs {name}: pip install '.[export]'") from None

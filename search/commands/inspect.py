@@ -1,0 +1,244 @@
+"""The command line that looks at a study, running or finished, from its record alone and without touching it.
+
+python -m search inspect results/NAME [--top 10] [--trial N] [--watch] [--json] [--table PATH]
+"""
+
+import dataclasses
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from search.commands.terminal import build_console, explain_errors
+from search.config.printable import escape
+from search.listeners.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
+from search.record.journal import Journal, State, Trial
+from search.record.lease import find_holder
+from search.record.manifest import load_study
+from search.record.remote import View
+from search.report.trials import write_trials
+from search.study import describe_spent
+from trainables.errors import InputError
+
+INTERVAL_S = 1.0
+"""Between two looks of --watch."""
+
+
+def main(
+    place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
+    top: Annotated[int, typer.Option(min=0, help="How many of the best trials to list.")] = 10,
+    number: Annotated[
+        int | None, typer.Option("--trial", metavar="N", help="Show all that is known of a trial.")
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Show the state until the search ends or Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything, for programs.")] = False,
+    table: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write the trials, a row each, to a new .csv or .parquet.")
+    ] = None,
+) -> None:
+    """Show the state of a study; safe while it is being searched."""
+    console = build_console(wrap=True)
+    with explain_errors(), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+        study = Inspected(place, Path(scratch))
+        if table is not None:
+            _write_table(study.trials, table)
+            console.print(f"{len(study.trials)} trials: {escape(table)}", soft_wrap=True)
+        elif number is not None:
+            trial = study.find(number)
+            print_json(describe_trial(trial)) if as_json else show_trial(trial, console)
+        elif as_json:
+            print_json(describe_study(study))
+        else:
+            _watch(study, console) if watch else console.print(study.get_status())
+            show_top(study.trials, top, console)
+            console.print(f"\n{study.describe_progress()}", soft_wrap=True)
+
+
+class Inspected:
+    """A study as its folder and its record say."""
+
+    def __init__(self, place: Path | str, scratch: Path) -> None:
+        """Read a study.
+
+        Args:
+            place: Its folder, or its URL in an object store.
+            scratch: Folder for what is brought from the store.
+
+        Raises:
+            InputError: If there is none.
+        """
+        self.config, _ = load_study(place)
+        self._view = View(self.config.url, scratch) if self.config.url else None
+        self._directory = scratch if self._view else Path(place)
+        self._journal: Journal | None = None
+        self.trials: list[Trial] = []
+        self.elapsed_s = 0.0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read what was recorded since."""
+        if self._view is not None:
+            self._view.refresh()
+        if self._journal is None:
+            place = self.config.storage or self._directory / "study.journal"
+            self._journal = Journal.read(place, self.config.name)
+        if self._journal is not None:
+            self.trials, self.elapsed_s = self._journal.load(), self._journal.elapsed_s
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every trial has ended, and no other will begin."""
+        ended = sum(trial.state is not State.RUNNING for trial in self.trials)
+        is_enough = ended >= self.config.search.num_trials or self.spent is not None
+        return is_enough and ended == len(self.trials)
+
+    @property
+    def spent(self) -> str | None:
+        """Which budget is used up, if one is; hours by the last epoch's, or by what ended the trials after it."""
+        search = self.config.search
+        hours = None if search.max_hours is None else describe_spent(search, 0, search.max_hours * 3600)
+        if hours is not None and any(trial.reason == hours for trial in self.trials):
+            return hours
+        return describe_spent(search, sum(len(trial.epochs) for trial in self.trials), self.elapsed_s)
+
+    def get_status(self) -> Status:
+        """Return the picture of it."""
+        config = self.config
+        return Status(name=config.name, search=config.search, trials=self.trials, elapsed_s=self.elapsed_s)
+
+    def find(self, number: int) -> Trial:
+        """Return a trial.
+
+        Raises:
+            InputError: If there is no such trial.
+        """
+        if not 0 <= number < len(self.trials):
+            known = f"its trials are 0 to {len(self.trials) - 1}" if self.trials else "it has no trials yet"
+            raise InputError(f"{self.config.place} has no trial {number}: {known}")
+        return self.trials[number]
+
+    def find_holder(self) -> str | None:
+        """Return who searches it, if anybody does."""
+        return find_holder(self._view.slot if self._view else self._directory / "study.lock")
+
+    def describe_progress(self) -> str:
+        """Return in a sentence whether it is searched."""
+        if (holder := self.find_holder()) is not None:
+            return f"{'Being evaluated' if self.is_finished else 'Being searched'} by {holder}."
+        if self.is_finished:
+            return (
+                f"All trials have ended{f', for {self.spent}: a larger one and --resume go on' if self.spent else ''}."
+            )
+        ended = sum(trial.state is not State.RUNNING for trial in self.trials)
+        left = max(self.config.search.num_trials, len(self.trials)) - ended
+        return f"Nobody searches it; {left} trials are left, --resume goes on."
+
+
+def show_top(trials: Sequence[Trial], count: int, console: Console) -> None:
+    """Print the best trials with what differs from the defaults."""
+    ranked = rank_trials(trials)[:count]
+    if not ranked:
+        return
+    console.print()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("trial", "accuracy", "epoch", "state"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("parameters")
+    for trial in ranked:
+        accuracy, epoch = trial.get_peak()
+        params = f"{trial.architecture} {format_params(list_changed(trial))}"
+        table.add_row(str(trial.number), f"{accuracy:.4f}", str(epoch), trial.state.value, params)
+    console.print(table)
+
+
+def show_trial(trial: Trial, console: Console) -> None:
+    """Print all that is known of a trial."""
+    reason = f": {escape(trial.reason)}" if trial.reason else ""
+    console.print(f"trial {trial.number} {trial.architecture} {trial.state}{reason}", soft_wrap=True)
+    if trial.enqueued is not None:
+        state = "waits to be handed out; asked for" if trial.waits else "was enqueued with"
+        console.print(f"  {state} {escape(trial.enqueued)}", soft_wrap=True)
+    for name, value in trial.attributes.items():
+        if name != "traceback":
+            console.print(f"  {escape(name)} {escape(value)}", soft_wrap=True)
+    console.print("\nparameters")
+    for name, value in trial.params.items():
+        console.print(f"  {format_params({name: value})}", soft_wrap=True)
+    if trial.epochs:
+        console.print()
+        wanted = ("epoch", "accuracy", "loss", "train_accuracy", "train_loss", "seconds", "images_per_second")
+        names = [name for name in wanted if name in trial.epochs[-1]]
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        for name in names:
+            table.add_column(name.replace("_", " "), justify="right")
+        for metrics in trial.epochs:
+            table.add_row(*(f"{metrics[name]:.5g}" if name in metrics else "" for name in names))
+        console.print(table)
+    if traceback := trial.attributes.get("traceback"):
+        console.print(f"\n{traceback}", soft_wrap=True)
+
+
+def describe_study(study: Inspected) -> dict[str, Any]:
+    """Return the state of a study as plain values."""
+    search, trials = study.config.search, study.trials
+    return {
+        "study": study.config.name,
+        "finished": study.is_finished,
+        "searched_by": study.find_holder(),
+        "num_trials": search.num_trials,
+        "states": dict(Counter(trial.state.value for trial in trials)),
+        "epochs": sum(len(trial.epochs) for trial in trials),
+        "elapsed_s": study.elapsed_s,
+        "left_s": estimate_left_s(search, trials, study.elapsed_s),
+        "best": {name: trial.number for name, trial in find_best(trials).items()},
+        "trials": [describe_trial(trial) for trial in trials],
+    }
+
+
+def describe_trial(trial: Trial) -> dict[str, Any]:
+    """Return a trial as plain values."""
+    times = {
+        name: moment and moment.isoformat() for name, moment in (("started", trial.started), ("ended", trial.ended))
+    }
+    return dataclasses.asdict(trial) | {"state": trial.state.value, **times}
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print plain values as JSON."""
+    typer.echo(json.dumps(value, indent=1))
+
+
+def _watch(study: Inspected, console: Console) -> None:
+    """Show the state until every trial has ended or Ctrl-C is pressed."""
+    with Live(study.get_status(), console=console, auto_refresh=False) as live:
+        try:
+            while not study.is_finished:
+                time.sleep(INTERVAL_S)
+                study.refresh()
+                live.update(study.get_status(), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _write_table(trials: Sequence[Trial], path: Path) -> None:
+    """Write the trials.
+
+    Raises:
+        InputError: If the path is taken, cannot be written or ends otherwise.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise InputError(f"--table {path}: expected a name that ends in .csv or .parquet")
+    if path.exists():
+        raise InputError(f"{path} exists: remove it, or give another name")
+    try:
+        write_trials(trials, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from None

@@ -1,0 +1,194 @@
+"""Asks a trained model about pictures: REAL or FAKE.
+
+python -m search predict MODEL IMAGE|FOLDER ... [--json|--csv]
+"""
+
+import collections
+import csv
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from search.commands.terminal import explain_errors
+from search.config.printable import defuse, escape
+from search.datasets.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture
+from search.evaluation.model_card import LIMITS
+from search.evaluation.model_file import TrainedModel, load_model
+from search.evaluation.statistics import call_real
+from trainables.data import Split
+from trainables.errors import InputError
+from trainables.metrics import to_probabilities
+from trainables.pixels import quiet_pillow
+from trainables.record import CLASSES
+from trainables.runtime import pick_device
+from trainables.train import predict
+
+BATCH = 256
+"""Pictures that are read, and then scored, at a time."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What a model says of a picture."""
+
+    file: str
+    label: str
+    """REAL or FAKE."""
+    probability: float
+    """Of REAL, in [0, 1], a float32: the label is REAL where it is above the model's threshold."""
+    width: int
+    height: int
+    """Of the picture as stored, in pixels."""
+    notes: list[str]
+    """What was done to it before: keys of search.datasets.pictures.NOTES."""
+
+
+def main(
+    model: Annotated[Path, typer.Argument(help="A .safetensors file of results/NAME/models.")],
+    pictures: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Pictures, or folders of them.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Say REAL or FAKE of each picture, and the probability of REAL. Exit code 1 if a file could not be read."""
+    with explain_errors():
+        if as_json and as_csv:
+            raise InputError("--json and --csv exclude each other: pass one")
+        trained = load_model(model)
+        answers, bad = _ask(trained, pictures)
+        for picture in bad:
+            typer.echo(f"skipped: {escape(picture.path)} {escape(picture.reason)}", err=True)
+        if as_json:
+            _print_json(trained, answers, bad)
+        else:
+            for note in _list_notes(answers):
+                typer.echo(f"note: {note}", err=True)
+            (_print_csv if as_csv else _print_lines)(answers)
+    if bad:
+        raise typer.Exit(1)
+
+
+def answer(
+    trained: TrainedModel, paths: Sequence[Path], progress: Callable[[int], None]
+) -> tuple[list[Answer], list[BadPicture]]:
+    """Score pictures; threads read the next ones while the model computes.
+
+    Args:
+        trained: The model.
+        paths: Files.
+        progress: Told how many more files are done.
+
+    Returns:
+        The answers in the order of the files, and the files that could not be read.
+    """
+    answers: list[Answer] = []
+    bad: list[BadPicture] = []
+    device = pick_device()
+    with quiet_pillow():
+        for batch in _read_ahead(paths):
+            good = [picture for picture in batch if isinstance(picture, Picture)]
+            bad += [picture for picture in batch if isinstance(picture, BadPicture)]
+            if good:
+                probabilities = _score(trained, np.stack([picture.pixels for picture in good]), device)
+                called = call_real(probabilities, trained.record.tested["threshold"])
+                answers += map(_build_answer, good, probabilities.tolist(), called.tolist())
+            progress(len(batch))
+    return answers, bad
+
+
+def _ask(trained: TrainedModel, given: Sequence[Path]) -> tuple[list[Answer], list[BadPicture]]:
+    """Find the pictures and score them, with a progress bar where somebody looks."""
+    listed = [(path, list_pictures(path)) for path in given]
+    empty = [BadPicture(path=path, reason="holds no pictures") for path, found in listed if not found]
+    paths = [file for _, found in listed for file in found]
+    console = Console(stderr=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("scoring", total=len(paths))
+        answers, bad = answer(trained, paths, lambda done: bar.advance(task, done))
+    return answers, [*empty, *bad]
+
+
+def _read_ahead(paths: Sequence[Path]) -> Iterator[list[Picture | BadPicture]]:
+    """Read pictures on all cores, in order, a few batches ahead of who asks."""
+    pool = ThreadPoolExecutor()
+    waiting: collections.deque[Future[list[Picture | BadPicture]]] = collections.deque()
+    try:
+        for start in range(0, len(paths), BATCH):
+            waiting.append(pool.submit(_read_batch, paths[start : start + BATCH]))
+            if len(waiting) > 2 * (os.cpu_count() or 1):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_batch(paths: Sequence[Path]) -> list[Picture | BadPicture]:
+    return [read_picture(path) for path in paths]
+
+
+def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
+    """Compute the probabilities of REAL (N,) of images (N, 32, 32, 3)."""
+    count = len(images)
+    unknown = torch.zeros(count, dtype=torch.uint8)
+    split = Split(images=torch.from_numpy(images), labels=unknown, indices=torch.arange(count))
+    config = trained.config
+    logits = predict(
+        trained.model, split, device=device, flip_average=config.flip_average, deterministic=config.deterministic
+    )
+    probabilities: NDArray[np.float32] = to_probabilities(logits).numpy()
+    return probabilities
+
+
+def _build_answer(picture: Picture, probability: float, is_real: bool) -> Answer:
+    return Answer(
+        file=str(picture.path),
+        label=CLASSES[is_real],
+        probability=probability,
+        width=picture.width,
+        height=picture.height,
+        notes=picture.notes,
+    )
+
+
+def _list_notes(answers: Sequence[Answer]) -> list[str]:
+    """Return what a reader has to know of all answers."""
+    counts = collections.Counter(note for answer in answers for note in answer.notes)
+    return [f"{LIMITS}.", *(f"{counts[name]:,} of {len(answers):,} {NOTES[name]}" for name in NOTES if counts[name])]
+
+
+def _print_lines(answers: Sequence[Answer]) -> None:
+    for found in answers:
+        typer.echo(f"{found.label}  {found.probability:.4f}  {escape(found.file)}")
+
+
+def _print_csv(answers: Sequence[Answer]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["file", "label", "probability", "width", "height", "notes"])
+    for found in answers:
+        row = [found.file, found.label, found.probability, found.width, found.height, " ".join(found.notes)]
+        writer.writerow(map(defuse, row))
+
+
+def _print_json(trained: TrainedModel, answers: Sequence[Answer], bad: Sequence[BadPicture]) -> None:
+    document: dict[str, Any] = {
+        "model": trained.record.label,
+        "weights_sha256": trained.record.sha256["weights"],
+        "threshold": trained.record.tested["threshold"],
+        "limits": _list_notes(answers),
+        "images": [dataclasses.asdict(found) for found in answers],
+        "skipped": [{"file": str(picture.path), "reason": picture.reason} for picture in bad],
+    }
+    typer.echo(json.dumps(document, indent=1))

@@ -1,0 +1,175 @@
+"""Trains the best-found models again from their records alone, and compares.
+
+python -m search reproduce results/NAME [--model ARCH] [--seed K]
+"""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor
+
+from search.cluster.worker import prepare_device
+from search.commands.terminal import build_console, explain_errors
+from search.config.places import is_url
+from search.datasets.prepare import prepare_data
+from search.evaluation.model_file import RECORD, WEIGHTS, load_record, load_weights
+from search.evaluation.model_record import ModelRecord, Retraining
+from search.evaluation.result import TestedModel
+from search.evaluation.test import train_and_test
+from search.record.manifest import load_study
+from search.record.provenance import describe_code, describe_commit
+from search.record.remote import bring_study
+from trainables.errors import InputError
+from trainables.record import load_info
+from trainables.runtime import describe_hardware, pick_device
+
+DEPENDENCIES = ("torch", "torchvision", "numpy", "scikit-learn")
+"""Packages whose versions decide a model's last bits and metrics."""
+TOLERANCE = 0.02
+"""Largest difference of a metric in [0, 1] where bits cannot agree; a choice, not yet measured on a second machine."""
+UNBOUNDED = ("loss",)
+"""Metrics that are not compared then: a single image of great confidence moves them."""
+
+
+def main(
+    place: Annotated[
+        str, typer.Argument(metavar="results/NAME", help="Folder of an evaluated study, or its URL in a store.")
+    ],
+    model: Annotated[str | None, typer.Option(help="Only this architecture.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the images lie now, if not where they were.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder for the packed images; by default the user's.")] = None,
+) -> None:
+    """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
+    console = build_console()
+    with explain_errors(), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+        load_study(place, uses_journal=False)
+        study = bring_study(place, Path(scratch)) if is_url(place) else Path(place)
+        records = choose_records(study, place, model, seed)
+        pack = _prepare(study, records, data, cache, console)
+        same = [_reproduce(study, record, pack, console) for record in records]
+        console.print(f"{sum(same)} of {len(same)} models reproduced.")
+    if not all(same):
+        raise typer.Exit(1)
+
+
+def choose_records(study: Path, place: str, architecture: str | None, seed: int | None) -> list[ModelRecord]:
+    """Read the records of a study's models from its folder; messages name the place the user gave.
+
+    Raises:
+        InputError: If there is none such.
+    """
+    records = [load_record(path) for path in sorted((study / "models").glob(f"*{RECORD}"))]
+    if not records:
+        raise InputError(f"{place} has no models: let python -m search.run evaluate it first")
+    chosen = [
+        record
+        for record in records
+        if architecture in (None, record.retraining["architecture"]) and seed in (None, record.retraining["seed"])
+    ]
+    if not chosen:
+        raise InputError(f"{place} has no such model; there are {', '.join(record.label for record in records)}")
+    return chosen
+
+
+def list_obstacles(record: ModelRecord, hardware: Mapping[str, Any], code: Mapping[str, Any]) -> list[str]:
+    """Return why the bits of a model cannot be expected again: other hardware or versions, or a GPU's freedom."""
+    found = [
+        f"{name} {record.hardware[name]} became {hardware[name]}"
+        for name in hardware
+        if record.hardware.get(name) != hardware[name]
+    ]
+    before = record.code["packages"]
+    found += [
+        f"{name} {before.get(name)} became {code['packages'][name]}"
+        for name in DEPENDENCIES
+        if before.get(name) != code["packages"][name]
+    ]
+    if record.hardware["type"] == "cuda" and not record.parameters.get("deterministic"):
+        found.append("it was trained on a GPU without `deterministic`")
+    return found
+
+
+def compare(
+    record: ModelRecord, stored: Mapping[str, Tensor], weights: Mapping[str, Tensor], metrics: Mapping[str, float]
+) -> tuple[float, dict[str, float]]:
+    """Return the largest difference of a weight, and that of each metric; 0 means bit for bit.
+
+    Raises:
+        InputError: If the weights are not of the same model.
+    """
+    if {name: tensor.shape for name, tensor in stored.items()} != {n: tensor.shape for n, tensor in weights.items()}:
+        raise InputError(f"{record.label} has other weights than this code builds: use the commit of its record")
+    known = record.tested["metrics"]
+    largest = max(_differ(stored[name], weights[name]) for name in stored)
+    return largest, {name: abs(metrics[name] - known[name]) for name in known if name in metrics}
+
+
+def _differ(one: Tensor, other: Tensor) -> float:
+    if torch.equal(one, other.cpu()):
+        return 0.0
+    return float((one.double() - other.cpu().double()).abs().max()) or float("inf")
+
+
+def _prepare(
+    study: Path, records: Sequence[ModelRecord], data: Path | None, cache: Path | None, console: Console
+) -> Path:
+    """Return the pack of the images that the models were trained on."""
+    given = [f"data.{name}={json.dumps(str(path))}" for name, path in (("path", data), ("cache", cache)) if path]
+    config, _ = load_study(study, given, uses_journal=False)
+    pack = prepare_data(config, console)
+    found = load_info(pack).fingerprint
+    if wrong := [record.label for record in records if record.retraining["fingerprint"] != found]:
+        raise InputError(f"{config.data.path} holds other images than {wrong[0]} was trained on: give them with --data")
+    return pack
+
+
+def _reproduce(study: Path, record: ModelRecord, pack: Path, console: Console) -> bool:
+    """Train a model again and say how it compares; return whether it is the same."""
+    stored = load_weights(study / "models" / (record.label + WEIGHTS), record)
+    retraining = Retraining(**record.retraining | {"params": record.parameters})
+    has_gpu = pick_device().type != "cpu"
+    device = prepare_device(record.hardware["cpus"], record.hardware["gpus"] if has_gpu else 0.0)
+    code = describe_code()
+    obstacles = list_obstacles(record, describe_hardware(device), code)
+    console.print(f"{record.label}: training {retraining.epochs} epochs again ...")
+    model, tested = train_and_test(retraining, pack, device)
+    largest, metrics = compare(record, stored, model.state_dict(), tested.metrics)
+    same = _judge(record, tested, largest, metrics, obstacles, console)
+    if not same and record.code["commit"] != code["commit"]:
+        console.print(f"  it was made by commit {describe_commit(record.code)}, this is {describe_commit(code)}")
+    return same
+
+
+def _judge(
+    record: ModelRecord,
+    tested: TestedModel,
+    largest: float,
+    metrics: Mapping[str, float],
+    obstacles: Sequence[str],
+    console: Console,
+) -> bool:
+    """Print whether a model is the same, bit for bit or within the tolerance, whichever can be asked for."""
+    known = record.tested["metrics"]
+    for name, difference in metrics.items():
+        if difference:
+            console.print(f"  {name} {known[name]:.6f} became {tested.metrics[name]:.6f}")
+    if largest == 0 and not any(metrics.values()):
+        console.print("  the same, weights and metrics, bit for bit")
+        return True
+    console.print(f"  the weights differ by up to {largest:.2e}")
+    if not obstacles:
+        console.print("  DIFFERENT: on the same machine and versions every bit should agree")
+        return False
+    worst = max((value for name, value in metrics.items() if name not in UNBOUNDED), default=0.0)
+    same = worst <= TOLERANCE
+    console.print(f"  bits cannot agree ({'; '.join(obstacles)})")
+    verdict = f"the metrics agree within {TOLERANCE}" if same else f"DIFFERENT: a metric is off by {worst:.4f}"
+    console.print(f"  {verdict} (tolerance {TOLERANCE}; {', '.join(UNBOUNDED)} is not compared)")
+    return same

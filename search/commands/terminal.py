@@ -1,0 +1,127 @@
+"""What the commands share: where they print, and how they say that they cannot go on."""
+
+import contextlib
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from search.cluster.agreement import NodeError
+from search.cluster.signals import Interrupted, announce_end, explain
+from search.config.printable import escape, escape_lines
+from search.record.object_store import StoreError
+from search.record.storage import StorageLost, describe_loss
+from trainables.errors import DISK_FAULTS, DISK_FULL, InputError, TrainingError
+
+
+class _Terminal(Console):
+    """A console on which no text, in a table neither, does more than show itself.
+
+    A closed pipe ends the command quietly, whatever thread prints.
+    """
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(escape_lines(text), **how)
+
+    def on_broken_pipe(self) -> None:
+        _discard_output()
+        raise Interrupted(signal.SIGPIPE)
+
+
+def build_console(*, wrap: bool = False) -> Console:
+    """Build the console for standard output.
+
+    Args:
+        wrap: Whether lines are wrapped even where that is no terminal.
+    """
+    soft_wrap = not wrap and not sys.stdout.isatty()
+    return _Terminal(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
+
+
+@contextmanager
+def explain_errors(again: str | None = None) -> Iterator[None]:
+    """Turn what the user can mend into a sentence and an exit code.
+
+    Args:
+        again: What goes on after an interruption, such as `the same command with --resume`; None if nothing was begun.
+    """
+    if again and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; who sends it means it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    _accept_all_signs()
+    with _put_into_words(again), announce_end(again):
+        try:
+            yield
+        finally:
+            sys.stdout.flush()  # here, where a closed pipe can still be handled
+
+
+@contextmanager
+def _put_into_words(again: str | None) -> Iterator[None]:
+    try:
+        yield
+    except InputError as error:
+        _complain(str(error))
+        raise typer.Exit(2) from None
+    except TrainingError as error:
+        _complain(str(error))
+        raise typer.Exit(1) from None
+    except StorageLost as error:
+        _complain(f"the database was lost ({describe_loss(error)}); {again} goes on from here")
+        raise typer.Exit(1) from None
+    except (NodeError, StoreError) as error:
+        _complain(f"{error}; {again or 'the same command'} goes on from here")
+        raise typer.Exit(1) from None
+    except OSError as error:
+        raise typer.Exit(_explain_fault(error, again)) from None
+    except KeyboardInterrupt as error:
+        raise typer.Exit(_explain_end(error, again)) from None
+
+
+def _explain_fault(error: OSError, again: str | None) -> int:
+    """Say which fault of a disk ends the command and return its exit code; another error is raised again."""
+    if error.errno == errno.EPIPE:
+        _discard_output()
+        return 128 + signal.SIGPIPE
+    if error.errno not in DISK_FAULTS:
+        raise error
+    what, cure = ("no space left", "free some") if error.errno in DISK_FULL else ("a disk failed", "mend it")
+    _complain(f"{what} ({error}); {cure}, then {again or 'the same command'} goes on")
+    return 1
+
+
+def _explain_end(error: KeyboardInterrupt, again: str | None) -> int:
+    """Say what asked the command to end and return its exit code."""
+    number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+    if number == signal.SIGHUP:
+        _discard_output()  # the terminal may be gone
+    if number != signal.SIGPIPE:
+        with contextlib.suppress(OSError):
+            typer.echo(explain(number, again), err=True)
+    return 128 + number
+
+
+def _discard_output() -> None:
+    """Let what is still printed go nowhere, so that Python does not complain of it as it ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+
+
+def _accept_all_signs() -> None:
+    """Have the output show as escapes what its encoding, such as ASCII, has no sign for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _complain(message: str) -> None:
+    """Print an error in one line, whatever names it quotes."""
+    typer.echo(f"error: {escape(message)}", err=True)

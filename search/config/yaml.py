@@ -1,0 +1,183 @@
+"""YAML documents: read strictly, one laid over another, single values set from the command line; and records.
+
+The only file that knows YAML.
+"""
+
+import re
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from search.config.untrusted import RECORD_BYTES, read_file
+from trainables.durable import write_file
+from trainables.errors import InputError
+
+MAX_DEPTH = 32
+"""Collections in one another in a record, at most; a study.yaml has 6."""
+MAX_NODES = 200_000
+"""Values and keys of a record, at most; they take 1 kB each while they are read."""
+
+
+def read_document(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read one YAML mapping, laid over the one that its `extends` names (relative to it).
+
+    Args:
+        path: The file.
+        above: Files that extend this one.
+
+    Raises:
+        InputError: If a file is missing, is not a YAML mapping, or extends itself.
+    """
+    if path.resolve() in above:
+        raise InputError(f"{path} extends itself")
+    try:
+        value = _parse(path, path.read_bytes(), _Loader)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}") from None
+    base = value.pop("extends", None)
+    return value if base is None else overlay(read_document(path.parent / str(base), (*above, path.resolve())), value)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping that a program wrote, or a stranger: it names no other file, and its size is bounded.
+
+    Raises:
+        InputError: If it is missing, a link, too large, too deep, not a YAML mapping, or has aliases.
+    """
+    try:
+        return _parse(path, read_file(path, RECORD_BYTES), _RecordLoader)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}") from None
+
+
+def write_document(path: Path, value: Mapping[str, Any]) -> None:
+    """Write plain values as YAML in one step."""
+    write_file(path, format_document(value).encode())
+
+
+def format_document(value: Mapping[str, Any]) -> str:
+    """Return plain values as YAML, keys in their order."""
+    text: str = yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=120)
+    return text
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Lay top over base, key by key; a searched parameter replaces what was there as a whole."""
+    merged = dict(base)
+    for key, value in top.items():
+        below = merged.get(key)
+        is_section = isinstance(value, dict) and not {"choice", "low"} & set(value)
+        merged[key] = overlay(below, value) if is_section and isinstance(below, dict) else value
+    return merged
+
+
+def set_value(document: dict[str, Any], override: str) -> None:
+    """Apply one PATH=VALUE in place, such as search.num_trials=5; VALUE is YAML.
+
+    Raises:
+        InputError: If the form is wrong or PATH leads through a single value.
+    """
+    path, equals, text = override.partition("=")
+    if not equals or not all(path.split(".")):
+        raise InputError(f"--set {override}: expected PATH=VALUE, such as search.num_trials=5")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, RecursionError):
+        raise InputError(f"--set {override}: the value is not valid YAML") from None
+    *parents, last = path.split(".")
+    for key in parents:
+        document = document.setdefault(key, {})
+        if not isinstance(document, dict):
+            raise InputError(f"--set {override}: {key} is a single value, it has no keys below it")
+    document[last] = value
+
+
+def _parse(path: Path, content: bytes, loader: type[yaml.SafeLoader]) -> dict[str, Any]:
+    try:
+        value = yaml.load(content.decode(), Loader=loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error)[-500:].split())}") from None
+    except RecursionError:
+        raise InputError(f"{path} is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} must hold a mapping of keys to values, not {type(value).__name__}")
+    return value
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's core schema: 1e-3 is a number, `on` and `yes` are text; a repeated key is an error."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 PyYAML's own attribute, replaced as a whole
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a single value", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Turn what PyYAML's constructors raise into its own error: a tag that does not fit, too many digits."""
+        try:
+            return super().construct_object(node, deep)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise yaml.constructor.ConstructorError(None, None, f"no such value: {error}", node.start_mark) from None
+
+
+class _RecordLoader(_Loader):
+    """Of bounded depth and size, without aliases, which could stand for any size, and without half characters."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._depth = self._nodes = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # PyYAML's
+        self._nodes += 1
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "a record has no aliases", mark)
+        if self._depth == MAX_DEPTH or self._nodes > MAX_NODES:
+            raise yaml.composer.ComposerError(None, None, "a record is not so deep and not so long", mark)
+        self._depth += 1
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        text: str = super().construct_scalar(node)
+        text.encode()  # raises ValueError for half a character
+        return text
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that YAML 1.1 or the loader would take for something else, such as 12e34567 and `on`.
+
+    It writes what stands at two places twice, for a record has no aliases.
+    """
+
+    def ignore_aliases(self, *_: Any) -> bool:
+        return True
+
+
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+):  # fmt: skip
+    for _side in (_Loader, _Dumper):
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
+
+def _read_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    """Read a decimal number; by YAML 1.1 leading zeros would make it an octal one."""
+    return int(loader.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _read_int)

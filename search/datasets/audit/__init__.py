@@ -1,0 +1,1 @@
+"""Describes a data set: counts, damaged files, copies, near-duplicates, colour."""

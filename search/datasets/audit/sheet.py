@@ -1,0 +1,58 @@
+"""The contact sheet of an audit: examples of near-duplicates, side by side in one picture."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from search.config.printable import escape
+from search.datasets.audit.findings import RELATIONS, NearPair
+from search.datasets.audit.images import Images
+from trainables.config import IMAGE_SIZE
+
+COLUMNS, ROWS = 6, 2
+"""Examples beside and below each other, per relation."""
+SIDE = 3 * IMAGE_SIZE
+"""Pixels of an image's side on the sheet; a whole multiple, so that no pixel is invented."""
+GAP, LINE = 8, 13
+"""Pixels between examples, and of a line of text."""
+CELL = (2 * SIDE + GAP, SIDE + 3 * LINE + GAP)
+
+
+def draw_sheet(images: Images, near: Sequence[NearPair]) -> Image.Image:
+    """Draw up to 12 pairs of each relation, from the most to the least alike, spread evenly over all of them.
+
+    Below each pair: its two files, the bits in which the hashes differ, how far the pixels do, and their correlation.
+    """
+    groups = {relation: [pair for pair in near if pair.relation == relation] for relation in RELATIONS}
+    shown = {relation: _spread(group) for relation, group in groups.items() if group}
+    heights = [2 * LINE + -(-len(pairs) // COLUMNS) * CELL[1] for pairs in shown.values()]
+    sheet = Image.new("RGB", (COLUMNS * CELL[0] + GAP, sum(heights) + GAP), "white")
+    draw, places = ImageDraw.Draw(sheet), {name: row for row, name in enumerate(images.names)}
+    top = GAP
+    for (relation, pairs), height in zip(shown.items(), heights, strict=True):
+        draw.text((GAP, top), f"{relation}: {len(pairs)} of {len(groups[relation])} pairs", fill="black")
+        for number, pair in enumerate(pairs):
+            corner = (GAP + number % COLUMNS * CELL[0], top + 2 * LINE + number // COLUMNS * CELL[1])
+            for side, name in enumerate(pair.names):
+                tile = Image.fromarray(images.pixels[places[name]]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+                sheet.paste(tile, (corner[0] + side * SIDE, corner[1]))
+            lines = [
+                *map(_shorten, pair.names),
+                f"{pair.distance} bits, {pair.difference:.1f} levels, r = {pair.correlation:.2f}",
+            ]
+            draw.text((corner[0], corner[1] + SIDE), "\n".join(lines), fill="black", spacing=1)
+        top += height
+    return sheet
+
+
+def _spread(pairs: Sequence[NearPair]) -> list[NearPair]:
+    """Choose examples at even distances, the first and the last among them."""
+    places = np.linspace(0, len(pairs) - 1, min(len(pairs), COLUMNS * ROWS))
+    return [pairs[int(place)] for place in places.round()]
+
+
+def _shorten(name: str) -> str:
+    """Return what fits below an image and every font can show."""
+    plain = escape(name).encode("ascii", "backslashreplace").decode()
+    return plain if len(plain) <= 32 else f"{plain[:14]}...{plain[-15:]}"

@@ -1,0 +1,181 @@
+"""The evaluation of a study: choose the winners, retrain them, test each once."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from search.cluster.job import Failure
+from search.config.schema import StudyConfig
+from search.evaluation.choices import (
+    build_calibration,
+    build_entry,
+    check_winners,
+    choose,
+    list_retrainings,
+    read_entry,
+    recall,
+)
+from search.evaluation.openings import build_opening, complete_entries, describe_openings
+from search.evaluation.result import Result, TestedModel
+from search.evaluation.retrainer import Retrainer
+from search.evaluation.retrainings import Place, load_tested, load_tests
+from search.record.choices import Choices
+from search.record.journal import Journal, Trial
+from search.record.manifest import write_record
+from search.record.mirror import Copy
+from trainables.durable import make_folder
+from trainables.errors import InputError
+from trainables.record import load_info
+
+
+def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
+    """Answer whether every retraining of the evaluation is there already, so that no worker is needed."""
+    choices = recall(record["evaluations"], choose(config, trials, record["data"]["fingerprint"]))
+    retrainings = list_retrainings(config, trials, choices)
+    return not choices.is_open() and all(load_tested(_get_folder(config), each) for each in retrainings)
+
+
+def evaluate(
+    config: StudyConfig,
+    record: dict[str, Any],
+    journal: Journal,
+    packed: Path,
+    console: Console,
+    copy: Copy,
+    notes: Sequence[str] = (),
+) -> Result:
+    """Retrain the winners and test each once; what an earlier evaluation finished is kept.
+
+    Args:
+        config: The study; its lock is held, and Ray connected unless everything is trained.
+        record: Its study.yaml, written anew before the test split is opened.
+        journal: Its record, with all of its trials.
+        packed: Folder of the packed images.
+        console: Shows the progress.
+        copy: The study's folder here, and its store.
+        notes: Sentences for the report.
+
+    Returns:
+        All that the report says, but for the sentences that `search.report.notes` adds.
+
+    Raises:
+        InputError: If there is nothing to retrain, or every retraining failed.
+        OSError: If the disk is full; what is finished is kept.
+    """
+    trials = journal.load()
+    failures = check_winners(config, trials)
+    folder = _get_folder(config)
+    make_folder(folder)
+    retrainer = Retrainer(config=config, pack=packed, place=_get_place(config), console=console)
+    choices = recall(record["evaluations"], choose(config, trials, load_info(packed).fingerprint))
+    choices = _calibrate(retrainer, trials, choices)
+    _open(config, record, journal, choices, copy)
+    retrainings = list_retrainings(config, trials, choices)
+    found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
+    for label, model in found.items():
+        if model is not None:  # a kill between the last two steps of its retraining leaves its checkpoint
+            retrainer.place.build_shelf(label).delete()
+    if pending := [each for each in retrainings if found[each.label] is None]:
+        console.print("Retraining the winners on train and validation, testing each once:")
+        found |= retrainer.retrain(pending)
+        copy.fetch_below("models/")
+    models = [model for model in found.values() if isinstance(model, TestedModel)]
+    failures += [
+        f"The retraining {label} failed: {failure.reason}."
+        for label, failure in found.items()
+        if isinstance(failure, Failure)
+    ]
+    if not models:
+        raise InputError(f"there is nothing to report. {' '.join(failures)}")
+    return _gather(config, record, journal, models, [*notes, *failures])
+
+
+def load_result(config: StudyConfig, record: dict[str, Any], journal: Journal) -> Result:
+    """Return the result of the evaluation in force, from what is stored.
+
+    Raises:
+        InputError: If there was none.
+    """
+    folder = _get_folder(config)
+    found: dict[str, TestedModel | None] = {}
+    complete_entries(record["evaluations"], journal.list_openings())
+    if record["evaluations"]:
+        retrainings = list_retrainings(config, journal.load(), read_entry(record["evaluations"][-1]))
+        found = {each.label: load_tested(folder, each) for each in retrainings}
+    models = [model for model in found.values() if model is not None]
+    if not models:
+        known = describe_openings(record["evaluations"], journal.list_openings())
+        what = " ".join(["there is no evaluation to report", *known]).rstrip(".")
+        raise InputError(f"{config.place}: {what}: the same command without --report evaluates it")
+    missing = [f"The retraining {label} left no model." for label, model in found.items() if model is None]
+    return _gather(config, record, journal, models, missing)
+
+
+def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) -> Choices:
+    """Return the choices with every threshold chosen."""
+    if not choices.is_open():
+        return choices
+    retrainer.console.print("Choosing the thresholds on validation, each by a training on train alone:")
+    config = retrainer.config
+    runs = {winner: build_calibration(config, trials, winner, choices.fingerprint) for winner in choices.winners}
+    found = retrainer.calibrate(list(runs.values()))
+    winners = []
+    for winner, run in runs.items():
+        match found.get(run.label):
+            case float() as threshold:
+                winners.append(dataclasses.replace(winner, threshold=threshold))
+            case failure:
+                reason = failure.reason if isinstance(failure, Failure) else "no word from its worker"
+                raise InputError(f"no threshold for {winner.label}: {reason}; evaluation.threshold=0.5 needs none")
+    return dataclasses.replace(choices, winners=tuple(winners))
+
+
+def _open(config: StudyConfig, record: dict[str, Any], journal: Journal, choices: Choices, copy: Copy) -> None:
+    """Write down what was chosen, and then that the test split is about to be opened, unless both stand there."""
+    evaluations = record["evaluations"]
+    complete_entries(evaluations, journal.list_openings())
+    if not evaluations or read_entry(evaluations[-1]) != choices:
+        evaluations.append(build_entry(choices))
+    write_record(config.directory, record)
+    copy.put("study.yaml")
+    for winner in choices.winners:
+        _get_place(config).build_shelf(f"{winner.label}-threshold").delete()
+    if not evaluations[-1]["opened"]:
+        opening = build_opening(evaluations, journal.list_openings())
+        journal.add_opening(opening)
+        evaluations[-1]["opened"] = opening
+        write_record(config.directory, record)
+        copy.put("study.yaml")
+
+
+def _gather(
+    config: StudyConfig, record: dict[str, Any], journal: Journal, models: list[TestedModel], notes: Sequence[str]
+) -> Result:
+    """Return the result with the stored predictions of its models."""
+    tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
+    labels, _, _ = tests[models[0].label]
+    if not all(np.array_equal(labels, others) for others, _, _ in tests.values()):
+        raise InputError(f"the models of {config.place} were not tested on the same images: evaluate the study again")
+    return Result(
+        study=config.name,
+        config=config,
+        record=record,
+        models=models,
+        trials=journal.load(),
+        labels=labels,
+        predictions={label: probabilities for label, (_, probabilities, _) in tests.items()},
+        mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
+        notes=[*describe_openings(record["evaluations"], journal.list_openings()), *notes],
+    )
+
+
+def _get_folder(config: StudyConfig) -> Path:
+    return config.directory / "models"
+
+
+def _get_place(config: StudyConfig) -> Place:
+    return Place(f"{config.working_folder}/models", config.url)

@@ -1,0 +1,1 @@
+"""Told what happens in a search: live view, TensorBoard, Weights & Biases."""

@@ -1,0 +1,127 @@
+"""What a search shows while it runs: a live view on a terminal, one line per event elsewhere."""
+
+import os
+import time
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.live import Live
+
+from search.config.printable import escape
+from search.config.schema import SearchConfig, StudyConfig
+from search.listeners.status import Status, format_params, name_trial
+from search.listeners.usage import Usage
+from search.record.journal import State, Trial
+
+REFRESHES_PER_SECOND = 2
+
+
+class PlainLog:
+    """Listener that prints one line per event."""
+
+    def __init__(self, *, max_epochs: int, console: Console) -> None:
+        self._max_epochs = max_epochs
+        self._console = console
+
+    def on_start(self, trial: Trial) -> None:
+        """Print the trial's parameters."""
+        begins = f"goes on at epoch {len(trial.epochs) + 1}" if trial.epochs else "starts"
+        self.note(f"{name_trial(trial)} {begins}: {format_params(trial.params)}")
+
+    def on_epoch(self, trial: Trial) -> None:
+        """Print the last epoch."""
+        last = trial.epochs[-1]
+        epoch = f"epoch {len(trial.epochs)}/{self._max_epochs}"
+        self.note(
+            f"{name_trial(trial)} {epoch}: accuracy {last['accuracy']:.4f}, loss {last['loss']:.4f}, {_speed(trial)}"
+        )
+
+    def on_end(self, trial: Trial) -> None:
+        """Print how the trial ended."""
+        count = f"{len(trial.epochs)} epoch{'' if len(trial.epochs) == 1 else 's'}"
+        if trial.state is State.FAIL or not trial.epochs:
+            result = escape(trial.reason)
+        else:
+            last, best = trial.epochs[-1]["accuracy"], trial.get_peak()[0]
+            result = f"accuracy {last:.4f} (best {best:.4f}), {_speed(trial)}"
+        self.note(f"{name_trial(trial)} {trial.state} after {count}: {result}")
+
+    def note(self, message: str) -> None:
+        """Print a line."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+
+class LiveView:
+    """Listener that keeps a picture of the search at the lower end of a terminal."""
+
+    def __init__(
+        self, name: str, search: SearchConfig, *, console: Console, trials: Sequence[Trial], elapsed_s: float
+    ) -> None:
+        self._name = name
+        self._search = search
+        self._console = console
+        self._trials = {trial.number: trial for trial in trials}
+        self._begun = time.monotonic() - elapsed_s
+        self._usage = Usage()
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=REFRESHES_PER_SECOND)
+
+    def on_start(self, trial: Trial) -> None:
+        """Show the trial among the running ones."""
+        self._trials[trial.number] = trial
+        self._live.start()
+
+    def on_epoch(self, trial: Trial) -> None:
+        """The picture is drawn from the trial itself."""
+
+    def on_end(self, trial: Trial) -> None:
+        """Take in how the trial ended; a failed one also leaves a line with its reason."""
+        self._trials[trial.number] = trial
+        if trial.state is State.FAIL:
+            self.note(f"{name_trial(trial)} FAIL: {escape(trial.reason)}")
+
+    def note(self, message: str) -> None:
+        """Print a line above the view."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Leave the last picture and give the terminal back."""
+        self._live.stop()
+
+    def render(self) -> Status:
+        """Return the state as of now; called from the thread that refreshes the picture."""
+        return Status(
+            name=self._name,
+            search=self._search,
+            trials=list(self._trials.values()),
+            elapsed_s=time.monotonic() - self._begun,
+            usage=self._usage.describe(),
+        )
+
+
+def build_live(
+    config: StudyConfig,
+    *,
+    console: Console,
+    trials: Sequence[Trial] = (),
+    elapsed_s: float = 0.0,
+    plain: bool = False,
+) -> PlainLog | LiveView:
+    """Build the listener that shows a search: live on a terminal, line by line elsewhere and in CI.
+
+    Args:
+        config: The study.
+        console: Where to print.
+        trials: What the record of a resumed study holds.
+        elapsed_s: Seconds that a resumed study has been searching before.
+        plain: Whether a terminal too gets lines.
+    """
+    if plain or not console.is_terminal or console.is_dumb_terminal or os.environ.get("CI"):
+        return PlainLog(max_epochs=config.search.max_epochs, console=console)
+    return LiveView(config.name, config.search, console=console, trials=trials, elapsed_s=elapsed_s)
+
+
+def _speed(trial: Trial) -> str:
+    return f"{trial.epochs[-1].get('images_per_second', 0.0):.0f} images/s"

@@ -1,0 +1,199 @@
+"""The state of a study as a picture for a terminal of any size: pure functions of its trials and its configuration.
+
+What matters most comes first, and what does not fit is left out from the bottom of each part: at 80x24 the budget, the
+best of each architecture, the rungs and some running trials are there.
+"""
+
+import dataclasses
+import math
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from search.config.printable import escape
+from search.config.schema import SearchConfig
+from search.record.journal import State, Trial
+from search.schedulers.scheduler import HALVING, list_rungs
+from trainables.config import list_defaults
+
+STYLES = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAIL: "red"}
+NUM_RUNNING = 4
+"""Running trials that parameters of the best ones may not push off a small terminal."""
+MAX_LINES = 6
+"""Most lines that the parameters of one trial take."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """A study at one moment; rich prints it."""
+
+    name: str
+    search: SearchConfig
+    trials: Sequence[Trial]
+    elapsed_s: float
+    """Seconds of searching, over all resumptions."""
+    usage: str = ""
+    """How busy the machine is, in a line."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        """Draw what fits."""
+        width, height = options.max_width, options.height or console.height
+        running = [trial for trial in self.trials if trial.state is State.RUNNING and not trial.waits]
+        best = find_best(self.trials)
+        head = self._draw_head(width)
+        rungs = self._draw_rungs(width)
+        fixed = len(head) + 3 + len(best) + (rungs.row_count + 2 if rungs.row_count else 0) + 2
+        spare = height - 1 - fixed - min(len(running), NUM_RUNNING)
+        lines = min(max(spare // max(len(best), 1), 1), MAX_LINES)
+        drawn = [_list_params(trial, width, lines) for trial in best.values()]
+        yield from head
+        yield ""
+        yield from _draw_best(best, drawn)
+        if rungs.row_count:
+            yield ""
+            yield rungs
+        if running:
+            yield ""
+            yield self._draw_running(running, height - 1 - fixed - sum(map(len, drawn)))
+
+    def _draw_head(self, width: int) -> list[RenderableType]:
+        total = max(self.search.num_trials, len(self.trials))
+        states = Counter(trial.state for trial in self.trials)
+        ended = len(self.trials) - states[State.RUNNING]
+        counts = Text("  ").join(Text(f"{state} {states[state]}", style) for state, style in STYLES.items())
+        bar = Table.grid(padding=(0, 2))
+        name = Text(self.name, "bold")
+        name.truncate(max(12, width - 66), overflow="ellipsis")
+        bar.add_row(name, "trials", ProgressBar(total, ended, width=10), f"{ended}/{total}", counts)
+        epochs = f"epochs {sum(len(trial.epochs) for trial in self.trials)}"
+        most = self.search.max_total_epochs
+        max_s = None if self.search.max_hours is None else self.search.max_hours * 3600
+        left_s = estimate_left_s(self.search, self.trials, self.elapsed_s)
+        times = [
+            epochs + ("" if most is None else f" of {most}"),
+            f"elapsed {format_clock(self.elapsed_s)}" + ("" if max_s is None else f" of {format_clock(max_s)}"),
+            *([] if left_s is None else [f"about {format_clock(left_s)} left"]),
+        ]
+        lines: list[RenderableType] = [bar, Text("   ".join(times), no_wrap=True, overflow="ellipsis")]
+        if self.usage:
+            lines.append(Text(self.usage, no_wrap=True, overflow="ellipsis"))
+        failed = [trial for trial in self.trials if trial.state is State.FAIL]
+        if failed:
+            reason = escape(" ".join(str(failed[-1].reason).split()))
+            last = f"last failure: {name_trial(failed[-1])}: {reason}"
+            lines.append(Text(last, "red", no_wrap=True, overflow="ellipsis"))
+        return lines
+
+    def _draw_rungs(self, width: int) -> Table:
+        """Count by architecture how many trials reached each rung and how many of them ended there."""
+        search = self.search
+        rungs = list_rungs(search.first_rung, search.reduction_factor, search.max_epochs)
+        rungs = rungs[: (width - 24) // 11] if search.scheduler in HALVING else []
+        own = [trial for trial in self.trials if not trial.is_foreign]
+        counts = Counter((trial.architecture, trial.state, len(trial.epochs)) for trial in own)
+        table = _build_table("reached (cut)", *(f"epoch {rung}" for rung in rungs), f"end {search.max_epochs}")
+        for name in sorted({architecture for architecture, _, _ in counts}) if rungs else []:
+            mine = [(state, epochs, count) for (known, state, epochs), count in counts.items() if known == name]
+            cells = []
+            for rung in rungs:
+                reached = sum(count for _, epochs, count in mine if epochs >= rung)
+                cells.append(f"{reached} ({counts[name, State.PRUNED, rung]})" if reached else "")
+            complete = sum(count for state, _, count in mine if state is State.COMPLETE)
+            table.add_row(name, *cells, str(complete) if complete else "")
+        return table
+
+    def _draw_running(self, running: Sequence[Trial], rows: int) -> Table:
+        table = _build_table("running", "trial", "epoch", "accuracy", "best", "loss", "images/s")
+        shown = running if len(running) <= max(rows, 1) else running[: max(rows - 1, 1)]
+        for trial in shown:
+            cells = [str(trial.number), f"{len(trial.epochs)}/{self.search.max_epochs}"]
+            if trial.epochs:
+                last = trial.epochs[-1]
+                values = (last["accuracy"], trial.get_peak()[0], last.get("loss", math.nan))
+                cells += [*(f"{value:.4f}" for value in values), f"{last.get('images_per_second', 0.0):,.0f}"]
+            table.add_row(trial.architecture, *cells)
+        if len(shown) < len(running):
+            table.add_row(f"and {len(running) - len(shown)} more")
+        return table
+
+
+def find_best(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """Return each architecture's best trial on validation, by name; a failed one does not count."""
+    able = [(trial.architecture, -trial.get_peak()[0], trial.number, trial) for trial in _list_able(trials)]
+    names = sorted({name for name, *_ in able})
+    return {name: min(entry for entry in able if entry[0] == name)[-1] for name in names}
+
+
+def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that have an epoch and did not fail, best on validation first; the earlier wins a tie."""
+    return sorted(_list_able(trials), key=lambda trial: (-trial.get_peak()[0], trial.number))
+
+
+def _list_able(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.epochs and trial.state is not State.FAIL]
+
+
+def estimate_left_s(search: SearchConfig, trials: Sequence[Trial], elapsed_s: float) -> float | None:
+    """Return the seconds to go at the pace so far, and at most what the budget leaves; None where nothing is known."""
+    ended = sum(trial.state is not State.RUNNING for trial in trials)
+    left = [(search.num_trials - ended) * elapsed_s / ended] if ended else []
+    if search.max_total_epochs is not None and (epochs := sum(len(trial.epochs) for trial in trials)):
+        left.append((search.max_total_epochs - epochs) * elapsed_s / epochs)
+    if search.max_hours is not None:
+        left.append(search.max_hours * 3600 - elapsed_s)
+    return max(min(left), 0.0) if left else None
+
+
+def list_changed(trial: Trial) -> dict[str, Any]:
+    """Return the parameters of a trial that differ from the architecture's defaults."""
+    defaults = list_defaults(trial.architecture)
+    return {name: value for name, value in trial.params.items() if defaults.get(name) != value}
+
+
+def format_params(params: Mapping[str, Any]) -> str:
+    """Return parameters as name=value, floats to four digits."""
+    return escape(
+        " ".join(
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+        )
+    )
+
+
+def format_clock(seconds: float) -> str:
+    """Return h:mm:ss."""
+    return str(timedelta(seconds=int(seconds)))
+
+
+def name_trial(trial: Trial) -> str:
+    """Return what a trial is called in a line of text."""
+    return f"trial {trial.number} {trial.architecture}"
+
+
+def _draw_best(best: Mapping[str, Trial], params: Sequence[Sequence[str]]) -> Iterator[RenderableType]:
+    rows = [(trial.number, *trial.get_peak()) for trial in best.values()]
+    yield Text(f"{'best':<10}{'accuracy':>10}{'trial':>8}{'epoch':>8}   differs from the defaults in", "dim")
+    for (name, (number, accuracy, epoch)), lines in zip(zip(best, rows, strict=True), params, strict=True):
+        yield Text(f"{name:<10}{accuracy:>10.4f}{number:>8}{epoch:>8}", no_wrap=True)
+        yield from (Text(line, no_wrap=True) for line in lines)
+
+
+def _list_params(trial: Trial, width: int, lines: int) -> list[str]:
+    text = format_params(list_changed(trial)) or "nothing"
+    return textwrap.wrap(
+        text, width - 2, max_lines=lines, placeholder=" ...", initial_indent="  ", subsequent_indent="  "
+    )
+
+
+def _build_table(name: str, *columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(name, min_width=10, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", min_width=len(column), no_wrap=True)
+    return table

@@ -1,0 +1,86 @@
+"""TensorBoard's event files: a folder per trial with its metrics by epoch and its parameters, written from the record.
+
+A trial that is resumed is written anew from its first epoch, so that no point is there twice and none is missing.
+"""
+
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from search.record.journal import State, Trial
+
+FINISHED = "finished"
+"""File in the folder of a trial that was written to its end."""
+
+
+class EventFiles:
+    """Listener that writes event files."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writers: dict[int, Any] = {}
+
+    def sweep(self, trials: Iterable[Trial]) -> None:
+        """Write the ended trials that a kill left unfinished, or that ended before anybody asked for event files."""
+        for trial in trials:
+            if trial.state is not State.RUNNING and not (self._get_folder(trial) / FINISHED).exists():
+                self.on_end(trial)
+
+    def on_start(self, trial: Trial) -> None:
+        """Begin the trial's file with what is recorded of it."""
+        from tensorboardX.event_file_writer import EventsWriter  # it alone writes at once, without queue and thread
+
+        folder = self._get_folder(trial)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._writers[trial.number] = EventsWriter(str(folder / "events"))
+        for epoch in range(1, len(trial.epochs) + 1):
+            self._add_epoch(trial, epoch)
+
+    def on_epoch(self, trial: Trial) -> None:
+        """Write the last epoch."""
+        self._add_epoch(trial, len(trial.epochs))
+        self._writers[trial.number].flush()
+
+    def on_end(self, trial: Trial) -> None:
+        """Write the parameters with the best accuracy, for the page HPARAMS, and close the file."""
+        from tensorboardX.summary import hparams
+
+        if trial.number not in self._writers:  # it ends without having been handed out since a kill
+            self.on_start(trial)
+        if trial.epochs:
+            known = {"architecture": trial.architecture, "state": trial.state.value, **trial.params}
+            # TensorBoard takes the first description of the columns that it finds for all of them, and a trial knows
+            # its own architecture's alone; where there is none it collects them from the trials.
+            _columns, start, end = hparams(known, {"best_accuracy": trial.get_peak()[0]})
+            self._add(trial, start, 0)
+            self._add(trial, end, 0)
+            self._add_scalar(trial, "best_accuracy", trial.get_peak()[0], trial.get_peak()[1])
+        self._writers.pop(trial.number).close()
+        (self._get_folder(trial) / FINISHED).touch()
+
+    def close(self) -> None:
+        """Close what is open; these trials are written anew when they are resumed."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+
+    def _get_folder(self, trial: Trial) -> Path:
+        return self._directory / f"trial-{trial.number:04d}-{trial.architecture}"
+
+    def _add_epoch(self, trial: Trial, epoch: int) -> None:
+        for name, value in trial.epochs[epoch - 1].items():
+            if name != "epoch":
+                self._add_scalar(trial, name, value, epoch)
+
+    def _add_scalar(self, trial: Trial, name: str, value: float, epoch: int) -> None:
+        from tensorboardX.summary import scalar
+
+        self._add(trial, scalar(name, value), epoch)
+
+    def _add(self, trial: Trial, summary: Any, step: int) -> None:
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made by protobuf at import
+
+        self._writers[trial.number].write_event(Event(wall_time=time.time(), step=step, summary=summary))

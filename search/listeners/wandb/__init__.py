@@ -1,0 +1,1 @@
+"""Records trials and evaluations as runs in Weights & Biases."""

@@ -1,0 +1,75 @@
+"""A study as a W&B sweep: its space, its metric and goal, and in words who proposes and who stops."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from search.config.schema import StudyConfig
+from search.config.space import build_distributions, list_specs
+
+METHODS = {"tpe": "bayes", "tpe_multivariate": "bayes", "gp": "bayes", "random": "random", "qmc": "random"}
+"""W&B's nearest word for a sampler. It is shown only: W&B proposes for agents, and a study has none."""
+
+
+def describe_sweep(config: StudyConfig) -> dict[str, Any]:
+    """Return the sweep's configuration; a parameter that is searched for several architectures spans all of them.
+
+    The scheduler is noted in the description, not under `early_terminate`: by that, W&B's server would stop runs.
+    """
+    search = config.search
+    found = {name: build_distributions(list_specs(config.space, name), name) for name in search.architectures}
+    names = dict.fromkeys(parameter for distributions in found.values() for parameter in distributions)
+    parameters: dict[str, Any] = {"architecture": {"values": list(search.architectures)}}
+    for name in names:
+        searched = [distributions[name] for distributions in found.values() if name in distributions]
+        specs = [list_specs(config.space, architecture) for architecture in search.architectures]
+        fixed = [
+            spec[name]
+            for spec, distributions in zip(specs, found.values(), strict=True)
+            if name in spec and name not in distributions
+        ]
+        parameters[name] = _span(searched, fixed)
+    return {
+        "name": config.name,
+        "description": f"A study of cifake-search. {_describe_search(config)}",
+        "method": METHODS[search.sampler],
+        "metric": {"name": "best_accuracy", "goal": "maximize"},
+        "parameters": parameters,
+    }
+
+
+def _describe_search(config: StudyConfig) -> str:
+    search = config.search
+    ends = f"Trials of {search.max_epochs} epochs are proposed by Optuna ({search.sampler})"
+    if search.scheduler == "none":
+        return f"{ends}; none is stopped early."
+    rule = f"grace_epochs {search.first_rung}"
+    if search.scheduler != "median":
+        rule += f", reduction_factor {search.reduction_factor:g}"
+    names = {"asha": "ASHA", "hyperband": "Hyperband", "median": "the median rule"}
+    return f"{ends} and stopped by {names[search.scheduler]} ({rule}), for each architecture by itself."
+
+
+def _span(searched: Sequence[Any], fixed: Sequence[Any]) -> dict[str, Any]:
+    """Return the smallest W&B parameter that holds all of Optuna's distributions and all fixed values."""
+    ranges = [distribution for distribution in searched if not hasattr(distribution, "choices")]
+    values = [*fixed, *(value for distribution in searched for value in getattr(distribution, "choices", ()))]
+    if not ranges:
+        return {"values": list(dict.fromkeys(values))}
+    low = min(values + [distribution.low for distribution in ranges])
+    high = max(values + [distribution.high for distribution in ranges])
+    is_log = low > 0 and all(distribution.log for distribution in ranges)
+    is_int = all(isinstance(bound, int) for bound in (low, high))
+    steps = {distribution.step for distribution in ranges} - {None, 1 if is_int else None}
+    bounds: dict[str, Any] = {"min": low, "max": high}
+    if is_log:
+        return (
+            {"distribution": "q_log_uniform_values", **bounds, "q": 1}
+            if is_int
+            else {
+                "distribution": "log_uniform_values",
+                **bounds,
+            }
+        )
+    if len(steps) == 1:
+        return {"distribution": "q_uniform", **bounds, "q": steps.pop()}
+    return {"distribution": "int_uniform" if is_int else "uniform", **bounds}

@@ -1,0 +1,220 @@
+"""Weights & Biases: one process holds all runs of a study, and nobody ever waits for it.
+
+What the tracker is told goes through a queue to a thread that alone opens runs and logs. What cannot be tracked online
+is tracked offline, and where that fails too tracking ends; either is said in one sentence, nothing is ever raised.
+"""
+
+import dataclasses
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from functools import partial
+from typing import Any, Literal, TypeVar
+
+from search.config.schema import StudyConfig
+from search.evaluation.result import Result
+from search.listeners.wandb.gallery import log_evaluation
+from search.listeners.wandb.runs import (
+    EXIT_CODES,
+    Board,
+    connect,
+    disconnect,
+    is_dead,
+    kill_service,
+    log_in,
+    name_evaluation,
+    open_run,
+    open_sweep,
+    open_trial,
+    summarize,
+)
+from search.record.journal import State, Trial
+
+Mode = Literal["auto", "online", "offline", "off"]
+T = TypeVar("T")
+
+PATIENCE_S = 5.0
+"""Longest wait for W&B in all; it happens in `close`."""
+
+
+class Tracker:
+    """Listener that makes a run of each trial; the methods with an underscore run in its threads."""
+
+    def __init__(self, mode: Mode, board: Board, warn: Callable[[str], None]) -> None:
+        self._mode = mode
+        self._board = board
+        self._warn = warn
+        self._lock = threading.Lock()
+        self._runs: dict[str | int, Any] = {}
+        self._sweep_id: str | None = None
+        self._worker = ThreadPoolExecutor(1, "tracking")
+        self._finishers: ThreadPoolExecutor | None = None  # there is one while W&B's own process lives
+
+    def on_start(self, trial: Trial) -> None:
+        """Open the trial's run; a resumed trial's is continued."""
+        self._tell(self._start, _copy(trial))
+
+    def on_epoch(self, trial: Trial) -> None:
+        """Log the trial's last epoch."""
+        self._tell(self._log, _copy(trial))
+
+    def on_end(self, trial: Trial) -> None:
+        """Write the run's summary and finish it."""
+        self._tell(self._end, _copy(trial))
+
+    def on_evaluation(self, result: Result) -> None:
+        """Make a run of the evaluation in force, the last in the result's record; its report must have been written."""
+        self._tell(self._evaluate, result)
+
+    def close(self, patience_s: float = PATIENCE_S) -> None:
+        """Finish what is open and stop W&B's own process, for good after that many seconds."""
+        done = wait_for([self._worker.submit(self._disconnect)], patience_s).done
+        was_off, self._mode = self._mode == "off", "off"
+        if not done:
+            if not was_off:
+                self._warn(f"Weights & Biases takes too long; {self._tell_where()}")
+            kill_service()  # or its threads would keep the interpreter from ending
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
+    def _tell(self, do: Callable[[T], None], what: T) -> None:
+        if self._mode != "off":
+            self._worker.submit(do, what).add_done_callback(self._check)
+
+    def _start(self, trial: Trial) -> None:
+        self._open(trial.number, lambda **how: open_trial(self._board, trial, **how))
+
+    def _open(self, key: str | int, opening: Callable[..., Any]) -> None:
+        import wandb
+
+        while self._mode != "off" and key not in self._runs:
+            try:
+                if self._finishers is None:
+                    self._connect()
+                self._runs[key] = opening(is_online=self._mode == "online", sweep_id=self._sweep_id)
+            except (wandb.Error, OSError) as error:
+                self._fall_back(self._mode, error)
+                self._disconnect()  # W&B's process takes the id of a run that failed to open as in use
+
+    def _connect(self) -> None:
+        import wandb
+
+        connect()
+        self._finishers = ThreadPoolExecutor(64, "tracking-finish")
+        if self._mode == "offline":
+            return
+        if not log_in():
+            if self._mode == "online":
+                self._fall_back("online", "no API key is set")
+            self._mode = "offline"
+            return
+        self._mode = "online"
+        try:
+            self._sweep_id = _hasten(partial(open_sweep, self._board), self._board.timeout_s)
+        except wandb.errors.AuthenticationError:
+            raise
+        except wandb.Error:
+            self._sweep_id = None  # a server without sweeps still takes runs; `search sync` tries again
+
+    def _log(self, trial: Trial) -> None:
+        metrics = trial.epochs.pop()
+        self._start(trial)
+        if trial.number in self._runs:
+            # Committed at once, or it would come after the summary and write its seconds over the trial's.
+            self._runs[trial.number].log(metrics, step=len(trial.epochs) + 1, commit=True)
+
+    def _end(self, trial: Trial) -> None:
+        self._start(trial)
+        if trial.number in self._runs:
+            summarize(self._runs[trial.number], trial)
+            self._finish(trial.number, EXIT_CODES[trial.state])
+
+    def _evaluate(self, result: Result) -> None:
+        import wandb
+
+        what = name_evaluation(len(result.record["evaluations"]))
+
+        def opening(*, is_online: bool, **_: Any) -> Any:
+            name = what.replace("-", " ")
+            run = open_run(self._board, what, is_online=is_online, job_type="evaluation", name=name)
+            try:
+                log_evaluation(run, result, self._board.directory)
+            except (wandb.Error, OSError, ValueError):
+                run.finish(1)
+                raise
+            return run
+
+        self._open(what, opening)
+        if what in self._runs:
+            self._finish(what, 0)
+
+    def _finish(self, key: str | int, exit_code: int) -> None:
+        assert self._finishers is not None
+        run = self._runs.pop(key)
+        future = self._finishers.submit(run.finish, exit_code)
+        future.add_done_callback(partial(self._check, mode="offline" if run.offline else "online"))
+
+    def _disconnect(self) -> None:
+        if self._finishers is not None:
+            for key in list(self._runs):
+                self._finish(key, EXIT_CODES[State.RUNNING])
+            self._finishers.shutdown()
+            self._finishers = None
+            disconnect()
+
+    def _check(self, future: Future[None], mode: Mode | None = None) -> None:
+        if not future.cancelled() and (error := future.exception()):
+            self._fall_back(mode or self._mode, error)
+
+    def _fall_back(self, mode: Mode, error: BaseException | str) -> None:
+        with self._lock:
+            if mode != self._mode or mode == "off":  # said already, or closed
+                return
+            self._mode = "off" if mode == "offline" or is_dead(error) else "offline"
+        if is_dead(error):
+            self._warn(f"Weights & Biases: its process died; tracking ends; {self._tell_where()}")
+            return
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        ending = "tracking ends" if self._mode == "off" else f"tracking goes on offline; {self._tell_where()}"
+        self._warn(f"Weights & Biases: {reason}; {ending}")
+
+    def _tell_where(self) -> str:
+        return f"`python -m search sync {self._board.config.place}` uploads what is missing"
+
+
+def build_tracker(config: StudyConfig, identity: str, warn: Callable[[str], None]) -> Tracker:
+    """Build the listener that makes a W&B run of each trial.
+
+    Args:
+        config: The study. Its `tracking.mode`: auto is online where a key is set (environment, netrc or W&B's
+            settings), else offline; off does nothing.
+        identity: The id in its study.yaml.
+        warn: Takes one sentence when tracking goes on offline or ends; called from any thread.
+    """
+    board = Board(config=config, identity=identity, directory=config.directory, files=config.directory)
+    return Tracker(config.tracking.mode, board, warn)
+
+
+def _copy(trial: Trial) -> Trial:
+    return dataclasses.replace(trial, epochs=list(trial.epochs))
+
+
+def _hasten(work: Callable[[], T], timeout_s: float) -> T:
+    """Return what the work returns, unless that takes too long; it is then left behind.
+
+    Raises:
+        TimeoutError: If it takes too long.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 raised again where it is waited for
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return future.result(timeout_s)
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {timeout_s:g} seconds") from None

@@ -1,0 +1,97 @@
+"""A lock's file: taken by a hard link and taken over by a rename, which are atomic on network file systems too."""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+CLAIM_S = 1.0
+"""Seconds after which a claim that should last microseconds counts as left by a kill."""
+
+
+class FileSlot:
+    """A slot of search.record.lease that is a file.
+
+    The heartbeat is written into the file that this process made, which stays open: when another one takes its place
+    under the name, the beats go nowhere.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder = str(path.parent)
+        self._path = path
+        self._file: int | None = None
+
+    def read(self) -> bytes | None:
+        """Opening the file anew each time is what makes a network file system ask its server."""
+        return _read(self._path)
+
+    def create(self, content: bytes) -> bool:
+        """Link a file of one's own to the name, if nothing has it."""
+        with self._draft(content) as draft:
+            return _link(draft, self._path) or self.read() == content  # a network file system may have asked twice
+
+    def replace(self, before: bytes, content: bytes) -> bool:
+        """Claim the succession under a second name, of which there is one, and look again before the rename.
+
+        A claim that a kill left is cleared; should two processes do so at once, the name says at the end whose it is.
+        """
+        claim = self._path.with_name(f"{self._path.name}.next")
+        with self._draft(content) as draft:
+            while not _link(draft, claim):
+                left = _read(claim)
+                time.sleep(CLAIM_S)
+                if left is not None and _read(claim) == left:
+                    claim.unlink(missing_ok=True)
+            if self.read() == before:
+                with suppress(FileNotFoundError):
+                    claim.replace(self._path)
+            else:
+                claim.unlink(missing_ok=True)
+            return self.read() == content
+
+    def refresh(self, content: bytes) -> None:
+        """Write over the content of the file that this process made, whatever stands under the name now."""
+        assert self._file is not None, "a lock that was not taken has no heartbeat"
+        os.pwrite(self._file, content, 0)
+        os.fsync(self._file)
+
+    def remove(self) -> None:
+        """Take the name away; the caller has looked that it is its own."""
+        self._path.unlink(missing_ok=True)
+        self._close()
+
+    @contextmanager
+    def _draft(self, content: bytes) -> Iterator[Path]:
+        """Write the content under a name of one's own and keep it open."""
+        self._close()
+        path = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        try:
+            os.write(self._file, content)
+            os.fsync(self._file)
+            yield path
+        finally:
+            path.unlink()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _link(file: Path, name: Path) -> bool:
+    """Put a written file under a name in one step, unless the name is taken."""
+    try:
+        name.hardlink_to(file)
+    except FileExistsError:
+        return False
+    return True

@@ -1,0 +1,248 @@
+"""An object store, such as s3://bucket/prefix: objects that are there whole or not at all, and no folders.
+
+The only file that knows fsspec, which is imported where a study uses it. Tested with S3; other stores that fsspec knows
+lack the condition of `swap`, which then looks and writes in two steps.
+"""
+
+import dataclasses
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from search.config.untrusted import check_object_name
+from trainables.durable import make_folder, replace_file
+from trainables.errors import DISK_FULL, InputError
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "s3": {
+        "use_listings_cache": False,
+        "config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2}},
+    }
+}
+"""By kind of store: no listing from memory, and seconds until a store that does not answer is one that is not there."""
+PARALLEL = 16
+"""Objects sent or fetched at a time."""
+
+
+class StoreError(OSError):
+    """The store did not answer, or refused; what it acknowledged is there."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Store:
+    """The objects below one URL; plain data, so that it travels to workers."""
+
+    url: str
+
+    def check(self) -> None:
+        """Write, read and delete an object, among the checkpoints: a worker need not be able to delete elsewhere.
+
+        Raises:
+            InputError: If that cannot be done; the message has the reason and a cure.
+        """
+        try:
+            probe = f"checkpoints/.reaching-{secrets.token_hex(4)}"
+            self.write(probe, b"1")
+            self.read(probe)
+            self.delete([probe])
+        except StoreError as error:
+            raise InputError(str(error)) from None
+
+    def read(self, name: str, *, limit: int | None = None) -> bytes | None:
+        """Return an object's content, None if there is none of this name; of a limit, at most a byte more."""
+        with self._talk() as fs:
+            try:
+                content: bytes = fs.cat_file(self._place(name), start=None, end=limit and limit + 1)
+            except FileNotFoundError:
+                return None
+            return content
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Return the content of several objects, which must be there, by name."""
+        places = [self._place(name) for name in names]
+        if not places:
+            return {}
+        with self._talk() as fs:
+            found = fs.cat(places, batch_size=PARALLEL)
+            return {self._name(fs, place): content for place, content in found.items()}
+
+    def write(self, name: str, content: bytes) -> None:
+        """Put an object in place of whatever has its name."""
+        with self._talk() as fs:
+            fs.pipe_file(self._place(name), content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Put an object there in one step; answer False, and do nothing, where one of its name is."""
+        with self._talk() as fs:
+            try:
+                fs.pipe_file(self._place(name), content, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if _is_refused(error):
+                    return False
+                raise
+            return True
+
+    def swap(self, name: str, before: bytes, content: bytes) -> bool:
+        """Put an object in place of a certain content; answer False if by now something else is there."""
+        with self._talk() as fs:
+            place = self._place(name)
+            try:
+                tag = fs.info(place).get("ETag")
+                if fs.cat_file(place) != before:
+                    return False
+                fs.pipe_file(place, content, **({"IfMatch": tag} if _get_scheme(self.url) == "s3" else {}))
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                if _is_refused(error):
+                    return False
+                raise
+            return True
+
+    def list(self, below: str = "") -> dict[str, str]:
+        """Return the objects whose names begin with a folder's, each with what changes when its content does.
+
+        Raises:
+            InputError: If one has a name that no file of the folder can have.
+        """
+        with self._talk() as fs:
+            found = fs.find(self._place(below), detail=True)
+            names = {self._name(fs, place): _get_version(info) for place, info in sorted(found.items())}
+        for name in names:
+            check_object_name(name, self.url)
+        return names
+
+    def upload(self, files: Mapping[str, Path]) -> None:
+        """Send files, by the names of their objects."""
+        for path in files.values():
+            path.stat()  # else a file that is gone here would look like one that is lacking there
+        if files:
+            with self._talk() as fs:
+                paths = [str(path) for path in files.values()]
+                fs.put(paths, [self._place(name) for name in files], batch_size=PARALLEL)
+
+    def download(self, files: Mapping[str, Path]) -> None:
+        """Fetch objects into files, by the names of the objects; each file is there whole or not at all."""
+        if not files:
+            return
+        partials = {name: path.with_name(path.name + ".fetched") for name, path in files.items()}
+        for name, path in partials.items():
+            check_object_name(name, self.url)
+            make_folder(path.parent)
+            path.unlink(missing_ok=True)  # or a link there would be written through
+        with self._talk() as fs:
+            fs.get(
+                [self._place(name) for name in files], [str(path) for path in partials.values()], batch_size=PARALLEL
+            )
+        for name, partial in partials.items():
+            replace_file(partial, files[name])
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete objects that are there."""
+        if places := [self._place(name) for name in names]:
+            with self._talk() as fs:
+                fs.rm(places)
+
+    def _place(self, name: str) -> str:
+        root = self.url.rstrip("/").partition("://")[2]
+        return f"{root}/{name}".rstrip("/")
+
+    def _name(self, fs: Any, place: str) -> str:
+        """Return which object fsspec means."""
+        return place.removeprefix(f"{fs._strip_protocol(self.url)}/")
+
+    @contextmanager
+    def _talk(self) -> Iterator[Any]:
+        """Yield fsspec's file system and turn what goes wrong into one kind of error."""
+        try:
+            yield _open(_get_scheme(self.url))
+        except InputError:
+            raise
+        except OSError as error:
+            if error.errno in DISK_FULL:  # of this machine
+                raise
+            raise StoreError(f"{self.url}: {_explain(error)}") from error
+        except Exception as error:  # each store has errors of its own, which share no class
+            raise StoreError(f"{self.url}: {_explain(error)}") from error
+
+
+class StoreSlot:
+    """A lease's slot that is an object: taken by a condition that the store checks, never by looking first."""
+
+    def __init__(self, store: Store, name: str = "study.lock") -> None:
+        self.folder = store.url
+        self._store = store
+        self._name = name
+        self._mine = self._tried = b""
+
+    def read(self) -> bytes | None:
+        """Return what is there now."""
+        return self._store.read(self._name)
+
+    def create(self, content: bytes) -> bool:
+        """Put the lock there if none is; a request that was sent twice finds its own."""
+        self._mine = self._tried = content
+        return self._store.create(self._name, content) or self.read() == content
+
+    def replace(self, before: bytes, content: bytes) -> bool:
+        """Put the lock in place of one that was left."""
+        self._mine = self._tried = content
+        return self._store.swap(self._name, before, content) or self.read() == content
+
+    def refresh(self, content: bytes) -> None:
+        """Put a heartbeat in place of the one before; what took its place meanwhile stays.
+
+        The one before is the last or, where its answer was lost on the way out or back, the last but one.
+        """
+        there = self.read()
+        if there is not None and there in (self._mine, self._tried):
+            self._mine, self._tried = there, content
+            self._store.swap(self._name, there, content)
+
+    def remove(self) -> None:
+        """Delete the lock; the caller has looked that it is its own."""
+        self._store.delete([self._name])
+
+
+def _open(scheme: str) -> Any:
+    try:
+        import fsspec
+
+        return fsspec.filesystem(scheme, **OPTIONS.get(scheme, {}))  # type: ignore[no-untyped-call]  # fsspec's
+    except ImportError as error:
+        raise InputError(
+            f"results: {scheme}:// needs a library that is not installed ({error.name}): pip install '.[cluster]'"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"results: no object store is known as {scheme}:// ({error})") from None
+
+
+def _get_version(info: Mapping[str, Any]) -> str:
+    """Return what changes when an object's content does: S3's tag, or other stores' size and time."""
+    return str(info.get("ETag") or [info["size"], *(info[key] for key in ("LastModified", "created") if key in info)])
+
+
+def _get_scheme(url: str) -> str:
+    return url.partition("://")[0]
+
+
+def _is_refused(error: OSError) -> bool:
+    """Answer whether the store found its condition not fulfilled."""
+    answer = getattr(error.__cause__, "response", {})
+    return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
+
+
+def _explain(error: Exception) -> str:
+    """Return the reason in words, with the cure."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if type(error).__name__ == "NoCredentialsError":
+        return "no credentials are set: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"
+    if isinstance(error, PermissionError):
+        return f"refused ({reason}): check the credentials, and that they may read, write, list and delete there"
+    if isinstance(error, FileNotFoundError):
+        return f"{reason}: create the bucket, or correct its name"
+    return f"cannot be used ({reason}): check the address, AWS_ENDPOINT_URL and the network"

@@ -1,0 +1,100 @@
+"""What made a result: commit, versions, machine; and where a new file may be written."""
+
+import dataclasses
+import hashlib
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import InputError
+
+PACKAGES = ("torch", "torchvision", "ray", "optuna", "wandb", "numpy", "pandas", "scikit-learn")
+"""Whose versions a result may depend on."""
+ROOT = Path(__file__).parents[2]
+"""Folder that holds the two packages."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """The code that made something, and what it ran on."""
+
+    commit: str | None
+    """None outside a repository."""
+    dirty: bool | None
+    """Whether files were changed since the commit."""
+    source: str
+    """SHA-256 of the two packages."""
+    python: str
+    packages: dict[str, str]
+    """Versions."""
+
+
+def describe_code() -> dict[str, Any]:
+    """Return the fields of `Code` as they are now.
+
+    Where git does not answer, or the code is not in the repository around it, commit and changes are None.
+    """
+    is_tracked = _ask_git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(ROOT))) is not None
+    changes = _ask_git("status", "--porcelain") if is_tracked else None
+    return {
+        "commit": _ask_git("rev-parse", "HEAD") if is_tracked else None,
+        "dirty": None if changes is None else bool(changes),
+        "source": hash_source(ROOT),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def describe_commit(code: Mapping[str, Any], *, digits: int = 12) -> str:
+    """Return a commit and whether files were changed since, as `describe_code` has them; an old record may lack both.
+
+    Args:
+        code: What has `commit` and `dirty`.
+        digits: Of the commit's hash, at most 40.
+    """
+    if not code.get("commit"):
+        return "unknown"
+    changed = {True: " with changes", False: "", None: ", perhaps with changes"}[code.get("dirty")]
+    return f"{code['commit'][:digits]}{changed}"
+
+
+def hash_source(root: Path) -> str:
+    """Return the SHA-256 over every Python file of the two packages: whatever changes it may change a result."""
+    digest = hashlib.sha256()
+    for package in ("search", "trainables"):
+        for path in sorted((root / package).rglob("*.py")):
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(root).as_posix()}\n{len(content)}\n".encode() + content)
+    return digest.hexdigest()
+
+
+def describe_command() -> str:
+    """Return the command line of this process, to be typed into a shell; of the interpreter's path the name alone."""
+    program, *arguments = sys.orig_argv or ["python"]
+    return shlex.join([Path(program).name, *arguments])
+
+
+def check_target(path: Path) -> None:
+    """Check before the work that a new file can be written.
+
+    Raises:
+        InputError: If it is there already, or its folder is not.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists: remove it, or give another name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is not a folder: make it, or write elsewhere")
+
+
+def _ask_git(*arguments: str) -> str | None:
+    """Return what git says of the packages' folder, or None where it does not answer, as outside a repository."""
+    try:
+        answer = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

@@ -1,0 +1,1 @@
+"""Propose parameters, as a pure function of seed, trial number and history."""

@@ -1,0 +1,1 @@
+"""Stop trials, decided from the record alone."""

@@ -1,1 +1,0 @@
-"""The state of a study on a terminal and in files."""

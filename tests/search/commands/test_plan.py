@@ -1,0 +1,72 @@
+import pytest
+
+from search.commands.plan import estimate_epochs, list_repetitions
+from search.config.schema import parse
+from search.config.space import build_distributions, count_points, list_specs
+from search.samplers.sampler import Sampler
+
+
+def test_the_estimate_counts_all_epochs_of_trials_that_are_spared():
+    search = {"num_trials": 10, "max_epochs": 9, "spare_first": True, "first": ["a"], "grace_epochs": 1}
+    study = parse({"name": "x", "search": search, "recipes": [{"architecture": "cnn"}]})
+    assert estimate_epochs(study) == (9 + 9 * 1 + 3 * 2 + 1 * 6, 90)
+
+
+@pytest.mark.parametrize(
+    ("search", "epochs"),
+    [
+        ({"num_trials": 9, "max_epochs": 9, "scheduler": "none"}, (81, 81)),
+        ({"num_trials": 9, "max_epochs": 9, "grace_epochs": 1}, (9 * 1 + 3 * 2 + 1 * 6, 81)),
+        ({"num_trials": 9, "max_epochs": 9}, (9 * 3 + 3 * 6, 81)),
+        ({"num_trials": 9, "max_epochs": 9, "scheduler": "asha", "max_total_epochs": 12}, (12, 12)),
+        ({"num_trials": 2, "max_epochs": 9, "grace_epochs": 1}, (2 + 2 + 6, 18)),
+        ({"num_trials": 11, "max_epochs": 9, "scheduler": "hyperband"}, ((6 + 2 * 2 + 6) + (3 * 3 + 6) + 2 * 9, 99)),
+        ({"num_trials": 9, "max_epochs": 9, "scheduler": "median"}, (81, 81)),
+    ],
+)
+def test_the_estimate_lets_one_in_reduction_factor_survive_each_rung(search, epochs):
+    assert estimate_epochs(parse({"name": "x", "search": search})) == epochs
+
+
+FINITE = {
+    "learning_rate": {"choice": [0.001, 0.01, 0.1]},
+    "filters": {"low": 8, "high": 14, "step": 3},
+    "dropout": {"low": 0.0, "high": 0.3, "step": 0.1},
+}
+
+
+@pytest.mark.parametrize(
+    ("search", "told"),
+    [
+        ({"architectures": ["cnn"], "num_trials": 36}, []),
+        (
+            {"architectures": ["cnn"], "num_trials": 37},
+            ["cnn has 36 distinct configurations, fewer than its share of 37 trials"],
+        ),
+        ({"num_trials": 2}, []),
+        (
+            {"num_trials": 3, "shares": {"cnn": 1, "resnet50": 2}},
+            ["resnet50 has 1 distinct configuration, fewer than its share of 2 trials"],
+        ),
+        ({"num_trials": 37, "divide": "epochs"}, []),
+        (
+            {"num_trials": 38, "divide": "epochs"},
+            ["the study has 37 distinct configurations, fewer than its share of 38 trials"],
+        ),
+    ],
+)
+def test_the_plan_says_where_there_are_more_trials_than_points(search, told):
+    study = parse({"name": "x", "search": search, "space": {"cnn": FINITE}})
+    assert [sentence.removeprefix("Space: ").split(": some")[0] for sentence in list_repetitions(study)] == told
+
+
+def test_a_space_in_which_a_number_has_no_step_has_no_end():
+    space = {"cnn": FINITE | {"weight_decay": {"low": 0.0, "high": 0.1}}}
+    search = {"architectures": ["cnn"], "num_trials": 9999}
+    assert list_repetitions(parse({"name": "x", "search": search, "space": space})) == []
+
+
+def test_the_points_are_those_that_a_sampler_proposes():
+    space = parse({"name": "x", "space": {"cnn": FINITE}}).space
+    sampler = Sampler("random", build_distributions(list_specs(space, "cnn"), "cnn"), seed=0, startup=1)
+    assert len({tuple(sampler.propose(number).values()) for number in range(400)}) == count_points(space, "cnn") == 36

@@ -1,0 +1,209 @@
+"""The command line that says REAL or FAKE: what it prints, skips and refuses."""
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from search.commands.predict import BATCH, answer, main
+from search.evaluation.model_card import LIMITS
+from search.evaluation.model_file import load_model
+from search.evaluation.statistics import call_real
+from trainables.augment import to_float
+
+APP = typer.Typer()
+APP.command()(main)
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def ask(saved_model, tmp_path, monkeypatch):
+    """Call the command line in tmp_path with a model; returns (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, model=saved_model):
+        result = CliRunner().invoke(APP, [str(model), *map(str, arguments)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+def write_pictures(folder, write_noise, count):
+    return [write_noise(folder / f"{number:04}.png", number) for number in range(count)]
+
+
+def compute(model, paths):
+    """What the model says of 32x32 pictures, computed in one go."""
+    pixels = torch.from_numpy(np.stack([np.array(Image.open(path)) for path in paths]))
+    with torch.inference_mode():
+        return torch.sigmoid(model.eval()(to_float(pixels)).double())
+
+
+def test_each_picture_gets_the_models_probability(ask, saved_model, write_noise, tmp_path):
+    paths = write_pictures(tmp_path / "many", write_noise, 5)
+    code, stdout, stderr = ask("many")
+    assert code == 0
+    expected = compute(load_model(saved_model).model, paths)
+    labels = ["REAL" if probability > 0.5 else "FAKE" for probability in expected]
+    lines = [f"{label}  {p:.4f}  many/{path.name}" for label, p, path in zip(labels, expected, paths, strict=True)]
+    assert stdout.splitlines() == lines
+    assert stderr == f"note: {LIMITS}.\n"
+
+
+def test_the_threshold_is_the_records(ask, saved_model, write_noise, tmp_path):
+    path = write_noise(tmp_path / "one.png", 0)
+    probability = float(compute(load_model(saved_model).model, [path])[0])
+    record = saved_model.with_suffix(".json")
+    content = json.loads(record.read_text())
+    for threshold, label in ((probability - 1e-3, "REAL"), (probability + 1e-3, "FAKE")):
+        content["tested"]["threshold"] = threshold
+        record.write_text(json.dumps(content))
+        assert ask("one.png")[1].startswith(label)
+
+
+def test_an_image_is_called_as_the_evaluation_calls_it_also_where_its_probability_is_the_threshold(
+    ask, saved_model, write_noise, tmp_path
+):
+    path = write_noise(tmp_path / "one.png", 0)
+    probability = np.float32(compute(load_model(saved_model).model, [path])[0])
+    record = saved_model.with_suffix(".json")
+    content = json.loads(record.read_text())
+    for threshold in (np.nextafter(probability, np.float32(0)), probability, np.nextafter(probability, np.float32(1))):
+        content["tested"]["threshold"] = float(threshold)
+        record.write_text(json.dumps(content))
+        (answered,) = json.loads(ask("one.png", "--json")[1])["images"]
+        assert np.float32(answered["probability"]) == answered["probability"] == probability
+        called = call_real(np.array([probability]), content["tested"]["threshold"])
+        assert (answered["label"] == "REAL") == called[0] == (probability > threshold)
+
+
+def test_logits_are_averaged_with_the_mirror_image_if_the_record_says_so(ask, saved_model, write_noise, tmp_path):
+    write_noise(tmp_path / "one.png", 0)
+    plain = ask("one.png", "--json")[1]
+    record = saved_model.with_suffix(".json")
+    content = json.loads(record.read_text())
+    content["parameters"]["flip_average"] = True
+    record.write_text(json.dumps(content))
+    Image.open(tmp_path / "one.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "mirrored.png")
+    found = [json.loads(ask(name, "--json")[1])["images"][0]["probability"] for name in ("one.png", "mirrored.png")]
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
+    assert found[0] != pytest.approx(json.loads(plain)["images"][0]["probability"], abs=1e-6)
+
+
+def test_more_pictures_than_a_batch_come_in_order_and_are_counted(saved_model, write_noise, tmp_path):
+    one = write_noise(tmp_path / "0.png", 0)
+    other = write_noise(tmp_path / "1.png", 1)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"")
+    paths = [one, other, broken] * BATCH
+    counts = []
+    trained = load_model(saved_model)
+    answers, bad = answer(trained, paths, counts.append)
+    assert counts == [BATCH] * 3
+    assert [found.file for found in answers] == [str(one), str(other)] * BATCH
+    assert len(bad) == BATCH
+    expected = compute(trained.model, [one, other]).tolist()
+    assert [found.probability for found in answers] == pytest.approx(expected * BATCH, abs=1e-6)
+
+
+def test_bad_files_are_named_and_skipped(ask, write_noise, tmp_path):
+    write_noise(tmp_path / "good.png", 0)
+    (tmp_path / "bad\n.png").write_bytes(b"not a picture")
+    (tmp_path / "empty").mkdir()
+    code, stdout, stderr = ask("bad\n.png", "good.png", "empty", "nowhere.png")
+    assert code == 1
+    assert len(stdout.splitlines()) == 1
+    assert stderr.splitlines()[:3] == [
+        "skipped: empty holds no pictures",
+        r"skipped: bad\n.png is not a sound JPEG, PNG, GIF, WebP, BMP or TIFF image",
+        "skipped: nowhere.png does not exist",
+    ]
+
+
+def test_the_notes_say_once_what_was_done_to_the_pictures(ask, write_noise, tmp_path):
+    for number in range(3):
+        write_noise(tmp_path / "large" / f"{number}.png", number, size=80)
+    Image.new("RGBA", (32, 32)).save(tmp_path / "large" / "clear.png")
+    lines = ask("large")[2].splitlines()
+    assert lines[1:] == [
+        "note: 3 of 4 not 32x32: scored on the whole picture, resized to it",
+        "note: 1 of 4 transparent: composited on white",
+    ]
+
+
+def test_json_is_one_document_and_csv_one_table(ask, write_noise, tmp_path):
+    write_noise(tmp_path / 'a, "b".png', 0, size=40)
+    (tmp_path / "bad.png").touch()
+    code, stdout, stderr = ask(".", "--json")
+    assert code == 1
+    document = json.loads(stdout)
+    assert document["model"] == "cnn-seed0"
+    assert document["limits"][0] == f"{LIMITS}."
+    assert [image["file"] for image in document["images"]] == ['a, "b".png']
+    assert document["images"][0]["notes"] == ["resized"]
+    assert [skipped["file"] for skipped in document["skipped"]] == ["bad.png"]
+    assert "note:" not in stderr
+    row = next(csv.DictReader(io.StringIO(ask(".", "--csv")[1])))
+    assert row["file"] == 'a, "b".png'
+    assert float(row["probability"]) == document["images"][0]["probability"]
+
+
+def test_names_that_are_no_text_are_printed(ask, write_noise, tmp_path):
+    path = write_noise(tmp_path / "plain.png", 0)
+    path.rename(tmp_path / os.fsdecode(b"\xff.png"))
+    for option in ([], ["--json"], ["--csv"]):
+        code, stdout, _ = ask(".", *option)
+        assert code == 0
+        assert r"\udcff.png" in stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["one.png", "--json", "--csv"], "exclude each other"),
+        (["one.png"], "has no record"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(ask, saved_model, write_noise, tmp_path, arguments, message):
+    write_noise(tmp_path / "one.png", 0)
+    if message == "has no record":
+        saved_model.with_suffix(".json").unlink()
+    code, stdout, stderr = ask(*arguments)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith("error: ")
+    assert message in stderr
+    assert len(stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_progress_bar_is_on_stderr_and_only_on_a_terminal(saved_model, write_noise, tmp_path, terminal):
+    write_pictures(tmp_path / "many", write_noise, 3)
+    ours, theirs = pty.openpty()
+    process = subprocess.run(
+        [sys.executable, "-m", "search", "predict", str(saved_model), str(tmp_path / "many")],
+        cwd=ROOT,
+        env=os.environ | {"TERM": "xterm-256color", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=theirs if terminal else subprocess.PIPE,
+        check=True,
+    )
+    os.close(theirs)
+    assert len(process.stdout.splitlines()) == 3
+    assert b"\x1b" not in process.stdout
+    shown = os.read(ours, 65536) if terminal else process.stderr
+    assert (b"scoring" in shown) == terminal
+    os.close(ours)

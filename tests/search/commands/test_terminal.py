@@ -1,0 +1,60 @@
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from search.cluster.agreement import NodeError
+from search.commands.terminal import explain_errors
+
+SCRIPT = """
+import os, signal, time
+import typer
+from search.commands.terminal import explain_errors
+
+def main():
+    with explain_errors("the same command"):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+typer.run(main)
+"""
+
+
+def test_an_interrupt_counts_although_a_shell_started_the_command_in_the_background():
+    started = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", SCRIPT]
+    answer = subprocess.run(started, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stderr) == (130, "interrupted; the same command goes on from here\n")
+
+
+def test_a_node_that_is_to_be_mended_ends_a_search_that_can_be_resumed(capsys):
+    with pytest.raises(typer.Exit) as end, explain_errors("the same command with --resume"):
+        raise NodeError("node 10.0.0.7 has other code")
+    assert end.value.exit_code == 1
+    said = "error: node 10.0.0.7 has other code; the same command with --resume goes on from here"
+    assert capsys.readouterr().err == f"{said}\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "error: no space left ([Errno 28] No space left on device: 'here'); free some, then"),
+        (errno.EDQUOT, "error: no space left ([Errno 122] Disk quota exceeded: 'here'); free some, then"),
+        (errno.EIO, "error: a disk failed ([Errno 5] Input/output error: 'here'); mend it, then"),
+        (errno.EROFS, "error: a disk failed ([Errno 30] Read-only file system: 'here'); mend it, then"),
+        (errno.ESTALE, "error: a disk failed ([Errno 116] Stale file handle: 'here'); mend it, then"),
+        (errno.EPERM, "error: a disk failed ([Errno 1] Operation not permitted: 'here'); mend it, then"),
+    ],
+)
+def test_any_fault_of_a_disk_is_a_sentence(capsys, number, said):
+    with pytest.raises(typer.Exit) as end, explain_errors("the same command"):
+        raise OSError(number, os.strerror(number), "here")
+    assert end.value.exit_code == 1
+    assert capsys.readouterr().err == f"{said} the same command goes on\n"
+
+
+def test_an_error_that_is_no_disk_s_is_no_sentence():
+    with pytest.raises(FileNotFoundError), explain_errors("the same command"):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")

@@ -1,0 +1,108 @@
+import math
+
+import pytest
+
+from search.config.schema import dump, load, parse
+from trainables.errors import InputError
+
+
+def refuse(**study):
+    with pytest.raises(InputError) as caught:
+        parse({"name": "x", **study})
+    return str(caught.value)
+
+
+def test_a_name_is_enough_for_a_study():
+    assert parse({"name": "x"}).search.num_trials == 20
+
+
+def test_a_dumped_study_parses_to_itself():
+    study = parse(
+        {
+            "name": "x",
+            "space": {"cnn": {"filters": {"low": 8, "high": 64}, "head": {"choice": ["gap"]}}},
+            "recipes": [{"architecture": "resnet50"}],
+        }
+    )
+    assert parse(dump(study)) == study
+
+
+@pytest.mark.parametrize(
+    ("study", "message"),
+    [
+        ({"serach": {}}, "serach: unknown key"),
+        ({"search": {"num_trails": 3}}, "search.num_trails: unknown key"),
+        ({"search": {"num_trials": "3"}}, "search.num_trials = '3': input should be a valid integer"),
+        ({"search": {"num_trials": True}}, "search.num_trials = True: input should be a valid integer"),
+        ({"search": {"num_trials": 0}}, "search.num_trials = 0: input should be greater than or equal to 1"),
+        ({"search": {"architectures": ["vgg"]}}, "search.architectures.0 = 'vgg': input should be 'cnn' or 'resnet50'"),
+        ({"search": {"architectures": []}}, "search.architectures"),
+        ({"search": {"architectures": ["cnn", "cnn"]}}, "expected distinct names"),
+        ({"search": {"shares": {"cnn": 1}}}, "search.shares: expected one weight for each"),
+        ({"search": {"grace_epochs": 11}}, "search.grace_epochs = 11: expected at most search.max_epochs"),
+        ({"search": {"max_hours": 0}}, "search.max_hours = 0: input should be greater than 0"),
+        *(
+            (document, f"{path} = {value}: expected a finite number")
+            for value in (math.inf, math.nan)
+            for path, document in (
+                ("search.max_hours", {"search": {"max_hours": value}}),
+                ("search.trial_timeout_s", {"search": {"trial_timeout_s": value}}),
+                ("search.patience_delta", {"search": {"patience_delta": value}}),
+                ("search.reduction_factor", {"search": {"reduction_factor": value}}),
+                ("search.shares.cnn", {"search": {"shares": {"cnn": value, "resnet50": 1}}}),
+                ("resources.cnn.cpus", {"resources": {"cnn": {"cpus": value}}}),
+                ("resources.cnn.gpus", {"resources": {"cnn": {"gpus": value}}}),
+                ("cluster.wait_s", {"cluster": {"wait_s": value}}),
+                ("data.val_fraction", {"data": {"val_fraction": value}}),
+                ("evaluation.threshold", {"evaluation": {"threshold": value}}),
+                ("space.cnn.learning_rate", {"space": {"cnn": {"learning_rate": value}}}),
+                ("space.cnn.learning_rate.high", {"space": {"cnn": {"learning_rate": {"low": 0.1, "high": value}}}}),
+            )
+        ),
+        ({"evaluation": {"threshold": 1}}, "evaluation.threshold = 1: expected a number above 0 and below 1, or valid"),
+        ({"search": {"reduction_factor": 1.0000001}}, "search.reduction_factor = 1.0000001"),
+        ({"search": 3}, "search = 3: input should be an object"),
+        ({"data": {"val_fraction": 1.0}}, "data.val_fraction = 1.0: input should be less than 1"),
+        ({"name": "../x"}, "name = '../x'"),
+        ({"resources": {"cnn": {"cpus": 0}}}, "resources.cnn: expected cpus or gpus above 0"),
+        ({"space": {"cnn": {"filtres": 3}}}, "space.cnn.filtres: unknown parameter; known: batch_norm"),
+        ({"space": {"vgg": {}}}, "space.vgg: expected `shared` or one of cnn, resnet50"),
+        ({"space": {"cnn": {"filters": [8, 16]}}}, "space.cnn.filters = [8, 16]: expected a value, {low"),
+        ({"space": {"cnn": {"filters": {"low": 8, "hgh": 16}}}}, "space.cnn.filters.hgh: unknown key"),
+        ({"space": {"cnn": {"filters": {"choice": []}}}}, "space.cnn.filters: expected distinct choices"),
+    ],
+)
+def test_bad_input_is_refused_with_its_path(study, message):
+    assert message in refuse(**study)
+
+
+def test_several_faults_are_named_at_once():
+    message = refuse(search={"num_trials": 0, "bla": 1})
+    assert "search.num_trials" in message
+    assert "search.bla" in message
+
+
+def test_a_recipe_outside_the_space_is_refused():
+    message = refuse(recipes=[{"architecture": "cnn", "params": {"filters": 64}}])
+    assert message == "search.first: the cnn recipe has filters = 64, outside space.cnn.filters"
+
+
+def test_overrides_are_applied_last_and_read_as_yaml(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text("name: x\nsearch: {num_trials: 3}\n")
+    study = load(path, ["search.num_trials=5", "search.architectures=[cnn]", "space.cnn.learning_rate=1e-2"])
+    assert study.search.num_trials == 5
+    assert study.search.architectures == ("cnn",)
+    assert study.space["cnn"]["learning_rate"] == 0.01
+
+
+def test_recipes_are_read_relative_to_the_study(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("architecture: cnn\nparams: {}\n")
+    (tmp_path / "study.yaml").write_text("name: x\nsearch: {first: [recipe.yaml]}\n")
+    assert load(tmp_path / "study.yaml").recipes[0].architecture == "cnn"
+
+
+def test_a_missing_recipe_is_named(tmp_path):
+    (tmp_path / "study.yaml").write_text("name: x\nsearch: {first: [nowhere.yaml]}\n")
+    with pytest.raises(InputError, match=r"cannot read .*nowhere\.yaml"):
+        load(tmp_path / "study.yaml")

@@ -1,0 +1,47 @@
+import pytest
+from rich.console import Console
+
+from search.config.schema import parse
+from search.config.yaml import read_document
+from search.datasets.prepare import make_directory, prepare_data
+from search.record.manifest import compare_record
+from trainables.errors import InputError
+
+
+def build(tmp_path, **changes):
+    return parse({"name": "x", "results": str(tmp_path / "results"), **changes})
+
+
+def test_the_folder_appears_with_a_whole_study_yaml(tmp_path, packed):
+    config = build(tmp_path)
+    make_directory(config, packed)
+    record = read_document(config.directory / "study.yaml")
+    assert parse(record["config"]) == config
+    assert len(record["data"]["fingerprint"]) == 64
+    assert set(record["code"]) == {"commit", "dirty", "source", "python", "packages"}
+    assert record["code"]["packages"]["optuna"]
+    assert [path.name for path in config.directory.parent.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [({"max_train_images": 4, "val_fraction": 0.9}, "val_fraction"), ({"path": "nowhere"}, "nowhere")],
+)
+def test_data_that_no_trial_could_use_are_refused_before_the_first(tmp_path, image_folder, data, message):
+    config = build(tmp_path, data={"path": str(image_folder), "cache": str(tmp_path / "cache"), **data})
+    with pytest.raises(InputError, match=message):
+        prepare_data(config, Console(quiet=True))
+
+
+def test_a_folder_that_is_no_studys_or_damaged_is_named(tmp_path, packed):
+    config = build(tmp_path)
+    config.directory.mkdir(parents=True)
+    with pytest.raises(InputError, match=r"holds no study\.yaml"):
+        make_directory(config, packed)
+    (config.directory / "study.yaml").write_text("config: 5\n")
+    with pytest.raises(InputError, match="is damaged"):
+        compare_record(config, packed)
+    blocked = build(tmp_path / "results")
+    (tmp_path / "results" / "results").write_text("a file")
+    with pytest.raises(InputError, match="cannot write the results"):
+        make_directory(blocked, packed)

@@ -1,0 +1,187 @@
+import dataclasses
+
+import pytest
+
+from search.config.schema import parse
+from search.config.yaml import format_document
+from search.evaluation.choices import (
+    build_calibration,
+    build_entry,
+    check_winners,
+    choose,
+    choose_winners,
+    list_retrainings,
+    read_entry,
+    recall,
+    stamp,
+)
+from search.record.journal import State, Trial
+from trainables.config import list_defaults
+from trainables.errors import InputError
+
+FINGERPRINT = "f" * 64
+
+
+def make_trial(number, *values, architecture="cnn", state=State.COMPLETE, reason=None):
+    epochs = [{"epoch": epoch, "accuracy": value} for epoch, value in enumerate(values, start=1)]
+    params = {"filters": number}
+    return Trial(number=number, architecture=architecture, params=params, epochs=epochs, state=state, reason=reason)
+
+
+def make_config(**evaluation):
+    return parse({"name": "x", "evaluation": evaluation, "search": {"max_epochs": 3}})
+
+
+def plan(config, trials):
+    return list_retrainings(config, trials, choose(config, trials, FINGERPRINT))
+
+
+def test_winners_are_the_best_on_validation_at_any_epoch():
+    trials = [make_trial(0, 0.7, 0.8), make_trial(1, 0.9, 0.6), make_trial(2, 0.85, state=State.PRUNED)]
+    assert [trial.number for trial in choose_winners(trials, "cnn", 2)] == [1, 2]
+
+
+def test_the_earlier_trial_wins_a_tie():
+    assert choose_winners([make_trial(0, 0.8), make_trial(1, 0.8)], "cnn", 1)[0].number == 0
+
+
+@pytest.mark.parametrize("state", [State.FAIL, State.RUNNING])
+def test_a_trial_that_failed_or_has_not_ended_never_wins(state):
+    assert choose_winners([make_trial(0, 0.99, state=state), make_trial(1, 0.1)], "cnn", 5)[0].number == 1
+
+
+def test_a_retraining_ends_where_its_winner_was_best():
+    trials = [make_trial(0, 0.7, 0.9, 0.8), make_trial(1, 0.5, architecture="resnet50")]
+    retrainings = plan(make_config(seeds=2), trials)
+    assert [retraining.label for retraining in retrainings] == [
+        "cnn-seed0",
+        "cnn-seed1",
+        "resnet50-seed0",
+        "resnet50-seed1",
+    ]
+    assert (retrainings[0].epochs, retrainings[0].max_epochs) == (2, 3)
+    assert len({retraining.train_seed for retraining in retrainings}) == 4
+
+
+def test_lower_ranks_have_their_own_files():
+    trials = [make_trial(0, 0.7), make_trial(1, 0.9), make_trial(2, 0.5, architecture="resnet50")]
+    labels = [retraining.label for retraining in plan(make_config(seeds=1, top_k=2), trials)]
+    assert labels == ["cnn-seed0", "cnn-rank2-seed0", "resnet50-seed0"]
+
+
+def test_an_architecture_without_a_finished_trial_is_noted_and_none_at_all_refused():
+    trials = [make_trial(0, 0.5), make_trial(1, 0.5, architecture="resnet50", state=State.RUNNING)]
+    assert check_winners(make_config(), trials[:1]) == ["No resnet50 trial was run."]
+    assert check_winners(make_config(), trials) == ["No resnet50 trial has finished."]
+    with pytest.raises(InputError, match="nothing to evaluate"):
+        check_winners(make_config(), [])
+
+
+def test_an_architecture_whose_trials_all_failed_is_noted_with_the_reason():
+    failed = make_trial(1, architecture="resnet50", state=State.FAIL, reason="out of GPU memory")
+    found = check_winners(make_config(), [make_trial(0, 0.5), failed])
+    assert found == ["Every resnet50 trial failed, trial 1: out of GPU memory."]
+
+
+def test_an_entry_is_plain_yaml_and_reads_back_as_the_same_choices():
+    choices = choose(make_config(top_k=2), [make_trial(0, 0.7), make_trial(1, 0.9)], FINGERPRINT)
+    entry = build_entry(choices)
+    assert "opened: null" in format_document(entry)
+    assert read_entry(entry) == choices
+
+
+def test_a_damaged_entry_is_refused():
+    with pytest.raises(InputError, match="evaluations, is damaged: rule: missing"):
+        read_entry({"chosen": stamp(), "opened": None})
+
+
+def test_a_threshold_once_chosen_on_validation_is_kept_for_the_same_choices_only():
+    config, trials = make_config(threshold="validation"), [make_trial(0, 0.7), make_trial(1, 0.9)]
+    fresh = choose(config, trials, FINGERPRINT)
+    assert fresh.is_open()
+    chosen = dataclasses.replace(fresh, winners=(dataclasses.replace(fresh.winners[0], threshold=0.4),))
+    evaluations = [build_entry(chosen)]
+    assert recall(evaluations, fresh) == chosen
+    assert not recall(evaluations, fresh).is_open()
+    others = choose(config, [*trials, make_trial(2, 0.95)], FINGERPRINT)
+    assert recall(evaluations, others) == others
+    assert recall([], fresh) == fresh
+
+
+def test_a_threshold_is_chosen_by_a_training_of_its_own():
+    config, trials = make_config(threshold="validation", seeds=1), [make_trial(0, 0.7)]
+    choices = choose(config, trials, FINGERPRINT)
+    calibration = build_calibration(config, trials, choices.winners[0], FINGERPRINT)
+    (retraining,) = list_retrainings(config, trials, choices)
+    assert calibration.label == "cnn-threshold"
+    assert calibration.train_seed != retraining.train_seed
+    assert calibration.epochs == retraining.epochs
+
+
+RECIPES = {
+    "space": {"cnn": {"filters": {"low": 8, "high": 64}}},
+    "search": {"max_epochs": 3, "first": ["recipes/paper_cnn.yaml", "recipes/wide.yaml"]},
+    "recipes": [{"architecture": "cnn"}, {"architecture": "cnn", "params": {"filters": 64}}],
+}
+
+
+def test_baselines_are_retrained_beside_the_winners_and_keep_their_rank():
+    trials = [make_trial(number, accuracy) for number, accuracy in enumerate((0.5, 0.6, 0.9, 0.8))]
+    for trial, filters in ((trials[0], 32), (trials[1], 64)):
+        trial.params = list_defaults("cnn") | {"filters": filters}
+    config = parse({"name": "x", "evaluation": {"baselines": True, "seeds": 1}, **RECIPES})
+    choices = choose(config, trials, FINGERPRINT)
+    assert [(winner.trial, winner.rank, winner.recipe) for winner in choices.winners] == [
+        (2, 1, None),
+        (1, 3, "wide"),
+        (0, 4, "paper_cnn"),
+    ]
+    assert [each.label for each in list_retrainings(config, trials, choices)] == [
+        "cnn-seed0",
+        "cnn-rank3-seed0",
+        "cnn-rank4-seed0",
+    ]
+    without = parse({"name": "x", **RECIPES})
+    assert [winner.trial for winner in choose(without, trials, FINGERPRINT).winners] == [2]
+
+
+def test_a_recipe_that_wins_is_retrained_once():
+    trials = [make_trial(0, 0.9), make_trial(1, 0.8)]
+    trials[0].params = list_defaults("cnn")
+    config = parse({"name": "x", "evaluation": {"baselines": True}, **RECIPES})
+    assert [(winner.rank, winner.recipe) for winner in choose(config, trials, FINGERPRINT).winners] == [
+        (1, "paper_cnn")
+    ]
+
+
+def test_a_configuration_that_was_tried_twice_is_chosen_once():
+    trials = [make_trial(number, accuracy) for number, accuracy in enumerate((0.7, 0.9, 0.9, 0.6))]
+    trials[1].params = trials[2].params = trials[0].params
+    assert [trial.number for trial in choose_winners(trials, "cnn", 3)] == [1, 3]
+    trials[2].params = list_defaults("cnn") | {"filters": 0}  # as the code of an older study left out what is new
+    assert [trial.number for trial in choose_winners(trials, "cnn", None)] == [1, 3]
+
+
+def test_the_rule_says_that_configurations_are_distinct_where_more_than_one_is_chosen():
+    rules = [choose(make_config(top_k=top_k), [make_trial(0, 0.7)], FINGERPRINT).rule for top_k in (1, 2)]
+    assert ["equal configurations" in rule for rule in rules] == [False, True]
+
+
+def test_a_recipe_that_was_proposed_again_is_one_baseline_with_its_best_trial():
+    trials = [make_trial(number, accuracy) for number, accuracy in enumerate((0.5, 0.6, 0.9, 0.8))]
+    for trial, filters in ((trials[0], 32), (trials[1], 64), (trials[3], 32)):
+        trial.params = list_defaults("cnn") | {"filters": filters}
+    config = parse({"name": "x", "evaluation": {"baselines": True, "seeds": 1}, **RECIPES})
+    chosen = choose(config, trials, FINGERPRINT).winners
+    assert [(winner.trial, winner.rank, winner.recipe) for winner in chosen] == [
+        (2, 1, None),
+        (3, 2, "paper_cnn"),
+        (1, 3, "wide"),
+    ]
+
+
+def test_a_threshold_that_was_set_is_kept_as_the_float32_that_it_is_compared_as():
+    choices = choose(make_config(threshold=0.3), [make_trial(0, 0.7)], FINGERPRINT)
+    assert choices.threshold == 0.3
+    assert choices.winners[0].threshold == 0.30000001192092896
+    assert read_entry(build_entry(choices)) == choices
