@@ -35,7 +35,8 @@ from search.cluster.runner import run_study
 from search.commands.terminal import explain_errors
 from search.config.schema import StudyConfig, parse
 from search.listeners.wandb.tracker import build_tracker
-from search.record.journal import Journal, State, Trial
+from search.record.journal import Journal
+from search.record.trial import State, Trial
 from search.study import Study
 
 SECONDS_PER_EPOCH = 0.05

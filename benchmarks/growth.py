@@ -28,7 +28,8 @@ from search.cluster.job import Report, Task
 from search.cluster.nodes import connect
 from search.cluster.runner import run_study
 from search.config.schema import StudyConfig, parse
-from search.record.journal import Journal, Trial
+from search.record.journal import Journal
+from search.record.trial import Trial
 from search.study import Study
 
 KILOBYTE, MEGABYTE = 1e3, 1e6

@@ -37,7 +37,8 @@ from benchmarks.arms import ARMS, BASELINE, DEFAULT, MORE, QMC_STARTS, SLOW
 from benchmarks.curves import ARCHITECTURE, build_study
 from benchmarks.surrogate import Surrogate, Table, list_distributions, load_curves
 from search.config.schema import Recipe, StudyConfig
-from search.record.journal import METRIC, Journal, State, Trial
+from search.record.journal import METRIC, Journal
+from search.record.trial import State, Trial
 from search.samplers.sampler import Sampler
 from search.study import Study
 

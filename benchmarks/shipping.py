@@ -23,7 +23,7 @@ from rich.table import Table
 
 from search.config.schema import StudyConfig, parse
 from search.record.journal import Journal
-from search.record.mirror import Copy
+from search.record.mirror import Mirror
 from search.record.object_store import Store
 from search.record.remote import read_parts
 from search.study import Study
@@ -67,7 +67,7 @@ def _search(kind: str, folder: Path, num_trials: int, num_epochs: int) -> dict[s
     results = str(folder) if kind == "folder" else f"s3://bench/{secrets.token_hex(4)}"
     config = _build_config(results, folder, num_trials, num_epochs)
     config.directory.mkdir(parents=True)
-    copy = Copy(config, print)
+    copy = Mirror(config, print)
     study = Study(config, Journal(config.journal, config.name, note=print), [copy])
     copy.start(lambda: None)
     thread_s, process_s, wall_s = time.thread_time(), time.process_time(), time.perf_counter()

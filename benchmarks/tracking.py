@@ -49,7 +49,7 @@ def track_ours(folder: Path, trials: int, epochs: int) -> dict[str, float]:
     """Tell our tracker."""
     from search.config.schema import parse
     from search.listeners.wandb.tracker import build_tracker
-    from search.record.journal import State, Trial
+    from search.record.trial import State, Trial
 
     config = parse({"name": "bench", "results": str(folder), "tracking": {"mode": "offline"}})
     trial_s: list[float] = []

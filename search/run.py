@@ -21,19 +21,18 @@ from search.cluster.silence import Silence
 from search.cluster.transfer import Delivery, build_delivery
 from search.commands.plan import describe_plan
 from search.commands.terminal import build_console, explain_errors
-from search.config.places import is_url
+from search.config.places import MANIFEST, is_url
 from search.config.schema import StudyConfig, load, parse
 from search.config.untrusted import check_address, check_named
 from search.config.yaml import set_value
-from search.datasets.prepare import check_absent, make_directory, prepare_data, prepare_weights
+from search.datasets.prepare import prepare_data, prepare_weights
 from search.listeners.live import build_live
 from search.listeners.tensorboard import EventFiles
 from search.listeners.wandb.tracker import build_tracker
-from search.record.journal import Journal, State, Trial
-from search.record.lease import hold
-from search.record.leftovers import Checkpoints
-from search.record.manifest import compare_record, fetch_record, load_record, write_record
-from search.record.mirror import Copy
+from search.record.checkpoints import Checkpoints
+from search.record.folder import OpenStudy, check_absent, open_study
+from search.record.manifest import fetch_manifest, load_manifest
+from search.record.trial import State, Trial
 from search.report.trials import write_trials
 from search.samplers.shares import check_shares
 from search.study import Listener, Study
@@ -67,7 +66,7 @@ def main(
 
 
 def _read_stored(overrides: list[str]) -> StudyConfig:
-    """Return the study that lies under the name, as it was started last."""
+    """Return the configuration of the stored study that the overrides name, as it was started last."""
     default = load(DEFAULT_CONFIG) if DEFAULT_CONFIG.exists() else None
     wanted: dict[str, Any] = {"results": "results", "name": default.name if default else "local"}
     for override in overrides:
@@ -75,10 +74,10 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
     if not isinstance(wanted["results"], str) or not isinstance(wanted["name"], str):
         raise InputError("name and results must be text")
     place = f"{wanted['results'].rstrip('/')}/{wanted['name']}"
-    if not is_url(place) and not (Path(place) / "study.yaml").exists():
+    if not is_url(place) and not (Path(place) / MANIFEST).exists():
         raise InputError(f"there is no study in {place} to resume: name its CONFIG to start it")
-    record = fetch_record(place) if is_url(place) else load_record(Path(place))
-    before: dict[str, Any] = record["config"] | {"results": wanted["results"]}  # it may have been moved there
+    manifest = fetch_manifest(place) if is_url(place) else load_manifest(Path(place))
+    before: dict[str, Any] = manifest["config"] | {"results": wanted["results"]}  # the study may have been moved
     for override in overrides:
         set_value(before, override)
     config = parse(before)
@@ -92,64 +91,42 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
     check_shares(config)
     packed = prepare_data(config, console)
     prepare_weights(config)
-    with contextlib.ExitStack() as stack:
-        nodes = stack.enter_context(connect(config))
+    with connect(config) as nodes:
         check_nodes(config, nodes, console)
-        copy = Copy(config, console.print)  # which does nothing for a study in a folder
-        if not (config.directory / "study.yaml").exists():
-            copy.fetch(["study.yaml"])
-        make_directory(config, packed)
-        lock = stack.enter_context(hold(copy.lock, console.print))
-        copy.restore()
-        record, changes = compare_record(config, packed, accept_changes=accept_changes)
-        journal = Journal(config.journal, config.name, note=console.print, check=copy.choose_check(lock.check))
-        stack.callback(journal.close)
-        stack.callback(copy.close)
-        copy.start(lock.check)
-        if changes:
-            journal.add_change(changes)
-        write_record(config.directory, record)
-        copy.put("study.yaml")
-        study, halted = _search(config, journal, packed, nodes, console, copy, identity=record["id"], plain=plain)
-        for name in ("trials.csv", "trials.parquet"):
-            write_trials(study.trials, config.directory / name)
-        notes = [f"The search ended early: {halted}."] if halted else []
-        evaluate(config, record, journal, packed, console, copy, notes)
+        with open_study(config, console.print, packed=packed, accept_changes=accept_changes) as opened:
+            study, halted = _search(opened, packed, nodes, console, plain=plain)
+            for name in ("trials.csv", "trials.parquet"):
+                write_trials(study.trials, config.directory / name)
+            notes = [f"The search ended early: {halted}."] if halted else []
+            evaluate(opened, packed, console, notes)
 
 
 def _search(
-    config: StudyConfig,
-    journal: Journal,
-    packed: Path,
-    nodes: Sequence[Node],
-    console: Console,
-    copy: Copy,
-    *,
-    identity: str,
-    plain: bool,
+    opened: OpenStudy, packed: Path, nodes: Sequence[Node], console: Console, *, plain: bool
 ) -> tuple[Study, str | None]:
-    """Run the trials; return the study and why it halted early, if it did."""
-    from search.cluster.runner import run_study  # with all of Ray Tune, while the workers of a new Ray come up
+    """Run the trials; return the study, and why it halted early or None."""
+    from search.cluster.runner import run_study  # with all of Ray Tune, while the workers of a new Ray start
 
-    directory = config.directory
+    config, journal = opened.config, opened.journal
     with contextlib.ExitStack() as stack:
         trials = journal.load()
         live = build_live(config, console=console, trials=trials, elapsed_s=journal.elapsed_s, plain=plain)
         stack.callback(live.close)
-        tracker = build_tracker(config, identity, live.note)
+        tracker = build_tracker(config, opened.manifest["id"], live.note)
         stack.callback(tracker.close)
-        checkpoints = Checkpoints(directory / "checkpoints")
+        checkpoints = Checkpoints(config.directory / "checkpoints")
         stack.callback(checkpoints.close)
         silence = Silence(config.search.trial_timeout_s, live.note)
         stack.callback(silence.close)
-        listeners: list[Listener] = [copy, checkpoints, tracker, live, silence]
+        listeners: list[Listener] = [*filter(None, [opened.mirror]), checkpoints, tracker, live, silence]
         if config.tracking.tensorboard:
-            listeners.append(events := EventFiles(directory / "tensorboard"))
+            listeners.append(events := EventFiles(config.directory / "tensorboard"))
             stack.callback(events.close)
             events.sweep(trials)
         study = Study(config, journal, listeners)
-        checkpoints.sweep(study.trials)
-        copy.sweep(study.trials)
+        checkpoints.delete_leftovers(study.trials)
+        if opened.mirror:
+            opened.mirror.delete_leftovers(study.trials)
         _clear_nodes(config, study)
         halted = run_study(
             study,
@@ -162,19 +139,17 @@ def _search(
 
 
 def _clear_nodes(config: StudyConfig, study: Study) -> None:
-    """Delete what ended trials left on nodes whose folders are their own."""
+    """Delete the checkpoints of ended trials on nodes with folders of their own."""
     if config.url and config.cluster.address != "local":
         kept = {trial.number for trial in study.trials if trial.state is State.RUNNING}
         clear_nodes(f"{config.working_folder}/checkpoints", kept)
 
 
-def evaluate(*arguments: Any) -> None:
+def evaluate(opened: OpenStudy, packed: Path, console: Console, notes: Sequence[str]) -> None:
     """Evaluate the winners and write the report, as the command `evaluate` does."""
-    from search.commands.evaluate import (
-        conclude,  # with torch, pandas, matplotlib and plotly, for which no trial waits
-    )
+    from search.commands.evaluate import conclude  # with torch, pandas, matplotlib and plotly: no trial waits for them
 
-    conclude(*arguments)
+    conclude(opened, packed, console, notes)
 
 
 def run_task(deliver: Delivery, task: Task) -> Iterator[Report | Failure]:

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 
 from search.config.schema import Recipe, SearchConfig, StudyConfig
 from search.config.space import Choice, Range, Spec, build_distributions, check_point, list_specs
-from search.record.entry import read_point
-from search.record.journal import Journal, State, Trial
+from search.record.journal import Journal
+from search.record.trial import State, Trial
+from search.record.trial_reader import read_point
 from search.samplers.sampler import Sampler
 from search.samplers.shares import choose_next
 from search.schedulers.scheduler import SCHEDULERS, Scheduler

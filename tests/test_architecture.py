@@ -20,9 +20,7 @@ DOORS = {
     "optuna": {
         "search/config/space.py",
         "search/samplers/sampler.py",
-        "search/record/journal.py",
-        "search/record/entry.py",
-        "search/record/storage.py",
+        *(f"search/record/{name}.py" for name in ("journal", "trial_reader", "storage", "database", "journal_file")),
         "search/report/history.py",
         "search/report/charts.py",
         "search/commands/dashboard.py",
@@ -31,7 +29,7 @@ DOORS = {
     "tensorboardX": {"search/listeners/tensorboard.py"},
     "pyarrow": {"search/report/trials.py"},
     "pynvml": {"search/listeners/usage.py"},
-    "sqlalchemy": {"search/record/storage.py"},
+    "sqlalchemy": {"search/record/database.py"},
     "ray": {
         "search/evaluation/retrainer.py",
         *(

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from ray.cluster_utils import Cluster
 
-from search.record.journal import Journal, State
+from search.record.journal import Journal
+from search.record.trial import State
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

@@ -12,7 +12,8 @@ import pytest
 
 from benchmarks.chaos import list_infrastructure
 from benchmarks.processes import kill_tree
-from search.record.journal import Journal, State
+from search.record.journal import Journal
+from search.record.trial import State
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 

@@ -127,7 +127,7 @@ def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(
     os.kill(head.pid, signal.SIGSTOP)  # so that it is still there when the next commands are
     assert f"{url} exists: --resume" in finish("search.run", study, *first, code=2)
     refused = finish("search.run", study, *first, "--resume", code=2)
-    assert f"{url} is being searched by process {head.pid} on " in refused
+    assert f"{url} is in use by process {head.pid} on " in refused
     assert json.loads(finish("search", "inspect", url, "--json"))["searched_by"].startswith(f"process {head.pid} ")
     os.killpg(head.pid, signal.SIGKILL)
     head.communicate()

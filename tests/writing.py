@@ -15,15 +15,14 @@ import numpy as np
 import torch
 
 from search.config.schema import parse
-from search.datasets.prepare import check_absent, make_directory
 from search.evaluation.choices import choose
 from search.evaluation.evaluate import _open
 from search.evaluation.model_file import PREPROCESSING, ModelRecord, load_model, save_model
 from search.evaluation.result import RATES
+from search.record.checkpoints import Checkpoints
+from search.record.folder import OpenStudy, check_absent, create_folder
 from search.record.journal import Journal
-from search.record.leftovers import Checkpoints
-from search.record.manifest import compare_record, write_record
-from search.record.mirror import Copy
+from search.record.manifest import compare_manifest, save_manifest
 from search.study import Study
 from trainables import checkpoint
 from trainables.config import build_train_config, list_values
@@ -72,21 +71,21 @@ class Writer:
         config = self.configure()
         packed = pack(self.source, self.root / "cache")
         check_absent(config, resume=True)
-        make_directory(config, packed)
+        create_folder(config, packed)
         self.folder = config.directory
-        record, _ = compare_record(config, packed, accept_changes=True)
+        manifest, _ = compare_manifest(config, packed, accept_changes=True)
         self.journal = Journal(config.journal, "tiny", note=print)
-        write_record(self.folder, record)
+        save_manifest(self.folder, manifest)
         self.mark_record()
         self.mark_journal()
         self.search(config)
-        self.conclude(config, record, 0.25)
-        self.conclude(self.configure(seeds=2), record, 0.75)
+        self.conclude(config, manifest, 0.25)
+        self.conclude(self.configure(seeds=2), manifest, 0.75)
 
     def search(self, config):
         self.checkpoints = Checkpoints(self.folder / "checkpoints")
         study = Study(config, self.journal, [self, self.checkpoints])
-        self.checkpoints.sweep(study.trials)
+        self.checkpoints.delete_leftovers(study.trials)
         while (trial := study.ask()) is not None:
             self.mark_journal()
             path, is_ended = self.checkpoints.get_path(trial.number), False
@@ -102,12 +101,12 @@ class Writer:
                 is_ended = study.report(trial.number, metrics, "cpu")
                 self.mark_journal()
 
-    def conclude(self, config, record, fill):
+    def conclude(self, config, manifest, fill):
         choices = choose(config, self.journal.load(), "f" * 64)
-        _open(config, record, self.journal, choices, Copy(config, print))
+        _open(OpenStudy(config=config, manifest=manifest, journal=self.journal, mirror=None), choices)
         self.mark_record()
         self.mark_journal()
-        self.mark("opened", sum(bool(entry["opened"]) for entry in record["evaluations"]))
+        self.mark("opened", sum(bool(entry["opened"]) for entry in manifest["evaluations"]))
         small = build_train_config("cnn", MODEL, epochs=3, seed=5)
         weights = build_model(small.model, seed=1).state_dict()
         shared = {"label": "cnn-seed0", "architecture": "cnn", "rank": 1, "seed": 0, "trial": 0}

@@ -9,7 +9,8 @@ from pathlib import Path
 import search.run
 from benchmarks.peers.plan import Plan, note, tell, watch_first_step
 from search.cluster.job import Failure, Report, Task
-from search.record.journal import Journal, State
+from search.record.journal import Journal
+from search.record.trial import State
 
 
 def main(folder: Path) -> None:

@@ -25,7 +25,7 @@ from search.cluster.job import Failure, Report, Task
 from search.cluster.losses import is_node_lost
 from search.cluster.signals import Interrupted, watch_signals
 from search.cluster.tune_patches import count_every_loss, count_resets, take_waiting_workers, unwrap
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.study import Study
 from trainables.errors import TrainingError
 

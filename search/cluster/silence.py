@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from search.record.journal import Trial
+from search.record.trial import Trial
 
 LEAST_S = 60.0
 """Seconds below which no silence is worth a word."""

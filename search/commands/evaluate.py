@@ -21,10 +21,9 @@ from search.datasets.prepare import prepare_data, prepare_weights
 from search.evaluation import evaluate as evaluation
 from search.evaluation.choices import check_winners
 from search.listeners.wandb.tracker import build_tracker
-from search.record.journal import Journal, Trial
-from search.record.lease import hold
-from search.record.manifest import load_record, load_study
-from search.record.mirror import Copy
+from search.record.folder import OpenStudy, open_study
+from search.record.manifest import load_study
+from search.record.trial import Trial
 from search.report.publish import publish_report
 from trainables.errors import InputError
 from trainables.record import load_info
@@ -52,50 +51,33 @@ def main(
         console = build_console()
         if report and (architectures or any(each.startswith("evaluation.") for each in settings or ())):
             raise InputError("--report writes what is stored: leave out --architecture and --set evaluation.*")
-        config = _read_config(study, settings or [])
-        copy = Copy(config, console.print)
-        lock = stack.enter_context(hold(copy.lock, console.print))
-        copy.restore()
-        record = load_record(config.directory)
-        _check_journal(config)
-        journal = Journal(config.journal, config.name, note=console.print, check=copy.choose_check(lock.check))
-        stack.callback(journal.close)
-        stack.callback(copy.close)
-        copy.start(lock.check)
+        config = _select(_read_config(study, settings or []), architectures)
+        opened = stack.enter_context(open_study(config, console.print))
         if report:
-            publish_report(evaluation.load_result(config, record, journal), journal, console)
+            publish_report(evaluation.load_result(opened), opened.journal, console)
             return
-        trials = journal.load()
-        chosen = _select(config, architectures)
-        _check_finished(chosen, trials)
+        trials = opened.journal.load()
+        _check_finished(config, trials)
         packed = prepare_data(config, console)
-        _check_data(config, record, packed)
-        if evaluation.is_trained(chosen, record, trials):
+        _check_data(config, opened.manifest, packed)
+        if evaluation.is_trained(config, opened.manifest, trials):
             console.print("Evaluated before with these choices; nothing to train.")
         else:
-            prepare_weights(chosen)
-            check_address(chosen.cluster.address, settings or [])
-            check_nodes(chosen, stack.enter_context(connect(chosen)), console)
-        record["config"]["evaluation"] = dump(config)["evaluation"]
-        conclude(chosen, record, journal, packed, console, copy)
+            prepare_weights(config)
+            check_address(config.cluster.address, settings or [])
+            check_nodes(config, stack.enter_context(connect(config)), console)
+        opened.manifest["config"]["evaluation"] = dump(config)["evaluation"]
+        conclude(opened, packed, console)
 
 
-def conclude(
-    config: StudyConfig,
-    record: dict[str, Any],
-    journal: Journal,
-    packed: Path,
-    console: Console,
-    copy: Copy,
-    notes: Sequence[str] = (),
-) -> None:
+def conclude(study: OpenStudy, packed: Path, console: Console, notes: Sequence[str] = ()) -> None:
     """Evaluate a study, write its report, and record the evaluation in Weights & Biases.
 
-    Args and errors: see `search.evaluation.evaluate.evaluate`.
+    For arguments and errors see `search.evaluation.evaluate.evaluate`.
     """
-    result = evaluation.evaluate(config, record, journal, packed, console, copy, notes)
-    result = publish_report(result, journal, console)
-    tracker = build_tracker(config, record["id"], console.print)
+    result = evaluation.evaluate(study, packed, console, notes)
+    result = publish_report(result, study.journal, console)
+    tracker = build_tracker(study.config, study.manifest["id"], console.print)
     tracker.on_evaluation(result)
     tracker.close()
 
@@ -107,11 +89,6 @@ def _read_config(study: str, settings: Sequence[str]) -> StudyConfig:
             known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
             raise InputError(f"--set {setting}: an evaluation may change {known} only; all else is the study's")
     return load_study(study, settings)[0]
-
-
-def _check_journal(config: StudyConfig) -> None:
-    if isinstance(config.journal, Path) and not config.journal.exists():
-        raise InputError(f"{config.place} has no study.journal: nothing was searched there")
 
 
 def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:
@@ -129,7 +106,7 @@ def _check_finished(config: StudyConfig, trials: Sequence[Trial]) -> None:
         raise InputError(f"{' '.join(missing).rstrip('.')}: {cure}")
 
 
-def _check_data(config: StudyConfig, record: dict[str, Any], packed: Path) -> None:
-    if load_info(packed).fingerprint != record["data"].get("fingerprint"):
+def _check_data(config: StudyConfig, manifest: dict[str, Any], packed: Path) -> None:
+    if load_info(packed).fingerprint != manifest["data"].get("fingerprint"):
         cure = "--set data.path=PATH names the right ones"
-        raise InputError(f"{config.data.path} holds other images than {config.place} was searched on: {cure}")
+        raise InputError(f"{config.data.path} has other images than {config.place} was searched on: {cure}")

@@ -1,11 +1,10 @@
-"""The command line that looks at a study, running or finished, from its record alone and without touching it.
+"""Shows a study, running or finished, from its journal; nothing is written.
 
 python -m search inspect results/NAME [--top 10] [--trial N] [--watch] [--json] [--table PATH]
 """
 
 import dataclasses
 import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -20,16 +19,14 @@ from rich.table import Table
 from search.commands.terminal import build_console, explain_errors
 from search.config.printable import escape
 from search.listeners.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
-from search.record.journal import Journal, State, Trial
-from search.record.lease import find_holder
-from search.record.manifest import load_study
-from search.record.remote import View
+from search.record.folder import StudyReader, read_study
+from search.record.trial import State, Trial
 from search.report.trials import write_trials
 from search.study import describe_spent
 from trainables.errors import InputError
 
 INTERVAL_S = 1.0
-"""Between two looks of --watch."""
+"""Seconds between two updates of --watch."""
 
 
 def main(
@@ -46,8 +43,8 @@ def main(
 ) -> None:
     """Show the state of a study; safe while it is being searched."""
     console = build_console(wrap=True)
-    with explain_errors(), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
-        study = Inspected(place, Path(scratch))
+    with explain_errors(), read_study(place) as reader:
+        study = Inspected(reader)
         if table is not None:
             _write_table(study.trials, table)
             console.print(f"{len(study.trials)} trials: {escape(table)}", soft_wrap=True)
@@ -63,46 +60,31 @@ def main(
 
 
 class Inspected:
-    """A study as its folder and its record say."""
+    """The state of a study, as its journal has it."""
 
-    def __init__(self, place: Path | str, scratch: Path) -> None:
-        """Read a study.
-
-        Args:
-            place: Its folder, or its URL in an object store.
-            scratch: Folder for what is brought from the store.
-
-        Raises:
-            InputError: If there is none.
-        """
-        self.config, _ = load_study(place)
-        self._view = View(self.config.url, scratch) if self.config.url else None
-        self._directory = scratch if self._view else Path(place)
-        self._journal: Journal | None = None
+    def __init__(self, reader: StudyReader) -> None:
+        self.config = reader.config
+        self.reader = reader
         self.trials: list[Trial] = []
         self.elapsed_s = 0.0
         self.refresh()
 
     def refresh(self) -> None:
         """Read what was recorded since."""
-        if self._view is not None:
-            self._view.refresh()
-        if self._journal is None:
-            place = self.config.storage or self._directory / "study.journal"
-            self._journal = Journal.read(place, self.config.name)
-        if self._journal is not None:
-            self.trials, self.elapsed_s = self._journal.load(), self._journal.elapsed_s
+        self.reader.refresh()
+        if (journal := self.reader.journal) is not None:
+            self.trials, self.elapsed_s = journal.load(), journal.elapsed_s
 
     @property
     def is_finished(self) -> bool:
-        """Whether every trial has ended, and no other will begin."""
+        """Whether every trial has ended, and no other will start."""
         ended = sum(trial.state is not State.RUNNING for trial in self.trials)
         is_enough = ended >= self.config.search.num_trials or self.spent is not None
         return is_enough and ended == len(self.trials)
 
     @property
     def spent(self) -> str | None:
-        """Which budget is used up, if one is; hours by the last epoch's, or by what ended the trials after it."""
+        """The budget that is used up, or None; hours by the last epoch, or by the reason of trials that ended later."""
         search = self.config.search
         hours = None if search.max_hours is None else describe_spent(search, 0, search.max_hours * 3600)
         if hours is not None and any(trial.reason == hours for trial in self.trials):
@@ -110,7 +92,7 @@ class Inspected:
         return describe_spent(search, sum(len(trial.epochs) for trial in self.trials), self.elapsed_s)
 
     def get_status(self) -> Status:
-        """Return the picture of it."""
+        """Return the table of its state."""
         config = self.config
         return Status(name=config.name, search=config.search, trials=self.trials, elapsed_s=self.elapsed_s)
 
@@ -125,25 +107,20 @@ class Inspected:
             raise InputError(f"{self.config.place} has no trial {number}: {known}")
         return self.trials[number]
 
-    def find_holder(self) -> str | None:
-        """Return who searches it, if anybody does."""
-        return find_holder(self._view.slot if self._view else self._directory / "study.lock")
-
     def describe_progress(self) -> str:
-        """Return in a sentence whether it is searched."""
-        if (holder := self.find_holder()) is not None:
+        """Return in a sentence whether a process searches it, and how to continue it."""
+        if (holder := self.reader.find_holder()) is not None:
             return f"{'Being evaluated' if self.is_finished else 'Being searched'} by {holder}."
         if self.is_finished:
-            return (
-                f"All trials have ended{f', for {self.spent}: a larger one and --resume go on' if self.spent else ''}."
-            )
+            more = f", for {self.spent}: a larger one and --resume continue it" if self.spent else ""
+            return f"All trials have ended{more}."
         ended = sum(trial.state is not State.RUNNING for trial in self.trials)
         left = max(self.config.search.num_trials, len(self.trials)) - ended
-        return f"Nobody searches it; {left} trials are left, --resume goes on."
+        return f"Not running; {left} trials left. Continue with --resume."
 
 
 def show_top(trials: Sequence[Trial], count: int, console: Console) -> None:
-    """Print the best trials with what differs from the defaults."""
+    """Print the best trials with the parameters that differ from the defaults."""
     ranked = rank_trials(trials)[:count]
     if not ranked:
         return
@@ -160,11 +137,11 @@ def show_top(trials: Sequence[Trial], count: int, console: Console) -> None:
 
 
 def show_trial(trial: Trial, console: Console) -> None:
-    """Print all that is known of a trial."""
+    """Print everything that is known of a trial."""
     reason = f": {escape(trial.reason)}" if trial.reason else ""
     console.print(f"trial {trial.number} {trial.architecture} {trial.state}{reason}", soft_wrap=True)
     if trial.enqueued is not None:
-        state = "waits to be handed out; asked for" if trial.waits else "was enqueued with"
+        state = "waits to be handed out; enqueued with" if trial.waits else "was enqueued with"
         console.print(f"  {state} {escape(trial.enqueued)}", soft_wrap=True)
     for name, value in trial.attributes.items():
         if name != "traceback":
@@ -192,7 +169,7 @@ def describe_study(study: Inspected) -> dict[str, Any]:
     return {
         "study": study.config.name,
         "finished": study.is_finished,
-        "searched_by": study.find_holder(),
+        "searched_by": study.reader.find_holder(),
         "num_trials": search.num_trials,
         "states": dict(Counter(trial.state.value for trial in trials)),
         "epochs": sum(len(trial.epochs) for trial in trials),

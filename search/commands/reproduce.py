@@ -1,10 +1,9 @@
-"""Trains the best-found models again from their records alone, and compares.
+"""Trains stored models again from their records alone, and compares.
 
 python -m search reproduce results/NAME [--model ARCH] [--seed K]
 """
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,25 +15,24 @@ from torch import Tensor
 
 from search.cluster.worker import prepare_device
 from search.commands.terminal import build_console, explain_errors
-from search.config.places import is_url
 from search.datasets.prepare import prepare_data
 from search.evaluation.model_file import RECORD, WEIGHTS, load_record, load_weights
 from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.result import TestedModel
 from search.evaluation.test import train_and_test
+from search.record.folder import fetch_folder
 from search.record.manifest import load_study
 from search.record.provenance import describe_code, describe_commit
-from search.record.remote import bring_study
 from trainables.errors import InputError
 from trainables.record import load_info
 from trainables.runtime import describe_hardware, pick_device
 
 DEPENDENCIES = ("torch", "torchvision", "numpy", "scikit-learn")
-"""Packages whose versions decide a model's last bits and metrics."""
+"""Packages whose versions may change a model's last bits."""
 TOLERANCE = 0.02
-"""Largest difference of a metric in [0, 1] where bits cannot agree; a choice, not yet measured on a second machine."""
+"""Largest accepted difference of a metric in [0, 1] where bits cannot agree; not measured on a second machine."""
 UNBOUNDED = ("loss",)
-"""Metrics that are not compared then: a single image of great confidence moves them."""
+"""Metrics that are not compared then: one confident mistake moves them."""
 
 
 def main(
@@ -43,31 +41,31 @@ def main(
     ],
     model: Annotated[str | None, typer.Option(help="Only this architecture.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where the images lie now, if not where they were.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the images are stored now, if they were moved.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for the packed images; by default the user's.")] = None,
 ) -> None:
     """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
     console = build_console()
-    with explain_errors(), tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
+    with explain_errors():
         load_study(place, uses_journal=False)
-        study = bring_study(place, Path(scratch)) if is_url(place) else Path(place)
-        records = choose_records(study, place, model, seed)
-        pack = _prepare(study, records, data, cache, console)
-        same = [_reproduce(study, record, pack, console) for record in records]
+        with fetch_folder(place) as study:
+            records = choose_records(study, place, model, seed)
+            pack = _prepare(study, records, data, cache, console)
+            same = [_reproduce(study, record, pack, console) for record in records]
         console.print(f"{sum(same)} of {len(same)} models reproduced.")
     if not all(same):
         raise typer.Exit(1)
 
 
 def choose_records(study: Path, place: str, architecture: str | None, seed: int | None) -> list[ModelRecord]:
-    """Read the records of a study's models from its folder; messages name the place the user gave.
+    """Read the records of a study's models from its folder; messages name the place that the user gave.
 
     Raises:
-        InputError: If there is none such.
+        InputError: If there is no such model.
     """
     records = [load_record(path) for path in sorted((study / "models").glob(f"*{RECORD}"))]
     if not records:
-        raise InputError(f"{place} has no models: let python -m search.run evaluate it first")
+        raise InputError(f"{place} has no models: run python -m search evaluate first")
     chosen = [
         record
         for record in records
@@ -79,7 +77,7 @@ def choose_records(study: Path, place: str, architecture: str | None, seed: int 
 
 
 def list_obstacles(record: ModelRecord, hardware: Mapping[str, Any], code: Mapping[str, Any]) -> list[str]:
-    """Return why the bits of a model cannot be expected again: other hardware or versions, or a GPU's freedom."""
+    """Return why the bits may differ: other hardware or versions, or a GPU without `deterministic`."""
     found = [
         f"{name} {record.hardware[name]} became {hardware[name]}"
         for name in hardware
@@ -99,10 +97,10 @@ def list_obstacles(record: ModelRecord, hardware: Mapping[str, Any], code: Mappi
 def compare(
     record: ModelRecord, stored: Mapping[str, Tensor], weights: Mapping[str, Tensor], metrics: Mapping[str, float]
 ) -> tuple[float, dict[str, float]]:
-    """Return the largest difference of a weight, and that of each metric; 0 means bit for bit.
+    """Return the largest difference of a weight, and the difference of each metric; 0 means bit for bit.
 
     Raises:
-        InputError: If the weights are not of the same model.
+        InputError: If the weights are those of another model.
     """
     if {name: tensor.shape for name, tensor in stored.items()} != {n: tensor.shape for n, tensor in weights.items()}:
         raise InputError(f"{record.label} has other weights than this code builds: use the commit of its record")
@@ -126,12 +124,12 @@ def _prepare(
     pack = prepare_data(config, console)
     found = load_info(pack).fingerprint
     if wrong := [record.label for record in records if record.retraining["fingerprint"] != found]:
-        raise InputError(f"{config.data.path} holds other images than {wrong[0]} was trained on: give them with --data")
+        raise InputError(f"{config.data.path} has other images than {wrong[0]} was trained on: give them with --data")
     return pack
 
 
 def _reproduce(study: Path, record: ModelRecord, pack: Path, console: Console) -> bool:
-    """Train a model again and say how it compares; return whether it is the same."""
+    """Train a model again and print the comparison; return whether it is the same."""
     stored = load_weights(study / "models" / (record.label + WEIGHTS), record)
     retraining = Retraining(**record.retraining | {"params": record.parameters})
     has_gpu = pick_device().type != "cpu"
@@ -143,7 +141,7 @@ def _reproduce(study: Path, record: ModelRecord, pack: Path, console: Console) -
     largest, metrics = compare(record, stored, model.state_dict(), tested.metrics)
     same = _judge(record, tested, largest, metrics, obstacles, console)
     if not same and record.code["commit"] != code["commit"]:
-        console.print(f"  it was made by commit {describe_commit(record.code)}, this is {describe_commit(code)}")
+        console.print(f"  it was trained by commit {describe_commit(record.code)}, this is {describe_commit(code)}")
     return same
 
 
@@ -155,7 +153,7 @@ def _judge(
     obstacles: Sequence[str],
     console: Console,
 ) -> bool:
-    """Print whether a model is the same, bit for bit or within the tolerance, whichever can be asked for."""
+    """Print whether a model is the same: bit for bit, or within the tolerance where bits cannot agree."""
     known = record.tested["metrics"]
     for name, difference in metrics.items():
         if difference:

@@ -1,9 +1,9 @@
-"""The command line that tells Weights & Biases what it lacks of a study.
+"""Uploads to Weights & Biases what it lacks of a study.
 
 python -m search sync results/NAME
 
-The server is asked which runs and epochs it has; the rest is sent from the journal, and an evaluation from the file
-that it left in wandb/. So a second call sends nothing twice, and one that was killed is simply repeated.
+The server is asked which runs and epochs it has. The rest is sent from the journal, and an evaluation from its offline
+file in wandb/. So a second call sends nothing twice, and a killed call can be repeated.
 """
 
 import contextlib
@@ -33,18 +33,17 @@ from search.listeners.wandb.runs import (
     open_trial,
     summarize,
 )
-from search.record.journal import Journal, State, Trial
-from search.record.lease import hold
+from search.record.folder import open_study
 from search.record.manifest import load_study
-from search.record.mirror import Copy
+from search.record.trial import State, Trial
 from trainables.errors import InputError
 
 PARALLEL = 8
-"""Runs that are sent at a time."""
+"""Runs sent at a time."""
 TIMEOUT_S = 60.0
-"""Longest time that the server may take for one step."""
+"""Seconds that the server may take for one step."""
 FINISHED = {State.COMPLETE: "finished", State.PRUNED: "finished", State.FAIL: "failed"}
-"""What W&B calls a run that was told its end."""
+"""State of a finished run in W&B, by a trial's state."""
 
 
 def main(
@@ -62,36 +61,34 @@ def main(
 
 
 def sync(place: Path | str, console: Console) -> bool:
-    """Send what the server lacks and return whether it has all of it now.
+    """Send what the server lacks; return whether it now has everything.
 
     Raises:
-        InputError: If there is no study, no run or no key, or the server cannot be asked.
+        InputError: If there is no study, no trial or no key, or the server does not answer.
     """
     import wandb
 
-    config, record = load_study(place)
-    copy = Copy(config, console.print)
-    directory = config.directory
-    if "id" not in record:
-        raise InputError(f"{config.place}/study.yaml has no id, which resuming the study once gives it")
+    config, manifest = load_study(place)
+    if "id" not in manifest:
+        raise InputError(f"{config.place}/study.yaml has no id: resume the study once, which sets one")
     with contextlib.ExitStack() as stack:
-        lock = stack.enter_context(hold(copy.lock, console.print))
+        study = stack.enter_context(open_study(config, console.print))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))
-        copy.restore()
-        stack.callback(copy.close)
-        copy.start(lock.check)
-        journal = Journal.read(config.journal, config.name)
-        trials = journal.load() if journal else []
+        trials = study.journal.load()
         if not trials:
-            raise InputError(f"{config.place} holds no run yet: there is nothing to upload")
+            raise InputError(f"{config.place} has no trials yet: there is nothing to upload")
         board = Board(
-            config=config, identity=record["id"], directory=directory, files=Path(scratch), timeout_s=TIMEOUT_S
+            config=config,
+            identity=study.manifest["id"],
+            directory=config.directory,
+            files=Path(scratch),
+            timeout_s=TIMEOUT_S,
         )
         try:
             connect()
             if not log_in():
                 raise InputError("no W&B API key is set: set WANDB_API_KEY, or run `wandb login` once")
-            return _sync(board, trials, len(record["evaluations"]), console)
+            return _sync(board, trials, len(study.manifest["evaluations"]), console)
         except wandb.Error as error:
             raise InputError(f"Weights & Biases: {str(error).partition(chr(10))[0]}") from None
         finally:
@@ -114,7 +111,7 @@ def _sync(board: Board, trials: Sequence[Trial], num_evaluations: int, console: 
                 console.print(f"trial {trial.number} {trial.architecture}: {len(trial.epochs)} epochs, {trial.state}")
     there = len(trials) - len(lacking)
     refused = _send_evaluations(board, num_evaluations, known, console)
-    console.print(f"{len(lacking) - failures} uploaded, {there} were there already, {failures + refused} failed")
+    console.print(f"{len(lacking) - failures} uploaded, {there} already there, {failures + refused} failed")
     return not failures + refused
 
 
@@ -132,7 +129,7 @@ def _list_known(board: Board) -> dict[str, Any]:
 
 
 def _is_known(run: Any, trial: Trial, sweep_id: str) -> bool:
-    """Answer whether a run on the server, if there is one, says all that the journal says."""
+    """Return whether a run on the server has everything that the journal has."""
     if run is None or run.sweep_name != sweep_id or run.historyLineCount < len(trial.epochs):
         return False
     return trial.state is State.RUNNING or run.state == FINISHED[trial.state]
@@ -146,10 +143,10 @@ def _send(board: Board, trial: Trial, sweep_id: str) -> None:
 
 
 def _send_evaluations(board: Board, count: int, known: dict[str, Any], console: Console) -> int:
-    """Send the evaluations from the first that the server lacks, in order: `best-cnn` goes to the model sent last.
+    """Send, in order, the evaluations from the first that the server lacks: the last one gets the alias `best-cnn`.
 
     Returns:
-        How many were not sent.
+        The number of those that failed.
     """
     names = [name_evaluation(number) for number in range(1, count + 1)]
     runs = [known.get(board.name_run(name)) for name in names]
@@ -159,20 +156,20 @@ def _send_evaluations(board: Board, count: int, known: dict[str, Any], console: 
 
 
 def _send_file(board: Board, name: str, console: Console) -> bool:
-    """Send an evaluation, if it was tracked, from its newest file, by W&B's own command."""
+    """Send an evaluation, if it was tracked, from its newest offline file, by W&B's own command."""
     import wandb
 
     files = board.directory.glob(f"wandb/*/run-{board.name_run(name)}.wandb")
     newest = max(files, key=lambda path: path.parent.name.removeprefix("offline-"), default=None)
     if newest is None:
         return True
-    # Into the user's own account, whatever the file names.
+    # Into the user's own account, not the one that the file names.
     account = [
         f"--entity={wandb.Api(timeout=int(TIMEOUT_S)).default_entity}",
         f"--project={board.config.tracking.project}",
     ]
     command = [sys.executable, "-m", "wandb", "sync", *account, str(newest.resolve())]
-    # Without the address of this process's own W&B process; its logs go where the command runs.
+    # Without the address of this process's W&B service; the command writes its logs into its working folder.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=board.files, env=environment)
     shown = name.replace("-", " ")

@@ -17,8 +17,8 @@ from rich.text import Text
 from search.cluster.agreement import NodeError
 from search.cluster.signals import Interrupted, announce_end, explain
 from search.config.printable import escape, escape_lines
+from search.record.database import StorageLost, describe_loss
 from search.record.object_store import StoreError
-from search.record.storage import StorageLost, describe_loss
 from trainables.errors import DISK_FAULTS, DISK_FULL, InputError, TrainingError
 
 

@@ -9,6 +9,8 @@ from urllib.parse import parse_qs, urlsplit
 from search.config.untrusted import check_options
 from trainables.errors import InputError
 
+MANIFEST, JOURNAL, LEASE = "study.yaml", "study.journal", "study.lock"
+"""Files of a study's folder: what it was started with, its facts, and the right to write it."""
 Place = Path | str
 """The journal's file, or the URL of a database."""
 DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
-from search.config.places import Place, check_database_url, check_store_url, is_url
+from search.config.places import JOURNAL, Place, check_database_url, check_store_url, is_url
 from search.config.space import Choice, Range, check_space, contains, list_specs
 from search.config.yaml import read_document, set_value
 from trainables.config import Value, build_train_config, list_defaults
@@ -233,7 +233,7 @@ class StudyConfig:
     @property
     def journal(self) -> Place:
         """Where the record of the study lies."""
-        return self.storage or self.directory / "study.journal"
+        return self.storage or self.directory / JOURNAL
 
     def get_resources(self, architecture: str) -> ResourceConfig:
         """Return what one trial of an architecture is granted."""

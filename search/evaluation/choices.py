@@ -11,8 +11,8 @@ import numpy as np
 from search.config.schema import StudyConfig, check
 from search.evaluation.model_record import Retraining
 from search.record.choices import Choices, Winner
-from search.record.journal import State, Trial
 from search.record.provenance import describe_code
+from search.record.trial import State, Trial
 from trainables.config import list_defaults
 from trainables.errors import InputError
 from trainables.seed import derive_seed

@@ -24,9 +24,8 @@ from search.evaluation.result import Result, TestedModel
 from search.evaluation.retrainer import Retrainer
 from search.evaluation.retrainings import Place, load_tested, load_tests
 from search.record.choices import Choices
-from search.record.journal import Journal, Trial
-from search.record.manifest import write_record
-from search.record.mirror import Copy
+from search.record.folder import OpenStudy
+from search.record.trial import Trial
 from trainables.durable import make_folder
 from trainables.errors import InputError
 from trainables.record import load_info
@@ -39,24 +38,13 @@ def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Tri
     return not choices.is_open() and all(load_tested(_get_folder(config), each) for each in retrainings)
 
 
-def evaluate(
-    config: StudyConfig,
-    record: dict[str, Any],
-    journal: Journal,
-    packed: Path,
-    console: Console,
-    copy: Copy,
-    notes: Sequence[str] = (),
-) -> Result:
+def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[str] = ()) -> Result:
     """Retrain the winners and test each once; what an earlier evaluation finished is kept.
 
     Args:
-        config: The study; its lock is held, and Ray connected unless everything is trained.
-        record: Its study.yaml, written anew before the test split is opened.
-        journal: Its record, with all of its trials.
+        study: Open for writing, with Ray connected unless everything is trained.
         packed: Folder of the packed images.
         console: Shows the progress.
-        copy: The study's folder here, and its store.
         notes: Sentences for the report.
 
     Returns:
@@ -66,14 +54,14 @@ def evaluate(
         InputError: If there is nothing to retrain, or every retraining failed.
         OSError: If the disk is full; what is finished is kept.
     """
-    trials = journal.load()
+    config, trials = study.config, study.journal.load()
     failures = check_winners(config, trials)
     folder = _get_folder(config)
     make_folder(folder)
     retrainer = Retrainer(config=config, pack=packed, place=_get_place(config), console=console)
-    choices = recall(record["evaluations"], choose(config, trials, load_info(packed).fingerprint))
+    choices = recall(study.manifest["evaluations"], choose(config, trials, load_info(packed).fingerprint))
     choices = _calibrate(retrainer, trials, choices)
-    _open(config, record, journal, choices, copy)
+    _open(study, choices)
     retrainings = list_retrainings(config, trials, choices)
     found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
     for label, model in found.items():
@@ -82,7 +70,7 @@ def evaluate(
     if pending := [each for each in retrainings if found[each.label] is None]:
         console.print("Retraining the winners on train and validation, testing each once:")
         found |= retrainer.retrain(pending)
-        copy.fetch_below("models/")
+        study.fetch_models()
     models = [model for model in found.values() if isinstance(model, TestedModel)]
     failures += [
         f"The retraining {label} failed: {failure.reason}."
@@ -91,28 +79,30 @@ def evaluate(
     ]
     if not models:
         raise InputError(f"there is nothing to report. {' '.join(failures)}")
-    return _gather(config, record, journal, models, [*notes, *failures])
+    return _gather(study, models, [*notes, *failures])
 
 
-def load_result(config: StudyConfig, record: dict[str, Any], journal: Journal) -> Result:
+def load_result(study: OpenStudy) -> Result:
     """Return the result of the evaluation in force, from what is stored.
 
     Raises:
         InputError: If there was none.
     """
+    config, evaluations = study.config, study.manifest["evaluations"]
     folder = _get_folder(config)
     found: dict[str, TestedModel | None] = {}
-    complete_entries(record["evaluations"], journal.list_openings())
-    if record["evaluations"]:
-        retrainings = list_retrainings(config, journal.load(), read_entry(record["evaluations"][-1]))
+    openings = study.journal.list_openings()
+    complete_entries(evaluations, openings)
+    if evaluations:
+        retrainings = list_retrainings(config, study.journal.load(), read_entry(evaluations[-1]))
         found = {each.label: load_tested(folder, each) for each in retrainings}
     models = [model for model in found.values() if model is not None]
     if not models:
-        known = describe_openings(record["evaluations"], journal.list_openings())
+        known = describe_openings(evaluations, openings)
         what = " ".join(["there is no evaluation to report", *known]).rstrip(".")
         raise InputError(f"{config.place}: {what}: the same command without --report evaluates it")
     missing = [f"The retraining {label} left no model." for label, model in found.items() if model is None]
-    return _gather(config, record, journal, models, missing)
+    return _gather(study, models, missing)
 
 
 def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) -> Choices:
@@ -134,28 +124,25 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
     return dataclasses.replace(choices, winners=tuple(winners))
 
 
-def _open(config: StudyConfig, record: dict[str, Any], journal: Journal, choices: Choices, copy: Copy) -> None:
-    """Write down what was chosen, and then that the test split is about to be opened, unless both stand there."""
-    evaluations = record["evaluations"]
-    complete_entries(evaluations, journal.list_openings())
+def _open(study: OpenStudy, choices: Choices) -> None:
+    """Record the choices, then that the test split is about to be opened, unless both are recorded."""
+    evaluations = study.manifest["evaluations"]
+    complete_entries(evaluations, study.journal.list_openings())
     if not evaluations or read_entry(evaluations[-1]) != choices:
         evaluations.append(build_entry(choices))
-    write_record(config.directory, record)
-    copy.put("study.yaml")
+    study.save_manifest()
     for winner in choices.winners:
-        _get_place(config).build_shelf(f"{winner.label}-threshold").delete()
+        _get_place(study.config).build_shelf(f"{winner.label}-threshold").delete()
     if not evaluations[-1]["opened"]:
-        opening = build_opening(evaluations, journal.list_openings())
-        journal.add_opening(opening)
+        opening = build_opening(evaluations, study.journal.list_openings())
+        study.journal.add_opening(opening)
         evaluations[-1]["opened"] = opening
-        write_record(config.directory, record)
-        copy.put("study.yaml")
+        study.save_manifest()
 
 
-def _gather(
-    config: StudyConfig, record: dict[str, Any], journal: Journal, models: list[TestedModel], notes: Sequence[str]
-) -> Result:
+def _gather(study: OpenStudy, models: list[TestedModel], notes: Sequence[str]) -> Result:
     """Return the result with the stored predictions of its models."""
+    config, manifest, journal = study.config, study.manifest, study.journal
     tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
     labels, _, _ = tests[models[0].label]
     if not all(np.array_equal(labels, others) for others, _, _ in tests.values()):
@@ -163,13 +150,13 @@ def _gather(
     return Result(
         study=config.name,
         config=config,
-        record=record,
+        record=manifest,
         models=models,
         trials=journal.load(),
         labels=labels,
         predictions={label: probabilities for label, (_, probabilities, _) in tests.items()},
         mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
-        notes=[*describe_openings(record["evaluations"], journal.list_openings()), *notes],
+        notes=[*describe_openings(manifest["evaluations"], journal.list_openings()), *notes],
     )
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.config.schema import Count, Finite, Index, Label, StudyConfig
-from search.record.journal import Trial
+from search.record.trial import Trial
 
 RATES = (
     *("accuracy", "precision", "recall", "f1", "precision_fake", "recall_fake", "f1_fake"),

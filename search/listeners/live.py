@@ -11,7 +11,7 @@ from search.config.printable import escape
 from search.config.schema import SearchConfig, StudyConfig
 from search.listeners.status import Status, format_params, name_trial
 from search.listeners.usage import Usage
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 
 REFRESHES_PER_SECOND = 2
 

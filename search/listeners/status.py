@@ -19,7 +19,7 @@ from rich.text import Text
 
 from search.config.printable import escape
 from search.config.schema import SearchConfig
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.schedulers.scheduler import HALVING, list_rungs
 from trainables.config import list_defaults
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 
 FINISHED = "finished"
 """File in the folder of a trial that was written to its end."""

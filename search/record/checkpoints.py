@@ -1,7 +1,7 @@
-"""One training's checkpoint: a file on the node that trains, and in a store its copy, which outlives the node.
+"""The checkpoint of one training: a file on the node that trains, and a copy in the object store.
 
-A checkpoint says whose it is. After a loss of the record's last seconds a trial's number may be proposed again with
-other parameters: the checkpoint of the one that was lost is then another's, and is not gone on from.
+A checkpoint names its training. When a lost head took the journal's last seconds with it, a trial's number may be
+proposed again with other parameters; the old checkpoint then belongs to another training and is ignored.
 """
 
 import dataclasses
@@ -11,28 +11,29 @@ from pathlib import Path
 from typing import Any
 
 from search.record.object_store import Store, StoreError
+from search.record.trial import State, Trial
 
 FOLDER = "checkpoints/"
-"""Where they lie in a store: FOLDER, the training's name, whose, the epoch."""
+"""Prefix in a store; then the training's name, a hash of its identity, and the epoch."""
 NUM_KEPT = 2
-"""Checkpoints of a training that stay in the store, as on the disk."""
+"""Checkpoints of a training that are kept in the store, as on the disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Shelf:
-    """Where a training's checkpoint lies."""
+    """Where the checkpoint of a training is stored."""
 
     path: Path
-    """Its newest file here."""
+    """Newest file on this node."""
     name: str
-    """Of the training within its study."""
+    """Name of the training within its study."""
     identity: str
-    """All that makes the training what it is."""
+    """Everything that determines the training."""
     url: str | None = None
-    """Of the study in a store."""
+    """URL of the study in an object store, if it has one."""
 
     def load(self) -> dict[str, Any] | None:
-        """Return the newest intact state of this very training; None if there is none, here or in the store."""
+        """Return the newest intact state of this training; None if neither this node nor the store has one."""
         state = self._load_file()
         try:
             for epoch, name in self._list_stored():
@@ -41,13 +42,13 @@ class Shelf:
                 Store(self.url or "").download({name: self.path})
                 if (fetched := self._load_file()) is not None and fetched["epoch"] == epoch:
                     return fetched
-        except StoreError:  # which is no reason not to train; what it has is trained again
+        except StoreError:  # train all the same; epochs that only the store has are trained again
             pass
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a state here and into the store; without an answer from the store it lies here alone."""
-        from trainables import checkpoint  # with torch, which the driver does without
+        """Write a state here and into the store; if the store does not answer, here alone."""
+        from trainables import checkpoint  # imports torch, which the driver does not need
 
         checkpoint.save(self.path, state | {"identity": self.identity})
         if self.url is None:
@@ -57,15 +58,15 @@ class Shelf:
             store.upload({f"{self._prefix}{state['epoch']:06}": self.path})
             kept = [name for _, name in self._list_stored()[:NUM_KEPT]]
             store.delete([name for name in store.list(f"{FOLDER}{self.name}/") if name not in kept])
-        except StoreError:  # the epoch counts all the same; if this node vanishes it is trained again
+        except StoreError:  # the epoch counts; if this node vanishes, it is trained again
             pass
 
     def delete(self, *, stored: bool = True) -> None:
-        """Delete what lies here, and in the store."""
+        """Delete the checkpoints here, and in the store."""
         delete_files(self.path)
         if stored and self.url is not None:
             store = Store(self.url)
-            with suppress(StoreError):  # then it stays, and is of no use to anybody
+            with suppress(StoreError):  # then they stay, and nothing uses them
                 store.delete(store.list(f"{FOLDER}{self.name}/"))
 
     def _load_file(self) -> dict[str, Any] | None:
@@ -75,7 +76,7 @@ class Shelf:
         return None if state is None or state.pop("identity", None) != self.identity else state
 
     def _list_stored(self) -> list[tuple[int, str]]:
-        """Return epoch and name of the stored checkpoints of this very training, newest first."""
+        """Return epoch and name of the stored checkpoints of this training, newest first."""
         if self.url is None:
             return []
         return sorted(((int(name[-6:]), name) for name in Store(self.url).list(self._prefix)), reverse=True)
@@ -83,6 +84,41 @@ class Shelf:
     @property
     def _prefix(self) -> str:
         return f"{FOLDER}{self.name}/{hashlib.sha256(self.identity.encode()).hexdigest()[:16]}/"
+
+
+class Checkpoints:
+    """Listener that deletes the checkpoints of a trial that ended; winners are retrained, so nothing needs them.
+
+    So a study has at most two checkpoints, and one being written, per trial that runs or waits to be resumed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def get_path(self, number: int) -> Path:
+        """Return the file of a trial's newest checkpoint."""
+        return self._directory.resolve() / f"trial-{number}.ckpt"
+
+    def delete_leftovers(self, trials: list[Trial]) -> None:
+        """Delete the checkpoints of ended trials that a kill left."""
+        for trial in trials:
+            if trial.state is not State.RUNNING:
+                self.on_end(trial)
+
+    def on_start(self, trial: Trial) -> None:
+        """Do nothing: the worker writes the file."""
+
+    def on_epoch(self, trial: Trial) -> None:
+        """Do nothing: the worker has written the file."""
+
+    def on_end(self, trial: Trial) -> None:
+        """Delete the trial's checkpoint, the one before, and a half-written one."""
+        delete_files(self.get_path(trial.number))
+
+    def close(self) -> None:
+        """Delete the folder if it is empty."""
+        if self._directory.is_dir() and not any(self._directory.iterdir()):
+            self._directory.rmdir()
 
 
 def delete_files(path: Path) -> None:

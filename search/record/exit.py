@@ -1,4 +1,4 @@
-"""Leaving at once, without any clean-up: everything that counts is on the disk already."""
+"""Ends the process at once, without clean-up: everything that counts is on disk already."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ SHOW_CURSOR = b"\x1b[?25h"
 
 
 def leave(message: str, code: int) -> NoReturn:
-    """End this process with a line on standard error, and all that it started.
+    """End this process, with a line on standard error, and all processes that it started.
 
-    Some of Ray's processes would look for the others for a minute. W&B's own ends by itself when its files are whole.
+    Some of Ray's processes would search the others for a minute. W&B's service ends by itself when its files are whole.
     """
-    with contextlib.suppress(OSError, ValueError):  # a terminal that is gone
-        if os.isatty(1):  # not sys.stdout, which leads nowhere while Ray runs
+    with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+        if os.isatty(1):  # not sys.stdout, which is redirected to nothing while Ray runs
             os.write(1, SHOW_CURSOR)
         os.write(sys.stderr.fileno(), f"{escape(message)}\n".encode())
     with contextlib.suppress(psutil.Error):

@@ -1,22 +1,21 @@
-"""The record of a study: every suggestion, every epoch, every end; the only truth a resumed search reads.
+"""The journal of a study: every suggestion, every epoch, every end; the only truth that a resumed search reads.
 
-It is an Optuna study, so that plain Optuna and optuna-dashboard open it, written so that each fact is one line of one
-append-only file (or one transaction of a database), on the disk before anything acts on it:
+It is an Optuna study, so plain Optuna and optuna-dashboard can open it. Each fact is one line of one append-only file,
+or one transaction of a database, and is on disk before anything acts on it:
 
 - a suggestion is one line that creates the trial with all its parameters;
-- an epoch is a line with all its metrics (a system attribute of the trial) and then the line that makes it count: the
+- an epoch is a line with all its metrics (a system attribute of the trial), then the line that makes it count: the
   trial's intermediate value;
 - an end is the user attributes (seconds, device, ...), then the line that sets the state.
 
-A kill between two lines leaves a fact that does not count yet; it is written again.
+A kill between two lines leaves a fact that does not count yet; the next search writes it again.
 
-Plain Optuna may write there too while no search runs. A trial that its `enqueue_trial` left waits; handing it out is
-its attributes, its parameters, and then the line that sets its state. What else it wrote is in `search.record.entry`.
+Plain Optuna may write to the journal while no search runs. A trial that its `enqueue_trial` added waits. Handing it out
+writes its attributes, its parameters, and then the line that sets its state. `trial_reader` handles everything else.
 """
 
 import contextlib
 import dataclasses
-import enum
 import json
 import mimetypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,91 +29,28 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.places import Place
-from search.record.entry import (
-    ENDED_OUTSIDE,
-    FOREIGN,
-    METRIC,
-    NOT_OURS,
-    POINT,
-    check_shape,
-    is_own,
-    list_rows,
-    name_epoch,
-    read_attributes,
-)
 from search.record.storage import TrialEnded, check_names, close_storage, open_storage, read_storage
+from search.record.trial import METRIC, State, Trial
+from search.record.trial_reader import list_rows, name_epoch, read_trial
 from trainables.errors import InputError
 
 
-class State(enum.StrEnum):
-    """Where a trial stands; the names are Optuna's."""
-
-    RUNNING = "RUNNING"
-    COMPLETE = "COMPLETE"
-    PRUNED = "PRUNED"
-    FAIL = "FAIL"
-
-
-@dataclasses.dataclass(slots=True, kw_only=True)
-class Trial:
-    """One configuration's training, as recorded."""
-
-    number: int
-    """Position in the study, from 0."""
-    architecture: str
-    """Key of trainables.config.MODEL_CONFIGS; `foreign` if plain Optuna wrote it, until it is handed out."""
-    params: dict[str, Any]
-    """Flat parameters, as trainables.config.build_train_config takes them."""
-    epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    """Metrics of epoch 1, 2, ... in order."""
-    state: State = State.RUNNING
-    """RUNNING until it ends."""
-    reason: str | None = None
-    """Why it is PRUNED, FAIL, or COMPLETE before its last epoch; of a RUNNING one what a kill between reason and state
-    left."""
-    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """seconds, device, images_per_second."""
-    enqueued: dict[str, Any] | None = None
-    """The point that plain Optuna's `enqueue_trial` asked for, if it did."""
-    waits: bool = False
-    """Whether it was enqueued and not handed out yet; its state is RUNNING then, for it has not ended."""
-    started: datetime | None = dataclasses.field(default=None, compare=False)
-    """When it was proposed, in local time."""
-    ended: datetime | None = dataclasses.field(default=None, compare=False)
-    """When its state became final, in local time."""
-
-    @property
-    def is_foreign(self) -> bool:
-        """Whether nothing is known of what it trains."""
-        return self.architecture == FOREIGN
-
-    def list_values(self) -> list[float]:
-        """Return the validation metric of epoch 1, 2, ..."""
-        return [metrics[METRIC] for metrics in self.epochs]
-
-    def get_peak(self) -> tuple[float, int]:
-        """Return the best of the values and the epoch that first had it; there must be an epoch."""
-        values = self.list_values()
-        peak = max(values)
-        return peak, values.index(peak) + 1
-
-
 class Journal:
-    """Writes and reads the record; one process at a time writes."""
+    """Writes and reads the facts of a study; one process at a time writes."""
 
     def __init__(
         self, place: Place, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
     ) -> None:
-        """Open the record, or begin it where there is none.
+        """Open the journal for writing; create it if it is missing.
 
         Args:
             place: The journal's file, or the URL of a database.
             study: Name of the study in it.
-            note: Told in a sentence when the file had to be repaired.
-            check: Called before each write to a file; does not return if the right to write was lost.
+            note: Receives a sentence when the file had to be repaired.
+            check: Called before each write to a file; does not return if the lease was lost.
 
         Raises:
-            InputError: If the file is damaged or holds no study of this name, or the database is in use or cannot be.
+            InputError: If the file is damaged or has no study of this name, or the database is in use or unusable.
         """
         storage = open_storage(place, study, note=note, check=check)
         known = [frozen.study_name for frozen in storage.get_all_studies()]
@@ -125,13 +61,13 @@ class Journal:
 
     @classmethod
     def read(cls, place: Place, study: str) -> Self | None:
-        """Open the record without ever writing to it, locking or repairing it; its writer may be at work.
+        """Open the journal for reading; nothing is written, locked or repaired, and its writer may be at work.
 
         Returns:
-            The record, whose `load` returns what was written by then; None if there is none.
+            The journal, whose `load` returns what was written by then; None if it does not exist.
 
         Raises:
-            InputError: If a database cannot be used, or a file is damaged or holds no study of this name.
+            InputError: If a database is unusable, or a file is damaged or has no study of this name.
         """
         storage = read_storage(place)
         known = [frozen.study_name for frozen in storage.get_all_studies()]
@@ -153,7 +89,7 @@ class Journal:
         """Seconds of searching up to the last recorded epoch."""
 
     def close(self) -> None:
-        """Let go of a database; a file needs no closing."""
+        """Close the connection to a database; a file needs no closing."""
         close_storage(self._storage)
 
     def load(self) -> list[Trial]:
@@ -161,7 +97,7 @@ class Journal:
         return self.load_between(0, None)
 
     def load_between(self, start: int, stop: int | None) -> list[Trial]:
-        """Return the trials from one number up to, not including, another."""
+        """Return the trials from number `start` up to, not including, `stop`."""
         return [self._thaw(each) for each in self._storage.get_all_trials(self._study_id, deepcopy=False)[start:stop]]
 
     def list_epochs(self) -> list[tuple[int, int]]:
@@ -169,7 +105,7 @@ class Journal:
         recorded = [
             (row["order"], frozen.number, epoch)
             for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False)
-            for epoch, row in enumerate(list_rows(frozen, f"trial {frozen.number} of {self._where}"), start=1)
+            for epoch, row in enumerate(list_rows(frozen, self._name(frozen)), start=1)
         ]
         return [(number, epoch) for _, number, epoch in sorted(recorded)]
 
@@ -195,12 +131,12 @@ class Journal:
     def take_up(
         self, trial: Trial, architecture: str, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
     ) -> None:
-        """Record, here and in `trial`, that a trial which waits is handed out; its state is the line that counts.
+        """Record, here and in `trial`, that a waiting trial is handed out; the line with its state counts.
 
         Args:
-            trial: One that waits.
+            trial: A waiting trial.
             architecture: Key of trainables.config.MODEL_CONFIGS.
-            params: All flat parameters, fixed ones included; those of the trial itself if a kill left some.
+            params: All flat parameters, fixed ones included; where a kill left some in the trial, those.
             distributions: Optuna's distributions of the searched ones.
         """
         trial_id = self._ids[trial.number]
@@ -220,10 +156,10 @@ class Journal:
         """Record the next epoch of a trial, here and in `trial`.
 
         Args:
-            trial: Where the epoch belongs.
+            trial: The trial.
             metrics: By name.
             device: Name of the GPU or CPU that trained it.
-            elapsed_s: Seconds that the study has been searching, over all its resumptions.
+            elapsed_s: Seconds of searching, over all resumptions.
         """
         epoch = len(trial.epochs) + 1
         trial_id = self._ids[trial.number]
@@ -237,24 +173,24 @@ class Journal:
         trial.attributes["device"] = device
 
     def end_trial(self, trial: Trial, state: State, reason: str | None, attributes: Mapping[str, Any]) -> None:
-        """Record how a trial ended, here and in `trial`; its value is its best epoch's."""
+        """Record, here and in `trial`, how a trial ended; its value is that of its best epoch."""
         trial_id = self._ids[trial.number]
         known = trial.attributes | dict(attributes)
         values = None if state is State.FAIL else [trial.get_peak()[0]]
         with self._watch(trial):
             for key, value in known.items():
                 self._storage.set_trial_user_attr(trial_id, key, value)
-            if reason != trial.reason:  # which an end that a kill cut off may have left
+            if reason != trial.reason:  # a kill may have left the same reason without its state
                 self._storage.set_trial_user_attr(trial_id, "reason", reason)
             self._storage.set_trial_state_values(trial_id, TrialState[state], values)
         trial.state, trial.reason, trial.attributes, trial.waits = state, reason, known, False
         trial.ended = self._storage.get_trial(trial_id).datetime_complete
 
     def add_change(self, differences: Sequence[str]) -> None:
-        """Record that the study went on although something was changed by hand."""
+        """Record that the study continued although something was changed."""
         known = self.list_changes()
         if known and known[-1]["differences"] == list(differences):
-            return  # a kill came between this and study.yaml
+            return  # a kill came between this line and study.yaml
         change = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "differences": list(differences)}
         self._storage.set_study_user_attr(self._study_id, "changes", [*known, change])
 
@@ -263,25 +199,25 @@ class Journal:
         self._storage.set_study_user_attr(self._study_id, "openings", [*self.list_openings(), dict(opening)])
 
     def list_openings(self) -> list[dict[str, Any]]:
-        """Return what `add_opening` recorded."""
+        """Return the recorded openings."""
         openings = self._storage.get_study_user_attrs(self._study_id).get("openings")
         return list(openings) if isinstance(openings, list) else []
 
     def list_changes(self) -> list[dict[str, Any]]:
-        """Return what `add_change` recorded: `time` and `differences` of each."""
+        """Return the recorded changes: `time` and `differences` of each."""
         changes = self._storage.get_study_user_attrs(self._study_id).get("changes", [])
         if not isinstance(changes, list) or not all(map(_is_change, changes)):
-            raise InputError(f"the changes in {self._where} are damaged: restore the record from a copy")
+            raise InputError(f"the changes in {self._where} are damaged: restore the journal from a copy")
         return list(changes)
 
     def add_artifact(self, artifact_id: str, filename: str) -> None:
-        """Record that a file belongs to the study, as Optuna's `upload_artifact` does; the file is there already.
+        """Record that an existing file belongs to the study, as Optuna's `upload_artifact` does.
 
         Args:
             artifact_id: A UUID, the file's name in the artifact store.
-            filename: What to call it.
+            filename: Its name for people.
         """
-        from optuna.artifacts import ArtifactMeta  # with boto3, where it is installed
+        from optuna.artifacts import ArtifactMeta  # imports boto3, where it is installed
 
         kind = mimetypes.guess_type(filename)[0] or "application/octet-stream"
         meta = ArtifactMeta(artifact_id=artifact_id, filename=filename, mimetype=kind, encoding=None)
@@ -291,40 +227,17 @@ class Journal:
 
     def _thaw(self, frozen: FrozenTrial) -> Trial:
         self._ids[frozen.number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, frozen.number)
-        where = f"trial {frozen.number} of {self._where}"
-        check_shape(frozen, where)
-        waits, point = frozen.state is TrialState.WAITING, frozen.system_attrs.get(POINT)
-        trial = Trial(
-            number=frozen.number,
-            architecture=FOREIGN,
-            params={},
-            state=State.RUNNING if waits else State.FAIL,
-            enqueued=point if isinstance(point, dict) else {} if waits else None,
-            waits=waits,
-            started=frozen.datetime_start,
-            ended=frozen.datetime_complete,
-        )
-        if not is_own(frozen):
-            trial.reason = None if waits else str(frozen.user_attrs.get("reason", NOT_OURS))
-            return trial
-        attributes = read_attributes(frozen, where)
-        trial.architecture, trial.params = attributes.pop("architecture"), attributes.pop("params")
-        trial.reason, trial.attributes = attributes.pop("reason", None), attributes
-        rows = list_rows(frozen, where)
-        trial.epochs = [dict(row["metrics"]) for row in rows]
+        trial, rows = read_trial(frozen, self._name(frozen))
         self._order = max([self._order, *(row["order"] + 1 for row in rows)])
         self.elapsed_s = max([self.elapsed_s, *(row["elapsed_s"] for row in rows)])
-        if rows:
-            attributes["device"] = rows[-1]["device"]
-        if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) and not rows:
-            trial.reason = ENDED_OUTSIDE
-        elif not waits:
-            trial.state = State[frozen.state.name]
         return trial
+
+    def _name(self, frozen: FrozenTrial) -> str:
+        return f"trial {frozen.number} of {self._where}"
 
     @contextlib.contextmanager
     def _watch(self, trial: Trial) -> Iterator[None]:
-        """Say in a sentence that another program ended a trial that is being trained."""
+        """Turn into a sentence that another program ended a trial which is being trained."""
         try:
             yield
         except TrialEnded:

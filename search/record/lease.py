@@ -1,10 +1,11 @@
-"""One driver per study: a lock that names its holder and that its holder keeps alive by a heartbeat.
+"""The lease of a study: the right of one driver to write it, kept alive by a heartbeat.
 
-A holder on this machine is asked of the system. One on another machine is watched, with no comparing of clocks: a lock
-whose heartbeat stands still was left by a machine that is gone, and is taken over. A holder that was only asleep finds
-that out before it writes its next fact, and within two seconds of waking, and ends without another word in the study's
-files. What remains: a driver that falls asleep between its last look at the lock and the write behind it, microseconds
-later, and sleeps through the whole watch, finishes that one write when it wakes.
+Whether a holder on this machine is alive, the system knows. A holder on another machine is watched, without comparing
+clocks: a lease without a heartbeat was left by a machine that is gone, and is taken over. A holder that was only
+suspended notices this before its next write, and within two seconds of waking, and ends without writing to the study.
+
+One case remains: a driver that is suspended in the microseconds between its check and the write, for longer than the
+watch, finishes that one write when it wakes.
 """
 
 import dataclasses
@@ -23,55 +24,55 @@ import psutil
 
 from search.config.printable import escape
 from search.record.exit import leave
-from search.record.lease_file import FileSlot
+from search.record.lease_slots import FileSlot
 from search.record.object_store import StoreError
 from trainables.errors import DISK_FULL, InputError
 
 BEAT_S = 2.0
 """Seconds between two heartbeats."""
 WATCH_S = 30.0
-"""Seconds without a heartbeat after which a holder on another machine counts as gone: fifteen of them, so that a
-machine that swaps or a slow network disk is not taken for one."""
+"""Seconds without a heartbeat after which a holder on another machine counts as gone: fifteen heartbeats, so that a
+machine that swaps, or has a slow network disk, keeps its lease."""
 NUM_LOOKS = 30
-"""Looks that a watch consists of; not time alone, so that a watcher that was asleep itself does not jump to it."""
+"""Reads during a watch; counted, so that a watcher that was suspended itself does not take over at once."""
 
 
 class Slot(Protocol):
-    """A place that holds the content of one lock or nothing: a file, or an object in a store."""
+    """Where one lease is stored: a file, or an object of a store."""
 
     folder: str
-    """What the lock protects, for sentences."""
+    """The study's folder or URL, for messages."""
 
     def read(self) -> bytes | None:
-        """Return what is there now, None if nothing is."""
+        """Return the content, None if the lease is free."""
 
     def create(self, content: bytes) -> bool:
-        """Put content there in one step; answer False, and do nothing, where something is."""
+        """Take a free lease in one step; return False if it is held."""
 
     def replace(self, before: bytes, content: bytes) -> bool:
-        """Put content in place of what was there before; answer False if by now something else is."""
+        """Take over a lease in one step; return False if its content is no longer `before`."""
 
     def refresh(self, content: bytes) -> None:
-        """Put a new heartbeat into one's own lock; never into one that took its place."""
+        """Write a new heartbeat into the own lease, never into another one."""
 
     def remove(self) -> None:
-        """Take away one's own lock."""
+        """Delete the own lease."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
-    """Who holds a lock."""
+    """The process that holds a lease."""
 
     host: str
     machine: str
-    """Which processes it sees: the boot of its machine and its namespace of processes."""
+    """Boot of its machine and its process namespace: which other processes it sees."""
     pid: int
     process_started: float
-    """When its process started, in whatever its machine counts; tells it from a later process with its number."""
+    """Start of its process in units of its machine; tells it from a later process with the same number."""
     since: str
-    """When it took the lock."""
+    """When it took the lease."""
     token: str
-    """Drawn for each taking of a lock."""
+    """Random, new for each lease."""
 
     @classmethod
     def describe_self(cls, machine: str) -> Self:
@@ -87,7 +88,7 @@ class Holder:
 
     @classmethod
     def parse(cls, content: bytes) -> Self | None:
-        """Return whose lock this is, None if the content is no lock."""
+        """Return the holder that a lease names, None if the content is not a lease."""
         try:
             known: dict[str, Any] = json.loads(content)
             return cls(**{field.name: known[field.name] for field in dataclasses.fields(cls)})
@@ -95,11 +96,11 @@ class Holder:
             return None
 
     def write(self, beat: int) -> bytes:
-        """Return the lock's content; its length does not depend on the number of the heartbeat."""
+        """Return the lease's content; its length does not depend on the number of the heartbeat."""
         return json.dumps(dataclasses.asdict(self) | {"beat": f"{beat:012}"}).encode()
 
     def is_dead(self, machine: str) -> bool:
-        """Answer whether the system knows that this very process is gone; of other machines it knows nothing."""
+        """Return whether the system knows that this process is gone; of other machines it knows nothing."""
         if self.machine != machine:
             return False
         try:
@@ -111,8 +112,8 @@ class Holder:
         return escape(f"process {self.pid} on {self.host} since {self.since}")
 
 
-class Lock:
-    """A lock that this process holds."""
+class Lease:
+    """A lease that this process holds."""
 
     def __init__(self, slot: Slot, holder: Holder) -> None:
         self._slot = slot
@@ -120,24 +121,24 @@ class Lock:
         self._beats = 0
 
     def check(self) -> None:
-        """End this process at once if the lock was taken over; to be called before each write that counts.
+        """End this process at once if the lease was taken over; call it before each write that counts.
 
-        Nothing is cleaned up: from then on, every file of the study is another driver's.
+        Nothing is cleaned up: from then on every file of the study belongs to another driver.
         """
         content = self._slot.read()
         other = Holder.parse(content) if content is not None else None
         if other is None or other.token != self._holder.token:
             what = f"was taken over by {other}" if other else "is gone"
-            leave(f"error: the lock on {self._slot.folder} {what}: this process ends and writes no more", 1)
+            leave(f"error: the lease on {self._slot.folder} {what}: this process ends and writes no more", 1)
 
     def beat(self) -> None:
-        """Show that this process lives."""
+        """Show that this process is alive."""
         self.check()
         self._beats += 1
         self._slot.refresh(self._holder.write(self._beats))
 
     def beat_until(self, stop: threading.Event, every_s: float) -> None:
-        """Beat until told to stop; a place that cannot be reached now is tried again."""
+        """Beat until `stop` is set; where the lease cannot be reached now, the next beat tries again."""
         while not stop.wait(every_s):
             with suppress(OSError):
                 self.beat()
@@ -151,12 +152,12 @@ def hold(
     machine: str | None = None,
     beat_s: float = BEAT_S,
     watch_s: float = WATCH_S,
-) -> Iterator[Lock]:
-    """Hold a lock for as long as the block lasts.
+) -> Iterator[Lease]:
+    """Hold a lease for as long as the block lasts.
 
     Args:
-        place: The lock's file, or another slot.
-        note: Told in a sentence when a holder on another machine has to be watched.
+        place: The lease's file, or another slot.
+        note: Receives a sentence when a holder on another machine has to be watched.
         machine: Which processes this one sees; None asks the system.
         beat_s: Seconds between two heartbeats.
         watch_s: Seconds without a heartbeat after which a holder on another machine counts as gone.
@@ -175,31 +176,31 @@ def hold(
             raise
         reason = (error.strerror or str(error)).lower()
         raise InputError(
-            f"no lock can be put into {slot.folder} ({reason}): it needs a folder that you may write to, "
+            f"cannot create a lease in {slot.folder} ({reason}): it needs a folder that you may write to, "
             "on a file system with hard links"
         ) from None
-    lock = Lock(slot, holder)
+    lease = Lease(slot, holder)
     stop = threading.Event()
-    beating = threading.Thread(target=lock.beat_until, args=(stop, beat_s), daemon=True, name="heartbeat")
+    beating = threading.Thread(target=lease.beat_until, args=(stop, beat_s), daemon=True, name="heartbeat")
     beating.start()
     try:
-        yield lock
+        yield lease
     finally:
         stop.set()
         beating.join()
-        lock.check()
+        lease.check()
         slot.remove()
 
 
 def find_holder(place: Path | Slot) -> str | None:
-    """Return who holds a lock, None where nobody does; of a holder on another machine whether it lives is not known."""
+    """Return the process that holds a lease, None if none does; one on another machine may no longer be alive."""
     content = (FileSlot(place) if isinstance(place, Path) else place).read()
     holder = Holder.parse(content) if content is not None else None
     return None if holder is None or holder.is_dead(describe_machine()) else str(holder)
 
 
 def find_start(pid: int) -> float:
-    """Return when a process started: in clock ticks since the boot, which no setting of the clock moves, or in seconds.
+    """Return when a process started: in clock ticks since boot, which no clock change affects, or else in seconds.
 
     Raises:
         psutil.NoSuchProcess: If it is gone.
@@ -212,7 +213,7 @@ def find_start(pid: int) -> float:
 
 
 def describe_machine() -> str:
-    """Return what tells the processes that can be seen here from those of other machines and containers."""
+    """Return an identifier that processes share if and only if they see each other: boot and process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{platform.node()} {boot} {Path('/proc/self/ns/pid').readlink()}"
@@ -233,18 +234,16 @@ def _acquire(slot: Slot, mine: Holder, note: Callable[[str], None], watch_s: flo
             note(f"{slot.folder} is held by {holder or 'an unknown process'}: waiting to see whether it is alive")
             after = _watch(slot, before, watch_s)
             if after is None or Holder.parse(after) != holder:
-                continue  # it was let go, or went to another one
+                continue  # it was released, or another process took it
             is_alive = after != before
         if is_alive:
-            raise InputError(
-                f"{slot.folder} is being searched by {holder or 'another process'}: stop it first, or wait for it"
-            )
+            raise InputError(f"{slot.folder} is in use by {holder or 'another process'}: stop it first, or wait for it")
         if slot.replace(before, content):
             return
 
 
 def _watch(slot: Slot, before: bytes, watch_s: float) -> bytes | None:
-    """Watch until a slot's content is another, or long enough to say that it stands still; return it."""
+    """Return a slot's new content as soon as it changes, or the old one after the whole watch."""
     for _ in range(NUM_LOOKS):
         time.sleep(watch_s / NUM_LOOKS)
         if (after := slot.read()) != before:

@@ -1,4 +1,4 @@
-"""study.yaml: what a study was started with, and what was evaluated; compared when it goes on."""
+"""The manifest, study.yaml: what a study was started with, and what was evaluated; compared on resume."""
 
 import copy
 import dataclasses
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config.places import check_store_url, is_url
+from search.config.places import MANIFEST, check_store_url, is_url
 from search.config.printable import escape
 from search.config.schema import Label, StudyConfig, check, dump, parse
 from search.config.untrusted import RECORD_BYTES, check_folder, check_named
@@ -35,9 +35,9 @@ MAY_CHANGE = (
     "search.trial_timeout_s",
     "tracking.",
 )
-"""Keys that a resumed study may have otherwise than before: none of them changes what a trial is."""
+"""Keys that may change on resume: they do not affect a trial."""
 DESCRIBES_SOURCE = ("source", "commit", "dirty")
-"""What study.yaml says of the code; only its hash decides, for a commit may change a README alone."""
+"""Fields about the code of which only the hash decides: a commit may change a README alone."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,11 +54,11 @@ class Data:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class StudyRecord:
-    """What study.yaml says. `config` is checked by search.config.schema.parse."""
+class Manifest:
+    """Schema of study.yaml; `parse` checks its `config`."""
 
     id: Label | None = None
-    """None in a study that was begun before there were any; resuming it gives it one."""
+    """None in a study of an early version; resuming it sets one."""
     command: str = ""
     config: dict[str, Any]
     data: Data
@@ -66,18 +66,18 @@ class StudyRecord:
     evaluations: tuple[Evaluation, ...] = ()
 
 
-def describe_study(config: StudyConfig, packed: Path) -> dict[str, Any]:
-    """Return the study.yaml of a study that begins now."""
+def build_manifest(config: StudyConfig, packed: Path) -> dict[str, Any]:
+    """Return the manifest of a study that starts now."""
     info = load_info(packed)
     data = {
         "fingerprint": info.fingerprint,
         "counts": info.counts,
-        "skipped": [escape(name) for name in info.skipped],  # a name may be no text
+        "skipped": [escape(name) for name in info.skipped],  # a name need not be text
         "leaked": info.leaked,
         "duplicates": info.duplicates,
     }
     return {
-        "id": secrets.token_hex(4),  # tells it from every other study of its name, in an account that several share
+        "id": secrets.token_hex(4),  # tells it from other studies of its name in a shared account
         "command": describe_command(),
         "config": dump(config),
         "data": data,
@@ -86,44 +86,46 @@ def describe_study(config: StudyConfig, packed: Path) -> dict[str, Any]:
     }
 
 
-def compare_record(
+def compare_manifest(
     config: StudyConfig, packed: Path, *, accept_changes: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
-    """Compare a study with what its folder says it was started with.
+    """Compare a study with the manifest that its folder has.
 
     Returns:
-        The record to write from now on, and what differs from the one before, if that is accepted.
+        The manifest from now on, and the accepted differences from the one before.
 
     Raises:
-        InputError: If something differs that is not accepted, or the folder's study.yaml is not one.
+        InputError: If something differs and is not accepted, or study.yaml is damaged.
     """
-    before, now = load_record(config.directory), describe_study(config, packed)
+    before, now = load_manifest(config.directory), build_manifest(config, packed)
     differences = list_differences(before, now)
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
-        raise InputError(f"{config.place} was started otherwise ({'; '.join(differences)}): {cure}")
+        raise InputError(
+            f"{config.place} was started with other settings, images or code ({'; '.join(differences)}): {cure}"
+        )
     kept = {"id": before.get("id") or now["id"], "evaluations": before["evaluations"]}
     return before | ({"config": now["config"]} if not differences else now) | kept, differences
 
 
-def load_record(directory: Path) -> dict[str, Any]:
-    """Read a study's study.yaml, which somebody else may have made, once nothing in its folder leads elsewhere.
+def load_manifest(directory: Path) -> dict[str, Any]:
+    """Read a manifest, which a stranger may have made, after a check that no link in its folder leads out of it.
 
     Raises:
-        InputError: If it is missing or damaged, or a link is in the folder.
+        InputError: If it is missing or damaged, or the folder contains a link.
     """
     check_folder(directory)
-    path = directory / "study.yaml"
-    record = read_record(path)
-    record.setdefault("evaluations", [])
-    check(StudyRecord, record, str(path))
-    return record
+    path = directory / MANIFEST
+    manifest = read_record(path)
+    manifest.setdefault("evaluations", [])
+    check(Manifest, manifest, str(path))
+    return manifest
 
 
 def load_study(
     place: Path | str, settings: Sequence[str] = (), *, uses_journal: bool = True
 ) -> tuple[StudyConfig, dict[str, Any]]:
-    """Read the study that lies in a folder, which may have been moved there, or in an object store.
+    """Read the configuration of a stored study; its folder may have been moved.
 
     Args:
         place: The folder, or the URL of the study.
@@ -131,32 +133,32 @@ def load_study(
         uses_journal: Whether the caller opens the journal; where that is in a database, the user must name it.
 
     Returns:
-        The configuration, overridden, and the record, as it lies there.
+        The configuration with the overrides, and the manifest as it is stored.
 
     Raises:
-        InputError: If there is no study, its study.yaml is damaged, the folder has another name than the study, or
-            its journal is in a database that the user did not name.
+        InputError: If there is no study, its study.yaml is damaged, the folder does not have the study's name, or the
+            journal is in a database that the user did not name.
     """
     if is_url(str(place)):
         results, _, name = str(place).rstrip("/").rpartition("/")
-        record = fetch_record(str(place))
+        manifest = fetch_manifest(str(place))
     else:
         directory = Path(place)
-        if not os.path.lexists(directory / "study.yaml"):
+        if not os.path.lexists(directory / MANIFEST):
             raise InputError(f"there is no study in {directory}: expected the folder results/NAME of one")
-        record = load_record(directory)
+        manifest = load_manifest(directory)
         results, name = str(directory.parent), directory.resolve().name
-    config = _configure(record, settings, results)
+    config = _configure(manifest, settings, results)
     if config.name != name:
-        raise InputError(f"{place} holds the study {config.name}: give its folder that name again")
+        raise InputError(f"{place} has the study {config.name}: give its folder that name again")
     if uses_journal:
         check_named(config.storage, settings)
-    return config, record
+    return config, manifest
 
 
-def _configure(record: Mapping[str, Any], settings: Sequence[str], results: str) -> StudyConfig:
-    """Return a recorded configuration with the user's overrides; the cache is the user's, whatever was recorded."""
-    document = copy.deepcopy(record["config"])
+def _configure(manifest: Mapping[str, Any], settings: Sequence[str], results: str) -> StudyConfig:
+    """Return a recorded configuration with the user's overrides; the cache is always the user's own."""
+    document = copy.deepcopy(manifest["config"])
     if isinstance(document.get("data"), dict):
         document["data"].pop("cache", None)
     for setting in settings:
@@ -164,41 +166,41 @@ def _configure(record: Mapping[str, Any], settings: Sequence[str], results: str)
     return parse(document | {"results": results})
 
 
-def fetch_record(url: str) -> dict[str, Any]:
-    """Read the study.yaml of a study in an object store.
+def fetch_manifest(url: str) -> dict[str, Any]:
+    """Download the manifest of a study in an object store.
 
     Raises:
-        InputError: If there is none, it is damaged, or the store cannot be asked.
+        InputError: If it is missing or damaged, or the store does not answer.
     """
     check_store_url(url)
     try:
-        content = Store(url).read("study.yaml", limit=RECORD_BYTES)
+        content = Store(url).read(MANIFEST, limit=RECORD_BYTES)
     except StoreError as error:
         raise InputError(str(error)) from None
     if content is None:
         raise InputError(f"there is no study in {url}: expected s3://BUCKET/PREFIX/NAME of one")
     with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
-        (Path(scratch) / "study.yaml").write_bytes(content)
-        return load_record(Path(scratch))
+        (Path(scratch) / MANIFEST).write_bytes(content)
+        return load_manifest(Path(scratch))
 
 
-def write_record(directory: Path, record: Mapping[str, Any]) -> None:
-    """Write a study's study.yaml in one step."""
-    write_document(directory / "study.yaml", record)
+def save_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
+    """Write study.yaml in one step."""
+    write_document(directory / MANIFEST, manifest)
 
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what would make a resumed study another study: settings but budgets and places, images, code.
+    """Return what would make a resumed study another one: settings except budgets and paths, images, code.
 
     Args:
-        before: study.yaml as it lies there.
-        now: study.yaml as it would be written.
+        before: The stored manifest.
+        now: The manifest that a study started now would have.
     """
     old, new = _flatten(before["config"]), _flatten(now["config"])
     keys = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
     found = [f"{key}: {old.get(key)!r} became {new.get(key)!r}" for key in keys if not key.startswith(MAY_CHANGE)]
     if before["data"].get("fingerprint") != now["data"]["fingerprint"]:
-        found.append(f"data.path: {now['config']['data']['path']} holds other images")
+        found.append(f"data.path: {now['config']['data']['path']} has other images")
     old, new = _flatten(before["code"]), _flatten(now["code"])
     keys = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
     if "source" in keys:

@@ -1,7 +1,7 @@
-"""An object store, such as s3://bucket/prefix: objects that are there whole or not at all, and no folders.
+"""An object store, such as s3://bucket/prefix: objects exist whole or not at all, and there are no folders.
 
-The only file that knows fsspec, which is imported where a study uses it. Tested with S3; other stores that fsspec knows
-lack the condition of `swap`, which then looks and writes in two steps.
+The only file that imports fsspec, and only where a study uses it. Tested with S3. Other stores of fsspec lack the
+condition of `swap`, which then reads and writes in two steps.
 """
 
 import dataclasses
@@ -21,26 +21,26 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2}},
     }
 }
-"""By kind of store: no listing from memory, and seconds until a store that does not answer is one that is not there."""
+"""By kind of store: no cached listings, and seconds after which a silent store counts as unreachable."""
 PARALLEL = 16
 """Objects sent or fetched at a time."""
 
 
 class StoreError(OSError):
-    """The store did not answer, or refused; what it acknowledged is there."""
+    """The store did not answer, or refused; what it acknowledged is stored."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Store:
-    """The objects below one URL; plain data, so that it travels to workers."""
+    """The objects below one URL; plain data, so that it can be sent to workers."""
 
     url: str
 
     def check(self) -> None:
-        """Write, read and delete an object, among the checkpoints: a worker need not be able to delete elsewhere.
+        """Write, read and delete an object among the checkpoints, where workers may delete.
 
         Raises:
-            InputError: If that cannot be done; the message has the reason and a cure.
+            InputError: If that fails; the message has the reason and a cure.
         """
         try:
             probe = f"checkpoints/.reaching-{secrets.token_hex(4)}"
@@ -51,7 +51,7 @@ class Store:
             raise InputError(str(error)) from None
 
     def read(self, name: str, *, limit: int | None = None) -> bytes | None:
-        """Return an object's content, None if there is none of this name; of a limit, at most a byte more."""
+        """Return an object's content, None if it does not exist; with a limit, at most one byte more."""
         with self._talk() as fs:
             try:
                 content: bytes = fs.cat_file(self._place(name), start=None, end=limit and limit + 1)
@@ -60,7 +60,7 @@ class Store:
             return content
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes]:
-        """Return the content of several objects, which must be there, by name."""
+        """Return the content of several existing objects by name."""
         places = [self._place(name) for name in names]
         if not places:
             return {}
@@ -69,12 +69,12 @@ class Store:
             return {self._name(fs, place): content for place, content in found.items()}
 
     def write(self, name: str, content: bytes) -> None:
-        """Put an object in place of whatever has its name."""
+        """Write an object, over an existing one of its name."""
         with self._talk() as fs:
             fs.pipe_file(self._place(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Put an object there in one step; answer False, and do nothing, where one of its name is."""
+        """Create an object in one step; return False, and change nothing, if its name exists."""
         with self._talk() as fs:
             try:
                 fs.pipe_file(self._place(name), content, mode="create")
@@ -87,7 +87,7 @@ class Store:
             return True
 
     def swap(self, name: str, before: bytes, content: bytes) -> bool:
-        """Put an object in place of a certain content; answer False if by now something else is there."""
+        """Replace an object whose content is still `before`; return False otherwise."""
         with self._talk() as fs:
             place = self._place(name)
             try:
@@ -104,10 +104,10 @@ class Store:
             return True
 
     def list(self, below: str = "") -> dict[str, str]:
-        """Return the objects whose names begin with a folder's, each with what changes when its content does.
+        """Return the objects below a folder, each with a version that changes with its content.
 
         Raises:
-            InputError: If one has a name that no file of the folder can have.
+            InputError: If a name cannot be that of a file in the folder.
         """
         with self._talk() as fs:
             found = fs.find(self._place(below), detail=True)
@@ -117,16 +117,16 @@ class Store:
         return names
 
     def upload(self, files: Mapping[str, Path]) -> None:
-        """Send files, by the names of their objects."""
+        """Upload files, by the names of their objects."""
         for path in files.values():
-            path.stat()  # else a file that is gone here would look like one that is lacking there
+            path.stat()  # else a file deleted here would look like an object missing there
         if files:
             with self._talk() as fs:
                 paths = [str(path) for path in files.values()]
                 fs.put(paths, [self._place(name) for name in files], batch_size=PARALLEL)
 
     def download(self, files: Mapping[str, Path]) -> None:
-        """Fetch objects into files, by the names of the objects; each file is there whole or not at all."""
+        """Download objects into files, by the names of the objects; each file is written in one step."""
         if not files:
             return
         partials = {name: path.with_name(path.name + ".fetched") for name, path in files.items()}
@@ -142,7 +142,7 @@ class Store:
             replace_file(partial, files[name])
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete objects that are there."""
+        """Delete existing objects."""
         if places := [self._place(name) for name in names]:
             with self._talk() as fs:
                 fs.rm(places)
@@ -152,12 +152,12 @@ class Store:
         return f"{root}/{name}".rstrip("/")
 
     def _name(self, fs: Any, place: str) -> str:
-        """Return which object fsspec means."""
+        """Return the name of the object that fsspec means."""
         return place.removeprefix(f"{fs._strip_protocol(self.url)}/")
 
     @contextmanager
     def _talk(self) -> Iterator[Any]:
-        """Yield fsspec's file system and turn what goes wrong into one kind of error."""
+        """Yield fsspec's file system; turn its errors into StoreError."""
         try:
             yield _open(_get_scheme(self.url))
         except InputError:
@@ -166,46 +166,8 @@ class Store:
             if error.errno in DISK_FULL:  # of this machine
                 raise
             raise StoreError(f"{self.url}: {_explain(error)}") from error
-        except Exception as error:  # each store has errors of its own, which share no class
+        except Exception as error:  # each store has its own errors, without a common class
             raise StoreError(f"{self.url}: {_explain(error)}") from error
-
-
-class StoreSlot:
-    """A lease's slot that is an object: taken by a condition that the store checks, never by looking first."""
-
-    def __init__(self, store: Store, name: str = "study.lock") -> None:
-        self.folder = store.url
-        self._store = store
-        self._name = name
-        self._mine = self._tried = b""
-
-    def read(self) -> bytes | None:
-        """Return what is there now."""
-        return self._store.read(self._name)
-
-    def create(self, content: bytes) -> bool:
-        """Put the lock there if none is; a request that was sent twice finds its own."""
-        self._mine = self._tried = content
-        return self._store.create(self._name, content) or self.read() == content
-
-    def replace(self, before: bytes, content: bytes) -> bool:
-        """Put the lock in place of one that was left."""
-        self._mine = self._tried = content
-        return self._store.swap(self._name, before, content) or self.read() == content
-
-    def refresh(self, content: bytes) -> None:
-        """Put a heartbeat in place of the one before; what took its place meanwhile stays.
-
-        The one before is the last or, where its answer was lost on the way out or back, the last but one.
-        """
-        there = self.read()
-        if there is not None and there in (self._mine, self._tried):
-            self._mine, self._tried = there, content
-            self._store.swap(self._name, there, content)
-
-    def remove(self) -> None:
-        """Delete the lock; the caller has looked that it is its own."""
-        self._store.delete([self._name])
 
 
 def _open(scheme: str) -> Any:
@@ -222,7 +184,7 @@ def _open(scheme: str) -> Any:
 
 
 def _get_version(info: Mapping[str, Any]) -> str:
-    """Return what changes when an object's content does: S3's tag, or other stores' size and time."""
+    """Return a version that changes with the content: S3's tag, or size and time of other stores."""
     return str(info.get("ETag") or [info["size"], *(info[key] for key in ("LastModified", "created") if key in info)])
 
 
@@ -231,13 +193,13 @@ def _get_scheme(url: str) -> str:
 
 
 def _is_refused(error: OSError) -> bool:
-    """Answer whether the store found its condition not fulfilled."""
+    """Return whether the store refused because its condition did not hold."""
     answer = getattr(error.__cause__, "response", {})
     return answer.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict")
 
 
 def _explain(error: Exception) -> str:
-    """Return the reason in words, with the cure."""
+    """Return the reason with a cure."""
     reason = " ".join(str(error).split()) or type(error).__name__
     if type(error).__name__ == "NoCredentialsError":
         return "no credentials are set: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine a role"

@@ -1,4 +1,4 @@
-"""What made a result: commit, versions, machine; and where a new file may be written."""
+"""What produced a result: commit, versions, machine."""
 
 import dataclasses
 import hashlib
@@ -14,14 +14,14 @@ from typing import Any
 from trainables.errors import InputError
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "wandb", "numpy", "pandas", "scikit-learn")
-"""Whose versions a result may depend on."""
+"""Packages whose versions a result may depend on."""
 ROOT = Path(__file__).parents[2]
-"""Folder that holds the two packages."""
+"""Folder of the two packages."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """The code that made something, and what it ran on."""
+    """The code that produced a result, and its environment."""
 
     commit: str | None
     """None outside a repository."""
@@ -37,7 +37,7 @@ class Code:
 def describe_code() -> dict[str, Any]:
     """Return the fields of `Code` as they are now.
 
-    Where git does not answer, or the code is not in the repository around it, commit and changes are None.
+    Where git does not answer, or the surrounding repository does not track the code, commit and dirty are None.
     """
     is_tracked = _ask_git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(ROOT))) is not None
     changes = _ask_git("status", "--porcelain") if is_tracked else None
@@ -51,10 +51,10 @@ def describe_code() -> dict[str, Any]:
 
 
 def describe_commit(code: Mapping[str, Any], *, digits: int = 12) -> str:
-    """Return a commit and whether files were changed since, as `describe_code` has them; an old record may lack both.
+    """Return a commit and whether files were changed since, as `describe_code` has them; old records may lack both.
 
     Args:
-        code: What has `commit` and `dirty`.
+        code: A mapping with `commit` and `dirty`.
         digits: Of the commit's hash, at most 40.
     """
     if not code.get("commit"):
@@ -64,7 +64,7 @@ def describe_commit(code: Mapping[str, Any], *, digits: int = 12) -> str:
 
 
 def hash_source(root: Path) -> str:
-    """Return the SHA-256 over every Python file of the two packages: whatever changes it may change a result."""
+    """Return the SHA-256 of all Python files of the two packages: any change may change a result."""
     digest = hashlib.sha256()
     for package in ("search", "trainables"):
         for path in sorted((root / package).rglob("*.py")):
@@ -74,16 +74,16 @@ def hash_source(root: Path) -> str:
 
 
 def describe_command() -> str:
-    """Return the command line of this process, to be typed into a shell; of the interpreter's path the name alone."""
+    """Return the command line of this process for a shell; of the interpreter's path only the name."""
     program, *arguments = sys.orig_argv or ["python"]
     return shlex.join([Path(program).name, *arguments])
 
 
 def check_target(path: Path) -> None:
-    """Check before the work that a new file can be written.
+    """Check, before the work begins, that a new file can be written.
 
     Raises:
-        InputError: If it is there already, or its folder is not.
+        InputError: If the file exists, or its folder does not.
     """
     if path.exists():
         raise InputError(f"{path} exists: remove it, or give another name")
@@ -92,7 +92,7 @@ def check_target(path: Path) -> None:
 
 
 def _ask_git(*arguments: str) -> str | None:
-    """Return what git says of the packages' folder, or None where it does not answer, as outside a repository."""
+    """Return the answer of git in the packages' folder; None if it fails, such as outside a repository."""
     try:
         answer = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):

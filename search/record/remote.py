@@ -1,19 +1,21 @@
-"""What an object store holds of a study: files, and the journal as parts named by the byte they begin at."""
+"""What an object store has of a study: files, and the journal in parts named by the byte at which they begin."""
 
 from pathlib import Path
 
-from search.record.object_store import Store, StoreError, StoreSlot
+from search.config.places import JOURNAL, LEASE
+from search.record.lease_slots import StoreSlot
+from search.record.object_store import Store, StoreError
 from trainables.durable import write_file
 from trainables.errors import InputError
 
-JOURNAL, PARTS, CHECKPOINTS = "study.journal", "journal/", "checkpoints/"
+PARTS, CHECKPOINTS = "journal/", "checkpoints/"
 
 
-def bring_study(url: str, folder: Path) -> Path:
-    """Bring all of a study but its checkpoints from an object store into a folder, for who only looks; return where.
+def download_study(url: str, folder: Path) -> Path:
+    """Download a study, without checkpoints, for read-only use; return its path.
 
     Raises:
-        InputError: If the store cannot be asked, or holds no study there.
+        InputError: If the store does not answer, or has no study there.
     """
     store = Store(url)
     target = folder / url.rstrip("/").rpartition("/")[2]
@@ -25,8 +27,8 @@ def bring_study(url: str, folder: Path) -> Path:
     return target
 
 
-class View:
-    """A study in an object store for who only looks: its record in a folder of its own, as far as it is shipped."""
+class JournalView:
+    """The journal of a study in an object store, downloaded for reading as far as it is shipped."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.slot = StoreSlot(Store(url))
@@ -42,8 +44,8 @@ class View:
 
 
 def list_files(store: Store) -> list[str]:
-    """Return the names of what lies there as a file of the study's folder, but for checkpoints, lock and probes."""
-    return [name for name in store.list() if not name.startswith((PARTS, CHECKPOINTS, "study.lock", "."))]
+    """Return the names of the files of the study's folder, without checkpoints, lease and probes."""
+    return [name for name in store.list() if not name.startswith((PARTS, CHECKPOINTS, LEASE, "."))]
 
 
 def name_part(offset: int) -> str:
@@ -52,7 +54,7 @@ def name_part(offset: int) -> str:
 
 
 def read_parts(store: Store, start: int = 0) -> bytes:
-    """Return the journal from a byte on, at which a part must begin, as far as the parts follow one another."""
+    """Return the journal from a byte on, at which a part must begin, up to the first part that is missing."""
     names = [name for name in store.list(PARTS) if name >= name_part(start)]
     parts = store.read_all(names)
     content = b""

@@ -14,7 +14,7 @@ from optuna import visualization
 from optuna.trial import TrialState
 
 from search.config.schema import StudyConfig
-from search.record.journal import Trial
+from search.record.trial import Trial
 from search.report.history import build_evaluator, build_study, build_timeline, measure_importance
 
 SCALE = [[0.0, "#5b9bd5"], [1.0, "#e0701c"]]

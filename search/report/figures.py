@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
-from search.record.journal import Trial
+from search.record.trial import Trial
 from trainables.record import CLASSES
 
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"

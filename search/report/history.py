@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 
 NUM_BEST = 5
 """Importance looks at the best tenth of the trials, at least so many. Source: Optuna's advice for PED-ANOVA."""

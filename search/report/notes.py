@@ -12,7 +12,7 @@ from search.config.schema import StudyConfig
 from search.evaluation.choices import is_finished, name_recipes
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.samplers.shares import describe_division
 from trainables.config import list_defaults
 

@@ -19,8 +19,8 @@ from PIL import Image
 from search.config.printable import escape_lines
 from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Mistake, Result, TestedModel
-from search.record.journal import Trial
 from search.record.provenance import describe_commit
+from search.record.trial import Trial
 from search.report import charts, figures
 from search.report.cells import Table
 from trainables.durable import write_file

@@ -5,7 +5,7 @@ import statistics
 from collections.abc import Sequence
 
 from search.config.schema import StudyConfig
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.report.history import build_study, measure_importance
 from search.samplers.shares import measure_seconds, name_device
 from trainables.config import list_defaults

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search.config.printable import defuse, escape
-from search.record.journal import Trial
+from search.record.trial import Trial
 from trainables.config import list_defaults
 from trainables.durable import write_file
 

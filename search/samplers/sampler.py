@@ -17,7 +17,7 @@ from optuna.samplers._tpe.sampler import _split_trials, default_gamma
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 
 
 class Sampler:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from search.config.schema import StudyConfig
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from trainables.errors import InputError
 
 FINISHED = (State.COMPLETE, State.PRUNED)

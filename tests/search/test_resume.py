@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search.config.schema import parse
-from search.record.journal import Journal, State
+from search.record.journal import Journal
+from search.record.trial import State
 from search.schedulers.scheduler import SCHEDULERS
 from search.study import Study
 

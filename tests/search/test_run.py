@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from search.config.schema import parse
-from search.datasets.prepare import make_directory
+from search.record.folder import create_folder
 from search.run import _read_stored, main
 
 APP = typer.Typer()
@@ -71,7 +71,7 @@ def test_a_results_folder_that_exists_is_not_touched_without_resume(run, tmp_pat
     (folder / "study.yaml").write_text("mine")
     code, _, stderr = run("study.yaml")
     assert code == 2
-    assert "results/mine exists: --resume goes on with it, --name NAME starts another study" in stderr
+    assert "results/mine exists: --resume continues it, --name NAME starts another study" in stderr
     assert (folder / "study.yaml").read_text() == "mine"
 
 
@@ -85,7 +85,7 @@ def test_weights_that_cannot_be_had_are_one_error_before_the_search(run, tmp_pat
 
 def test_a_study_whose_folder_was_moved_goes_on_where_it_lies_now(tmp_path, monkeypatch, packed):
     monkeypatch.chdir(tmp_path)
-    make_directory(parse({"name": "mine", "results": str(tmp_path / "large disk")}), packed)
+    create_folder(parse({"name": "mine", "results": str(tmp_path / "large disk")}), packed)
     (tmp_path / "large disk").rename(tmp_path / "results")
     assert _read_stored(['name="mine"']).directory == Path("results/mine")
 

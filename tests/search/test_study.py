@@ -3,7 +3,8 @@ import math
 import pytest
 
 from search.config.schema import parse
-from search.record.journal import Journal, State
+from search.record.journal import Journal
+from search.record.trial import State
 from search.samplers.sampler import SAMPLERS
 from search.schedulers.scheduler import SCHEDULERS
 from search.study import Study, is_converged

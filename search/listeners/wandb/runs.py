@@ -19,7 +19,7 @@ import psutil
 
 from search.config.schema import StudyConfig
 from search.listeners.wandb.sweep import describe_sweep
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from trainables.durable import write_file
 
 SERVER_TIMEOUT_S = 3.0

@@ -29,7 +29,7 @@ from search.listeners.wandb.runs import (
     open_trial,
     summarize,
 )
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 
 Mode = Literal["auto", "online", "offline", "off"]
 T = TypeVar("T")

@@ -18,7 +18,8 @@ from search.cluster.runner import run_study
 from search.cluster.signals import Interrupted
 from search.cluster.worker import catch
 from search.config.schema import parse
-from search.record.journal import Journal, State
+from search.record.journal import Journal
+from search.record.trial import State
 from search.study import Study
 from trainables.errors import InputError, TrainingError
 

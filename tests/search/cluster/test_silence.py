@@ -4,7 +4,7 @@ import time
 import pytest
 
 from search.cluster.silence import FIRST_S, LEAST_S, TIMES, Silence
-from search.record.journal import Trial
+from search.record.trial import Trial
 
 
 class Notes:

@@ -13,8 +13,9 @@ import pytest
 
 from search.commands.dashboard import POLICY, answer_to
 from search.config.schema import parse
-from search.record.journal import Journal, State
-from search.record.manifest import write_record
+from search.record.journal import Journal
+from search.record.manifest import save_manifest
+from search.record.trial import State
 from search.report.artifacts import publish
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,8 @@ SEARCHER = """
 import sys, time
 from pathlib import Path
 from optuna.distributions import FloatDistribution
-from search.record.journal import Journal, State
+from search.record.journal import Journal
+from search.record.trial import State
 journal = Journal(Path(sys.argv[1]), "mine", note=print)
 while True:
     number = len(journal.load())
@@ -41,7 +43,7 @@ def folder(tmp_path, describe_record):
     """A study of one complete trial whose accuracy nobody beats, and a published picture."""
     folder = tmp_path / "mine"
     folder.mkdir()
-    write_record(folder, describe_record(parse({"name": "mine"})))
+    save_manifest(folder, describe_record(parse({"name": "mine"})))
     journal = Journal(folder / "study.journal", "mine", note=print)
     trial = journal.add_trial("cnn", {"filters": 48}, {})
     journal.add_epoch(trial, {"epoch": 1, "accuracy": 0.984375}, device="cpu", elapsed_s=1.0)

@@ -12,10 +12,10 @@ from search.commands.evaluate import conclude, main
 from search.config.schema import dump, parse
 from search.config.space import build_distributions, list_specs
 from search.config.yaml import read_document
-from search.datasets.prepare import make_directory
-from search.record.journal import Journal, State
-from search.record.manifest import load_record, write_record
-from search.record.mirror import Copy
+from search.record.folder import OpenStudy, create_folder
+from search.record.journal import Journal
+from search.record.manifest import load_manifest, save_manifest
+from search.record.trial import State
 from trainables.errors import InputError
 from trainables.pack import pack
 
@@ -52,7 +52,7 @@ def study(tmp_path, image_folder):
     """The folder of a searched study."""
     data = {"path": str(image_folder), "cache": str(tmp_path / "cache"), "val_fraction": 0.25}
     config = build_config(tmp_path / "results", data=data)
-    make_directory(config, pack(image_folder, tmp_path / "cache"))
+    create_folder(config, pack(image_folder, tmp_path / "cache"))
     journal = Journal(config.directory / "study.journal", "tiny", note=print)
     add_trial(journal, config, "cnn", [0.5, 0.7])
     add_trial(journal, config, "cnn", [0.8, 0.6], filters=5)
@@ -76,7 +76,7 @@ def test_the_command_writes_its_choices_opens_once_and_returns_what_is_stored(st
     assert code == 0, stderr
     assert "cnn-seed0: epoch 1/1" in stdout
     assert "cnn, 1 seed" in stdout
-    (entry,) = load_record(study)["evaluations"]
+    (entry,) = load_manifest(study)["evaluations"]
     assert entry["winners"] == [
         {"architecture": "cnn", "rank": 1, "trial": 1, "accuracy": 0.8, "epochs": 1, "threshold": 0.5, "recipe": None}
     ]
@@ -101,11 +101,11 @@ def test_other_choices_are_a_second_opening_that_the_report_marks_and_keep_what_
     before = list_times(study / "models")
     code, _, stderr = call(study, "--set", "evaluation.seeds=2")
     assert code == 0, stderr
-    first, second = load_record(study)["evaluations"]
+    first, second = load_manifest(study)["evaluations"]
     assert (first["seeds"], second["seeds"]) == (1, 2)
     assert first["opened"]
     assert second["opened"]
-    assert load_record(study)["config"]["evaluation"]["seeds"] == 2
+    assert load_manifest(study)["config"]["evaluation"]["seeds"] == 2
     assert "opened before with other choices" in (study / "report" / "comparison.md").read_text()
     after = list_times(study / "models")
     assert {name: after[name] for name in before} == before
@@ -115,22 +115,22 @@ def test_other_choices_are_a_second_opening_that_the_report_marks_and_keep_what_
 @pytest.mark.ray
 def test_an_opening_that_was_removed_is_marked_and_one_that_a_kill_cut_short_is_completed(study):
     assert call(study)[0] == 0
-    record = load_record(study)
+    record = load_manifest(study)
     content = (study / "study.yaml").read_bytes()
     assert "The test split was opened once" in (study / "report" / "comparison.md").read_text()
 
     cut_short = record["evaluations"][0] | {"opened": None}
-    write_record(study, record | {"evaluations": [cut_short]})  # the kill came before the second writing
+    save_manifest(study, record | {"evaluations": [cut_short]})  # the kill came before the second writing
     assert call(study, "--report")[0] == 0
     assert "removed" not in (study / "report" / "comparison.md").read_text()
     assert call(study)[0] == 0
     assert (study / "study.yaml").read_bytes() == content
 
-    write_record(study, record | {"evaluations": []})
+    save_manifest(study, record | {"evaluations": []})
     code, _, stderr = call(study, "--report")
     assert (code, "is in the journal and not in study.yaml: it was removed there" in stderr) == (2, True)
     assert call(study)[0] == 0
-    (entry,) = load_record(study)["evaluations"]
+    (entry,) = load_manifest(study)["evaluations"]
     assert entry["opened"]["previous"] == record["evaluations"][0]["opened"]["hash"]
     report = (study / "report" / "comparison.md").read_text()
     assert "The test split was opened 2 times" in report
@@ -142,7 +142,7 @@ def test_a_threshold_from_validation_is_written_down_before_the_opening(study):
     code, stdout, stderr = call(study, "--set", "evaluation.threshold=validation")
     assert code == 0, stderr
     assert "cnn-threshold: threshold 0." in stdout
-    (entry,) = load_record(study)["evaluations"]
+    (entry,) = load_manifest(study)["evaluations"]
     threshold = entry["winners"][0]["threshold"]
     assert entry["threshold"] == "validation"
     assert f"training on train alone: cnn {threshold:.4f}" in (study / "report" / "comparison.md").read_text()
@@ -153,16 +153,17 @@ def test_a_threshold_from_validation_is_written_down_before_the_opening(study):
 @pytest.mark.ray
 def test_retrainings_that_fail_are_named_and_the_opening_stays_recorded(tmp_path, pack_copy):
     config = build_config(tmp_path / "results")
-    make_directory(config, pack_copy)
+    create_folder(config, pack_copy)
     journal = Journal(config.directory / "study.journal", "tiny", note=print)
     add_trial(journal, config, "cnn", [0.5])
-    record = load_record(config.directory)
+    record = load_manifest(config.directory)
     (pack_copy / "test.labels").unlink()
+    opened = OpenStudy(config=config, manifest=record, journal=journal, mirror=None)
     with (
         connect(config),
         pytest.raises(InputError, match=r"nothing to report\. The retraining cnn-seed0 failed: .*test\.labels"),
     ):
-        conclude(config, record, journal, pack_copy, Console(quiet=True), Copy(config, print))
+        conclude(opened, pack_copy, Console(quiet=True))
     (entry,) = read_document(config.directory / "study.yaml")["evaluations"]
     assert entry["opened"]
 
@@ -172,23 +173,23 @@ def remove_journal(study):
 
 
 def damage_record(study):
-    write_record(study, load_record(study) | {"evaluations": {}})
+    save_manifest(study, load_manifest(study) | {"evaluations": {}})
 
 
 def change_data(study):
-    record = load_record(study)
-    write_record(study, record | {"data": record["data"] | {"fingerprint": "0" * 64}})
+    record = load_manifest(study)
+    save_manifest(study, record | {"data": record["data"] | {"fingerprint": "0" * 64}})
 
 
 def drop_cnn(study):
-    record = load_record(study)
+    record = load_manifest(study)
     record["config"]["search"]["architectures"].append("resnet50")
-    write_record(study, record)
+    save_manifest(study, record)
 
 
 def rename(study):
-    record = load_record(study)
-    write_record(study, record | {"config": record["config"] | {"name": "other"}})
+    record = load_manifest(study)
+    save_manifest(study, record | {"config": record["config"] | {"name": "other"}})
 
 
 @pytest.mark.parametrize(
@@ -196,9 +197,9 @@ def rename(study):
     [
         (remove_journal, [], "nothing was searched there"),
         (damage_record, [], "evaluations = {}"),
-        (change_data, [], "holds other images than"),
+        (change_data, [], "has other images than"),
         (drop_cnn, [], "No resnet50 trial was run: go on with the search, or name the others with --architecture"),
-        (rename, [], "holds the study other"),
+        (rename, [], "has the study other"),
         (None, ["--report"], "there is no evaluation to report"),
         (
             None,
@@ -224,16 +225,16 @@ def test_bad_input_is_one_sentence_and_nothing_is_trained(study, prepare, argume
 
 
 def test_weights_that_cannot_be_had_are_one_error_before_the_retraining(study, tmp_path):
-    record = load_record(study)
+    record = load_manifest(study)
     record["config"]["search"]["architectures"].append("resnet50")
     record["config"]["space"]["resnet50"] = {"weights": str(tmp_path / "nowhere.pt")}
-    write_record(study, record)
+    save_manifest(study, record)
     config = parse(record["config"])
     add_trial(Journal(study / "study.journal", "tiny", note=print), config, "resnet50", [0.5])
     code, stdout, stderr = call(study)
     assert (code, "nowhere.pt" in stderr) == (2, True)
     assert "Retraining" not in stdout
-    assert not load_record(study)["evaluations"]
+    assert not load_manifest(study)["evaluations"]
 
 
 def test_a_folder_without_a_study_is_named(tmp_path):
@@ -242,15 +243,15 @@ def test_a_folder_without_a_study_is_named(tmp_path):
 
 
 def test_the_record_of_a_study_keeps_its_evaluations_when_it_is_resumed(study):
-    from search.record.manifest import compare_record
+    from search.record.manifest import compare_manifest
 
-    record = load_record(study)
+    record = load_manifest(study)
     chosen = {"time": "2026-11-28T12:00:00+00:00", "commit": None, "dirty": None}
     choices = {"rule": "best", "seeds": 1, "top_k": 1, "threshold": 0.5, "fingerprint": "f", "winners": []}
     record["evaluations"].append({"chosen": chosen, **choices, "opened": None})
-    write_record(study, record)
+    save_manifest(study, record)
     config = parse(record["config"])
     packed = next(path for path in (study.parent.parent / "cache").iterdir() if path.is_dir())
-    assert compare_record(config, packed)[0]["evaluations"] == record["evaluations"]
+    assert compare_manifest(config, packed)[0]["evaluations"] == record["evaluations"]
     larger = parse(dump(config) | {"search": dump(config)["search"] | {"seed": 4}})
-    assert compare_record(larger, packed, accept_changes=True)[0]["evaluations"] == record["evaluations"]
+    assert compare_manifest(larger, packed, accept_changes=True)[0]["evaluations"] == record["evaluations"]

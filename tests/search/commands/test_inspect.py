@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from search.commands.inspect import main
 from search.config.schema import parse
-from search.record.journal import Journal, State
+from search.record.journal import Journal
 from search.record.lease import hold
-from search.record.manifest import load_record, write_record
+from search.record.manifest import load_manifest, save_manifest
+from search.record.trial import State
 
 APP = typer.Typer()
 APP.command()(main)
@@ -40,7 +41,7 @@ def folder(tmp_path, describe_record):
     """A study's folder without a journal."""
     folder = tmp_path / "results" / "mine"
     folder.mkdir(parents=True)
-    write_record(folder, describe_record(parse(SETTINGS)))
+    save_manifest(folder, describe_record(parse(SETTINGS)))
     return folder
 
 
@@ -83,7 +84,7 @@ def test_the_state_of_a_study_is_shown_and_nothing_is_touched(inspect, folder):
         ["0", "0.7500", "2", "COMPLETE"],
         ["1", "0.2500", "1", "PRUNED"],
     ]
-    assert stdout.endswith("Nobody searches it; 1 trials are left, --resume goes on.\n")
+    assert stdout.endswith("Not running; 1 trials left. Continue with --resume.\n")
     assert snapshot(folder) == before
 
 
@@ -169,14 +170,14 @@ def test_bad_input_is_one_sentence(inspect, arguments, message):
 
 
 def test_a_search_that_used_its_budget_has_ended(inspect, folder, journal):
-    record = load_record(folder)
+    record = load_manifest(folder)
     record["config"]["search"]["max_total_epochs"] = 4
-    write_record(folder, record)
+    save_manifest(folder, record)
     trial = journal.load()[3]
     assert "trials are left" in inspect(folder)[1]
     add_epoch(journal, trial, 0.9)
     journal.end_trial(trial, State.PRUNED, "the budget of 4 epochs is used", {})
-    told = "All trials have ended, for the budget of 4 epochs is used: a larger one and --resume go on.\n"
+    told = "All trials have ended, for the budget of 4 epochs is used: a larger one and --resume continue it.\n"
     assert inspect(folder)[1].endswith(told)
 
 

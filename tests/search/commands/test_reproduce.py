@@ -14,7 +14,7 @@ from search.evaluation.model_file import load_record
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import Place
 from search.evaluation.test import retrain
-from search.record.manifest import describe_study, write_record
+from search.record.manifest import build_manifest, save_manifest
 from search.record.object_store import Store
 from trainables.pack import pack
 from trainables.record import load_info
@@ -31,7 +31,7 @@ def study(tmp_path, image_folder, cache):
     config = parse({"name": "x", "data": {"path": str(image_folder), "cache": str(cache)}})
     packed = pack(image_folder, cache)
     fingerprint = load_info(packed).fingerprint
-    write_record(folder, describe_study(config, packed))
+    save_manifest(folder, build_manifest(config, packed))
     retraining = Retraining(
         label="cnn-seed0",
         architecture="cnn",
@@ -145,7 +145,7 @@ def test_weights_that_are_no_numbers_never_agree(make_record):
         (["nowhere"], "nowhere"),
         (["x", "--seed", "7"], "has no such model; there are cnn-seed0"),
         (["x", "--model", "resnet50"], "has no such model; there are cnn-seed0"),
-        (["x", "--data", "other"], "other holds other images than cnn-seed0 was trained on"),
+        (["x", "--data", "other"], "other has other images than cnn-seed0 was trained on"),
         (["gone/x"], "gone/x has no models"),
     ],
 )

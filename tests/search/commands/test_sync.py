@@ -14,9 +14,10 @@ from search.config.schema import dump, parse
 from search.config.yaml import write_document
 from search.evaluation import result as found
 from search.listeners.wandb.tracker import build_tracker
-from search.record.journal import Journal, State
-from search.record.manifest import load_record
-from search.record.mirror import Copy
+from search.record.journal import Journal
+from search.record.manifest import load_manifest
+from search.record.mirror import Mirror
+from search.record.trial import State
 
 APP = typer.Typer()
 APP.command()(main)
@@ -95,7 +96,7 @@ def test_a_study_in_an_object_store_is_uploaded_from_it(wandb_server, config, bu
     cache = dataclasses.replace(config.data, cache=str(tmp_path / "cache"))
     config = dataclasses.replace(config, results=f"s3://{bucket}/studies", data=cache)
     trials = track_trials(config)
-    copy = Copy(config, print)
+    copy = Mirror(config, print)
     copy.start(lambda: None)
     copy.put("study.yaml")
     copy.close()
@@ -165,7 +166,7 @@ def test_a_folder_without_study_or_runs_is_one_sentence(config, tmp_path):
     write_document(config.directory / "study.yaml", {"id": "1d", **record})
     code, _, stderr = sync(config.directory)
     assert code == 2
-    assert "holds no run yet" in stderr
+    assert "has no trials yet" in stderr
 
 
 @pytest.fixture
@@ -207,7 +208,7 @@ def result(config, trials):
 
 def add_evaluation(config):
     """Write into study.yaml that the winners were chosen, and return all that stands there."""
-    record = load_record(config.directory)
+    record = load_manifest(config.directory)
     chosen = {"time": "2026-11-28T12:00:00+00:00", "commit": None, "dirty": None}
     choices = {"rule": "best", "seeds": len(record["evaluations"]) + 1, "top_k": 1, "threshold": 0.5, "winners": []}
     record["evaluations"].append({**choices, "fingerprint": "f00d", "chosen": chosen, "opened": None})

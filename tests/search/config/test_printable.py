@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from search.config.printable import defuse, escape, escape_latex, escape_lines, escape_markdown
 from search.config.yaml import format_document, read_document
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.report.cells import Table, format_latex, format_pipes
 from search.report.trials import write_trials
 

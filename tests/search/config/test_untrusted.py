@@ -29,11 +29,13 @@ from search.config.yaml import format_document, read_record
 from search.evaluation.choices import list_retrainings, read_entry
 from search.evaluation.model_file import load_model
 from search.evaluation.model_record import build_record
-from search.record.journal import Journal, State
-from search.record.manifest import load_record, load_study, write_record
+from search.record.folder import read_study
+from search.record.journal import Journal
+from search.record.manifest import load_manifest, load_study, save_manifest
 from search.record.object_store import Store
-from search.record.remote import bring_study
+from search.record.remote import download_study
 from search.record.storage import read_storage
+from search.record.trial import State
 from search.run import _read_stored
 from trainables.errors import InputError
 
@@ -50,7 +52,7 @@ def study(tmp_path, describe_record, saved_model):
     choices = {"rule": "best", "seeds": 1, "top_k": 1, "threshold": 0.5, "fingerprint": "f" * 64}
     stamp = {"time": "2026-11-28T12:00:00+00:00", "commit": None, "dirty": None}
     entry = {"chosen": stamp, **choices, "winners": [winner | {"recipe": None}], "opened": stamp}
-    write_record(folder, {"id": "1d", "command": "python", **record, "evaluations": [entry]})
+    save_manifest(folder, {"id": "1d", "command": "python", **record, "evaluations": [entry]})
     journal = Journal(folder / "study.journal", "mine", note=print)
     trial = journal.add_trial("cnn", {"filters": 4, "dense_units": 8}, {})
     journal.add_epoch(trial, {"epoch": 1, "accuracy": 0.9, "loss": 0.3}, device="cpu", elapsed_s=1.0)
@@ -142,13 +144,13 @@ def test_no_command_follows_a_link_in_place_of_a_model(saved_model, tmp_path, su
 
 def change(study, path, value):
     """Set one value in a study.yaml, such as config.storage."""
-    record = load_record(study)
+    record = load_manifest(study)
     *parents, last = path.split(".")
     place = record
     for name in parents:
         place = place[name]
     place[last] = value
-    write_record(study, record)
+    save_manifest(study, record)
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 4])
@@ -190,7 +192,7 @@ def test_a_record_extends_nothing(study, tmp_path):
     (tmp_path / "secret.yaml").write_text("command: secret\n")
     path = study / "study.yaml"
     path.write_text(f"extends: {tmp_path / 'secret.yaml'}\n" + path.read_text().replace("command: python\n", ""))
-    assert "secret" not in str(load_record(study).get("command"))
+    assert "secret" not in str(load_manifest(study).get("command"))
 
 
 @pytest.mark.parametrize(
@@ -337,7 +339,7 @@ def test_nothing_of_a_bucket_with_such_a_name_is_downloaded(bucket, tmp_path, ke
     client.put_object(Bucket=bucket, Key="studies/mine/study.yaml", Body=b"name: mine")
     client.put_object(Bucket=bucket, Key=key, Body=b"evil")
     with pytest.raises(InputError, match="which is no file's name"):
-        bring_study(f"s3://{bucket}/studies/mine", tmp_path / "here")
+        download_study(f"s3://{bucket}/studies/mine", tmp_path / "here")
     assert not (tmp_path / "here").exists()
 
 
@@ -454,7 +456,7 @@ def test_no_mutation_of_a_models_record_is_a_traceback(saved_model):
 
 
 def test_no_mutation_of_a_study_yaml_is_a_traceback(study):
-    original, generator = load_record(study), random.Random(1)
+    original, generator = load_manifest(study), random.Random(1)
     mutants = [mutate(original, generator) for _ in range(600)]
 
     def load(mutant):
@@ -463,7 +465,8 @@ def test_no_mutation_of_a_study_yaml_is_a_traceback(study):
         except UnicodeEncodeError:
             return
         config, record = load_study(study)
-        found = search.commands.inspect.Inspected(study, study)
+        with read_study(study) as reader:
+            found = search.commands.inspect.Inspected(reader)
         found.describe_progress()
         search.commands.inspect.describe_study(found)
         for entry in record["evaluations"]:
@@ -480,7 +483,7 @@ def test_no_mutation_is_a_traceback_through_the_commands(study, tmp_path, number
     model.with_suffix(".json").write_text(
         json.dumps(mutate(json.loads(model.with_suffix(".json").read_bytes()), generator))
     )
-    (study / "study.yaml").write_text(format_document(mutate(load_record(study), generator)))
+    (study / "study.yaml").write_text(format_document(mutate(load_manifest(study), generator)))
     for command, *arguments in (
         *list_commands(study)[:3],
         (search.commands.predict, model, tmp_path / "nothing"),

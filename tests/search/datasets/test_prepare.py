@@ -3,8 +3,9 @@ from rich.console import Console
 
 from search.config.schema import parse
 from search.config.yaml import read_document
-from search.datasets.prepare import make_directory, prepare_data
-from search.record.manifest import compare_record
+from search.datasets.prepare import prepare_data
+from search.record.folder import create_folder
+from search.record.manifest import compare_manifest
 from trainables.errors import InputError
 
 
@@ -14,7 +15,7 @@ def build(tmp_path, **changes):
 
 def test_the_folder_appears_with_a_whole_study_yaml(tmp_path, packed):
     config = build(tmp_path)
-    make_directory(config, packed)
+    create_folder(config, packed)
     record = read_document(config.directory / "study.yaml")
     assert parse(record["config"]) == config
     assert len(record["data"]["fingerprint"]) == 64
@@ -36,12 +37,12 @@ def test_data_that_no_trial_could_use_are_refused_before_the_first(tmp_path, ima
 def test_a_folder_that_is_no_studys_or_damaged_is_named(tmp_path, packed):
     config = build(tmp_path)
     config.directory.mkdir(parents=True)
-    with pytest.raises(InputError, match=r"holds no study\.yaml"):
-        make_directory(config, packed)
+    with pytest.raises(InputError, match=r"has no study\.yaml"):
+        create_folder(config, packed)
     (config.directory / "study.yaml").write_text("config: 5\n")
     with pytest.raises(InputError, match="is damaged"):
-        compare_record(config, packed)
+        compare_manifest(config, packed)
     blocked = build(tmp_path / "results")
     (tmp_path / "results" / "results").write_text("a file")
     with pytest.raises(InputError, match="cannot write the results"):
-        make_directory(blocked, packed)
+        create_folder(blocked, packed)

@@ -15,7 +15,7 @@ from search.evaluation.choices import (
     recall,
     stamp,
 )
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from trainables.config import list_defaults
 from trainables.errors import InputError
 

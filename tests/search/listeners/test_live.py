@@ -7,7 +7,7 @@ from rich.console import Console
 
 from search.config.schema import parse
 from search.listeners.live import REFRESHES_PER_SECOND, LiveView, PlainLog, build_live
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 
 
 @pytest.fixture(autouse=True)

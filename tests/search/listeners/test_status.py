@@ -6,7 +6,7 @@ from rich.console import Console
 
 from search.config.schema import SearchConfig
 from search.listeners.status import Status, estimate_left_s
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 
 ASHA = SearchConfig(grace_epochs=1, num_trials=8, max_epochs=9, reduction_factor=3)
 MANY = {f"parameter_{number}": number for number in range(20)}

@@ -9,7 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from search.listeners.tensorboard import EventFiles
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 
 
 def make_trial(number=0, **changes):

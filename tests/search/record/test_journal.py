@@ -14,7 +14,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search.record.journal import Journal, State
+from search.record.journal import Journal
+from search.record.trial import State
 from trainables.errors import InputError
 
 PARAMS = {"learning_rate": 0.01, "head": "gap"}
@@ -165,7 +166,7 @@ def test_cutting_the_file_after_any_line_leaves_a_record_that_can_go_on(tmp_path
 
 def test_a_file_of_another_study_is_refused(tmp_path):
     fill(open_journal(tmp_path)[0])
-    with pytest.raises(InputError, match="holds the study x, not y"):
+    with pytest.raises(InputError, match="has the study x, not y"):
         open_journal(tmp_path, "y")
 
 

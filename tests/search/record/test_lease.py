@@ -77,7 +77,7 @@ def test_a_second_driver_is_refused_and_told_who_the_first_is(tmp_path, start):
     path = tmp_path / "study.lock"
     holder = start(HOLDER, path, "")
     with (
-        pytest.raises(InputError, match=f"is being searched by process {holder.pid} on .* since 20"),
+        pytest.raises(InputError, match=f"is in use by process {holder.pid} on .* since 20"),
         hold(path, print),
     ):
         pass
@@ -108,7 +108,7 @@ def test_a_clock_that_is_set_kills_no_driver(tmp_path, start, monkeypatch):
     path = tmp_path / "study.lock"
     holder = start(HOLDER, path, "")
     monkeypatch.setattr(psutil.Process, "create_time", lambda _: time.time() + 100)
-    with pytest.raises(InputError, match=f"is being searched by process {holder.pid}"), hold(path, pytest.fail):
+    with pytest.raises(InputError, match=f"is in use by process {holder.pid}"), hold(path, pytest.fail):
         pass
 
 
@@ -118,7 +118,7 @@ def test_a_folder_without_hard_links_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     with (
-        pytest.raises(InputError, match=f"no lock can be put into {tmp_path} .operation not permitted.* hard links"),
+        pytest.raises(InputError, match=f"cannot create a lease in {tmp_path} .operation not permitted.* hard links"),
         hold(tmp_path / "study.lock", print),
     ):
         pass
@@ -129,7 +129,7 @@ def test_a_living_driver_of_another_machine_is_refused_at_its_next_heartbeat(tmp
     path = tmp_path / "study.lock"
     holder = start(HOLDER, path, "elsewhere")
     notes = []
-    with pytest.raises(InputError, match=f"is being searched by process {holder.pid}"), hold(path, notes.append):
+    with pytest.raises(InputError, match=f"is in use by process {holder.pid}"), hold(path, notes.append):
         pass
     assert [note.partition(" since ")[0] for note in notes] == [
         f"{tmp_path} is held by process {holder.pid} on {os.uname().nodename}"

@@ -17,19 +17,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from search.config.schema import parse
-from search.record.journal import Journal, State
-from search.record.mirror import Copy
+from search.record.journal import Journal
+from search.record.mirror import Mirror
 from search.record.object_store import Store
-from search.record.remote import View, name_part, read_parts
+from search.record.remote import JournalView, name_part, read_parts
+from search.record.trial import State
 
 SHIPPER = """
 import json, sys
 from pathlib import Path
-from search.record.mirror import Copy
+from search.record.mirror import Mirror
 from search.config.schema import parse
 from search.record.journal import Journal
 config = parse(json.loads(sys.argv[1]))
-copy = Copy(config, print)
+copy = Mirror(config, print)
 copy.restore()
 config.directory.mkdir(parents=True, exist_ok=True)
 journal = Journal(config.journal, config.name, note=print)
@@ -73,7 +74,7 @@ def test_whatever_was_shipped_comes_back_as_whole_lines_from_the_first_on(lines,
     url = f"memory://{secrets.token_hex(8)}/studies"
     with tempfile.TemporaryDirectory() as folder:
         config = build_config(url, Path(folder) / "one")
-        copy, store = Copy(config, print), Store(config.url)
+        copy, store = Mirror(config, print), Store(config.url)
         for cut in [*sorted(min(cut, len(content)) for cut in cuts), len(content)]:
             write(config, content[:cut])
             copy._ship_journal()
@@ -82,7 +83,7 @@ def test_whatever_was_shipped_comes_back_as_whole_lines_from_the_first_on(lines,
         parts = list(store.list("journal/"))
         store.delete(parts[len(parts) - num_lost :] if num_lost else [])
         fresh = build_config(url, Path(folder) / "two")
-        Copy(fresh, print).restore()
+        Mirror(fresh, print).restore()
         path = fresh.directory / "study.journal"
         restored = path.read_bytes() if path.exists() else b""
         assert content.startswith(restored)
@@ -100,9 +101,9 @@ def test_a_part_after_a_gap_does_not_count(results):
 def test_lines_here_that_were_not_shipped_before_a_kill_are_kept_and_shipped(results, tmp_path):
     config = build_config(results, tmp_path)
     write(config, b"one\n")
-    Copy(config, print)._ship_journal()
+    Mirror(config, print)._ship_journal()
     write(config, b"one\ntwo\nthr")
-    again = Copy(config, print)
+    again = Mirror(config, print)
     again.restore()
     again._ship_journal()
     assert (config.directory / "study.journal").read_bytes() == b"one\ntwo\nthr"
@@ -112,19 +113,19 @@ def test_lines_here_that_were_not_shipped_before_a_kill_are_kept_and_shipped(res
 def test_lines_here_that_another_machine_went_on_without_are_given_up(results, tmp_path):
     here, there = build_config(results, tmp_path / "here"), build_config(results, tmp_path / "there")
     write(here, b"one\n")
-    Copy(here, print)._ship_journal()
-    other = Copy(there, print)
+    Mirror(here, print)._ship_journal()
+    other = Mirror(there, print)
     other.restore()
     write(here, b"one\nlost\n")
     write(there, b"one\nother\n")
     other._ship_journal()
-    Copy(here, print).restore()
+    Mirror(here, print).restore()
     assert (here.directory / "study.journal").read_bytes() == b"one\nother\n"
 
 
 def test_a_part_whose_answer_was_lost_is_ones_own_although_the_journal_has_grown(results, tmp_path):
     config = build_config(results, tmp_path)
-    copy = Copy(config, print)
+    copy = Mirror(config, print)
     write(config, b"one\n")
     copy._ship_journal()
     Store(config.url).write(name_part(4), b"two\n")  # it is there, and nobody said so
@@ -145,7 +146,7 @@ def test_files_are_shipped_when_they_change_and_brought_when_they_differ(results
     for name in ("models/m.ckpt", "checkpoints/trial-1.ckpt", "study.yaml.partial", "study.lock"):
         (here.directory / name).parent.mkdir(exist_ok=True)
         (here.directory / name).write_bytes(b"not this")
-    copy, store = Copy(here, print), Store(here.url)
+    copy, store = Mirror(here, print), Store(here.url)
     copy._ship_files()
     assert "study.yaml" not in store.list(), "it waits for the lines of the journal that it rests on"
     copy.put("study.yaml")
@@ -157,7 +158,7 @@ def test_files_are_shipped_when_they_change_and_brought_when_they_differ(results
     copy.put("study.yaml")
     assert store.read("study.yaml") == b"longer"
     assert store.read("report/figures/a.png") == b"put there by somebody else", "what did not change is not sent again"
-    Copy(there, print).restore()
+    Mirror(there, print).restore()
     brought = {path.relative_to(there.directory).as_posix(): path for path in there.directory.rglob("*")}
     assert {name: brought[name].read_bytes() for name in files} == {
         **files,
@@ -170,7 +171,7 @@ def test_a_file_that_is_put_follows_the_lines_of_the_journal_that_it_rests_on(re
     config = build_config(results, tmp_path)
     write(config, b"opened\n")
     (config.directory / "study.yaml").write_bytes(b"opened")
-    copy, store = Copy(config, print), Store(config.url)
+    copy, store = Mirror(config, print), Store(config.url)
     copy.start(lambda: write(config, b"opened\n"))
     copy.put("study.yaml")
     assert store.read("study.yaml") == b"opened"
@@ -185,7 +186,7 @@ def test_a_trials_end_is_shipped_at_once_and_its_checkpoints_are_deleted(results
     journal = Journal(config.journal, "mine", note=print)
     for number in (0, 1):
         store.write(f"checkpoints/trial-{number}/mine/000001", b"x")
-    copy = Copy(config, pytest.fail)
+    copy = Mirror(config, pytest.fail)
     copy.start(lambda: None)
     trial = journal.add_trial("cnn", {}, {})
     metrics = {"epoch": 1, "accuracy": 0.5}
@@ -210,7 +211,7 @@ def test_a_trial_that_ends_while_the_journal_is_shipped_keeps_its_checkpoint_unt
     trials = [journal.add_trial("cnn", {}, {}) for _ in range(2)]
     for trial in trials:
         store.write(f"checkpoints/trial-{trial.number}/mine/000001", b"x")
-    copy = Copy(config, print)
+    copy = Mirror(config, print)
     asked = []
     is_away, is_back = threading.Event(), threading.Event()
 
@@ -239,26 +240,15 @@ def test_a_trial_that_ends_while_the_journal_is_shipped_keeps_its_checkpoint_unt
 def test_who_only_looks_sees_what_is_shipped_as_it_comes(results, tmp_path):
     config = build_config(results, tmp_path / "cache")
     write(config, b"one\n")
-    copy = Copy(config, print)
+    copy = Mirror(config, print)
     copy._ship_journal()
     (tmp_path / "view").mkdir()
-    view = View(config.url, tmp_path / "view")
+    view = JournalView(config.url, tmp_path / "view")
     assert (tmp_path / "view" / "study.journal").read_bytes() == b"one\n"
     write(config, b"one\ntwo\n")
     copy._ship_journal()
     view.refresh()
     assert (tmp_path / "view" / "study.journal").read_bytes() == b"one\ntwo\n"
-
-
-def test_a_study_in_a_folder_is_left_alone(tmp_path):
-    config = parse({"name": "mine", "results": str(tmp_path)})
-    copy = Copy(config, pytest.fail)
-    copy.restore()
-    copy.start(pytest.fail)
-    copy.put("study.yaml")
-    copy.fetch_below("models/")
-    copy.close()
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_drivers_never_go_on_with_one_record(bucket, tmp_path, spawn):
@@ -290,7 +280,7 @@ def test_two_drivers_never_go_on_with_one_record(bucket, tmp_path, spawn):
     sleeper.send_signal(signal.SIGCONT)
     _, said = sleeper.communicate("\n")
     assert sleeper.returncode == 1
-    assert "another driver goes on with" in said
+    assert "another driver continues" in said
     assert read_parts(store) == both
     other.communicate()
     assert other.returncode == 0

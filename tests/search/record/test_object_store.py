@@ -11,12 +11,14 @@ import pytest
 
 from search.config.schema import parse
 from search.record.lease import find_holder, hold
-from search.record.object_store import Store, StoreError, StoreSlot
+from search.record.lease_slots import StoreSlot
+from search.record.object_store import Store, StoreError
 from trainables.errors import InputError
 
 HOLDER = """
 import sys, time
-from search.record.object_store import Store, StoreSlot
+from search.record.lease_slots import StoreSlot
+from search.record.object_store import Store
 from search.record.lease import hold
 url, machine, watch_s = sys.argv[1:]
 try:
@@ -167,7 +169,7 @@ def test_a_living_holder_of_the_lock_is_refused_and_shown(store, start):
     assert holder.stdout.readline() == "held\n"
     slot = StoreSlot(store)
     assert find_holder(slot).startswith(f"process {holder.pid} on ")
-    with pytest.raises(InputError, match=f"{store.url} is being searched by process {holder.pid}"), hold(slot, print):
+    with pytest.raises(InputError, match=f"{store.url} is in use by process {holder.pid}"), hold(slot, print):
         pass
 
 

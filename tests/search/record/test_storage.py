@@ -17,10 +17,12 @@ from sqlalchemy import make_url
 
 from search.config.places import DRIVERS, PASSWORD
 from search.config.schema import dump, parse
-from search.datasets.prepare import check_absent
-from search.record.journal import Journal, State
+from search.record.database import StorageLost
+from search.record.folder import check_absent
+from search.record.journal import Journal
 from search.record.object_store import Store
-from search.record.storage import StorageLost, close_storage, read_storage
+from search.record.storage import close_storage, read_storage
+from search.record.trial import State
 from search.study import Study
 from trainables.errors import InputError
 
@@ -263,7 +265,7 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been(database, tmp_path, limit
 
 
 def test_a_study_that_is_being_searched_is_refused_to_others_and_another_one_is_not(database, monkeypatch):
-    monkeypatch.setattr("search.record.storage.LOCK_PATIENCE_S", 0.2)
+    monkeypatch.setattr("search.record.database.LOCK_PATIENCE_S", 0.2)
     first = Journal(database, "shared", note=print)
     with pytest.raises(InputError, match="the study shared in the database is being searched"):
         Journal(database, "shared", note=print)
@@ -300,7 +302,7 @@ def test_a_study_of_somebody_else_with_the_same_name_is_not_gone_on_with(databas
     config = parse({**SETTINGS, "storage": database, "results": str(tmp_path)})
     check_absent(config, resume=False)
     open_study(database)._journal.close()
-    with pytest.raises(InputError, match="the database holds a study shared already"):
+    with pytest.raises(InputError, match="the database holds a study shared"):
         check_absent(config, resume=True)
     config.directory.mkdir()
     check_absent(config, resume=True)
@@ -310,7 +312,7 @@ def test_a_new_head_goes_on_with_a_database_and_a_bucket(database, tmp_path, buc
     results, cache = f"s3://{bucket}/studies", {"cache": str(tmp_path / "cache")}
     config = parse({**SETTINGS, "storage": database, "results": results, "data": cache})
     open_study(database)._journal.close()
-    with pytest.raises(InputError, match=f"shared already, but {results}/shared is not there"):
+    with pytest.raises(InputError, match=f"shared, but {results}/shared does not exist"):
         check_absent(config, resume=True)
     Store(config.url).write("study.yaml", b"name: shared")
     check_absent(config, resume=True)

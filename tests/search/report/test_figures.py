@@ -1,6 +1,6 @@
 import pytest
 
-from search.record.journal import Trial
+from search.record.trial import Trial
 from search.report.figures import draw_confusion, draw_curves
 
 

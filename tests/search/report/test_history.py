@@ -4,7 +4,7 @@ import pytest
 from optuna.trial import TrialState
 
 from search.config.schema import parse
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.report.history import MIN_TRIALS, build_study, build_timeline, measure_importance
 
 CONFIG = parse(

@@ -4,7 +4,7 @@ import pytest
 
 from search.config.schema import parse
 from search.evaluation import result
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.report.notes import describe_changes, list_notes
 from trainables.config import list_defaults
 

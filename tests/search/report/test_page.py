@@ -17,7 +17,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 from search.config.schema import dump, parse
 from search.evaluation import result as results
 from search.evaluation.result import Mistake, Result
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.report.cells import Table
 from search.report.page import NUM_MISTAKES, write_page
 

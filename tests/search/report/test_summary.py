@@ -1,7 +1,7 @@
 import pytest
 
 from search.config.schema import parse
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.report.summary import find_paper_trial, summarize_search
 
 

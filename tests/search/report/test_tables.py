@@ -13,7 +13,7 @@ from search.evaluation import result
 from search.evaluation.comparison import COLUMNS, DETAILS, METRICS, list_differences, summarize, summarize_lower
 from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Result
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.report.cells import Table, format_latex
 from search.report.tables import list_search_tables, write_report
 from search.report.terminal import render

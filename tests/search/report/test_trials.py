@@ -1,6 +1,6 @@
 import pandas as pd
 
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.report.trials import write_trials
 from trainables.config import CnnConfig
 

@@ -4,7 +4,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
 
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.samplers.sampler import SAMPLERS, Sampler, _derive_seed
 
 DISTRIBUTIONS = {

@@ -3,7 +3,7 @@ from collections import Counter
 import pytest
 
 from search.config.schema import parse
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 from search.samplers.shares import (
     check_shares,
     choose_architecture,

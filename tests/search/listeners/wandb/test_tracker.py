@@ -15,7 +15,7 @@ from search.config.schema import parse
 from search.listeners.wandb import runs
 from search.listeners.wandb.runs import Board
 from search.listeners.wandb.tracker import PATIENCE_S, Tracker
-from search.record.journal import State, Trial
+from search.record.trial import State, Trial
 
 KEY = "0123456789" * 4
 SPACE = {"cnn": {"learning_rate": {"low": 1e-4, "high": 0.1, "log": True}, "filters": {"choice": [16, 32]}}}

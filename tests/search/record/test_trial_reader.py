@@ -15,9 +15,11 @@ from rich.console import Console
 
 from search.commands.inspect import Inspected, describe_study, show_top, show_trial
 from search.config.schema import parse
-from search.record.journal import Journal, State
-from search.record.manifest import write_record
+from search.record.folder import read_study
+from search.record.journal import Journal
+from search.record.manifest import save_manifest
 from search.record.provenance import describe_code
+from search.record.trial import State
 from search.report.trials import write_trials
 from search.study import Study
 from trainables.errors import InputError
@@ -78,8 +80,9 @@ def look(folder):
     if not (folder / "study.yaml").exists():
         config = json.loads(json.dumps(describe_config(folder)))
         data = {"fingerprint": "0" * 64, "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}
-        write_record(folder, {"id": "1", "config": config, "data": data, "code": describe_code(), "evaluations": []})
-    study = Inspected(folder, folder)
+        save_manifest(folder, {"id": "1", "config": config, "data": data, "code": describe_code(), "evaluations": []})
+    with read_study(folder) as reader:
+        study = Inspected(reader)
     console = Console(file=io.StringIO(), width=80)
     console.print(study.get_status())
     show_top(study.trials, 10, console)
@@ -274,11 +277,11 @@ def test_a_line_that_optuna_cannot_take_in_is_named(folder, line):
     number = path.read_bytes().count(b"\n") + 1
     with path.open("a") as file:
         file.write(json.dumps(line) + "\n")
-    with pytest.raises(InputError, match=f"has a line {number} that Optuna cannot take in"):
+    with pytest.raises(InputError, match=f"has a line {number} that Optuna cannot read"):
         run(study)  # the search that is under way
     before = path.read_bytes()
     for reading in (open_study, look):
-        with pytest.raises(InputError, match=f"has a line {number} that Optuna cannot take in"):
+        with pytest.raises(InputError, match=f"has a line {number} that Optuna cannot read"):
             reading(folder)
     assert path.read_bytes() == before
 
@@ -296,7 +299,7 @@ def test_a_journal_whose_study_was_deleted_is_not_begun_again(folder):
     run(open_study(folder), 5)
     open_plain(folder)._storage.delete_study(0)
     for reading in (open_study, look):
-        with pytest.raises(InputError, match="holds no study: restore the file"):
+        with pytest.raises(InputError, match="has no study: restore the file"):
             reading(folder)
 
 

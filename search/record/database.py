@@ -1,0 +1,140 @@
+"""The journal in a PostgreSQL or MySQL database, which a team shares.
+
+The connection that writes holds a lock of the server on the study. A driver that is cut off from the server has lost
+the lock and can write no more; the lock of a killed driver ends with its connection.
+"""
+
+import hashlib
+import os
+import time
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import RDBStorage
+
+from search.config.places import DRIVERS, PASSWORD, check_database_url
+from trainables.errors import InputError
+
+LOCK_PATIENCE_S = 5.0
+"""Seconds that a server may take to notice that the holder of a lock was killed."""
+WRITER = {
+    "postgresql": {"options": "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"},
+    "mysql": {"init_command": "SET SESSION wait_timeout = 31536000"},
+}
+"""How a writer connects. PostgreSQL releases a lock whose host has been silent for two minutes, instead of two hours.
+MySQL would release the lock of a search whose epochs take 8 hours, and now does so after a year."""
+READER = {
+    "postgresql": {"options": "-c default_transaction_read_only=on"},
+    "mysql": {"init_command": "SET SESSION TRANSACTION READ ONLY"},
+}
+"""How a reader connects; it cannot write."""
+
+
+class _ClearText:
+    """Replaces PyMySQL's authentication that sends the password in clear text."""
+
+    def __init__(self, _connection: object) -> None:
+        pass
+
+    def authenticate(self, _packet: object) -> object:
+        raise PermissionError("the server asks for the password in clear text, which is never sent")
+
+
+AUTHENTICATION: dict[str, dict[str, Any]] = {
+    "postgresql": {"require_auth": "!password"},
+    "mysql": {"auth_plugin_map": dict.fromkeys(("mysql_clear_password", "dialog"), _ClearText)},
+}
+"""Forbids to send a password that the server reads in clear text."""
+StorageLost = optuna.exceptions.StorageInternalError
+"""The database stopped answering; what it acknowledged is recorded."""
+
+
+def describe_loss(error: BaseException) -> str:
+    """Return in one line what the server, or its client library, reported."""
+    reason = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
+    return " ".join(str(reason).split())
+
+
+def open_database(url: str, arguments: dict[str, dict[str, str]], *, skip_table_creation: bool = False) -> RDBStorage:
+    """Connect to a database.
+
+    Args:
+        url: Of the database, without its password.
+        arguments: WRITER or READER.
+        skip_table_creation: Whether missing tables stay missing.
+
+    Raises:
+        InputError: If the database refuses the connection, or its client library is not installed.
+    """
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import SQLAlchemyError
+    from sqlalchemy.pool import StaticPool
+
+    check_database_url(url)
+    known = make_url(url)
+    full = known.set(drivername=DRIVERS[known.drivername], password=os.environ.get(PASSWORD))
+    connection = arguments[known.drivername] | AUTHENTICATION[known.drivername]
+    kwargs = {"poolclass": StaticPool, "connect_args": connection}  # one connection: the one that holds the lock
+    where = f"{known.host or 'localhost'}/{known.database}"
+    try:
+        return Database(full.render_as_string(hide_password=False), kwargs, skip_table_creation=skip_table_creation)
+    except ImportError:
+        raise InputError(
+            f"storage: {known.drivername} needs a library: pip install 'cifake-search[database]'"
+        ) from None
+    except (SQLAlchemyError, StorageLost) as error:
+        raise InputError(f"storage: cannot use the database {where}: {describe_loss(error)}") from None
+
+
+def lock_study(storage: RDBStorage, study: str) -> None:
+    """Lock a study for as long as the storage's connection lasts.
+
+    Raises:
+        InputError: If another connection holds the lock.
+    """
+    from sqlalchemy import event, text
+
+    digest = hashlib.sha256(f"cifake-search {storage.engine.url.database} {study}".encode()).digest()
+    is_postgresql = storage.engine.dialect.name == "postgresql"
+    key = int.from_bytes(digest[:8], signed=True) if is_postgresql else digest.hex()[:60]
+    query = text("SELECT pg_try_advisory_lock(:key)" if is_postgresql else "SELECT GET_LOCK(:key, 0)")
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    with storage.engine.connect() as connection:
+        while not (is_mine := connection.execute(query, {"key": key}).scalar()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        connection.commit()
+    event.listen(storage.engine, "do_connect", _refuse)  # Optuna reconnects, and would have no lock then
+    if not is_mine:
+        close_database(storage)
+        raise InputError(f"the study {study} in the database is being searched: stop that search first, or wait for it")
+
+
+def _refuse(*_: Any) -> None:
+    raise StorageLost("the connection was cut, and with it the lock on the study was lost")
+
+
+class Database(RDBStorage):
+    """Accepts other choices or another scale of a parameter than an earlier trial had, as a file does.
+
+    So a study whose space was changed can continue. Every trial is stored with its own distributions.
+    """
+
+    def _set_trial_param_without_commit(
+        self,
+        session: Any,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None = None,  # noqa: ARG002 Optuna's name
+    ) -> None:
+        super()._set_trial_param_without_commit(
+            session, trial_id, param_name, param_value_internal, distribution, previous_distribution=distribution
+        )
+
+
+def close_database(storage: RDBStorage) -> None:
+    """Close the connection, which releases the lock."""
+    storage.remove_session()
+    storage.engine.dispose()

@@ -1,0 +1,142 @@
+"""Where a lease is stored: a file, or an object of a store.
+
+A file is taken by a hard link and taken over by a rename, which are atomic on network file systems too. An object is
+taken on a condition that the store checks.
+"""
+
+import os
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from search.config.places import LEASE
+from search.record.object_store import Store
+
+CLAIM_S = 1.0
+"""Seconds after which a claim, which should last microseconds, counts as left by a kill."""
+
+
+class FileSlot:
+    """A lease that is a file.
+
+    The heartbeat is written into the file that this process created, which stays open. When another file takes its
+    name, the heartbeats no longer reach anyone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder = str(path.parent)
+        self._path = path
+        self._file: int | None = None
+
+    def read(self) -> bytes | None:
+        """Return the content, None if the lease is free; opening makes a network file system ask its server."""
+        return _read(self._path)
+
+    def create(self, content: bytes) -> bool:
+        """Take a free lease: link a file of this process to the name."""
+        with self._draft(content) as draft:
+            return _link(draft, self._path) or self.read() == content  # NFS may send a request twice
+
+    def replace(self, before: bytes, content: bytes) -> bool:
+        """Take over a lease whose content is still `before`: claim a second name, read again, rename.
+
+        A claim that a kill left is deleted. If two processes do so at once, the name decides at the end whose it is.
+        """
+        claim = self._path.with_name(f"{self._path.name}.next")
+        with self._draft(content) as draft:
+            while not _link(draft, claim):
+                left = _read(claim)
+                time.sleep(CLAIM_S)
+                if left is not None and _read(claim) == left:
+                    claim.unlink(missing_ok=True)
+            if self.read() == before:
+                with suppress(FileNotFoundError):
+                    claim.replace(self._path)
+            else:
+                claim.unlink(missing_ok=True)
+            return self.read() == content
+
+    def refresh(self, content: bytes) -> None:
+        """Write a heartbeat into the file that this process created, even if another one now has its name."""
+        assert self._file is not None, "a lease that was not taken has no heartbeat"
+        os.pwrite(self._file, content, 0)
+        os.fsync(self._file)
+
+    def remove(self) -> None:
+        """Delete the lease; the caller has checked that it is its own."""
+        self._path.unlink(missing_ok=True)
+        self._close()
+
+    @contextmanager
+    def _draft(self, content: bytes) -> Iterator[Path]:
+        """Write the content to a file with a new name and keep it open."""
+        self._close()
+        path = self._path.with_name(f"{self._path.name}.{secrets.token_hex(4)}")
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
+        try:
+            os.write(self._file, content)
+            os.fsync(self._file)
+            yield path
+        finally:
+            path.unlink()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+class StoreSlot:
+    """A lease that is an object."""
+
+    def __init__(self, store: Store, name: str = LEASE) -> None:
+        self.folder = store.url
+        self._store = store
+        self._name = name
+        self._mine = self._tried = b""
+
+    def read(self) -> bytes | None:
+        """Return the content, None if the lease is free."""
+        return self._store.read(self._name)
+
+    def create(self, content: bytes) -> bool:
+        """Take a free lease; a request that was sent twice finds its own content."""
+        self._mine = self._tried = content
+        return self._store.create(self._name, content) or self.read() == content
+
+    def replace(self, before: bytes, content: bytes) -> bool:
+        """Take over a lease whose content is still `before`."""
+        self._mine = self._tried = content
+        return self._store.swap(self._name, before, content) or self.read() == content
+
+    def refresh(self, content: bytes) -> None:
+        """Write a heartbeat over the previous one; the lease of another process stays as it is.
+
+        The previous one is the last, or the last but one where a request or its answer was lost.
+        """
+        there = self.read()
+        if there is not None and there in (self._mine, self._tried):
+            self._mine, self._tried = there, content
+            self._store.swap(self._name, there, content)
+
+    def remove(self) -> None:
+        """Delete the lease; the caller has checked that it is its own."""
+        self._store.delete([self._name])
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _link(file: Path, name: Path) -> bool:
+    """Link a written file to a name in one step; return whether the name was free."""
+    try:
+        name.hardlink_to(file)
+    except FileExistsError:
+        return False
+    return True

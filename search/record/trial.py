@@ -1,0 +1,64 @@
+"""One trial, as the journal has it."""
+
+import dataclasses
+import enum
+from datetime import datetime
+from typing import Any
+
+METRIC = "accuracy"
+"""The validation metric that is searched for, compared at rungs and journaled; larger is better."""
+FOREIGN = "foreign"
+"""Stands for the architecture of a foreign trial, and of one that waits."""
+
+
+class State(enum.StrEnum):
+    """State of a trial; the names are Optuna's."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    PRUNED = "PRUNED"
+    FAIL = "FAIL"
+
+
+@dataclasses.dataclass(slots=True, kw_only=True)
+class Trial:
+    """One configuration's training, as recorded."""
+
+    number: int
+    """Position in the study, from 0."""
+    architecture: str
+    """Key of trainables.config.MODEL_CONFIGS; `foreign` for a trial that plain Optuna wrote, until it is handed out."""
+    params: dict[str, Any]
+    """Flat parameters, as trainables.config.build_train_config takes them."""
+    epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    """Metrics of epoch 1, 2, ... in order."""
+    state: State = State.RUNNING
+    """RUNNING until it ends."""
+    reason: str | None = None
+    """Why it is PRUNED, FAIL, or COMPLETE before its last epoch. A RUNNING trial has one where a kill came between the
+    reason and the state."""
+    attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """seconds, device, images_per_second."""
+    enqueued: dict[str, Any] | None = None
+    """The point that plain Optuna's `enqueue_trial` asked for; None for all other trials."""
+    waits: bool = False
+    """Whether it was enqueued and is not handed out yet; its state is RUNNING then."""
+    started: datetime | None = dataclasses.field(default=None, compare=False)
+    """When it was proposed, in local time."""
+    ended: datetime | None = dataclasses.field(default=None, compare=False)
+    """When its state became final, in local time."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether another program wrote it, so that nothing is known of its training."""
+        return self.architecture == FOREIGN
+
+    def list_values(self) -> list[float]:
+        """Return the validation metric of epoch 1, 2, ..."""
+        return [metrics[METRIC] for metrics in self.epochs]
+
+    def get_peak(self) -> tuple[float, int]:
+        """Return the best value and the first epoch that had it; there must be an epoch."""
+        values = self.list_values()
+        peak = max(values)
+        return peak, values.index(peak) + 1

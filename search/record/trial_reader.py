@@ -1,0 +1,172 @@
+"""Reads one trial of the journal and checks it: plain Optuna, or a stranger, may have written there too.
+
+A trial of this search has the attributes `architecture` and `params`. All others are foreign: plain Optuna's `ask`,
+`tell` or `add_trial` wrote them. Nothing is known of their training, so they count as failed. A trial that
+`enqueue_trial` added waits until the search hands it out.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from search.record.trial import FOREIGN, METRIC, State, Trial
+from trainables.config import MODEL_CONFIGS, Value, list_defaults
+from trainables.errors import InputError
+
+NOT_OURS = "not of this search: plain Optuna, or another program, wrote it"
+ENDED_OUTSIDE = "plain Optuna, or another program, ended it before its first epoch"
+POINT = "fixed_params"
+"""System attribute in which Optuna's `enqueue_trial` stores the point."""
+LARGEST = 1e300
+"""A larger float in the journal counts as damage, as a whole number beyond 2**53 does."""
+KINDS: dict[str, tuple[type, ...]] = {
+    "reason": (str, type(None)),
+    "traceback": (str,),
+    "device": (str,),
+    **dict.fromkeys(("seconds", "images_per_second", "peak_memory_bytes"), (int, float)),
+}
+"""Types of the attributes of a trial that this project computes with or prints."""
+
+
+def read_trial(frozen: FrozenTrial, where: str) -> tuple[Trial, list[dict[str, Any]]]:
+    """Return a trial, and the rows of its epochs as `Journal.add_epoch` wrote them.
+
+    Args:
+        frozen: As Optuna's storage returns it.
+        where: Names the trial in messages.
+
+    Raises:
+        InputError: If the trial is damaged.
+    """
+    _check_shape(frozen, where)
+    waits, point = frozen.state is TrialState.WAITING, frozen.system_attrs.get(POINT)
+    trial = Trial(
+        number=frozen.number,
+        architecture=FOREIGN,
+        params={},
+        state=State.RUNNING if waits else State.FAIL,
+        enqueued=point if isinstance(point, dict) else {} if waits else None,
+        waits=waits,
+        started=frozen.datetime_start,
+        ended=frozen.datetime_complete,
+    )
+    if not _is_own(frozen):
+        trial.reason = None if waits else str(frozen.user_attrs.get("reason", NOT_OURS))
+        return trial, []
+    attributes = _read_attributes(frozen, where)
+    trial.architecture, trial.params = attributes.pop("architecture"), attributes.pop("params")
+    trial.reason, trial.attributes = attributes.pop("reason", None), attributes
+    rows = list_rows(frozen, where)
+    trial.epochs = [dict(row["metrics"]) for row in rows]
+    if rows:
+        attributes["device"] = rows[-1]["device"]
+    if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) and not rows:
+        trial.reason = ENDED_OUTSIDE
+    elif not waits:
+        trial.state = State[frozen.state.name]
+    return trial, rows
+
+
+def name_epoch(epoch: int) -> str:
+    """Return the system attribute that holds an epoch's metrics."""
+    return f"epoch:{epoch}"
+
+
+def list_rows(frozen: FrozenTrial, where: str) -> list[dict[str, Any]]:
+    """Return the rows of the epochs that count, in order; no row of a trial that is foreign or waits.
+
+    Raises:
+        InputError: If one is missing or damaged.
+    """
+    if not _is_own(frozen) or frozen.state is TrialState.WAITING:
+        return []
+    rows = {
+        epoch: row
+        for epoch in frozen.intermediate_values  # to which plain Optuna's `report` adds no row
+        if type(epoch) is int and (row := frozen.system_attrs.get(name_epoch(epoch))) is not None
+    }
+    recorded = sorted(rows)
+    _require(recorded == list(range(1, len(recorded) + 1)), f"{where} lacks an epoch")
+    for epoch in recorded:
+        _require(_is_row(rows[epoch], epoch), f"epoch {epoch} of {where} is damaged")
+    return [dict(rows[epoch]) for epoch in recorded]
+
+
+def read_point(point: Any) -> tuple[str, dict[str, Value]]:
+    """Return architecture and parameters of a point such as {"cnn.learning_rate": 0.001}.
+
+    Raises:
+        InputError: If its names are not those of one architecture's parameters.
+    """
+    names = list(point) if isinstance(point, Mapping) else []
+    architecture = str(names[0]).partition(".")[0] if names else ""
+    if architecture not in MODEL_CONFIGS or not all(str(name).startswith(f"{architecture}.") for name in names):
+        known = " or ".join(MODEL_CONFIGS)
+        raise InputError(f"expected parameters of one architecture ({known}), such as cnn.learning_rate, not {point!r}")
+    return architecture, {str(name).partition(".")[2]: value for name, value in point.items()}
+
+
+def _is_own(frozen: FrozenTrial) -> bool:
+    """Return whether this search wrote a trial."""
+    return {"architecture", "params"} <= frozen.user_attrs.keys()
+
+
+def _check_shape(frozen: FrozenTrial, where: str) -> None:
+    """Check that a trial's attributes are mappings."""
+    for attributes in (frozen.user_attrs, frozen.system_attrs):
+        _require(isinstance(attributes, dict), f"the attributes of {where} are damaged")
+
+
+def _read_attributes(frozen: FrozenTrial, where: str) -> dict[str, Any]:
+    """Return the user attributes of a trial of this search, those that this project computes with checked."""
+    found = dict(frozen.user_attrs)
+    architecture, params = found["architecture"], found["params"]
+    is_known = isinstance(architecture, str) and architecture in MODEL_CONFIGS
+    _require(is_known, f"{where} has the unknown architecture {architecture!r}")
+    _require(isinstance(params, dict), f"{where} has no parameters")
+    defaults = list_defaults(architecture)
+    for name, value in params.items():
+        _require(_is_value(value, defaults.get(name)), f"{where} has {name} = {value!r}")
+    for name, kinds in KINDS.items():
+        if name in found:
+            is_sound = _is_number(found[name]) if float in kinds else isinstance(found[name], kinds)
+            _require(is_sound, f"{where} has {name} = {found[name]!r}")
+    return found
+
+
+def _is_row(row: Any, epoch: int) -> bool:
+    """Return whether a row has what `Journal.add_epoch` writes."""
+    if not isinstance(row, dict) or not isinstance(row.get("metrics"), dict):
+        return False
+    metrics, order = row["metrics"], row.get("order")
+    return (
+        isinstance(row.get("device"), str)
+        and isinstance(order, int)
+        and 0 <= order < 2**53
+        and _is_number(row.get("elapsed_s"))
+        and 0 <= row["elapsed_s"] < 1e12
+        and all(map(_is_number, metrics.values()))
+        and METRIC in metrics
+        and metrics.get("epoch", epoch) == epoch
+    )
+
+
+def _is_value(value: Any, default: Value | None) -> bool:
+    """Return whether a parameter may have a value; a parameter that is no longer known has no default."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and not _is_number(value):
+        return False
+    if default is None:
+        return isinstance(value, bool | int | float | str)
+    return type(value) is type(default) or (type(value) is int and type(default) is float)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= (LARGEST if isinstance(value, float) else 2**53)
+
+
+def _require(holds: bool, problem: str) -> None:
+    if not holds:
+        raise InputError(f"{problem}: restore the journal from a copy, or use another --name")
