@@ -82,12 +82,12 @@ def test_a_node_that_joins_with_other_code_ends_the_search_and_mended_it_goes_on
     last = (project / "output.txt").read_text().splitlines()[-1]
     assert last.startswith("error: node ")
     assert " has project " in last
-    assert last.endswith("install the same on both; the same command with --resume goes on from here")
+    assert last.endswith("install the same on both; the same command with --resume continues from here")
 
     trials = Journal.read(project.parent / "results" / "tiny" / "study.journal", "tiny").load()
     assert len(trials) >= 2
     assert State.FAIL not in {trial.state for trial in trials}, "it counts against no trial"
     code.write_text(before)
     resumed = start("--resume")
-    wait_for(project, resumed, "goes on at epoch")
+    wait_for(project, resumed, "continues at epoch")
     wait_for(project, resumed, "trial 1 cnn epoch 1/")

@@ -32,7 +32,7 @@ def main():
 
 typer.run(main)
 """
-GO_ON = "; the same command goes on from here\n"
+GO_ON = "; the same command continues from here\n"
 
 
 class Search:
@@ -221,7 +221,7 @@ def test_a_part_of_a_study_that_turns_read_only_ends_it_resumable(run_on_small_d
     study.write_text(STUDY.format(cache=tmp_path / "cache"))
     first, second = run_on_small_disk(FAIL_AT, "64m", study, words, place).splitlines()
     assert first.startswith("1 error: a disk failed ([Errno ")
-    assert first.endswith("mend it, then the same command with --resume goes on")
+    assert first.endswith("mend it, then the same command with --resume continues")
     assert second == "0 False"
 
 
@@ -246,7 +246,7 @@ def test_sigterm_and_a_closed_pipe_end_search_and_evaluation_resumable(tmp_path,
             finally:
                 kill_tree(search)
 
-    sentence = "ended by SIGTERM; the same command with --resume goes on from here\n"
+    sentence = "ended by SIGTERM; the same command with --resume continues from here\n"
     assert run(end=lambda search: search.terminate()) == (143, sentence)
     assert run("--resume", end=lambda search: search.stdout.close()) == (141, "")
     done = subprocess.run([*command, "--resume"], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -174,7 +174,7 @@ def test_a_search_goes_on_while_its_store_is_out_of_reach_and_ships_afterwards(
         shown += lines
     line.cut()
     assert head.returncode == 0, "".join(shown)
-    assert any("the search goes on here, and what is new is shipped when the store is back" in text for text in shown)
+    assert any("the search continues here and ships what is new when the store is back" in text for text in shown)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     trials = load_trials(Store(url), tmp_path)
     assert [(trial.state, len(trial.intermediate_values)) for trial in trials] == [(TrialState.COMPLETE, 3)] * 8

@@ -72,7 +72,7 @@ def test_a_study_in_pieces_equals_a_straight_one(run, tmp_path):
     for moment in moments:
         code, lines = run(tmp_path / "pieces", until=moment)
         assert code == 130, "".join(lines)
-        assert "goes on from here" in lines[-1]
+        assert "continues from here" in lines[-1]
     code, lines = run(tmp_path / "pieces")
     assert code == 0, "".join(lines)
     assert run(tmp_path / "straight")[0] == 0

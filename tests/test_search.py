@@ -155,7 +155,7 @@ def test_ctrl_c_says_how_to_resume_and_the_study_can_be_extended(tmp_path, study
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
     assert process.returncode == 130
-    assert output.strip().endswith("the same command with --resume goes on from here")
+    assert output.strip().endswith("the same command with --resume continues from here")
 
     finish(tmp_path, "--resume", "--name", "tiny")
     check_whole(load_trials(tmp_path), 4)

@@ -1,4 +1,4 @@
-"""The command line of the audit: what a data set is like, before anything is trained on it.
+"""Audits a data set before anything is trained on it.
 
 python -m search audit PATH [--json PATH] [--contact-sheet PNG]
 """
@@ -25,11 +25,11 @@ from trainables.durable import write_file
 from trainables.errors import InputError
 
 NAMED = 3
-"""Files that are named where there are many; all of them stand in the JSON."""
+"""Most files named in a row; the JSON has all of them."""
 LEGEND = f"""
-near-grey    the channels deviate from their pixel's mean by less than {GREY_DEVIATION:g} of 255
-same file    copies but the first; across two places, images of the first one
-same pixels  the same, where only the files differ
+near-grey    channels deviate from their pixel's mean by less than {GREY_DEVIATION:g} of 255
+same file    copies after the first; across two parts, images of the first part
+same pixels  the same for files that differ but have equal pixels
 look alike   pairs of other images: perceptual hashes within {MAX_DISTANCE} of 64 bits,
              pixels that differ by less than {MAX_DIFFERENCE:g} of 255 on average and correlate
              above {MIN_CORRELATION:g}"""
@@ -38,7 +38,7 @@ look alike   pairs of other images: perceptual hashes within {MAX_DISTANCE} of 6
 def main(
     path: Annotated[Path, typer.Argument(help="Folder or zip of {train,test}/{REAL,FAKE}/*.")],
     json_path: Annotated[
-        Path | None, typer.Option("--json", metavar="PATH", help="Write all that was found, every file by name.")
+        Path | None, typer.Option("--json", metavar="PATH", help="Write all findings, with every file name.")
     ] = None,
     sheet_path: Annotated[
         Path | None, typer.Option("--contact-sheet", metavar="PNG", help="Draw examples of near-duplicates.")
@@ -54,7 +54,7 @@ def main(
         show(found, console)
         if json_path:
             _write(json_path, json.dumps(dataclasses.asdict(found), indent=1).encode())
-            console.print(f"All of it by name: {escape(json_path)}")
+            console.print(f"All findings: {escape(json_path)}")
         if sheet_path and found.near:
             buffer = io.BytesIO()
             draw_sheet(images, found.near).save(buffer, "PNG")
@@ -65,7 +65,7 @@ def main(
 
 
 def show(found: Audit, console: Console) -> None:
-    """Print what was found, for a terminal of 80 columns."""
+    """Print the findings for a terminal of 80 columns."""
     console.print(f"{escape(found.source)}: {sum(part.images for part in found.parts):,} images", end="\n\n")
     parts = _build_table("part", "images", "mean red", "green", "blue", "near-grey")
     for part in found.parts:
@@ -100,7 +100,7 @@ def _build_table(*headings: str) -> Table:
 
 
 def _name_files(heading: str, names: Sequence[str]) -> str:
-    """Return the number of files and, a line each, the names of the first few."""
+    """Return the number of files and the names of the first few, one a line."""
     more = ["..."] if len(names) > NAMED else []
     return "\n  ".join([f"{heading}: {len(names):,}", *map(escape, names[:NAMED]), *more])
 

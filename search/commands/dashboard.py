@@ -14,7 +14,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import typer
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
-from optuna_dashboard import wsgi  # type: ignore[attr-defined]  # which it imports, and exports to no type checker
+from optuna_dashboard import wsgi  # type: ignore[attr-defined]  # imported there, not exported for type checkers
 
 from search.commands.terminal import explain_errors
 from search.config.places import is_url
@@ -25,7 +25,7 @@ from trainables.errors import InputError
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 LOCAL = ("127.0.0.1", "localhost", "[::1]")
-"""Names by which a browser on this machine asks for a page of it."""
+"""Host names that a browser on this machine uses."""
 ARTIFACT_BYTES = 64 * 2**20
 """Most bytes of a picture."""
 POLICY = "; ".join(
@@ -40,9 +40,9 @@ POLICY = "; ".join(
         "frame-ancestors 'none'",
     )
 )
-"""What the page may load: nothing from elsewhere, no script but optuna-dashboard's."""
+"""The page may load nothing from other hosts and no script except optuna-dashboard's."""
 SANDBOX = "default-src 'none'; sandbox"
-"""What an artifact may load: nothing."""
+"""An artifact may load nothing."""
 
 
 def main(
@@ -53,12 +53,12 @@ def main(
         list[str] | None, typer.Option("--allow", metavar="NAME", help="Answer to this host name too; may be repeated.")
     ] = None,
 ) -> None:
-    """Serve optuna-dashboard on a study until Ctrl-C. It reads the record and can change nothing."""
+    """Serve optuna-dashboard for a study until Ctrl-C. It reads the journal and changes nothing."""
     logging.getLogger("optuna_dashboard").setLevel(logging.WARNING)
     with explain_errors():
         if is_url(place):
             raise InputError(
-                f"{place} lies in an object store, which optuna-dashboard cannot follow: use python -m search inspect, "
+                f"{place} is in an object store, which optuna-dashboard cannot read: use python -m search inspect, "
                 "with --table for its trials"
             )
         directory = Path(place)
@@ -80,7 +80,7 @@ def main(
 
 
 def refuse_changes(application: Application) -> Application:
-    """Answer what would change a study, such as its deletion, with 403; the search alone writes its record."""
+    """Answer requests that would change a study, such as its deletion, with 403."""
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
@@ -92,7 +92,7 @@ def refuse_changes(application: Application) -> Application:
 
 
 def answer_to(names: Collection[str], application: Application) -> Application:
-    """Answer requests for a page of these hosts alone: another site's name may be made to lead here (DNS rebinding)."""
+    """Answer requests for these host names only, against DNS rebinding."""
     known = {name.lower().strip("[]") for name in names}
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -100,13 +100,13 @@ def answer_to(names: Collection[str], application: Application) -> Application:
         if _strip_port(asked) in known:
             return application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"This dashboard does not answer to that host name: start it with --allow NAME."]
+        return [b"This dashboard does not answer to that host name. Start it with --allow NAME."]
 
     return guarded
 
 
 def protect(application: Application) -> Application:
-    """Say with each answer what its page may load, and with each artifact that it is to be stored, not shown."""
+    """Add a content security policy to each answer; serve artifacts as downloads."""
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         is_artifact = environ["PATH_INFO"].startswith("/artifacts/")
@@ -124,7 +124,7 @@ def protect(application: Application) -> Application:
 
 
 class Artifacts(FileSystemArtifactStore):
-    """The files of a study's artifact store, for reading; none that is a link."""
+    """A study's artifact store for reading; links are not followed."""
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
         """Return the content of an artifact."""
@@ -142,13 +142,13 @@ def _strip_port(host: str) -> str:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A page asks for several things at a time."""
+    """A server that answers several requests at a time."""
 
     daemon_threads = True
 
 
 class _Quiet(WSGIRequestHandler):
-    """Says nothing of each request."""
+    """A handler that logs no requests."""
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

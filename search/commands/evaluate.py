@@ -1,4 +1,4 @@
-"""The command line of the evaluation: retrains the winners of a study, tests each once, writes the report.
+"""Evaluates a study: retrains the winners, tests each once, writes the report.
 
 python -m search evaluate results/NAME [--set evaluation.seeds=5 ...] [--architecture NAME ...] [--report]
 """
@@ -29,7 +29,7 @@ from trainables.errors import InputError
 from trainables.record import load_info
 
 MAY_SET = ("evaluation.", "resources.", "cluster.", "tracking.", "data.path=", "data.cache=")
-"""How and where winners are retrained; all else is the study's."""
+"""Keys that an evaluation may set: how and where winners are retrained."""
 
 
 def main(
@@ -40,7 +40,7 @@ def main(
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a key of evaluation or resources.")
     ] = None,
     architectures: Annotated[
-        list[str] | None, typer.Option("--architecture", help="Evaluate this one only; may be repeated.")
+        list[str] | None, typer.Option("--architecture", help="Evaluate only this one; may be repeated.")
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Write the report again from what is stored; train nothing.")
@@ -87,12 +87,12 @@ def _read_config(study: str, settings: Sequence[str]) -> StudyConfig:
     for setting in settings:
         if not setting.startswith(MAY_SET):
             known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
-            raise InputError(f"--set {setting}: an evaluation may change {known} only; all else is the study's")
+            raise InputError(f"--set {setting}: an evaluation may change {known} only")
     return load_study(study, settings)[0]
 
 
 def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:
-    """Return the study with the architectures to evaluate alone."""
+    """Return the study with only the architectures to evaluate."""
     known: dict[str, Architecture] = {str(name): name for name in config.search.architectures}
     if unknown := [name for name in architectures or () if name not in known]:
         raise InputError(f"--architecture {unknown[0]}: the study has {', '.join(known)}")
@@ -102,7 +102,7 @@ def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyCo
 
 def _check_finished(config: StudyConfig, trials: Sequence[Trial]) -> None:
     if missing := check_winners(config, trials):
-        cure = "go on with the search, or name the others with --architecture"
+        cure = "continue the search, or name the others with --architecture"
         raise InputError(f"{' '.join(missing).rstrip('.')}: {cure}")
 
 

@@ -1,4 +1,4 @@
-"""Writes a trained model for use outside this project.
+"""Exports a trained model for use outside this project.
 
 python -m search export MODEL --format onnx [--output PATH]
 """
@@ -26,14 +26,14 @@ from trainables.durable import replace_file
 from trainables.errors import InputError
 
 TOLERANCE = 1e-4
-"""Largest difference between the probabilities of the exported model and of ours."""
+"""Largest accepted difference between probabilities of the exported model and of PyTorch."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 """Packages of the extra `export`."""
 
 
 def main(
     model: Annotated[Path, typer.Argument(help="A .safetensors file of results/NAME/models.")],
-    form: Annotated[Literal["onnx"], typer.Option("--format", help="The only one so far.")] = "onnx",
+    form: Annotated[Literal["onnx"], typer.Option("--format", help="The only format so far.")] = "onnx",
     output: Annotated[Path | None, typer.Option(help="File to write; MODEL's name with .onnx by default.")] = None,
 ) -> None:
     """Export a trained model: uint8 images (N, 32, 32, 3) in, the probability of REAL of each out."""
@@ -48,13 +48,13 @@ def main(
 
 
 def export_onnx(trained: TrainedModel, path: Path) -> float:
-    """Write a model as ONNX, once onnxruntime agrees with torch on it.
+    """Write a model as ONNX, after a check that onnxruntime agrees with PyTorch.
 
     Returns:
-        The largest difference of a probability on images of noise, from dark to bright.
+        The largest difference of a probability, on noise images from dark to bright.
 
     Raises:
-        InputError: If the packages for it are missing, the results differ, or the file cannot be written.
+        InputError: If packages are missing, the results differ, or the file cannot be written.
     """
     _check_packages()
     classifier = Classifier(trained.model, flip_average=trained.config.flip_average).eval()
@@ -84,10 +84,10 @@ def run_onnx(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def _write(classifier: Classifier, example: NDArray[np.uint8], metadata: dict[str, str], path: Path) -> None:
-    """Trace the classifier with an example batch; the batch's size stays open."""
+    """Trace the classifier with an example batch; the batch size stays dynamic."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # raised inside torch 2.14's exporter and the onnxscript it calls, not by the model
+        # from torch 2.14's exporter and onnxscript, not from the model
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.filterwarnings("ignore", category=FutureWarning)
         program: Any = torch.onnx.export(
@@ -116,7 +116,7 @@ def _describe(trained: TrainedModel) -> dict[str, str]:
 
 
 def _check_packages() -> None:
-    """Check that everything for the export is installed."""
+    """Check that the packages of the extra `export` are installed."""
     for name in NEEDED:
         try:
             importlib.import_module(name)

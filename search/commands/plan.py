@@ -1,4 +1,4 @@
-"""What a study would do, in words and numbers, before it does it."""
+"""The plan of a study, printed by --dry-run: space, rungs, epochs, retrainings."""
 
 import math
 
@@ -48,12 +48,12 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
 
 
 def list_repetitions(config: StudyConfig) -> list[str]:
-    """Return a sentence for each space that has fewer points than trials are to be started in it."""
+    """Return a sentence for each space that has fewer points than trials."""
     search, shares = config.search, list_shares(config)
     points = {name: count_points(config.space, name) for name in shares}
     if search.divide == "trials":
         due = {name: round(search.num_trials * share / sum(shares.values())) for name, share in shares.items()}
-    else:  # how many trials each gets depends on how long they take
+    else:  # each architecture's number of trials depends on their duration
         known = [count for count in points.values() if count is not None]
         points = {"the study": sum(known) if len(known) == len(points) else None}
         due = {"the study": search.num_trials}
@@ -68,7 +68,7 @@ def list_repetitions(config: StudyConfig) -> list[str]:
 def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
     """Return the epochs of the search if one in reduction_factor trials survives each rung, and if all do.
 
-    How many the median stops depends on the curves alone: none is what is counted on.
+    The median scheduler counts as stopping none, since that depends on the curves alone.
     """
     search = config.search
     most = search.num_trials * search.max_epochs

@@ -1,4 +1,4 @@
-"""Asks a trained model about pictures: REAL or FAKE.
+"""Classifies pictures with a trained model: REAL or FAKE.
 
 python -m search predict MODEL IMAGE|FOLDER ... [--json|--csv]
 """
@@ -36,23 +36,23 @@ from trainables.runtime import pick_device
 from trainables.train import predict
 
 BATCH = 256
-"""Pictures that are read, and then scored, at a time."""
+"""Pictures that are read and scored at a time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What a model says of a picture."""
+    """The answer of a model for one picture."""
 
     file: str
     label: str
     """REAL or FAKE."""
     probability: float
-    """Of REAL, in [0, 1], a float32: the label is REAL where it is above the model's threshold."""
+    """Probability of REAL, a float32 in [0, 1]; above the model's threshold the label is REAL."""
     width: int
     height: int
-    """Of the picture as stored, in pixels."""
+    """Size of the stored picture in pixels."""
     notes: list[str]
-    """What was done to it before: keys of search.datasets.pictures.NOTES."""
+    """How it was converted: keys of search.datasets.pictures.NOTES."""
 
 
 def main(
@@ -61,7 +61,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
 ) -> None:
-    """Say REAL or FAKE of each picture, and the probability of REAL. Exit code 1 if a file could not be read."""
+    """Print REAL or FAKE for each picture, and the probability of REAL. Exit code 1 if a file cannot be read."""
     with explain_errors():
         if as_json and as_csv:
             raise InputError("--json and --csv exclude each other: pass one")
@@ -87,7 +87,7 @@ def answer(
     Args:
         trained: The model.
         paths: Files.
-        progress: Told how many more files are done.
+        progress: Called with the number of further files done.
 
     Returns:
         The answers in the order of the files, and the files that could not be read.
@@ -108,7 +108,7 @@ def answer(
 
 
 def _ask(trained: TrainedModel, given: Sequence[Path]) -> tuple[list[Answer], list[BadPicture]]:
-    """Find the pictures and score them, with a progress bar where somebody looks."""
+    """Find the pictures and score them, with a progress bar on a terminal."""
     listed = [(path, list_pictures(path)) for path in given]
     empty = [BadPicture(path=path, reason="holds no pictures") for path, found in listed if not found]
     paths = [file for _, found in listed for file in found]
@@ -121,7 +121,7 @@ def _ask(trained: TrainedModel, given: Sequence[Path]) -> tuple[list[Answer], li
 
 
 def _read_ahead(paths: Sequence[Path]) -> Iterator[list[Picture | BadPicture]]:
-    """Read pictures on all cores, in order, a few batches ahead of who asks."""
+    """Read pictures on all cores, in order, a few batches ahead."""
     pool = ThreadPoolExecutor()
     waiting: collections.deque[Future[list[Picture | BadPicture]]] = collections.deque()
     try:
@@ -164,7 +164,7 @@ def _build_answer(picture: Picture, probability: float, is_real: bool) -> Answer
 
 
 def _list_notes(answers: Sequence[Answer]) -> list[str]:
-    """Return what a reader has to know of all answers."""
+    """Return the notes on all answers."""
     counts = collections.Counter(note for answer in answers for note in answer.notes)
     return [f"{LIMITS}.", *(f"{counts[name]:,} of {len(answers):,} {NOTES[name]}" for name in NOTES if counts[name])]
 

@@ -23,7 +23,7 @@ from search.commands.terminal import build_console, explain_errors
 from search.config.printable import escape
 from search.listeners.wandb.runs import (
     EXIT_CODES,
-    Board,
+    Target,
     connect,
     disconnect,
     kill_service,
@@ -77,7 +77,7 @@ def sync(place: Path | str, console: Console) -> bool:
         trials = study.journal.load()
         if not trials:
             raise InputError(f"{config.place} has no trials yet: there is nothing to upload")
-        board = Board(
+        target = Target(
             config=config,
             identity=study.manifest["id"],
             directory=config.directory,
@@ -88,20 +88,20 @@ def sync(place: Path | str, console: Console) -> bool:
             connect()
             if not log_in():
                 raise InputError("no W&B API key is set: set WANDB_API_KEY, or run `wandb login` once")
-            return _sync(board, trials, len(study.manifest["evaluations"]), console)
+            return _sync(target, trials, len(study.manifest["evaluations"]), console)
         except wandb.Error as error:
             raise InputError(f"Weights & Biases: {str(error).partition(chr(10))[0]}") from None
         finally:
             disconnect()
 
 
-def _sync(board: Board, trials: Sequence[Trial], num_evaluations: int, console: Console) -> bool:
-    sweep_id = open_sweep(board)
-    known = _list_known(board)
-    lacking = [trial for trial in trials if not _is_known(known.get(board.name_run(trial.number)), trial, sweep_id)]
+def _sync(target: Target, trials: Sequence[Trial], num_evaluations: int, console: Console) -> bool:
+    sweep_id = open_sweep(target)
+    known = _list_known(target)
+    lacking = [trial for trial in trials if not _is_known(known.get(target.name_run(trial.number)), trial, sweep_id)]
     failures = 0
     with ThreadPoolExecutor(PARALLEL) as pool:
-        pending = {pool.submit(_send, board, trial, sweep_id): trial for trial in lacking}
+        pending = {pool.submit(_send, target, trial, sweep_id): trial for trial in lacking}
         for future in as_completed(pending):
             trial = pending[future]
             if error := future.exception():
@@ -110,17 +110,17 @@ def _sync(board: Board, trials: Sequence[Trial], num_evaluations: int, console: 
             else:
                 console.print(f"trial {trial.number} {trial.architecture}: {len(trial.epochs)} epochs, {trial.state}")
     there = len(trials) - len(lacking)
-    refused = _send_evaluations(board, num_evaluations, known, console)
+    refused = _send_evaluations(target, num_evaluations, known, console)
     console.print(f"{len(lacking) - failures} uploaded, {there} already there, {failures + refused} failed")
     return not failures + refused
 
 
-def _list_known(board: Board) -> dict[str, Any]:
+def _list_known(target: Target) -> dict[str, Any]:
     """Return the study's runs that the server has, by id."""
     import wandb
 
     found = wandb.Api(timeout=int(TIMEOUT_S)).runs(
-        board.config.tracking.project, filters={"group": board.config.name}, per_page=500
+        target.config.tracking.project, filters={"group": target.config.name}, per_page=500
     )
     try:
         return {run.id: run for run in found}
@@ -135,43 +135,43 @@ def _is_known(run: Any, trial: Trial, sweep_id: str) -> bool:
     return trial.state is State.RUNNING or run.state == FINISHED[trial.state]
 
 
-def _send(board: Board, trial: Trial, sweep_id: str) -> None:
-    run = open_trial(board, trial, is_online=True, sweep_id=sweep_id)
+def _send(target: Target, trial: Trial, sweep_id: str) -> None:
+    run = open_trial(target, trial, is_online=True, sweep_id=sweep_id)
     if trial.state is not State.RUNNING:
         summarize(run, trial)
     run.finish(EXIT_CODES[trial.state])
 
 
-def _send_evaluations(board: Board, count: int, known: dict[str, Any], console: Console) -> int:
+def _send_evaluations(target: Target, count: int, known: dict[str, Any], console: Console) -> int:
     """Send, in order, the evaluations from the first that the server lacks: the last one gets the alias `best-cnn`.
 
     Returns:
         The number of those that failed.
     """
     names = [name_evaluation(number) for number in range(1, count + 1)]
-    runs = [known.get(board.name_run(name)) for name in names]
+    runs = [known.get(target.name_run(name)) for name in names]
     there = [run is not None and run.state == "finished" for run in runs]
     first = there.index(False) if False in there else count
-    return sum(not _send_file(board, name, console) for name in names[first:])
+    return sum(not _send_file(target, name, console) for name in names[first:])
 
 
-def _send_file(board: Board, name: str, console: Console) -> bool:
+def _send_file(target: Target, name: str, console: Console) -> bool:
     """Send an evaluation, if it was tracked, from its newest offline file, by W&B's own command."""
     import wandb
 
-    files = board.directory.glob(f"wandb/*/run-{board.name_run(name)}.wandb")
+    files = target.directory.glob(f"wandb/*/run-{target.name_run(name)}.wandb")
     newest = max(files, key=lambda path: path.parent.name.removeprefix("offline-"), default=None)
     if newest is None:
         return True
     # Into the user's own account, not the one that the file names.
     account = [
         f"--entity={wandb.Api(timeout=int(TIMEOUT_S)).default_entity}",
-        f"--project={board.config.tracking.project}",
+        f"--project={target.config.tracking.project}",
     ]
     command = [sys.executable, "-m", "wandb", "sync", *account, str(newest.resolve())]
     # Without the address of this process's W&B service; the command writes its logs into its working folder.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=board.files, env=environment)
+    answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=target.files, env=environment)
     shown = name.replace("-", " ")
     console.print(shown if not answer.returncode else f"{shown} was not uploaded: {answer.stderr}")
     return not answer.returncode

@@ -1,4 +1,4 @@
-"""What the commands share: where they print, and how they say that they cannot go on."""
+"""The console, the error messages and the exit codes of all commands."""
 
 import contextlib
 import errno
@@ -23,9 +23,9 @@ from trainables.errors import DISK_FAULTS, DISK_FULL, InputError, TrainingError
 
 
 class _Terminal(Console):
-    """A console on which no text, in a table neither, does more than show itself.
+    """A console that prints control characters escaped, also in tables.
 
-    A closed pipe ends the command quietly, whatever thread prints.
+    A closed pipe ends the command quietly, in every thread.
     """
 
     def render_str(self, text: str, **how: Any) -> Text:
@@ -40,7 +40,7 @@ def build_console(*, wrap: bool = False) -> Console:
     """Build the console for standard output.
 
     Args:
-        wrap: Whether lines are wrapped even where that is no terminal.
+        wrap: Whether lines are wrapped although the output is not a terminal.
     """
     soft_wrap = not wrap and not sys.stdout.isatty()
     return _Terminal(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
@@ -48,19 +48,22 @@ def build_console(*, wrap: bool = False) -> Console:
 
 @contextmanager
 def explain_errors(again: str | None = None) -> Iterator[None]:
-    """Turn what the user can mend into a sentence and an exit code.
+    """Turn errors that the user can correct into a sentence and an exit code.
 
     Args:
-        again: What goes on after an interruption, such as `the same command with --resume`; None if nothing was begun.
+        again: The command that continues after an interruption, such as `the same command with --resume`; None if there
+            is nothing to continue.
     """
-    if again and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job; who sends it means it
+    if (
+        again and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # a background job of a shell ignores SIGINT; a sent one is meant
         signal.signal(signal.SIGINT, signal.default_int_handler)
     _accept_all_signs()
     with _put_into_words(again), announce_end(again):
         try:
             yield
         finally:
-            sys.stdout.flush()  # here, where a closed pipe can still be handled
+            sys.stdout.flush()  # here a closed pipe can still be handled
 
 
 @contextmanager
@@ -74,10 +77,10 @@ def _put_into_words(again: str | None) -> Iterator[None]:
         _complain(str(error))
         raise typer.Exit(1) from None
     except StorageLost as error:
-        _complain(f"the database was lost ({describe_loss(error)}); {again} goes on from here")
+        _complain(f"the database was lost ({describe_loss(error)}); {again} continues from here")
         raise typer.Exit(1) from None
     except (NodeError, StoreError) as error:
-        _complain(f"{error}; {again or 'the same command'} goes on from here")
+        _complain(f"{error}; {again or 'the same command'} continues from here")
         raise typer.Exit(1) from None
     except OSError as error:
         raise typer.Exit(_explain_fault(error, again)) from None
@@ -86,19 +89,19 @@ def _put_into_words(again: str | None) -> Iterator[None]:
 
 
 def _explain_fault(error: OSError, again: str | None) -> int:
-    """Say which fault of a disk ends the command and return its exit code; another error is raised again."""
+    """Print which disk error ends the command and return the exit code; raise any other error again."""
     if error.errno == errno.EPIPE:
         _discard_output()
         return 128 + signal.SIGPIPE
     if error.errno not in DISK_FAULTS:
         raise error
     what, cure = ("no space left", "free some") if error.errno in DISK_FULL else ("a disk failed", "mend it")
-    _complain(f"{what} ({error}); {cure}, then {again or 'the same command'} goes on")
+    _complain(f"{what} ({error}); {cure}, then {again or 'the same command'} continues")
     return 1
 
 
 def _explain_end(error: KeyboardInterrupt, again: str | None) -> int:
-    """Say what asked the command to end and return its exit code."""
+    """Print which signal ends the command and return the exit code."""
     number = error.number if isinstance(error, Interrupted) else signal.SIGINT
     if number == signal.SIGHUP:
         _discard_output()  # the terminal may be gone
@@ -109,19 +112,19 @@ def _explain_end(error: KeyboardInterrupt, again: str | None) -> int:
 
 
 def _discard_output() -> None:
-    """Let what is still printed go nowhere, so that Python does not complain of it as it ends."""
+    """Discard further output, so that Python reports no error about it when it ends."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
 
 
 def _accept_all_signs() -> None:
-    """Have the output show as escapes what its encoding, such as ASCII, has no sign for."""
+    """Print characters that the output's encoding lacks, such as ASCII, as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(message: str) -> None:
-    """Print an error in one line, whatever names it quotes."""
+    """Print an error in one line, with control characters escaped."""
     typer.echo(f"error: {escape(message)}", err=True)

@@ -150,7 +150,7 @@ def _gather(study: OpenStudy, models: list[TestedModel], notes: Sequence[str]) -
     return Result(
         study=config.name,
         config=config,
-        record=manifest,
+        manifest=manifest,
         models=models,
         trials=journal.load(),
         labels=labels,

@@ -63,7 +63,7 @@ class Result:
     study: str
     """Name of the study."""
     config: StudyConfig
-    record: Mapping[str, Any]
+    manifest: Mapping[str, Any]
     """study.yaml: config, data, code, evaluations."""
     models: list[TestedModel]
     trials: list[Trial]
@@ -79,7 +79,7 @@ class Result:
     @property
     def baselines(self) -> dict[tuple[str, int], str]:
         """Names of the recipes retrained to compare with, by architecture and rank; no winner is among them."""
-        choices = (self.record.get("evaluations") or [{}])[-1]
+        choices = (self.manifest.get("evaluations") or [{}])[-1]
         return {
             (winner["architecture"], winner["rank"]): winner["recipe"].replace("_", " ")
             for winner in choices.get("winners", ())

@@ -1,4 +1,4 @@
-"""What a search shows while it runs: a live view on a terminal, one line per event elsewhere."""
+"""Shows a running search: a live view on a terminal, one line per event elsewhere."""
 
 import os
 import time
@@ -25,7 +25,7 @@ class PlainLog:
 
     def on_start(self, trial: Trial) -> None:
         """Print the trial's parameters."""
-        begins = f"goes on at epoch {len(trial.epochs) + 1}" if trial.epochs else "starts"
+        begins = f"continues at epoch {len(trial.epochs) + 1}" if trial.epochs else "starts"
         self.note(f"{name_trial(trial)} {begins}: {format_params(trial.params)}")
 
     def on_epoch(self, trial: Trial) -> None:
@@ -51,11 +51,11 @@ class PlainLog:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
 
 class LiveView:
-    """Listener that keeps a picture of the search at the lower end of a terminal."""
+    """Listener that keeps a view of the search at the bottom of a terminal."""
 
     def __init__(
         self, name: str, search: SearchConfig, *, console: Console, trials: Sequence[Trial], elapsed_s: float
@@ -74,10 +74,10 @@ class LiveView:
         self._live.start()
 
     def on_epoch(self, trial: Trial) -> None:
-        """The picture is drawn from the trial itself."""
+        """Do nothing: the view reads the trial itself."""
 
     def on_end(self, trial: Trial) -> None:
-        """Take in how the trial ended; a failed one also leaves a line with its reason."""
+        """Remove the trial from the running ones; print the reason of a failed one."""
         self._trials[trial.number] = trial
         if trial.state is State.FAIL:
             self.note(f"{name_trial(trial)} FAIL: {escape(trial.reason)}")
@@ -87,11 +87,11 @@ class LiveView:
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
-        """Leave the last picture and give the terminal back."""
+        """Leave the last view and release the terminal."""
         self._live.stop()
 
     def render(self) -> Status:
-        """Return the state as of now; called from the thread that refreshes the picture."""
+        """Return the current state; called from the thread that refreshes the view."""
         return Status(
             name=self._name,
             search=self._search,
@@ -113,10 +113,10 @@ def build_live(
 
     Args:
         config: The study.
-        console: Where to print.
-        trials: What the record of a resumed study holds.
-        elapsed_s: Seconds that a resumed study has been searching before.
-        plain: Whether a terminal too gets lines.
+        console: Prints the view.
+        trials: Trials of a resumed study.
+        elapsed_s: Seconds of searching before this resumption.
+        plain: Whether a terminal gets lines too.
     """
     if plain or not console.is_terminal or console.is_dumb_terminal or os.environ.get("CI"):
         return PlainLog(max_epochs=config.search.max_epochs, console=console)

@@ -1,7 +1,7 @@
-"""The state of a study as a picture for a terminal of any size: pure functions of its trials and its configuration.
+"""The state of a study as a view for a terminal of any size: pure functions of its trials and its configuration.
 
-What matters most comes first, and what does not fit is left out from the bottom of each part: at 80x24 the budget, the
-best of each architecture, the rungs and some running trials are there.
+The most important lines come first; each part drops its last lines where space is short. At 80x24 it shows the budget,
+the best of each architecture, the rungs and some running trials.
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ from trainables.config import list_defaults
 
 STYLES = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAIL: "red"}
 NUM_RUNNING = 4
-"""Running trials that parameters of the best ones may not push off a small terminal."""
+"""Running trials that are always shown; parameters of the best trials give way."""
 MAX_LINES = 6
-"""Most lines that the parameters of one trial take."""
+"""Most lines for the parameters of one trial."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """A study at one moment; rich prints it."""
+    """The state of a study at one moment; rich prints it."""
 
     name: str
     search: SearchConfig
@@ -40,7 +40,7 @@ class Status:
     elapsed_s: float
     """Seconds of searching, over all resumptions."""
     usage: str = ""
-    """How busy the machine is, in a line."""
+    """Use of the machine, in one line."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Draw what fits."""
@@ -92,7 +92,7 @@ class Status:
         return lines
 
     def _draw_rungs(self, width: int) -> Table:
-        """Count by architecture how many trials reached each rung and how many of them ended there."""
+        """Return lines with the trials that reached each rung, and how many were stopped there, by architecture."""
         search = self.search
         rungs = list_rungs(search.first_rung, search.reduction_factor, search.max_epochs)
         rungs = rungs[: (width - 24) // 11] if search.scheduler in HALVING else []
@@ -125,14 +125,14 @@ class Status:
 
 
 def find_best(trials: Sequence[Trial]) -> dict[str, Trial]:
-    """Return each architecture's best trial on validation, by name; a failed one does not count."""
+    """Return each architecture's best trial on validation, by name, without failed ones."""
     able = [(trial.architecture, -trial.get_peak()[0], trial.number, trial) for trial in _list_able(trials)]
     names = sorted({name for name, *_ in able})
     return {name: min(entry for entry in able if entry[0] == name)[-1] for name in names}
 
 
 def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials that have an epoch and did not fail, best on validation first; the earlier wins a tie."""
+    """Return the trials that have an epoch and did not fail, best on validation first, the earlier one in a tie."""
     return sorted(_list_able(trials), key=lambda trial: (-trial.get_peak()[0], trial.number))
 
 
@@ -141,7 +141,7 @@ def _list_able(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def estimate_left_s(search: SearchConfig, trials: Sequence[Trial], elapsed_s: float) -> float | None:
-    """Return the seconds to go at the pace so far, and at most what the budget leaves; None where nothing is known."""
+    """Return the seconds left at the pace so far, at most those of the budget; None before the first epoch."""
     ended = sum(trial.state is not State.RUNNING for trial in trials)
     left = [(search.num_trials - ended) * elapsed_s / ended] if ended else []
     if search.max_total_epochs is not None and (epochs := sum(len(trial.epochs) for trial in trials)):
@@ -172,7 +172,7 @@ def format_clock(seconds: float) -> str:
 
 
 def name_trial(trial: Trial) -> str:
-    """Return what a trial is called in a line of text."""
+    """Return a trial's number and architecture for a line of text."""
     return f"trial {trial.number} {trial.architecture}"
 
 

@@ -1,6 +1,6 @@
-"""TensorBoard's event files: a folder per trial with its metrics by epoch and its parameters, written from the record.
+"""TensorBoard's event files: a folder per trial with its metrics by epoch and its parameters.
 
-A trial that is resumed is written anew from its first epoch, so that no point is there twice and none is missing.
+A resumed trial is written again from its first epoch, so that no point is missing or double.
 """
 
 import shutil
@@ -12,7 +12,7 @@ from typing import Any
 from search.record.trial import State, Trial
 
 FINISHED = "finished"
-"""File in the folder of a trial that was written to its end."""
+"""File in the folder of a trial that was written completely."""
 
 
 class EventFiles:
@@ -23,14 +23,14 @@ class EventFiles:
         self._writers: dict[int, Any] = {}
 
     def sweep(self, trials: Iterable[Trial]) -> None:
-        """Write the ended trials that a kill left unfinished, or that ended before anybody asked for event files."""
+        """Write the ended trials whose files a kill left incomplete, or that ended before event files were enabled."""
         for trial in trials:
             if trial.state is not State.RUNNING and not (self._get_folder(trial) / FINISHED).exists():
                 self.on_end(trial)
 
     def on_start(self, trial: Trial) -> None:
-        """Begin the trial's file with what is recorded of it."""
-        from tensorboardX.event_file_writer import EventsWriter  # it alone writes at once, without queue and thread
+        """Start the trial's file with its recorded epochs."""
+        from tensorboardX.event_file_writer import EventsWriter  # the only writer without queue and thread
 
         folder = self._get_folder(trial)
         shutil.rmtree(folder, ignore_errors=True)
@@ -48,12 +48,12 @@ class EventFiles:
         """Write the parameters with the best accuracy, for the page HPARAMS, and close the file."""
         from tensorboardX.summary import hparams
 
-        if trial.number not in self._writers:  # it ends without having been handed out since a kill
+        if trial.number not in self._writers:  # it ended without being handed out after a kill
             self.on_start(trial)
         if trial.epochs:
             known = {"architecture": trial.architecture, "state": trial.state.value, **trial.params}
-            # TensorBoard takes the first description of the columns that it finds for all of them, and a trial knows
-            # its own architecture's alone; where there is none it collects them from the trials.
+            # TensorBoard uses the first description of columns for all trials, but a trial has only its own
+            # architecture's; without a description TensorBoard collects them from all trials.
             _columns, start, end = hparams(known, {"best_accuracy": trial.get_peak()[0]})
             self._add(trial, start, 0)
             self._add(trial, end, 0)
@@ -62,7 +62,7 @@ class EventFiles:
         (self._get_folder(trial) / FINISHED).touch()
 
     def close(self) -> None:
-        """Close what is open; these trials are written anew when they are resumed."""
+        """Close open files; resuming writes these trials again."""
         for writer in self._writers.values():
             writer.close()
         self._writers.clear()

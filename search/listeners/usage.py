@@ -1,4 +1,4 @@
-"""How busy the driver's machine is: cores, memory, GPUs. Reading it takes less than a millisecond."""
+"""Use of the driver's machine: cores, memory, GPUs. Reading it takes less than a millisecond."""
 
 import contextlib
 import time
@@ -7,20 +7,20 @@ from typing import Any
 import psutil
 
 INTERVAL_S = 1.0
-"""A reading is kept for so long."""
+"""Seconds between two readings."""
 
 
 class Usage:
-    """Reads the use of the machine when asked, at most once per interval."""
+    """Reads the use of the machine, at most once per interval."""
 
     def __init__(self) -> None:
         self._gpus = _open_gpus()
-        psutil.cpu_percent()  # what it returns later is the mean since the call before
+        psutil.cpu_percent()  # the next call returns the mean since this one
         self._text = ""
         self._due = time.monotonic() + INTERVAL_S / 4
 
     def describe(self) -> str:
-        """Return a line such as `CPU 97 %   memory 3.4 of 24 GiB   GPU 0 85 %, 12 of 139 GiB`; at first, nothing."""
+        """Return a line such as `CPU 97 %   memory 3.4 of 24 GiB   GPU 0 85 %, 12 of 139 GiB`; empty at first."""
         if time.monotonic() >= self._due:
             memory = psutil.virtual_memory()
             parts = [f"CPU {psutil.cpu_percent():.0f} %", f"memory {_format_bytes(memory.used, memory.total)}"]
@@ -30,7 +30,7 @@ class Usage:
 
 
 def _open_gpus() -> list[Any]:
-    """Return NVIDIA's handles of the machine's GPUs; none where the library `pynvml` or the driver is missing."""
+    """Return NVIDIA's handles of the machine's GPUs; an empty list without the library `pynvml` or the driver."""
     try:
         import pynvml
     except ImportError:
@@ -47,7 +47,7 @@ def _describe_gpu(index: int, handle: Any) -> str:
 
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     busy = ""
-    with contextlib.suppress(pynvml.NVMLError):  # a slice of a GPU does not say how busy it is
+    with contextlib.suppress(pynvml.NVMLError):  # a MIG slice reports no use
         busy = f"{pynvml.nvmlDeviceGetUtilizationRates(handle).gpu} %, "
     return f"GPU {index} {busy}{_format_bytes(memory.used, memory.total)}"
 

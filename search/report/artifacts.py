@@ -1,4 +1,4 @@
-"""Pictures that optuna-dashboard shows on the page of a study: each evaluated model's confusion matrix."""
+"""Artifacts that optuna-dashboard shows on a study's page: each evaluated model's confusion matrix."""
 
 import uuid
 from collections.abc import Iterable
@@ -9,16 +9,14 @@ from trainables.durable import write_file
 
 
 def publish(files: Iterable[Path], folder: Path, journal: Journal) -> None:
-    """Put files into a study's artifact store and their names into its record.
-
-    The driver calls it when its evaluation is written; again, after another evaluation, it replaces what is there.
+    """Store files as artifacts of a study and record their names; those of an earlier evaluation are replaced.
 
     Args:
-        files: The report's pictures.
+        files: Pictures of the report.
         folder: The artifact store, which Optuna's FileSystemArtifactStore reads.
-        journal: The record, open for writing.
+        journal: The study's journal, open for writing.
     """
     for path in files:
         artifact_id = str(uuid.uuid5(uuid.NAMESPACE_URL, path.name))
-        write_file(folder / artifact_id, path.read_bytes())  # before the record names it
+        write_file(folder / artifact_id, path.read_bytes())  # before the journal names it
         journal.add_artifact(artifact_id, path.name)

@@ -1,4 +1,4 @@
-"""A table as text: the figures in its cells, and its columns in Markdown, LaTeX and on a terminal."""
+"""Tables as text: numbers in cells, and tables in Markdown, LaTeX and on a terminal."""
 
 import dataclasses
 import math
@@ -52,14 +52,14 @@ def align(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def format_percent(mean: float | None, deviation: float = float("nan")) -> str:
-    """Return a share in percent, with its deviation if there is one; nothing for nothing."""
+    """Return a share in percent, with its deviation if given; an empty cell for None."""
     if mean is None or np.isnan(mean):
         return ""
     return f"{100 * mean:.2f}" if np.isnan(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
 
 
 def format_interval(low: float, high: float, between: str = " to ") -> str:
-    """Return an interval of shares in percent; nothing for none."""
+    """Return an interval of shares in percent; an empty cell for None."""
     return "" if np.isnan(low) else f"{100 * low:.2f}{between}{100 * high:.2f}"
 
 
@@ -69,26 +69,26 @@ def format_chance(p: float) -> str:
 
 
 def format_count(count: Any) -> str:
-    """Return a number without decimals, thousands apart; nothing for nothing."""
+    """Return a number without decimals, with thousands separators; an empty cell for None."""
     return f"{count:,.0f}" if isinstance(count, int | float) and not math.isnan(count) else ""
 
 
 def format_millions(count: Any) -> str:
-    """Return a count in millions; nothing for nothing."""
+    """Return a count in millions; an empty cell for None."""
     return f"{count / 1e6:.3g} M" if format_count(count) else ""
 
 
 def format_seeds(count: int) -> str:
-    """Return how many seeds."""
+    """Return a number of seeds in words."""
     return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def format_value(value: Value) -> str:
-    """Return a parameter's value, a number with four digits."""
+    """Return a parameter's value; a number has four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _is_text(rows: Sequence[Sequence[str]]) -> list[bool]:
-    """Answer for each column whether no cell below the header begins as a figure does."""
+    """Return for each column whether it is text: no cell below the header begins like a number."""
     columns = zip(*rows[1:], strict=True)
     return [not any(cell[:1] in set("0123456789+-") and cell for cell in column) for column in columns]

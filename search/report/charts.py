@@ -1,4 +1,4 @@
-"""What the search did as interactive charts: Optuna's own, as plain JSON that plotly draws in the page."""
+"""Interactive charts of the search: Optuna's own, as JSON that plotly draws in the page."""
 
 import base64
 import dataclasses
@@ -18,13 +18,13 @@ from search.record.trial import Trial
 from search.report.history import build_evaluator, build_study, build_timeline, measure_importance
 
 SCALE = [[0.0, "#5b9bd5"], [1.0, "#e0701c"]]
-"""Blue to vermilion, legible on white and on black."""
+"""Blue to vermilion, readable on white and on black."""
 FIRST, LAST = "#3f8fd0", "#e0701c"
-"""The ends of it where there are only two."""
+"""The two ends of SCALE, for two values."""
 MAX_AXES = 8
-"""Parallel coordinates show so many parameters; more cannot be read."""
+"""Most parameters in parallel coordinates; more are unreadable."""
 HEIGHT = 320
-"""Pixels of a chart."""
+"""Height of a chart in pixels."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,12 +42,12 @@ class Chart:
 
 
 def compress_plotly() -> str:
-    """Return plotly.js, gzipped and then in base64: 2 MB instead of 5."""
+    """Return plotly.js, gzipped, in base64: 2 MB instead of 5."""
     return base64.b64encode(gzip.compress(plotly.offline.get_plotlyjs().encode(), mtime=0)).decode()
 
 
 def build_timeline_chart(trials: Sequence[Trial]) -> Chart | None:
-    """Return when each trial ran and how it ended, or None where that is not known of any."""
+    """Return the chart of when each trial ran and how it ended, None if no trial has times."""
     study = build_timeline(trials)
     if not study.trials:
         return None
@@ -62,9 +62,9 @@ def build_timeline_chart(trials: Sequence[Trial]) -> Chart | None:
 
 
 def build_charts(config: StudyConfig, trials: Sequence[Trial], architecture: str) -> list[Chart]:
-    """Return one architecture's history, importance, parallel coordinates and slices, where trials are enough.
+    """Return one architecture's history, importance, parallel coordinates and slices, as far as it has enough trials.
 
-    Stopped trials count with their best epoch: most of what is known to be bad was stopped.
+    Stopped trials count with their best epoch: most bad configurations were stopped.
     """
     study = build_study(config, trials, architecture, count_stopped=True)
     valued = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
@@ -126,7 +126,7 @@ def _build_slice(study: optuna.Study, name: str) -> Chart:
 
 
 def _finish(kind: str, title: str, figure: Any, height: int = HEIGHT) -> Chart:
-    """Leave colours of text and paper to the page, which may be light or dark, and dragging to its scrolling."""
+    """Use the page's colours, light or dark, and leave dragging to its scrolling."""
     figure.update_layout(
         template="none",
         title=None,
@@ -146,5 +146,5 @@ def _finish(kind: str, title: str, figure: Any, height: int = HEIGHT) -> Chart:
 
 
 def _list_numbers(study: optuna.Study) -> list[int]:
-    """Return the numbers that the trials have in the search."""
+    """Return the trials' numbers in the search."""
     return [trial.user_attrs["trial"] for trial in study.get_trials(deepcopy=False)]

@@ -1,6 +1,6 @@
-"""The figures of a report, each a function from plain data to a matplotlib figure.
+"""The figures of a report: functions from plain data to matplotlib figures.
 
-The only file that knows matplotlib.
+The only file that imports matplotlib.
 """
 
 import html
@@ -23,12 +23,12 @@ from trainables.record import CLASSES
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
 """Blue and vermilion. Source: Wong 2011, Points of view: Color blindness, Nature Methods 8:441."""
 COLOURS = (TRAIN_COLOUR, VAL_COLOUR, "#009E73", "#CC79A7")
-"""Of architectures, in their order: the same, bluish green and reddish purple. Source: as above."""
+"""Colours of architectures, in their order: these two, bluish green, reddish purple. Source: as above."""
 DPI = 150
 PANEL = (4.4, 3.1)
-"""Inches of one panel of a page; it stays legible on a telephone."""
+"""Inches of one panel; readable on a telephone."""
 SQUARE = (3.8, 3.7)
-"""The same for two shares."""
+"""Inches of a square panel, for two shares."""
 NUM_BINS = 10
 """Bins of equal width in a reliability diagram."""
 
@@ -37,7 +37,7 @@ Matrix = tuple[tuple[int, int], tuple[int, int]]
 
 
 def draw_confusion(matrices: Sequence[Matrix], architecture: str) -> Figure:
-    """Draw one confusion matrix: the sum over the seeds, coloured by the share of the true class."""
+    """Draw one confusion matrix: counts summed over the seeds, coloured by the share of the true class."""
     counts = np.sum(matrices, axis=0)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
     figure = Figure(figsize=(4.4, 3.9), layout="constrained")
@@ -55,9 +55,9 @@ def draw_confusion(matrices: Sequence[Matrix], architecture: str) -> Figure:
 
 
 def draw_curves(trial: Trial) -> Figure:
-    """Draw loss and accuracy per epoch, on train (while it learns) and on validation, and the epoch that won."""
+    """Draw loss and accuracy per epoch, on train (during training) and on validation, and mark the best epoch."""
     figure = Figure(figsize=(8.4, 3.5), layout="constrained")
-    figure.suptitle(f"{trial.architecture}, trial {trial.number}: the configuration that won on validation")
+    figure.suptitle(f"{trial.architecture}, trial {trial.number}: the best configuration on validation")
     for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         _plot_curve(axes, trial, name)
     axes.legend()
@@ -78,7 +78,7 @@ def draw_roc(truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDAr
 
     Args:
         truth: (M,): 0 FAKE, 1 REAL.
-        probabilities: Of REAL, (M,) per model, by the name that the models share.
+        probabilities: Probabilities of REAL, (M,) for each model, by the name of the row.
     """
     figure = Figure(figsize=SQUARE, layout="constrained")
     axes = figure.subplots()
@@ -93,7 +93,7 @@ def draw_roc(truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDAr
 
 
 def draw_reliability(truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]]) -> Figure:
-    """Draw how often an image is REAL against how probable the model calls it, in NUM_BINS bins; arguments as above."""
+    """Draw the share of REAL images against the predicted probability, in NUM_BINS bins; arguments as above."""
     figure = Figure(figsize=SQUARE, layout="constrained")
     axes = figure.subplots()
     for colour, (name, models) in zip(COLOURS, probabilities.items(), strict=False):
@@ -114,12 +114,12 @@ def render_png(figure: Figure) -> bytes:
 
 
 def render_svg(figure: Figure, *, name: str, description: str) -> str:
-    """Return a figure as an <svg> element that takes the text's colour and the fonts of the page around it.
+    """Return a figure as an <svg> element that uses the text colour and fonts of its page.
 
     Args:
         figure: What to render.
-        name: Distinct on the page, since the element's identifiers are made from it.
-        description: What a reader who cannot see it is told.
+        name: Unique on the page; prefix of the element's identifiers.
+        description: Text for readers who cannot see the figure.
     """
     buffer = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -127,7 +127,7 @@ def render_svg(figure: Figure, *, name: str, description: str) -> str:
     svg = buffer.getvalue()
     width, height = re.findall(r'viewBox="0 0 (\S+) (\S+)"', svg)[0]
     body = svg[svg.index("<defs>") :].replace("#000000", "currentColor")
-    body = re.sub(r'<g id="[^"]*"', "<g", body)  # no two elements of a page may share one
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # identifiers are unique on a page
     body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
     for colour, place in ((TRAIN_COLOUR, "--first"), (VAL_COLOUR, "--second")):
         body = body.replace(colour.lower(), f"var({place}, {colour})")

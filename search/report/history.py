@@ -1,4 +1,4 @@
-"""What a study tried, as Optuna studies in memory: for parameter importance and for Optuna's plots."""
+"""A study's trials as Optuna studies in memory, for parameter importance and Optuna's plots."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +12,9 @@ from search.config.space import build_distributions, list_specs
 from search.record.trial import State, Trial
 
 NUM_BEST = 5
-"""Importance looks at the best tenth of the trials, at least so many. Source: Optuna's advice for PED-ANOVA."""
+"""Importance compares the best tenth of the trials, at least these many. Source: Optuna's advice for PED-ANOVA."""
 MIN_TRIALS = 2 * NUM_BEST
-"""Fewer trials than these say nothing of importance."""
+"""Fewest trials from which importance is computed."""
 
 
 def build_study(
@@ -24,10 +24,10 @@ def build_study(
 
     Args:
         config: The study.
-        trials: Trials of any architecture; those that lie outside the space, changed since, are left out.
-        architecture: Whose trials, with parameter names that do not name it.
-        count_stopped: Take stopped trials for complete ones, with their best epoch as value. Optuna's importance and
-            most of its plots leave out PRUNED trials, and what is stopped early is most of what is known to be bad.
+        trials: Trials of any architecture; those outside a space that was changed since are left out.
+        architecture: The one to keep; parameter names lose its prefix.
+        count_stopped: Whether stopped trials count as complete, with their best epoch as value. Optuna's importance and
+            most of its plots leave out PRUNED trials, which are most of the bad ones.
     """
     distributions = build_distributions(list_specs(config.space, architecture), architecture)
     study = _create_study()
@@ -40,7 +40,7 @@ def build_study(
 
 
 def build_timeline(trials: Sequence[Trial]) -> optuna.Study:
-    """Return all trials of which it is known when they ran as an Optuna study without parameters."""
+    """Return all trials that have times as an Optuna study without parameters."""
     study = _create_study()
     for trial in trials:
         if trial.started is not None and (frozen := _freeze(trial, {})) is not None:
@@ -49,15 +49,15 @@ def build_timeline(trials: Sequence[Trial]) -> optuna.Study:
 
 
 def measure_importance(study: optuna.Study) -> dict[str, float]:
-    """Return each searched parameter's share in what sets the best trials (see NUM_BEST) apart, largest first.
+    """Return each searched parameter's share in what distinguishes the best trials (NUM_BEST), largest first.
 
     Args:
-        study: As `build_study` makes it, best with `count_stopped`.
+        study: From `build_study`, best with `count_stopped`.
 
     Returns:
-        Shares that sum to 1; empty where there are fewer than MIN_TRIALS with a value, or none differs from another.
+        Shares that sum to 1; empty with fewer than MIN_TRIALS values, or where all values are equal.
 
-    Source: Watanabe et al. 2023, PED-ANOVA (arXiv:2304.10255), as Optuna has it.
+    Source: Watanabe et al. 2023, PED-ANOVA (arXiv:2304.10255), as Optuna implements it.
     """
     values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     if len(values) < MIN_TRIALS or len(set(values)) == 1:
@@ -67,7 +67,7 @@ def measure_importance(study: optuna.Study) -> dict[str, float]:
 
 
 def build_evaluator(study: optuna.Study) -> PedAnovaImportanceEvaluator:
-    """Return what measures importance in a study of at least MIN_TRIALS trials with a value."""
+    """Return the importance evaluator for a study of at least MIN_TRIALS trials with a value."""
     count = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
     return PedAnovaImportanceEvaluator(target_quantile=max(0.1, NUM_BEST / count))
 

@@ -1,4 +1,4 @@
-"""The sentences under a result's table: how it came about, and what to keep in mind."""
+"""The notes under a result's table: how the figures were obtained, and their limits."""
 
 import math
 import statistics
@@ -18,17 +18,17 @@ from trainables.config import list_defaults
 
 
 def list_notes(
-    config: StudyConfig, record: Mapping[str, Any], trials: Sequence[Trial], models: Sequence[TestedModel]
+    config: StudyConfig, manifest: Mapping[str, Any], trials: Sequence[Trial], models: Sequence[TestedModel]
 ) -> list[str]:
-    """Return what a reader of the figures must know, as far as it applies."""
+    """Return the notes that apply to a result."""
     num_epochs = sum(len(trial.epochs) for trial in trials)
-    seeds = (record.get("evaluations") or [{}])[-1].get("seeds", config.evaluation.seeds)
+    seeds = (manifest.get("evaluations") or [{}])[-1].get("seeds", config.evaluation.seeds)
     notes = [
         f"Chosen on validation among {len(trials)} trials ({num_epochs} epochs), retrained on train and validation "
-        f"with {seeds} seed{'' if seeds == 1 else 's'}, tested once; REAL is the positive class.",
-        "± is the standard deviation over seeds; the interval holds the mean over these seeds with 95 % confidence as "
-        f"far as the test images decide (bootstrap over each class's images, {NUM_RESAMPLES:,} resamples).",
-        "Published models were tested by others, on CIFAKE's 20,000 test images, which this study's need not be; "
+        f"with {seeds} seed{'' if seeds == 1 else 's'}, tested once. REAL is the positive class.",
+        "± is the standard deviation over seeds. The interval contains the mean over these seeds with 95 % confidence, "
+        f"as far as the test images decide: bootstrap over each class's images, {NUM_RESAMPLES:,} resamples.",
+        "Published models were tested by others, on CIFAKE's 20,000 test images; this study may have fewer. "
         '"peak on test" is the best epoch on the test split itself, '
         '"sealed" is tested once after all choices were made.',
     ]
@@ -39,25 +39,25 @@ def list_notes(
         notes.append(describe_division(config, trials))
     notes += [
         *_describe_limit(models),
-        *_describe_shortage(record),
-        *_describe_recipes(record, trials),
+        *_describe_shortage(manifest),
+        *_describe_recipes(manifest, trials),
         *_describe_start(models, trials),
     ]
-    notes += [*_describe_decision(models, trials), *_describe_data(config, record)]
-    evaluations = record.get("evaluations", ())
+    notes += [*_describe_decision(models, trials), *_describe_data(config, manifest)]
+    evaluations = manifest.get("evaluations", ())
     return [*notes, *_describe_lost_baselines(config, trials), *_describe_openings(evaluations)]
 
 
 def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Say what of a search was changed while it was under way, as the journal recorded it."""
+    """Return a note for each change during the search, as the journal recorded it."""
     return [
-        f"Not one search throughout: at {change['time']} it went on although {'; '.join(change['differences'])}."
+        f"The study was changed: at {change['time']} it continued although {'; '.join(change['differences'])}."
         for change in changes
     ]
 
 
 def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
-    """Say what the number of test images leaves open of the best accuracy.
+    """Return how precisely this number of test images measures the best accuracy.
 
     Source: Wilson 1927, Journal of the American Statistical Association 22:209, half of the interval of a proportion.
     """
@@ -73,13 +73,13 @@ def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
     share, z = accuracies[name], 1.96
     points = 100 * z / (1 + z**2 / images) * math.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
     return [
-        f"{images:,} test images tell a model's accuracy of {accuracies[name]:.2%} ({name}) to ±{points:.2f} points."
+        f"With {images:,} test images, an accuracy of {accuracies[name]:.2%} ({name}) is known to ±{points:.2f} points."
     ]
 
 
-def _describe_recipes(record: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
-    """Say what the baselines are, which of them had no fair trial, and which recipes won."""
-    choices = (record.get("evaluations") or [{}])[-1]
+def _describe_recipes(manifest: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
+    """Return notes on the baselines, those that were stopped early as trials, and recipes that won."""
+    choices = (manifest.get("evaluations") or [{}])[-1]
     known = [winner for winner in choices.get("winners", ()) if winner.get("recipe")]
     baselines = [winner for winner in known if winner["rank"] > choices["top_k"]]
     notes = [
@@ -90,19 +90,19 @@ def _describe_recipes(record: Mapping[str, Any], trials: Sequence[Trial]) -> lis
     if baselines:
         told = ", ".join(f"{winner['recipe']} (trial {winner['trial']})" for winner in baselines)
         notes.append(
-            f"Baselines: {told}; given beforehand and tried first, retrained and tested like the winners; not chosen."
+            f"Baselines: {told}. They were given and tried first, retrained and tested like the winners, not chosen."
         )
     stopped = [winner for winner in baselines if (trials[winner["trial"]].reason or "").startswith("stopped by")]
     if stopped:
         told = ", ".join(f"{winner['recipe']} ({winner['epochs']} epochs)" for winner in stopped)
         notes.append(
-            f"Stopped early as trials, so perhaps retrained for too short: {told}; search.spare_first spares them."
+            f"Stopped early as trials, so perhaps retrained too briefly: {told}. search.spare_first prevents that."
         )
     return notes
 
 
 def _describe_start(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
-    """Say from which weights, and with which stem, the models of ResNet-50 were trained."""
+    """Return from which weights, and with which stem, the models of ResNet-50 were trained."""
     told: dict[str, list[str]] = {}
     for name, trial in {model.architecture + _rank(model.rank): model.trial for model in models}.items():
         if trials[trial].architecture != "resnet50":
@@ -116,7 +116,7 @@ def _describe_start(models: Sequence[TestedModel], trials: Sequence[Trial]) -> l
 
 
 def _describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
-    """Return a sentence for each recipe that was to be a baseline and is not, for its trial failed or has not ended."""
+    """Return a note for each recipe that is missing as a baseline, because its trial failed or has not ended."""
     if not config.evaluation.baselines:
         return []
     recipes: dict[str, list[Trial]] = {}
@@ -130,9 +130,9 @@ def _describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> li
     ]
 
 
-def _describe_shortage(record: Mapping[str, Any]) -> list[str]:
-    """Say where fewer distinct configurations have finished than were to be retrained."""
-    choices = (record.get("evaluations") or [{}])[-1]
+def _describe_shortage(manifest: Mapping[str, Any]) -> list[str]:
+    """Return a note where fewer distinct configurations have finished than `top_k`."""
+    choices = (manifest.get("evaluations") or [{}])[-1]
     ranks = [(winner["architecture"], winner["rank"]) for winner in choices.get("winners", ())]
     counts = Counter(architecture for architecture, rank in ranks if rank <= choices["top_k"])
     return [
@@ -163,38 +163,38 @@ def _describe_decision(models: Sequence[TestedModel], trials: Sequence[Trial]) -
     return notes
 
 
-def _describe_data(config: StudyConfig, record: Mapping[str, Any]) -> list[str]:
+def _describe_data(config: StudyConfig, manifest: Mapping[str, Any]) -> list[str]:
     notes = []
-    data = record["data"]
+    data = manifest["data"]
     leaked, duplicates = data.get("leaked", 0), data.get("duplicates", 0)
     if leaked or duplicates:
         notes.append(
-            f"Left out of train: {leaked} images that are also in test, {duplicates} second copies. Near-duplicates "
+            f"Left out of train: {leaked} images that are also in test, {duplicates} copies. Near-duplicates "
             "across train and test stay in; python -m search audit counts them."
         )
     if skipped := data.get("skipped"):
-        notes.append(f"Skipped {len(skipped)} files that are no images, the first {escape(skipped[0])}.")
+        notes.append(f"Skipped {len(skipped)} files that are not images, the first {escape(skipped[0])}.")
     name = Path(config.data.path).name
     if "cifake" in name.lower():
         notes.append(
-            f"Limits of CIFAKE, which {name} is taken for by its name: REAL is CIFAR-10, whose test split has "
-            "near-duplicates of its training images; FAKE is one generator's, Stable Diffusion 1.4, so nothing here "
-            "says how well another's images are told."
+            f"Limits of CIFAKE (recognised by the name {name}): REAL is CIFAR-10, whose test split has "
+            "near-duplicates of its training images; FAKE comes from one generator, Stable Diffusion 1.4, so nothing "
+            "here applies to images of another one."
         )
     if config.data.path == "sample":
-        notes.append("The embedded sample is not CIFAKE: these figures show that the system works, nothing else.")
+        notes.append("The embedded sample is not CIFAKE: these figures only show that the system works.")
     return notes
 
 
 def _describe_openings(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a sentence that marks a test split that was opened before with other choices, if it was."""
+    """Return a note if the test split was opened before with other choices."""
     opened = [entry for entry in evaluations if entry.get("opened")]
     if len(opened) < 2:
         return []
     earlier = "; ".join(f"{entry['opened']['time']} for {_describe_choices(entry)}" for entry in opened[:-1])
     return [
-        f"Not the first look at the test split: it was opened before with other choices ({earlier}), so who chose "
-        "again after seeing those figures has chosen on test."
+        f"Not the first look at the test split: it was opened before with other choices ({earlier}), so choices "
+        "made after seeing those figures were made on test."
     ]
 
 

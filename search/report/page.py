@@ -44,9 +44,9 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
 
     Args:
         result: What to report.
-        path: Of the file, which is replaced in one step.
-        results: The tables of what was tested, the main one first.
-        search: The tables of how the search went.
+        path: The file, which is replaced in one step.
+        results: The tables of the evaluation, the main one first.
+        search: The tables of the search.
 
     Returns:
         The path.
@@ -78,9 +78,9 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         charts=drawn,
         plotly=charts.compress_plotly() if timeline or any(drawn.values()) else None,
         stopped={name: Counter(trial.state.value for trial in _own(result.trials, name)) for name in drawn},
-        data=result.record.get("data", {}),
+        data=result.manifest.get("data", {}),
         origin=_describe_origin(result),
-        configuration=json.dumps(result.record.get("config", {}), indent=2),
+        configuration=json.dumps(result.manifest.get("config", {}), indent=2),
     )
     return write_file(path, page.encode())
 
@@ -108,7 +108,7 @@ def _own(trials: Iterable[Trial], architecture: str) -> list[Trial]:
 
 
 def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:
-    """Return captions and figures of the winners' loss and accuracy while they were trials."""
+    """Return captions and figures of the winners' loss and accuracy as trials."""
     trials = {trial.number: trial for trial in result.trials}
     drawn = []
     for architecture, models in winners.items():
@@ -146,7 +146,7 @@ def _build_matrix(title: str, counts: Sequence[Sequence[int]]) -> _Matrix:
 
 
 def _draw_qualities(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:
-    """Return captions and figures of how well the probabilities rank and how far they can be taken at their word."""
+    """Return captions and figures of ranking (ROC) and calibration (reliability)."""
     known = {
         name: [result.predictions[tested.label] for tested in models if tested.label in result.predictions]
         for name, models in winners.items()
@@ -169,7 +169,7 @@ def _draw_qualities(result: Result, winners: Mapping[str, Sequence[TestedModel]]
             figures.render_svg(
                 figures.draw_reliability(result.labels, known),
                 name="reliability",
-                description="Share of REAL images against the probability of REAL; on the diagonal they agree",
+                description="Share of REAL images against the predicted probability; calibrated: on the diagonal",
             ),
         ),
     ]
@@ -189,18 +189,18 @@ def _describe(mistake: Mistake) -> dict[str, str]:
 
 
 def _describe_origin(result: Result) -> list[tuple[str, str]]:
-    """Return how the result was made, as terms and what they are; what is not known is left out."""
-    code, config = result.record.get("code", {}), result.config
+    """Return how the result was obtained, as terms with values; unknown ones are left out."""
+    code, config = result.manifest.get("code", {}), result.config
     devices = Counter(str(trial.attributes["device"]) for trial in result.trials if "device" in trial.attributes)
     started = [trial.started for trial in result.trials if trial.started is not None]
     ended = [trial.ended for trial in result.trials if trial.ended is not None]
     seconds = sum(trial.attributes.get("seconds", 0.0) for trial in result.trials)
     packages = ", ".join(f"{name} {version}" for name, version in code.get("packages", {}).items())
-    evaluations = result.record.get("evaluations", [])
+    evaluations = result.manifest.get("evaluations", [])
     openings = [entry["opened"] for entry in evaluations if entry.get("opened")]
     seeds = (evaluations or [{}])[-1].get("seeds", config.evaluation.seeds)
     known = {
-        "Command": result.record.get("command"),
+        "Command": result.manifest.get("command"),
         "Commit": describe_commit(code),
         "Versions": f"Python {code['python']}, {packages}" if packages else None,
         "Hardware": ", ".join(f"{name} ({count} trials)" for name, count in devices.items()),
@@ -214,20 +214,20 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
 
 
 def _describe_stamp(stamp: Mapping[str, Any]) -> str:
-    """Return time and commit of an act, as study.yaml has them."""
+    """Return time and commit of a stamp in study.yaml."""
     return f"{stamp['time']}, commit {describe_commit(stamp)}"
 
 
 def _finalize(value: Any) -> Any:
-    """Return what stands in the page for a value, before HTML's own signs in it are escaped."""
+    """Return a value as text of the page; Jinja escapes its HTML afterwards."""
     return escape_lines(value) if type(value) is str else value
 
 
 def _hash(script: str) -> str:
-    """Return what a Content-Security-Policy calls a script by."""
+    """Return the hash by which a Content-Security-Policy names a script."""
     return "sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _escape_data(text: str) -> Markup:
-    """Return JSON such that no text in it can end the script element it stands in."""
+    """Return JSON in which no text can end its script element."""
     return Markup(text.replace("<", "\\u003c"))

@@ -25,7 +25,7 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     """
     config = result.config
     notes = [
-        *list_notes(config, result.record, result.trials, result.models),
+        *list_notes(config, result.manifest, result.trials, result.models),
         *describe_changes(journal.list_changes()),
         *result.notes,
     ]

@@ -1,4 +1,4 @@
-"""What the search itself took and found, an architecture a row: a pure function of config and trials."""
+"""Cost and result of the search for each architecture: a pure function of config and trials."""
 
 import dataclasses
 import statistics
@@ -13,31 +13,31 @@ from trainables.config import list_defaults
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSummary:
-    """One architecture's part of a search."""
+    """Cost and result of one architecture's trials."""
 
     architecture: str
     trials: int
     failed: int
-    """Trials that are FAIL."""
+    """Trials in state FAIL."""
     stopped: float
-    """Share of the trials that did not fail which were stopped before their last epoch, in [0, 1]."""
+    """Share of the trials that were stopped before their last epoch, without failed ones, in [0, 1]."""
     epochs: int
     hours: float
-    """Summed over the trials, which ran side by side."""
+    """Hours summed over the trials, which ran in parallel."""
     device: str
     """GPU or CPU."""
     device_hours: float
-    """Hours times the GPUs or CPUs granted."""
+    """Hours times the granted GPUs or CPUs."""
     full_epochs: int
-    """What the same trials would have come to had none been stopped."""
+    """Epochs of the same trials if none had been stopped."""
     full_hours: float
-    """The same, each trial at its own seconds per epoch."""
+    """Hours of these epochs, at each trial's own seconds per epoch."""
     best: float | None
     """Best validation accuracy of a finished trial."""
     paper: float | None
     """Best validation accuracy of the paper's configuration, if it was tried."""
     importance: dict[str, float]
-    """Share of each searched parameter in what makes the best tenth of the trials, largest first; empty if too few."""
+    """Importance of each searched parameter, largest first; empty with too few trials."""
 
 
 def summarize_search(config: StudyConfig, trials: Sequence[Trial]) -> list[SearchSummary]:
@@ -48,7 +48,7 @@ def summarize_search(config: StudyConfig, trials: Sequence[Trial]) -> list[Searc
 
 
 def find_paper_trial(trials: Sequence[Trial], architecture: str) -> Trial | None:
-    """Return the first finished trial of the paper's configuration, whatever weights it started from."""
+    """Return the first finished trial of the paper's configuration, from any weights."""
     wanted = list_defaults(architecture) | {"weights": None}
     for trial in trials:
         params = list_defaults(architecture) | trial.params if trial.architecture == architecture else {}

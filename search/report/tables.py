@@ -1,4 +1,4 @@
-"""A study's result as tables, of its page and in files; what is in them follows from the result alone."""
+"""A result as tables, in the page and in files: a pure function of the result."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,7 +74,7 @@ def write_report(result: Result, directory: Path) -> list[Path]:
 
 
 def list_tables(result: Result) -> list[Table]:
-    """Return the tables of what was tested, the comparison first; metrics are in percent."""
+    """Return the tables of the evaluation, the comparison first; metrics are in percent."""
     lower = [
         Table(title="Ranked lower on validation, in percent", header=HEADER, rows=_list_rows(summarize_lower(result)))
     ]
@@ -168,11 +168,11 @@ def _tabulate_costs(result: Result) -> Table:
         ]
         for row in _list_ours(result)
     ]
-    return Table(title="What a model costs", header=[*header, "Peak memory"], rows=rows)
+    return Table(title="Cost of a model", header=[*header, "Peak memory"], rows=rows)
 
 
 def _tabulate_configurations(result: Result) -> list[Table]:
-    """Return what was retrained, an architecture a table: every parameter that was searched or is not the default."""
+    """Return a table for each architecture: retrained parameters that were searched or differ from the default."""
     trials = {trial.number: trial for trial in result.trials}
     configurations: dict[str, dict[str, dict[str, Value]]] = {}
     for (architecture, rank), models in group_models(result.models).items():
@@ -222,7 +222,7 @@ def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
     rows = [[name, *(format_percent(search.importance.get(name)) for search in searches)] for name in names]
     header = ["Parameter", *(search.architecture for search in searches)]
     return Table(
-        title="What sets the best tenth of the trials (at least five) apart (PED-ANOVA), in percent",
+        title="Parameter importance (PED-ANOVA, best tenth of the trials, at least five), in percent",
         header=header,
         rows=rows,
     )

@@ -1,4 +1,4 @@
-"""A study's result for a terminal of 80 columns."""
+"""A result for a terminal of 80 columns."""
 
 from rich.text import Text
 
@@ -16,11 +16,11 @@ from search.report.cells import (
 from search.report.summary import SearchSummary, summarize_search
 
 NAME_WIDTH = 18
-"""Characters of a model's name on a terminal, as long as the longest published one."""
+"""Most characters of a model's name on a terminal: those of the longest published one."""
 
 
 def render(result: Result) -> Text:
-    """Return the comparison for a terminal of 80 columns; the rest stands in the files."""
+    """Return the comparison for a terminal of 80 columns; the files have the rest."""
     rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
         is_baseline = row["source"] == "baseline"
@@ -47,7 +47,7 @@ def _describe_difference(difference: Difference) -> str:
 
 
 def _describe_search(search: SearchSummary) -> str:
-    known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} had none been stopped)"
+    known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} if none were stopped)"
     paper = "" if search.paper is None else f", the paper's configuration {format_percent(search.paper)}"
     best = "" if search.best is None else f"; best on validation {format_percent(search.best)}{paper}"
     return f"{search.architecture}: {known}{best}"

@@ -1,8 +1,7 @@
-"""The trials as one row each, for pandas: a pure function of the record."""
+"""The trials as a table, one row each: a pure function of the journal."""
 
-import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,55 +10,47 @@ from search.record.trial import Trial
 from trainables.config import list_defaults
 from trainables.durable import write_file
 
-NUMBERS = {"number": "int64", "epochs": "int64", "best_epoch": "int64"} | dict.fromkeys(
+TYPES: dict[str, Any] = {"number": "int64", "epochs": "int64", "best_epoch": "Int64"} | dict.fromkeys(
     ("best_accuracy", "last_accuracy", "seconds", "images_per_second"), "float64"
 )
-"""Columns of numbers with their types in Parquet; the other ones before the parameters are text."""
+"""Types of the columns before the parameters in Parquet; all others are text."""
 
 
 def write_trials(trials: Sequence[Trial], path: Path) -> Path:
-    """Write a row per trial: how it went, then its parameters, empty where its architecture has none of the name.
+    """Write a row for each trial: its result, then its parameters, empty where its architecture lacks one.
 
     Args:
         trials: The rows.
-        path: Ends in .parquet, which keeps the types, or else is CSV; replaced in one step if it is there.
+        path: Ends in .parquet, which keeps the types, or else is CSV; an existing file is replaced in one step.
     """
-    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    import pandas as pd  # no trial waits for it
+
+    names = list(dict.fromkeys(name for trial in trials for name in trial.params))
+    results = list(_describe(Trial(number=0, architecture="", params={})))
     rows = [_describe(trial) | _list_params(trial, names) for trial in trials]
-    columns = {
-        name: [row[name] for row in rows] for name in [*_describe(Trial(number=0, architecture="", params={})), *names]
-    }
-    return write_file(path, _render_parquet(columns, names) if path.suffix == ".parquet" else _render_csv(columns))
-
-
-def _render_csv(columns: Mapping[str, Sequence[Any]]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(map(defuse, columns))
-    writer.writerows(map(defuse, row) for row in zip(*columns.values(), strict=True))
-    return buffer.getvalue().encode()
-
-
-def _render_parquet(columns: Mapping[str, Sequence[Any]], params: Iterable[str]) -> bytes:
-    """Return a Parquet file; the type of a parameter is that of its values."""
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    known = {name: pa.type_for_alias(NUMBERS.get(name, "string")) for name in columns if name not in params}
-    arrays = {escape(name): pa.array(_show(values), known.get(name)) for name, values in columns.items()}
+    if path.suffix != ".parquet":
+        plain = [{defuse(name): defuse(value) for name, value in row.items()} for row in rows]
+        table = pd.DataFrame(plain, columns=[defuse(name) for name in (*results, *names)], dtype=object)
+        return write_file(path, table.to_csv(index=False, lineterminator="\n").encode())
+    table = pd.DataFrame(rows, columns=[*results, *names], dtype=object)
+    for name in results:
+        table[name] = table[name].astype(TYPES.get(name, "string"))
+    for name in names:
+        table[name] = _unify(table[name])
     buffer = io.BytesIO()
-    parquet.write_table(pa.table(arrays), buffer)
-    return buffer.getvalue()
+    table.rename(columns=escape).to_parquet(buffer, index=False)
+    return write_file(path, buffer.getvalue())
 
 
-def _show(values: Sequence[Any]) -> list[Any]:
-    """Return a column that Parquet can hold: text that is UTF-8, and text alone where some of it is text."""
-    has_text = any(isinstance(value, str) for value in values)
-    return [value if value is None or not has_text else escape(value) for value in values]
+def _unify(column: Any) -> Any:
+    """Return a parameter's column with one type: that of its values, text if some of them are text."""
+    if any(isinstance(value, str) for value in column):
+        return column.map(escape, na_action="ignore").astype("string")
+    return column.convert_dtypes()
 
 
 def _describe(trial: Trial) -> dict[str, Any]:
-    """Return how a trial went; what is not known of it is None."""
+    """Return the result of a trial; unknown values are None."""
     values = trial.list_values()
     return {
         "number": trial.number,
@@ -75,6 +66,6 @@ def _describe(trial: Trial) -> dict[str, Any]:
 
 
 def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
-    """Return a trial's values under the given names: None where its architecture has no such parameter."""
+    """Return a trial's values of the named parameters, None where its architecture lacks one."""
     values = {**({} if trial.is_foreign else list_defaults(trial.architecture)), **trial.params}
     return {name: values.get(name) for name in names}

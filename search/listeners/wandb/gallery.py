@@ -1,4 +1,4 @@
-"""The evaluation as one run in Weights & Biases: tables, curves, the report, and the best models with their lineage."""
+"""Logs an evaluation as one W&B run: tables, curves, the report, and the best models with their lineage."""
 
 import csv
 import dataclasses
@@ -24,8 +24,8 @@ def log_evaluation(run: Any, result: Result, directory: Path) -> None:
     """
     import wandb
 
-    told = {key: dict(result.record)[key] for key in ("config", "data", "code")}
-    run.config.update({"study": result.study, "choices": result.record["evaluations"][-1], **told})
+    told = {key: dict(result.manifest)[key] for key in ("config", "data", "code")}
+    run.config.update({"study": result.study, "choices": result.manifest["evaluations"][-1], **told})
     row: dict[str, Any] = {"models": _tabulate(result), "curves": _draw_curves(result)}
     for best in list_best(result):
         row[f"confusion/{best.architecture}"] = _draw_confusion(result, best.architecture)
@@ -43,9 +43,9 @@ def log_evaluation(run: Any, result: Result, directory: Path) -> None:
 
 
 def list_best(result: Result) -> list[TestedModel]:
-    """Return each architecture's model to hand on: the first seed of its best configuration.
+    """Return each architecture's model for the registry: the first seed of its best configuration.
 
-    The best seed would be one chosen on the test split.
+    The best seed would be chosen on the test split.
     """
     first: dict[str, TestedModel] = {}
     for tested in result.models:
@@ -55,7 +55,7 @@ def list_best(result: Result) -> list[TestedModel]:
 
 
 def _tabulate(result: Result) -> Any:
-    """Return a row per retrained model with all that was measured of it."""
+    """Return a row for each retrained model with all its metrics."""
     import wandb
 
     rows = []
@@ -128,15 +128,15 @@ def _draw_curves(result: Result) -> Any:
 
 
 def _pack(result: Result, tested: TestedModel, folder: Path) -> Any:
-    """Return a model with where it comes from; its files are referred to, not copied."""
+    """Return a model artifact with its origin; its files are referenced, not copied."""
     import wandb
 
-    record = result.record
+    manifest = result.manifest
     metadata = {
         "study": result.study,
-        "study_id": record.get("id"),
-        "data_fingerprint": record["data"]["fingerprint"],
-        "commit": record["code"].get("commit"),
+        "study_id": manifest.get("id"),
+        "data_fingerprint": manifest["data"]["fingerprint"],
+        "commit": manifest["code"].get("commit"),
         "params": next(trial.params for trial in result.trials if trial.number == tested.trial),
         **dataclasses.asdict(tested),
     }
@@ -147,7 +147,7 @@ def _pack(result: Result, tested: TestedModel, folder: Path) -> Any:
 
 
 def _list_files(folder: Path, label: str) -> Iterator[Path]:
-    """Yield what lies of a model but its predictions, which hold images of the data set."""
+    """Yield the files of a model without its predictions, which contain images of the data set."""
     for path in sorted(folder.glob(f"{label}.*")):
         if not path.name.endswith((".partial", ".predictions.safetensors")):
             yield path

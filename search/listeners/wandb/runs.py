@@ -1,7 +1,7 @@
-"""The runs of a study in Weights & Biases, one per trial and one per evaluation, and the sweep that holds the trials'.
+"""The runs of a study in Weights & Biases: one per trial, in the study's sweep, and one per evaluation.
 
-A run is named after the study, the id in its study.yaml and the trial: a resumed trial continues its run, and no other
-study, not even one of the same name, ever writes over it. A run holds nothing that the journal does not.
+A run is named after the study, the id in its study.yaml, and the trial. So a resumed trial continues its run, and no
+other study overwrites it, not even one of the same name. A run has nothing that the journal lacks.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from search.record.trial import State, Trial
 from trainables.durable import write_file
 
 SERVER_TIMEOUT_S = 3.0
-"""Longest time that the server may take to open a run, or to take in the rest of one that ends, during a search."""
+"""Seconds that the server may take to open or finish a run during a search."""
 DISCONNECT_S = 2.0
-"""Longest time that W&B's own process may take to end once no run is open; it rarely takes a tenth of a second."""
+"""Seconds that W&B's service may take to end when no run is open; it rarely takes 0.1."""
 FREE_BYTES = 16 * 2**20
-"""Where the disk has less than this left no run is opened, because W&B's own process drops data without a word."""
+"""Fewest free bytes of a disk on which runs are opened: on a full disk W&B's service drops data silently."""
 EXIT_CODES = {State.COMPLETE: 0, State.PRUNED: 0, State.FAIL: 1, State.RUNNING: 255}
-"""W&B shows 0 as finished, 1 as failed and 255 as killed, which is what an interrupted search leaves."""
+"""Exit codes of runs: W&B shows 0 as finished, 1 as failed, 255 as killed (an interrupted trial)."""
 SETTINGS = {
     "silent": True,
     "console": "off",
@@ -42,16 +42,16 @@ SETTINGS = {
     "x_disable_meta": True,
     "x_disable_machine_info": True,
     "x_save_requirements": False,
-    "x_transaction_log_flush_interval": 1.0,  # what a kill can lose of a run's file; W&B's default is 15 s
+    "x_transaction_log_flush_interval": 1.0,  # seconds of a run's file that a kill can lose; W&B's default is 15
     "finish_timeout_raises": True,
-    "stop_fn": lambda: None,  # by default the stop button of one run interrupts the whole search
+    "stop_fn": lambda: None,  # by default a run's stop button interrupts the whole search
 }
-"""Of every run: no output, and nothing gathered beside what is logged."""
+"""Settings of every run: no output, and nothing collected except what is logged."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Board:
-    """Where the runs of one study go."""
+class Target:
+    """Where the runs of one study are recorded."""
 
     config: StudyConfig
     identity: str
@@ -59,23 +59,23 @@ class Board:
     directory: Path
     """The study's folder."""
     files: Path
-    """W&B writes its files into wandb/ below this."""
+    """W&B writes its files into wandb/ in this folder."""
     timeout_s: float = SERVER_TIMEOUT_S
-    """Longest time that the server may take to open a run, or to take in the rest of one that ends."""
+    """Seconds that the server may take to open or finish a run."""
 
     def name_run(self, what: str | int) -> str:
-        """Return the id of a trial's run, by its number, or of another run of the study."""
+        """Return the id of the run of a trial, given its number, or of another run, given its name."""
         end = f"{what:04d}" if isinstance(what, int) else what
         return re.sub(r"[^\w.-]", "_", f"{self.config.name}-{self.identity}-{end}")
 
 
 def name_evaluation(number: int) -> str:
-    """Return what the run is named after that shows an evaluation: its place in study.yaml, from 1."""
+    """Return the name of an evaluation's run, from its position in study.yaml, from 1."""
     return f"evaluation-{number}"
 
 
 def connect() -> None:
-    """Start W&B, which the other functions need."""
+    """Start W&B's service, which the other functions need."""
     import wandb
 
     logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log, and tracebacks where the disk is full
@@ -83,7 +83,7 @@ def connect() -> None:
 
 
 def disconnect(patience_s: float = DISCONNECT_S) -> None:
-    """Stop W&B's own process, which is killed after that many seconds: a request that a server fails can keep it."""
+    """Stop W&B's service; it is killed after so many seconds, since a failing request can keep it alive."""
     import wandb
     from wandb.sdk import wandb_setup
 
@@ -92,9 +92,9 @@ def disconnect(patience_s: float = DISCONNECT_S) -> None:
     timer.start()
     try:
         wandb.teardown()
-    except SystemExit:  # W&B leaves the interpreter where its process was killed
+    except SystemExit:  # W&B ends the interpreter where its service was killed
         wandb.teardown()  # what was left of it
-    except ConnectionError:  # that process died before; W&B's threads, all daemons, notice it by themselves
+    except ConnectionError:  # the service died before; W&B's threads are daemons and notice it
         left._connection._proc.join()
     finally:
         timer.cancel()
@@ -102,7 +102,7 @@ def disconnect(patience_s: float = DISCONNECT_S) -> None:
 
 
 def kill_service() -> None:
-    """End W&B's own process at once; its files keep what the server did not take in."""
+    """Kill W&B's service; its files keep what the server did not receive."""
     from wandb.sdk import wandb_setup
 
     for child in psutil.Process().children():
@@ -112,46 +112,46 @@ def kill_service() -> None:
             child.kill()
             connection: Any = wandb_setup.singleton()._connection
             if connection is not None and connection._proc is not None:
-                connection._proc.join()  # W&B started the process, so only W&B can learn that it has ended
+                connection._proc.join()  # W&B started the process, so only W&B can wait for it
 
 
 def is_dead(error: BaseException | str) -> bool:
-    """Answer whether this is what W&B raises once its own process has died."""
+    """Return whether an error means that W&B's service has died."""
     from wandb.sdk.mailbox import MailboxClosedError
 
     return isinstance(error, (ConnectionError, MailboxClosedError))
 
 
 def log_in() -> bool:
-    """Take the key from the environment, netrc or W&B's settings, and return whether there is one.
+    """Read the key from the environment, netrc or W&B's settings; return whether there is one.
 
     Raises:
-        wandb.Error: If it cannot be one.
+        wandb.Error: If the key is malformed.
     """
     import wandb
-    import wandb.apis.public.sweeps  # now: amid an import, open_sweep must not be given up
+    import wandb.apis.public.sweeps  # now: a time-out of open_sweep must not interrupt this import
 
     return bool(wandb.login(prompt=False, verify=False))
 
 
-def open_sweep(board: Board) -> str:
-    """Return the id of the study's sweep, which is created unless sweep.json in the study's folder names it.
+def open_sweep(target: Target) -> str:
+    """Return the id of the study's sweep; create the sweep unless sweep.json in the study's folder has its id.
 
     Raises:
         wandb.Error: If the server refuses or fails.
     """
     import wandb
-    from wandb.apis.public.sweeps import _upsert_sweep  # what wandb.sweep calls; that one prints
+    from wandb.apis.public.sweeps import _upsert_sweep  # wandb.sweep calls this, and also prints
 
-    place = {"server": wandb.setup().settings.base_url, "project": board.config.tracking.project}
-    path = board.directory / "sweep.json"
+    place = {"server": wandb.setup().settings.base_url, "project": target.config.tracking.project}
+    path = target.directory / "sweep.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if known.items() >= place.items():
         return str(known["id"])
     before = {name: os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT")}
     try:
-        api = wandb.Api(timeout=max(1, int(board.timeout_s)))
-        sweep, _ = _upsert_sweep(api, describe_sweep(board.config), project=board.config.tracking.project)
+        api = wandb.Api(timeout=max(1, int(target.timeout_s)))
+        sweep, _ = _upsert_sweep(api, describe_sweep(target.config), project=target.config.tracking.project)
     finally:  # it sets them, for agents
         for name, value in before.items():
             os.environ.pop(name, None)
@@ -161,13 +161,13 @@ def open_sweep(board: Board) -> str:
     return str(sweep["name"])
 
 
-def open_run(board: Board, what: str | int, *, is_online: bool, sweep_id: str | None = None, **options: Any) -> Any:
+def open_run(target: Target, what: str | int, *, is_online: bool, sweep_id: str | None = None, **options: Any) -> Any:
     """Open a run of the study.
 
     Args:
-        board: The study.
-        what: Of which the run is: a trial's number or another name.
-        is_online: Whether the server is told, or a file only.
+        target: The study.
+        what: A trial's number, or the name of another run.
+        is_online: Whether to send to the server, or write a file only.
         sweep_id: The sweep that the run belongs to, if any.
         options: More arguments of wandb.init.
 
@@ -177,15 +177,15 @@ def open_run(board: Board, what: str | int, *, is_online: bool, sweep_id: str | 
     """
     import wandb
 
-    board.files.mkdir(parents=True, exist_ok=True)
-    if (free := shutil.disk_usage(board.files).free) < FREE_BYTES:
-        raise OSError(f"{free / 2**20:.1f} MiB are free on the disk of {board.files}")
-    timeouts = {"init_timeout": board.timeout_s, "finish_timeout": board.timeout_s}
+    target.files.mkdir(parents=True, exist_ok=True)
+    if (free := shutil.disk_usage(target.files).free) < FREE_BYTES:
+        raise OSError(f"{free / 2**20:.1f} MiB are free on the disk of {target.files}")
+    timeouts = {"init_timeout": target.timeout_s, "finish_timeout": target.timeout_s}
     return wandb.init(
-        project=board.config.tracking.project,
-        group=board.config.name,
-        id=board.name_run(what),
-        dir=board.files,
+        project=target.config.tracking.project,
+        group=target.config.name,
+        id=target.name_run(what),
+        dir=target.files,
         mode="online" if is_online else "offline",
         reinit="create_new",
         settings={**SETTINGS, **timeouts, "sweep_id": sweep_id},
@@ -193,15 +193,15 @@ def open_run(board: Board, what: str | int, *, is_online: bool, sweep_id: str | 
     )
 
 
-def open_trial(board: Board, trial: Trial, *, is_online: bool, sweep_id: str | None = None) -> Any:
-    """Open a trial's run, continue it if there is one, and log the epochs that the server lacks.
+def open_trial(target: Target, trial: Trial, *, is_online: bool, sweep_id: str | None = None) -> Any:
+    """Open or continue a trial's run and log the epochs that the server lacks.
 
     Raises:
         wandb.Error: If it cannot be opened.
         OSError: If the files cannot be written.
     """
     run = open_run(
-        board,
+        target,
         trial.number,
         is_online=is_online,
         sweep_id=sweep_id,
@@ -214,14 +214,14 @@ def open_trial(board: Board, trial: Trial, *, is_online: bool, sweep_id: str | N
     run.define_metric("*", step_metric="epoch")
     run.define_metric("accuracy", step_metric="epoch", summary="max")
     run.define_metric("loss", step_metric="epoch", summary="min")
-    if not run.offline:  # the server says how far it got before the search was cut
+    if not run.offline:  # the server knows how many epochs it received before the interruption
         for epoch in range(max(run.starting_step, 1), len(trial.epochs) + 1):
             run.log(trial.epochs[epoch - 1], step=epoch, commit=True)
     return run
 
 
 def summarize(run: Any, trial: Trial) -> None:
-    """Write into a trial's run how the trial ended."""
+    """Write the result of a trial into the summary of its run."""
     summary = {"state": trial.state.value, "reason": trial.reason, **trial.attributes}
     if trial.epochs:
         summary["best_accuracy"], summary["best_epoch"] = trial.get_peak()

@@ -1,4 +1,4 @@
-"""A study as a W&B sweep: its space, its metric and goal, and in words who proposes and who stops."""
+"""A study as a W&B sweep: space, metric, goal, and sampler and scheduler in its description."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
 
 METHODS = {"tpe": "bayes", "tpe_multivariate": "bayes", "gp": "bayes", "random": "random", "qmc": "random"}
-"""W&B's nearest word for a sampler. It is shown only: W&B proposes for agents, and a study has none."""
+"""W&B's nearest name for each sampler. It is only shown: W&B proposes nothing without agents."""
 
 
 def describe_sweep(config: StudyConfig) -> dict[str, Any]:
-    """Return the sweep's configuration; a parameter that is searched for several architectures spans all of them.
+    """Return the sweep's configuration; a parameter of several architectures covers the values of all.
 
-    The scheduler is noted in the description, not under `early_terminate`: by that, W&B's server would stop runs.
+    The scheduler is in the description, not under `early_terminate`, with which W&B's server would stop runs.
     """
     search = config.search
     found = {name: build_distributions(list_specs(config.space, name), name) for name in search.architectures}
@@ -50,7 +50,7 @@ def _describe_search(config: StudyConfig) -> str:
 
 
 def _span(searched: Sequence[Any], fixed: Sequence[Any]) -> dict[str, Any]:
-    """Return the smallest W&B parameter that holds all of Optuna's distributions and all fixed values."""
+    """Return the smallest W&B parameter that contains all of Optuna's distributions and all fixed values."""
     ranges = [distribution for distribution in searched if not hasattr(distribution, "choices")]
     values = [*fixed, *(value for distribution in searched for value in getattr(distribution, "choices", ()))]
     if not ranges:

@@ -1,7 +1,7 @@
-"""Weights & Biases: one process holds all runs of a study, and nobody ever waits for it.
+"""Weights & Biases: one process has all runs of a study open, and the search never waits for it.
 
-What the tracker is told goes through a queue to a thread that alone opens runs and logs. What cannot be tracked online
-is tracked offline, and where that fails too tracking ends; either is said in one sentence, nothing is ever raised.
+Events go through a queue to one thread, which alone opens runs and logs. Where online tracking fails, it continues
+offline; where that fails too, it ends. Each change is printed in one sentence; no error reaches the search.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from search.evaluation.result import Result
 from search.listeners.wandb.gallery import log_evaluation
 from search.listeners.wandb.runs import (
     EXIT_CODES,
-    Board,
+    Target,
     connect,
     disconnect,
     is_dead,
@@ -35,21 +35,21 @@ Mode = Literal["auto", "online", "offline", "off"]
 T = TypeVar("T")
 
 PATIENCE_S = 5.0
-"""Longest wait for W&B in all; it happens in `close`."""
+"""Most seconds that `close` waits for W&B."""
 
 
 class Tracker:
-    """Listener that makes a run of each trial; the methods with an underscore run in its threads."""
+    """Listener that records each trial as a run; private methods run in its threads."""
 
-    def __init__(self, mode: Mode, board: Board, warn: Callable[[str], None]) -> None:
+    def __init__(self, mode: Mode, target: Target, warn: Callable[[str], None]) -> None:
         self._mode = mode
-        self._board = board
+        self._target = target
         self._warn = warn
         self._lock = threading.Lock()
         self._runs: dict[str | int, Any] = {}
         self._sweep_id: str | None = None
         self._worker = ThreadPoolExecutor(1, "tracking")
-        self._finishers: ThreadPoolExecutor | None = None  # there is one while W&B's own process lives
+        self._finishers: ThreadPoolExecutor | None = None  # exists while W&B's service runs
 
     def on_start(self, trial: Trial) -> None:
         """Open the trial's run; a resumed trial's is continued."""
@@ -64,17 +64,17 @@ class Tracker:
         self._tell(self._end, _copy(trial))
 
     def on_evaluation(self, result: Result) -> None:
-        """Make a run of the evaluation in force, the last in the result's record; its report must have been written."""
+        """Record the last evaluation of the manifest as a run; its report must be written."""
         self._tell(self._evaluate, result)
 
     def close(self, patience_s: float = PATIENCE_S) -> None:
-        """Finish what is open and stop W&B's own process, for good after that many seconds."""
+        """Finish open runs and stop W&B's service; kill it after so many seconds."""
         done = wait_for([self._worker.submit(self._disconnect)], patience_s).done
         was_off, self._mode = self._mode == "off", "off"
         if not done:
             if not was_off:
                 self._warn(f"Weights & Biases takes too long; {self._tell_where()}")
-            kill_service()  # or its threads would keep the interpreter from ending
+            kill_service()  # otherwise its threads keep the interpreter alive
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _tell(self, do: Callable[[T], None], what: T) -> None:
@@ -82,7 +82,7 @@ class Tracker:
             self._worker.submit(do, what).add_done_callback(self._check)
 
     def _start(self, trial: Trial) -> None:
-        self._open(trial.number, lambda **how: open_trial(self._board, trial, **how))
+        self._open(trial.number, lambda **how: open_trial(self._target, trial, **how))
 
     def _open(self, key: str | int, opening: Callable[..., Any]) -> None:
         import wandb
@@ -94,7 +94,7 @@ class Tracker:
                 self._runs[key] = opening(is_online=self._mode == "online", sweep_id=self._sweep_id)
             except (wandb.Error, OSError) as error:
                 self._fall_back(self._mode, error)
-                self._disconnect()  # W&B's process takes the id of a run that failed to open as in use
+                self._disconnect()  # W&B's service keeps the id of a run that failed to open
 
     def _connect(self) -> None:
         import wandb
@@ -110,7 +110,7 @@ class Tracker:
             return
         self._mode = "online"
         try:
-            self._sweep_id = _hasten(partial(open_sweep, self._board), self._board.timeout_s)
+            self._sweep_id = _hasten(partial(open_sweep, self._target), self._target.timeout_s)
         except wandb.errors.AuthenticationError:
             raise
         except wandb.Error:
@@ -120,7 +120,7 @@ class Tracker:
         metrics = trial.epochs.pop()
         self._start(trial)
         if trial.number in self._runs:
-            # Committed at once, or it would come after the summary and write its seconds over the trial's.
+            # Committed at once: otherwise it follows the summary and overwrites the trial's seconds.
             self._runs[trial.number].log(metrics, step=len(trial.epochs) + 1, commit=True)
 
     def _end(self, trial: Trial) -> None:
@@ -132,13 +132,13 @@ class Tracker:
     def _evaluate(self, result: Result) -> None:
         import wandb
 
-        what = name_evaluation(len(result.record["evaluations"]))
+        what = name_evaluation(len(result.manifest["evaluations"]))
 
         def opening(*, is_online: bool, **_: Any) -> Any:
             name = what.replace("-", " ")
-            run = open_run(self._board, what, is_online=is_online, job_type="evaluation", name=name)
+            run = open_run(self._target, what, is_online=is_online, job_type="evaluation", name=name)
             try:
-                log_evaluation(run, result, self._board.directory)
+                log_evaluation(run, result, self._target.directory)
             except (wandb.Error, OSError, ValueError):
                 run.finish(1)
                 raise
@@ -168,31 +168,31 @@ class Tracker:
 
     def _fall_back(self, mode: Mode, error: BaseException | str) -> None:
         with self._lock:
-            if mode != self._mode or mode == "off":  # said already, or closed
+            if mode != self._mode or mode == "off":  # already reported, or closed
                 return
             self._mode = "off" if mode == "offline" or is_dead(error) else "offline"
         if is_dead(error):
-            self._warn(f"Weights & Biases: its process died; tracking ends; {self._tell_where()}")
+            self._warn(f"Weights & Biases: its service died; tracking ends; {self._tell_where()}")
             return
         reason = str(error).partition("\n")[0] or type(error).__name__
-        ending = "tracking ends" if self._mode == "off" else f"tracking goes on offline; {self._tell_where()}"
+        ending = "tracking ends" if self._mode == "off" else f"tracking continues offline; {self._tell_where()}"
         self._warn(f"Weights & Biases: {reason}; {ending}")
 
     def _tell_where(self) -> str:
-        return f"`python -m search sync {self._board.config.place}` uploads what is missing"
+        return f"`python -m search sync {self._target.config.place}` uploads what is missing"
 
 
 def build_tracker(config: StudyConfig, identity: str, warn: Callable[[str], None]) -> Tracker:
-    """Build the listener that makes a W&B run of each trial.
+    """Build the listener that records each trial as a W&B run.
 
     Args:
         config: The study. Its `tracking.mode`: auto is online where a key is set (environment, netrc or W&B's
             settings), else offline; off does nothing.
         identity: The id in its study.yaml.
-        warn: Takes one sentence when tracking goes on offline or ends; called from any thread.
+        warn: Receives a sentence when tracking continues offline or ends; called from any thread.
     """
-    board = Board(config=config, identity=identity, directory=config.directory, files=config.directory)
-    return Tracker(config.tracking.mode, board, warn)
+    target = Target(config=config, identity=identity, directory=config.directory, files=config.directory)
+    return Tracker(config.tracking.mode, target, warn)
 
 
 def _copy(trial: Trial) -> Trial:
@@ -200,7 +200,7 @@ def _copy(trial: Trial) -> Trial:
 
 
 def _hasten(work: Callable[[], T], timeout_s: float) -> T:
-    """Return what the work returns, unless that takes too long; it is then left behind.
+    """Return the result of the work; abandon it after too long.
 
     Raises:
         TimeoutError: If it takes too long.
@@ -210,7 +210,7 @@ def _hasten(work: Callable[[], T], timeout_s: float) -> T:
     def run() -> None:
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 raised again where it is waited for
+        except BaseException as error:  # noqa: BLE001 the waiting thread raises it again
             future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()

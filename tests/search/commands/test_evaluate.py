@@ -198,7 +198,7 @@ def rename(study):
         (remove_journal, [], "nothing was searched there"),
         (damage_record, [], "evaluations = {}"),
         (change_data, [], "has other images than"),
-        (drop_cnn, [], "No resnet50 trial was run: go on with the search, or name the others with --architecture"),
+        (drop_cnn, [], "No resnet50 trial was run: continue the search, or name the others with --architecture"),
         (rename, [], "has the study other"),
         (None, ["--report"], "there is no evaluation to report"),
         (

@@ -174,7 +174,7 @@ def test_a_search_that_used_its_budget_has_ended(inspect, folder, journal):
     record["config"]["search"]["max_total_epochs"] = 4
     save_manifest(folder, record)
     trial = journal.load()[3]
-    assert "trials are left" in inspect(folder)[1]
+    assert "trials left" in inspect(folder)[1]
     add_epoch(journal, trial, 0.9)
     journal.end_trial(trial, State.PRUNED, "the budget of 4 epochs is used", {})
     told = "All trials have ended, for the budget of 4 epochs is used: a larger one and --resume continue it.\n"

@@ -26,14 +26,14 @@ typer.run(main)
 def test_an_interrupt_counts_although_a_shell_started_the_command_in_the_background():
     started = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c", SCRIPT]
     answer = subprocess.run(started, capture_output=True, text=True, check=False)
-    assert (answer.returncode, answer.stderr) == (130, "interrupted; the same command goes on from here\n")
+    assert (answer.returncode, answer.stderr) == (130, "interrupted; the same command continues from here\n")
 
 
 def test_a_node_that_is_to_be_mended_ends_a_search_that_can_be_resumed(capsys):
     with pytest.raises(typer.Exit) as end, explain_errors("the same command with --resume"):
         raise NodeError("node 10.0.0.7 has other code")
     assert end.value.exit_code == 1
-    said = "error: node 10.0.0.7 has other code; the same command with --resume goes on from here"
+    said = "error: node 10.0.0.7 has other code; the same command with --resume continues from here"
     assert capsys.readouterr().err == f"{said}\n"
 
 
@@ -52,7 +52,7 @@ def test_any_fault_of_a_disk_is_a_sentence(capsys, number, said):
     with pytest.raises(typer.Exit) as end, explain_errors("the same command"):
         raise OSError(number, os.strerror(number), "here")
     assert end.value.exit_code == 1
-    assert capsys.readouterr().err == f"{said} the same command goes on\n"
+    assert capsys.readouterr().err == f"{said} the same command continues\n"
 
 
 def test_an_error_that_is_no_disk_s_is_no_sentence():

@@ -64,7 +64,7 @@ def test_the_plain_log_has_one_line_per_event():
     failed.state, failed.reason = State.FAIL, "loss is nan in epoch 1"
     log.on_end(failed)
     log.on_start(resumed)
-    log.note("the tracker [W&B] goes on offline")
+    log.note("the tracker [W&B] continues offline")
     log.close()
 
     assert console.file.getvalue().splitlines() == [
@@ -74,8 +74,8 @@ def test_the_plain_log_has_one_line_per_event():
         "trial 3 cnn PRUNED after 2 epochs: accuracy 0.8125 (best 0.8750), 1800 images/s",
         "trial 4 resnet50 starts: filters=64 learning_rate=0.0012",
         "trial 4 resnet50 FAIL after 0 epochs: loss is nan in epoch 1",
-        "trial 5 cnn goes on at epoch 2: filters=64 learning_rate=0.0012",
-        "the tracker [W&B] goes on offline",
+        "trial 5 cnn continues at epoch 2: filters=64 learning_rate=0.0012",
+        "the tracker [W&B] continues offline",
     ]
 
 

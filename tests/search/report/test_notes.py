@@ -45,7 +45,7 @@ def test_the_seeds_that_were_trained_are_told_not_those_that_a_setting_wishes():
 
 def test_what_was_changed_under_way_is_told():
     (note,) = describe_changes([{"time": "2026-11-25T01:00:00+00:00", "differences": ["data.path: other images"]}])
-    assert note.startswith("Not one search throughout: at 2026-11-25T01:00:00+00:00")
+    assert note.startswith("The study was changed: at 2026-11-25T01:00:00+00:00")
     assert note.endswith("although data.path: other images.")
 
 
@@ -63,8 +63,8 @@ def test_a_threshold_from_validation_is_told():
 def test_images_left_out_are_told_and_that_near_duplicates_are_not():
     record = {"data": {"leaked": 158, "duplicates": 920, "skipped": ["train/FAKE/x.jpg"]}}
     notes = list_notes(CONFIG, record, [make_trial(0), make_trial(1)], [make_model()])
-    assert any("158 images that are also in test, 920 second copies. Near-duplicates" in note for note in notes)
-    assert any("Skipped 1 files that are no images, the first train/FAKE/x.jpg." in note for note in notes)
+    assert any("158 images that are also in test, 920 copies. Near-duplicates" in note for note in notes)
+    assert any("Skipped 1 files that are not images, the first train/FAKE/x.jpg." in note for note in notes)
 
 
 def test_a_search_that_had_not_ended_is_told():
@@ -75,7 +75,7 @@ def test_a_search_that_had_not_ended_is_told():
 def test_the_limits_of_the_test_images_are_told_from_their_number():
     model = dataclasses.replace(make_model(), confusion=((9770, 230), (230, 9770)))
     notes = list_notes(CONFIG, RECORD, [make_trial(0), make_trial(1)], [model])
-    assert "20,000 test images tell a model's accuracy of 97.70% (cnn) to ±0.21 points." in notes
+    assert "With 20,000 test images, an accuracy of 97.70% (cnn) is known to ±0.21 points." in notes
 
 
 @pytest.mark.parametrize(("path", "is_told"), [("data/CIFAKE.zip", True), ("cifake", True), ("photos.zip", False)])
@@ -94,7 +94,7 @@ def test_baselines_are_told_with_those_that_had_no_fair_trial():
     cut = dataclasses.replace(make_trial(1), state=State.PRUNED, reason="stopped by asha at epoch 1")
     notes = list_notes(CONFIG, record, [make_trial(0), cut, make_trial(2)], [make_model()])
     assert "cnn is the recipe small_cnn itself." in notes
-    assert any(note.startswith("Baselines: paper_cnn (trial 1); given beforehand") for note in notes)
+    assert any(note.startswith("Baselines: paper_cnn (trial 1). They were given") for note in notes)
     assert any(note.startswith("Stopped early as trials") and "paper_cnn (3 epochs)" in note for note in notes)
 
 

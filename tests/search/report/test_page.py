@@ -111,7 +111,7 @@ def make_result(*, num_trials=30, seeds=2, images=2000):
     return Result(
         study="mine",
         config=CONFIG,
-        record={
+        manifest={
             "command": command,
             "config": dump(CONFIG),
             "data": data,
@@ -206,8 +206,8 @@ def test_what_the_data_and_the_making_are_stands_in_it(tmp_path):
 
 def test_no_text_becomes_markup(tmp_path):
     result = make_result()
-    record = {**result.record, "command": HOSTILE, "config": {"name": HOSTILE}}
-    path = write(dataclasses.replace(result, notes=[HOSTILE, HOSTILE], study=HOSTILE, record=record), tmp_path)
+    record = {**result.manifest, "command": HOSTILE, "config": {"name": HOSTILE}}
+    path = write(dataclasses.replace(result, notes=[HOSTILE, HOSTILE], study=HOSTILE, manifest=record), tmp_path)
     assert Outline(path).tags == Outline(write(result, tmp_path / "plain")).tags
 
 
@@ -221,7 +221,7 @@ def test_no_text_becomes_markup(tmp_path):
             "no predictions",
             {"predictions": lambda _: {}, "labels": lambda labels: labels[:0], "mistakes": lambda _: {}},
         ),
-        ("an empty record", {"record": lambda _: {}}),
+        ("an empty manifest", {"manifest": lambda _: {}}),
     ],
 )
 def test_a_page_of_less_leaves_out_what_is_not_there(name, changes, tmp_path):

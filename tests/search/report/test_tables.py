@@ -64,7 +64,7 @@ def make_result(models=None, trials=None, notes=()):
     return Result(
         study="mine",
         config=parse({"name": "mine"}),
-        record={},
+        manifest={},
         models=models,
         trials=trials or [make_trial()],
         labels=LABELS,
@@ -152,7 +152,7 @@ def test_the_markdown_has_all_tables_in_percent_and_the_notes_below(tmp_path):
         "Mean ± deviation over seeds (95 % interval over test images)",
         "cnn minus resnet50",
         "McNemar's exact test",
-        "What a model costs",
+        "Cost of a model",
         "The search",
         "Notes",
     ]
@@ -178,7 +178,7 @@ def test_the_parameters_that_mattered_are_told_once_there_are_enough_trials():
     space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}, "dropout": {"low": 0.0, "high": 0.1}}
     config = parse({"name": "mine", "space": {"cnn": space}, "search": {"architectures": ["cnn"]}})
     table = list_search_tables(dataclasses.replace(result, config=config))[-1]
-    assert table.title.startswith("What sets the best")
+    assert table.title.startswith("Parameter importance")
     assert table.rows[0][0] == "learning_rate"
 
 
@@ -249,7 +249,7 @@ def test_a_baseline_stands_below_the_winners_and_is_compared_with_its_own():
         {"architecture": "cnn", "rank": rank, "recipe": "paper_cnn" if rank == 7 else None} for rank in (1, 2, 7)
     ]
     found = dataclasses.replace(
-        make_result(models), record={"evaluations": [{"top_k": 2, "winners": [{**each} for each in winners]}]}
+        make_result(models), manifest={"evaluations": [{"top_k": 2, "winners": [{**each} for each in winners]}]}
     )
     rows = summarize(found)
     assert list(rows["model"][:4]) == ["cnn", "resnet50", "paper cnn", "CNN (paper)"]

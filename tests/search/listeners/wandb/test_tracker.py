@@ -13,7 +13,7 @@ import yaml
 
 from search.config.schema import parse
 from search.listeners.wandb import runs
-from search.listeners.wandb.runs import Board
+from search.listeners.wandb.runs import Target
 from search.listeners.wandb.tracker import PATIENCE_S, Tracker
 from search.record.trial import State, Trial
 
@@ -33,7 +33,7 @@ def build(tmp_path: Path, warnings: list[str]) -> Callable[[str], Tracker]:
     def build(mode: str, **options: Any) -> Tracker:
         directory = tmp_path / "results"
         return Tracker(
-            mode, Board(config=config, identity="1d", directory=directory, files=directory, **options), warnings.append
+            mode, Target(config=config, identity="1d", directory=directory, files=directory, **options), warnings.append
         )
 
     return build
@@ -140,7 +140,7 @@ def test_off_never_imports_wandb(tmp_path):
     script = (
         "import sys\n"
         "from search.config.schema import parse\n"
-        "from search.record.journal import Trial\n"
+        "from search.record.trial import Trial\n"
         "from search.listeners.wandb.tracker import build_tracker\n"
         "config = parse({'name': 's', 'results': sys.argv[1], 'tracking': {'mode': 'off'}})\n"
         "tracker = build_tracker(config, '1d', print)\n"
@@ -201,7 +201,7 @@ def test_a_server_that_does_not_accept_costs_one_warning_and_no_data(
     tracker.close(patience_s=60.0)
 
     assert len(warnings) == 1
-    assert "goes on offline" in warnings[0]
+    assert "continues offline" in warnings[0]
     files = read_wandb_files(tmp_path)
     for trial in trials:
         assert trial.epochs in [
