@@ -6,6 +6,7 @@ A page says where by a marker: `<!-- keys -->`, `<!-- parameters -->` or `<!-- f
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -19,6 +20,8 @@ from trainables.config import MODEL_CONFIGS, RUN_FIELDS, TrainConfig
 LOG = Path(__file__).parent.parent / "LOG.md"
 KINDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
 BOUNDS = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
+LARGEST = 1e6
+"""A bound above this keeps files readable by other programs; a reader need not know it."""
 UNITS = {
     "s": "seconds",
     "hours": "hours",
@@ -159,7 +162,7 @@ def _list_bounds(metadata: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
     for part in metadata:
         for bound in getattr(part, "metadata", [part]):  # pydantic's Field holds them, or they stand alone
             for name, text in BOUNDS.items():
-                if (value := getattr(bound, name, None)) is not None:
+                if (value := getattr(bound, name, None)) is not None and value < LARGEST:
                     yield text, value
 
 
@@ -171,7 +174,7 @@ def _has_number(hint: Any) -> bool:
 
 
 def _escape(text: str) -> str:
-    return text.replace("|", "\\|").replace("{", "&#123;").replace("*", "&#42;") if "`" not in text else text
+    return re.sub(r"\bNone\b", "`null`", text).replace("|", "\\|")
 
 
 MARKERS: dict[str, Callable[[], str]] = {
