@@ -15,6 +15,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from docs import hooks
 from search.__main__ import COMMANDS as COMMANDS_OF
 from search.config.schema import StudyConfig
 
@@ -133,7 +134,13 @@ def test_every_make_target_in_the_documentation_exists(command):
 
 
 def test_every_command_of_the_documentation_is_one_that_these_tests_know():
-    known = ("make ", "python -m search.run", *(f"python -m search {name} " for name in COMMANDS_OF), "ray ")
+    known = (
+        ". .venv/bin/activate",
+        "make ",
+        "python -m search.run",
+        *(f"python -m search {name} " for name in COMMANDS_OF),
+        "ray ",
+    )
     assert [command for command in COMMANDS if not command.startswith(known)] == []
 
 
@@ -165,6 +172,16 @@ def test_the_pictures_are_small_and_ask_no_other_host():
     assert sizes["report.png"] < 300_000
     for name in ("live.svg", "design.svg"):
         assert not re.search(r"(href|src|url)\W+https?:", (ROOT / "docs" / "pictures" / name).read_text())
+
+
+def test_a_number_of_the_configuration_without_a_unit_is_refused():
+    assert hooks.find_unit("timeout_s", float | None) == "seconds"
+    with pytest.raises(ValueError, match="speed is a number without a unit"):
+        hooks.find_unit("speed", int)
+
+
+def test_the_command_that_makes_the_pictures_loads():
+    assert callable(importlib.import_module("docs.pictures").main)
 
 
 def list_keys(kind, prefix=""):
