@@ -46,6 +46,7 @@ reference: install  ## the reference study in pieces of 9 minutes, each resumabl
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
 
 .venv/.installed: pyproject.toml constraints.txt
+	@echo "Installing the pinned packages into .venv; this takes some minutes."
 	$(PYTHON) -m venv .venv
 	$(PIP) --require-hashes --requirement constraints.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
