@@ -137,7 +137,7 @@ def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(
     before = load_trials(store, tmp_path)
     assert 3 <= len(before) < 8
     output = finish("search.run", study, "--resume", "--set", f"data.cache={tmp_path / 'second'}")
-    assert f"Report: {url}/report" in output
+    assert f"Open {url}/report/report.html" in output
     assert read_parts(store).startswith(shipped)
     after = load_trials(store, tmp_path)
     assert [trial.state for trial in after] == [TrialState.COMPLETE] * 8

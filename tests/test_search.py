@@ -124,7 +124,7 @@ def test_a_killed_search_goes_on_to_the_same_end_as_an_unkilled_one(tmp_path, st
         (tmp_path / name).mkdir()
     settings = ["--set", "search.max_concurrent=1"]
     output = finish(tmp_path / "straight", str(study), *settings)
-    assert "Report: results/tiny/report" in output
+    assert output.splitlines()[-1] == "Open results/tiny/report/report.html"
 
     killed = tmp_path / "killed"
     process = start(killed, str(study), *settings)
