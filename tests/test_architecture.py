@@ -19,7 +19,7 @@ DOORS = {
     "pydantic": {"search/config/schema.py"},
     "optuna": {
         "search/config/space.py",
-        "search/samplers/sampler.py",
+        *(f"search/samplers/{name}.py" for name in ("history", "qmc", "sampler", "tpe")),
         "search/record/journal.py",
         "search/record/entry.py",
         "search/record/storage.py",

@@ -10,7 +10,8 @@ from search.config.schema import StudyConfig, dump
 from search.config.space import Choice, Range, Spec, count_points, list_specs
 from search.config.yaml import format_document
 from search.samplers.shares import check_shares, list_shares
-from search.schedulers.scheduler import HALVING, list_brackets, list_rungs
+from search.schedulers.rungs import list_brackets, list_rungs
+from search.schedulers.scheduler import HALVING
 
 
 def describe_plan(config: StudyConfig, console: Console) -> None:
