@@ -15,9 +15,9 @@ from scipy import stats
 
 from search.config.yaml import read_document
 from trainables.config import build_train_config
-from trainables.data import open_train
 from trainables.pack import pack
 from trainables.runtime import describe_device, pick_device
+from trainables.splits import open_train
 from trainables.train import train
 
 RECIPES = (Path("configs/recipes/small_cnn.yaml"), Path("configs/recipes/paper_cnn.yaml"))

@@ -7,8 +7,9 @@ import pytest
 from search.config.schema import load
 from search.config.space import Choice, Range, list_specs
 from search.samplers.shares import find_furthest_behind
-from trainables.config import ResNet50Config, build_train_config
-from trainables.models import build_model, count_parameters
+from trainables.config import build_train_config
+from trainables.models.model import build_model, count_parameters
+from trainables.models.resnet50.config import ResNet50Config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 REFERENCE = Path(__file__).parent.parent / "configs" / "cifake.yaml"

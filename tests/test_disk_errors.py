@@ -17,7 +17,7 @@ from search.config.yaml import read_document
 from search.evaluation.model_file import check_files, load_record
 from search.evaluation.openings import complete_entries, describe_openings
 from search.record.journal import Journal
-from trainables.record import RECORD
+from trainables.pack_info import PACK_JSON
 
 WRITES = ("write", "fsync", "openat", "rename", "mkdir", "unlink", "unlinkat", "rmdir", "symlink", "ftruncate")
 ERRORS = ("EIO", "ENOSPC", "EROFS")
@@ -77,7 +77,7 @@ class Server:
 def server(tmp_path_factory, packed, spawn_for_module):
     if shutil.which("strace") is None:
         pytest.skip("needs strace")
-    source = json.loads((packed / RECORD).read_text())["source"]
+    source = json.loads((packed / PACK_JSON).read_text())["source"]
     server = Server(tmp_path_factory.mktemp("server"), source, spawn_for_module)
     try:
         assert server.write(server.folder / "first")[0] == 0

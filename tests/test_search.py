@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 from search.config.yaml import read_document
 from trainables.config import build_train_config
-from trainables.models import build_model
+from trainables.models.model import build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

@@ -28,7 +28,7 @@ from search.study import Study
 from trainables import checkpoint
 from trainables.config import build_train_config, list_values
 from trainables.errors import InputError
-from trainables.models import build_model
+from trainables.models.model import build_model
 from trainables.pack import pack
 
 MODEL = {"filters": 4, "dense_units": 8}

@@ -10,8 +10,8 @@ import numpy as np
 
 from trainables.config import IMAGE_SIZE
 from trainables.errors import ImageError, InputError
+from trainables.pack_info import CLASSES
 from trainables.pixels import decode, quiet_pillow
-from trainables.record import CLASSES
 from trainables.source import Batch, Member, Source, describe_bad
 
 

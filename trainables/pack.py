@@ -1,6 +1,6 @@
 """Packs a folder or a zip of images, once per machine: all decoded, 32x32, in one file per split.
 
-`trainables.source` reads the images; `trainables.record` describes the files that are written here.
+`trainables.source` reads the images; `trainables.pack_info` describes the files that are written here.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from trainables.config import IMAGE_SIZE
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
-from trainables.record import CLASSES, RECORD, SPLITS, load_info
+from trainables.pack_info import CLASSES, PACK_JSON, SPLITS, load_info
 from trainables.source import Batch, Member, Source, cut, describe_bad, open_source, require_classes, sign_source
 
 FORMAT = 2
@@ -47,7 +47,7 @@ def pack(
         progress: Told, now and then, how many files are done, and how many there are.
 
     Returns:
-        The pack's folder under `cache`, for `trainables.data` to open.
+        The pack's folder under `cache`, for `trainables.splits` to open.
 
     Raises:
         InputError: If the source, the cache or the pack found there is not as it must be.
@@ -95,7 +95,7 @@ def _write_pack(source: Source, cache: Path, on_bad_image: str, progress: Callab
     try:
         record = _write_splits(source, members, temporary, on_bad_image, progress)
         record |= {"fingerprint": fingerprint, "source": str(source.path.resolve())}
-        write_file(temporary / RECORD, json.dumps(record).encode())
+        write_file(temporary / PACK_JSON, json.dumps(record).encode())
         temporary.rename(target)
         sync(cache)
     except OSError as error:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from trainables.errors import ImageError, InputError
 from trainables.files import MAX_BYTES, TOO_LONG, find_files, look_at, read_file
-from trainables.record import CLASSES, SPLITS
+from trainables.pack_info import CLASSES, SPLITS
 
 CHUNK = 512
 """Files that a thread reads or decodes at a time."""

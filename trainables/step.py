@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from trainables.augment import crop, cutout, flip, to_float
 from trainables.config import TrainConfig
-from trainables.data import Split
 from trainables.optim import set_capturable
 from trainables.runtime import autocast, seed_block
 from trainables.seed import derive_seed
+from trainables.splits import Split
 
 WARM_UP = 3
 """Steps before a recording, in which libraries load and choose. Source: PyTorch's notes on CUDA graphs."""

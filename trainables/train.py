@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from trainables.augment import to_float
 from trainables.average import Average
 from trainables.config import TrainConfig
-from trainables.data import Split
 from trainables.errors import InputError, TrainingError
 from trainables.metrics import score
-from trainables.models import build_model
+from trainables.models.model import build_model
 from trainables.optim import build_optimizer, schedule
 from trainables.runtime import autocast, build_generator, deterministic_block
 from trainables.seed import derive_seed
+from trainables.splits import Split
 from trainables.step import STEPS, Step
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}

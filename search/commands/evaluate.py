@@ -27,7 +27,7 @@ from search.record.manifest import load_record, load_study
 from search.record.mirror import Copy
 from search.report.publish import publish_report
 from trainables.errors import InputError
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 MAY_SET = ("evaluation.", "resources.", "cluster.", "tracking.", "data.path=", "data.cache=")
 """How and where winners are retrained; all else is the study's."""

@@ -16,7 +16,7 @@ from trainables.config import build_train_config
 from trainables.durable import make_folder, sync
 from trainables.errors import DISK_FULL, InputError
 from trainables.pack import pack
-from trainables.record import divide_train
+from trainables.pack_info import split_train
 
 
 def prepare_data(config: StudyConfig, console: Console) -> Path:
@@ -36,7 +36,7 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
             progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
         )
     data = config.data
-    divide_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
+    split_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
     return packed
 
 
@@ -50,7 +50,7 @@ def prepare_weights(config: StudyConfig) -> None:
         spec = list_specs(config.space, architecture).get("weights")
         for weights in spec.choice if isinstance(spec, Choice) else [spec] if spec else []:
             if isinstance(weights, str) and weights != "none":
-                from trainables.models import fetch_weights  # with torch, which else no trial waits for
+                from trainables.models.model import fetch_weights  # with torch, which else no trial waits for
 
                 fetch_weights(build_train_config(architecture, {"weights": weights}, epochs=1, seed=0).model)
 

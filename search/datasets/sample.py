@@ -20,7 +20,7 @@ from PIL import Image
 from trainables.config import IMAGE_SIZE
 from trainables.durable import create_file, make_folder, replace_file
 from trainables.errors import InputError
-from trainables.record import CLASSES
+from trainables.pack_info import CLASSES
 
 VERSION = 1
 """Part of the file's name: raised whenever the images change."""

@@ -29,7 +29,7 @@ from search.record.manifest import write_record
 from search.record.mirror import Copy
 from trainables.durable import make_folder
 from trainables.errors import InputError
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 
 def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:

@@ -24,7 +24,7 @@ from search.evaluation.model_record import ModelRecord, build_record
 from trainables.config import IMAGE_SIZE, TrainConfig
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
-from trainables.models import restore_model
+from trainables.models.model import restore_model
 from trainables.pixels import RULE
 
 WEIGHTS, PREDICTIONS, RECORD, CARD = ".safetensors", ".predictions.safetensors", ".json", ".md"

@@ -18,7 +18,7 @@ from search.record.choices import Evaluation
 from search.record.object_store import Store, StoreError
 from search.record.provenance import Code, describe_code, describe_command, describe_commit
 from trainables.errors import InputError
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 MAY_CHANGE = (
     "cluster.",

@@ -23,7 +23,7 @@ from search.evaluation.model_record import SHARED, ModelRecord
 from search.evaluation.result import RATES
 from search.record.provenance import describe_code
 from trainables.config import build_train_config, list_values
-from trainables.models import build_model
+from trainables.models.model import build_model
 
 MODEL_PARAMS = {"filters": 4, "dense_units": 8}
 

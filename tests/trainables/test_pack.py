@@ -15,10 +15,10 @@ from PIL import Image
 from torchvision import transforms
 
 from search.datasets.audit.images import read_images
-from trainables.data import open_full_train, open_test
 from trainables.errors import InputError
 from trainables.pack import pack
-from trainables.record import load_info, verify
+from trainables.pack_info import load_info, verify
+from trainables.splits import open_full_train, open_test
 
 PART = "train/REAL"
 CIFAKE = os.environ.get("CIFAKE_PATH")

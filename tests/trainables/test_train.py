@@ -12,11 +12,13 @@ from torch.nn import functional
 from trainables import checkpoint
 from trainables.augment import crop, cutout, flip
 from trainables.average import Average
-from trainables.config import CnnConfig, ResNet50Config, TrainConfig
-from trainables.data import Split
+from trainables.config import TrainConfig
 from trainables.errors import InputError, TrainingError
-from trainables.models import build_model
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.model import build_model
+from trainables.models.resnet50.config import ResNet50Config
 from trainables.seed import derive_seed
+from trainables.splits import Split
 from trainables.train import Epoch, predict, train
 
 CPU = torch.device("cpu")

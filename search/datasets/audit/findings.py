@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from search.datasets.audit.images import PARTS, Images
 from search.datasets.audit.neighbours import compare, find_pairs, hash_images
-from trainables.record import CLASSES
+from trainables.pack_info import CLASSES
 
 RELATIONS = (*PARTS, *(f"train/{label} and test/{label}" for label in CLASSES), "FAKE and REAL")
 """Where two images that are the same, or look alike, can lie."""

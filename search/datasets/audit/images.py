@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from trainables.config import IMAGE_SIZE
 from trainables.decode import decode_chunks
 from trainables.errors import InputError
-from trainables.record import CLASSES, SPLITS
+from trainables.pack_info import CLASSES, SPLITS
 from trainables.source import Member, cut, open_source, require_classes
 
 PARTS = tuple("/".join(part) for part in itertools.product(SPLITS, CLASSES))

@@ -15,10 +15,11 @@ from search.cluster.preflight import Folder, _await, check_nodes, open_board, re
 from search.cluster.transfer import build_delivery
 from search.config.schema import parse
 from search.record.object_store import Store
-from trainables.config import ResNet50Config
 from trainables.errors import InputError
-from trainables.models import build_model, locate_imagenet
-from trainables.record import verify
+from trainables.models.model import build_model
+from trainables.models.resnet50.config import ResNet50Config
+from trainables.models.resnet50.weights import locate_imagenet
+from trainables.pack_info import verify
 
 
 @pytest.fixture(scope="module")

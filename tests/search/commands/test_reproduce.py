@@ -17,7 +17,7 @@ from search.evaluation.test import retrain
 from search.record.manifest import describe_study, write_record
 from search.record.object_store import Store
 from trainables.pack import pack
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 APP = typer.Typer()
 APP.command()(main)

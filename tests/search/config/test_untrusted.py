@@ -511,7 +511,7 @@ def test_a_model_as_large_as_its_record_says_is_never_built(saved_model):
 
 def test_a_model_with_a_weight_that_is_no_number_is_refused(tmp_path, make_record):
     from search.evaluation.model_file import save_model
-    from trainables.models import build_model
+    from trainables.models.model import build_model
 
     record = make_record()
     weights = build_model(record.build_config().model).state_dict()

@@ -12,7 +12,7 @@ from search.datasets.audit.findings import RELATIONS, audit
 from search.datasets.audit.images import PARTS, read_images
 from trainables.errors import InputError
 from trainables.pack import pack
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 CIFAKE = os.environ.get("CIFAKE_PATH")
 

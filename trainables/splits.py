@@ -1,6 +1,6 @@
 """Opens a packed data set: mapped into memory, split into train, validation and the sealed test.
 
-`trainables.record` says what a pack is and which images belong to which split.
+`trainables.pack_info` says what a pack is and which images belong to which split.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainables.config import IMAGE_SIZE
-from trainables.record import check_size, divide_train, draw_train, load_record
+from trainables.pack_info import check_size, draw_train, read_pack_json, split_train
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +72,12 @@ class Split:
 
 
 def open_train(pack: Path, *, val_fraction: float, seed: int, max_images: int | None) -> tuple[Split, Split]:
-    """Open the training and the validation split, as `trainables.record.divide_train` carves them out of train.
+    """Open the training and the validation split, as `trainables.record.split_train` carves them out of train.
 
     Raises:
         InputError: If the pack is broken, or a class would be without images in either split.
     """
-    train, validation = divide_train(pack, val_fraction=val_fraction, seed=seed, max_images=max_images)
+    train, validation = split_train(pack, val_fraction=val_fraction, seed=seed, max_images=max_images)
     whole = _open_split(pack, "train")
     return (
         dataclasses.replace(whole, indices=torch.from_numpy(train)),
@@ -106,7 +106,7 @@ def open_test(pack: Path) -> Split:
 
 def _open_split(pack: Path, split: str) -> Split:
     """Open all images of one of a pack's two splits."""
-    record = load_record(pack)
+    record = read_pack_json(pack)
     names = f"{split}.images", f"{split}.labels"
     images, labels = (check_size(pack, name, record["files"][name]["bytes"]) for name in names)
     num, written_ns = labels.stat().st_size, images.stat().st_mtime_ns

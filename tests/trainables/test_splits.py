@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.data import Split, open_full_train, open_test, open_train
 from trainables.errors import InputError
-from trainables.record import load_info, verify
+from trainables.pack_info import load_info, verify
+from trainables.splits import Split, open_full_train, open_test, open_train
 
 FAKE, REAL = 13, 24
 """Usable training images in the pack: one FAKE is leaked, two REAL are second copies."""

@@ -1,7 +1,7 @@
 """What is known of a pack, and which of its images train and which validate; without torch, at hand at once.
 
 A pack is a folder with, per split, `SPLIT.images` (uint8, N x 32 x 32 x 3), `SPLIT.labels` (uint8, N) and
-`SPLIT.hashes` (uint64, N; of the pixels), and `pack.json`. `trainables.pack` writes it, `trainables.data` opens it.
+`SPLIT.hashes` (uint64, N; of the pixels), and `pack.json`. `trainables.pack` writes it, `trainables.splits` opens it.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from trainables.errors import InputError
 CLASSES = ("FAKE", "REAL")
 """Names in the order of their labels, 0 and 1: torchvision's ImageFolder sorts them so."""
 SPLITS = ("train", "test")
-RECORD = "pack.json"
+PACK_JSON = "pack.json"
 """What is known of a pack; written last."""
 
 
@@ -48,7 +48,7 @@ def load_info(pack: Path) -> PackInfo:
     Raises:
         InputError: If the folder is not a complete pack.
     """
-    record = load_record(pack)
+    record = read_pack_json(pack)
     values = {field.name: record[field.name] for field in dataclasses.fields(PackInfo)}
     return PackInfo(**values | {"leaked": len(record["leaked"]), "duplicates": len(record["duplicates"])})
 
@@ -59,13 +59,13 @@ def verify(pack: Path) -> None:
     Raises:
         InputError: If a file is altered, truncated or missing.
     """
-    for name, known in load_record(pack)["files"].items():
+    for name, known in read_pack_json(pack)["files"].items():
         with check_size(pack, name, known["bytes"]).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != known["sha256"]:
                 raise InputError(f"{pack / name} was altered after packing: delete the folder {pack} to pack it anew")
 
 
-def divide_train(
+def split_train(
     pack: Path, *, val_fraction: float, seed: int, max_images: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Carve training and validation out of train, both with the classes in train's proportion.
@@ -99,7 +99,7 @@ def divide_train(
 
 
 def draw_train(pack: Path, *, seed: int, max_images: int | None) -> NDArray[np.int64]:
-    """Return the indices, ascending, of what `divide_train` divides for the same arguments.
+    """Return the indices, ascending, of what `split_train` divides for the same arguments.
 
     Raises:
         InputError: If the pack is broken, or a class would be without images.
@@ -112,7 +112,7 @@ def _draw_train(pack: Path, *, seed: int, max_images: int | None) -> list[NDArra
 
     Each class has a generator of its own, and a smaller `max_images` gives a prefix of a larger one's draw.
     """
-    record = load_record(pack)
+    record = read_pack_json(pack)
     _, labels_file = (
         check_size(pack, name, record["files"][name]["bytes"]) for name in ("train.images", "train.labels")
     )
@@ -133,19 +133,19 @@ def _draw_train(pack: Path, *, seed: int, max_images: int | None) -> list[NDArra
     return [np.random.default_rng([seed, label]).permutation(own)[: takes[label]] for label, own in enumerate(members)]
 
 
-def load_record(pack: Path) -> dict[str, Any]:
+def read_pack_json(pack: Path) -> dict[str, Any]:
     """Read the record of a pack, as it lies there.
 
     Raises:
         InputError: If the folder is not a complete pack.
     """
     try:
-        record = json.loads((pack / RECORD).read_text())
+        record = json.loads((pack / PACK_JSON).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{pack} is not a complete pack ({error}): delete the folder to pack it anew") from error
     expected = {"files", *(field.name for field in dataclasses.fields(PackInfo))}
     if not isinstance(record, dict) or not record.keys() >= expected:
-        raise InputError(f"{pack / RECORD} is not a pack's record: delete the folder {pack} to pack it anew")
+        raise InputError(f"{pack / PACK_JSON} is not a pack's record: delete the folder {pack} to pack it anew")
     return record
 
 

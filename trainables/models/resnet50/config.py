@@ -1,0 +1,45 @@
+"""The configuration of ResNet-50."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from trainables.errors import check_field
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ResNet50Config:
+    """torchvision's ResNet-50 with a single-logit head."""
+
+    architecture: ClassVar[str] = "resnet50"
+
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """7x7 stride 2 with max-pooling, or 3x3 stride 1 without (He et al. 2016, section 4.2)."""
+    trainable_stages: int = 5
+    """Stages that learn, counted from the head, in [0, 5]: layer4, layer3, layer2, layer1, stem. What starts from
+    random weights learns all the same: every stage without `weights`, and a stem of another shape than theirs."""
+    hidden_layers: int = 0
+    """Hidden fully connected layers in the head, in [0, 3]."""
+    hidden_units: int = 256
+    """Width of each hidden layer, at least 1."""
+    dropout: float = 0.0
+    """Probability of dropping an activation in front of each layer of the head, in [0, 1)."""
+    input_size: Literal[32, 64, 128] = 32
+    """Side in pixels to which images are up-sampled on the device."""
+    weights: str = "none"
+    """Initial weights: none, imagenet (torchvision's IMAGENET1K_V2), or the path of a state dict."""
+
+    def __post_init__(self) -> None:
+        check_field(self, "trainable_stages", 0 <= self.trainable_stages <= 5, "0 to 5")
+        check_field(self, "hidden_layers", 0 <= self.hidden_layers <= 3, "0 to 3")
+        check_field(self, "hidden_units", self.hidden_units >= 1, "at least 1")
+        check_field(self, "dropout", 0.0 <= self.dropout < 1.0, "0 up to, not including, 1")
+        check_field(self, "input_size", self.input_size in (32, 64, 128), "32, 64 or 128")
+
+    @property
+    def min_batch_size(self) -> int:
+        """Smallest batch that trains: normalising needs two values of a channel, and a map of 1x1 has one an image.
+
+        The maps of the last stage have 1/32 of the images' side with the ImageNet stem, 1/8 with the other one.
+        """
+        is_normalised = self.weights == "none" or self.trainable_stages >= 1
+        return 2 if is_normalised and self.stem == "imagenet" and self.input_size == 32 else 1
