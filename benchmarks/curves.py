@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from search.config.schema import StudyConfig, parse
+from search.config.load import parse
+from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
 from search.record.journal import METRIC
 from search.samplers.sampler import Sampler

@@ -16,7 +16,7 @@ DOORS = {
         "search/commands/sync.py",
     },
     "yaml": {"search/config/yaml.py"},
-    "pydantic": {"search/config/schema.py"},
+    "pydantic": {"search/config/load.py", "search/config/schema.py"},
     "optuna": {
         "search/config/space.py",
         *(f"search/samplers/{name}.py" for name in ("history", "qmc", "sampler", "tpe")),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search.config.schema import load
+from search.config.load import load
 from search.config.space import Choice, Range, list_specs
 from search.samplers.shares import find_furthest_behind
 from trainables.config import build_train_config

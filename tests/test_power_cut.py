@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from search.config.yaml import read_document
+from search.config.yaml import read_yaml
 from search.evaluation.model_file import check_files, load_record
 from search.evaluation.openings import complete_entries, describe_openings
 from search.record.journal import Journal
@@ -374,7 +374,7 @@ class Promises:
 
 
 def _read_evaluations(folder):
-    return read_document(folder / "study.yaml")["evaluations"]
+    return read_yaml(folder / "study.yaml")["evaluations"]
 
 
 def _read_openings(folder):

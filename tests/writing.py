@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.datasets.prepare import check_absent, make_directory
 from search.evaluation.choices import choose
 from search.evaluation.evaluate import _open

@@ -1,15 +1,15 @@
 """The errors that no fault of the code causes. This is the whole tree; search/ defines some of its branches.
 
 OSError
-+-- StoreError      the object store cannot be read or written (search/record/object_store.py)
++-- StoreError      the object store cannot be read or written
 ValueError
 +-- InputError      the user can correct it: one sentence, exit code 2
 +-- ImageError      a file is not an image: packing stops, or skips and lists it
 RuntimeError
 +-- TrainingError   a trial cannot continue: the reason is recorded, the search continues
-+-- NodeError       a node cannot run trials: the search stops, resumable (search/cluster/agreement.py)
++-- NodeError       a node cannot run trials: the search stops, --resume continues it
 KeyboardInterrupt
-+-- Interrupted     a signal ends the command; the study stays resumable (search/cluster/signals.py)
++-- Interrupted     a signal ends the command; --resume continues the study
 """
 
 import errno

@@ -15,7 +15,8 @@ from rich.console import Console
 from search.cluster.nodes import connect
 from search.cluster.preflight import check_nodes
 from search.commands.terminal import build_console, explain_errors
-from search.config.schema import Architecture, StudyConfig, dump
+from search.config.load import dump
+from search.config.schema import Architecture, StudyConfig
 from search.config.untrusted import check_address
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.evaluation import evaluate as evaluation
@@ -111,7 +112,7 @@ def _read_config(study: str, settings: Sequence[str]) -> StudyConfig:
 
 def _check_journal(config: StudyConfig) -> None:
     if isinstance(config.journal, Path) and not config.journal.exists():
-        raise InputError(f"{config.place} has no study.journal: nothing was searched there")
+        raise InputError(f"{config.location} has no study.journal: nothing was searched there")
 
 
 def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:
@@ -132,4 +133,4 @@ def _check_finished(config: StudyConfig, trials: Sequence[Trial]) -> None:
 def _check_data(config: StudyConfig, record: dict[str, Any], packed: Path) -> None:
     if load_info(packed).fingerprint != record["data"].get("fingerprint"):
         cure = "--set data.path=PATH names the right ones"
-        raise InputError(f"{config.data.path} holds other images than {config.place} was searched on: {cure}")
+        raise InputError(f"{config.data.path} holds other images than {config.location} was searched on: {cure}")

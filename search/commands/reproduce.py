@@ -16,7 +16,7 @@ from torch import Tensor
 
 from search.cluster.worker import prepare_device
 from search.commands.terminal import build_console, explain_errors
-from search.config.places import is_url
+from search.config.urls import is_url
 from search.datasets.prepare import prepare_data
 from search.evaluation.model_file import RECORD, WEIGHTS, load_record, load_weights
 from search.evaluation.model_record import ModelRecord, Retraining

@@ -73,7 +73,7 @@ def sync(place: Path | str, console: Console) -> bool:
     copy = Copy(config, console.print)
     directory = config.directory
     if "id" not in record:
-        raise InputError(f"{config.place}/study.yaml has no id, which resuming the study once gives it")
+        raise InputError(f"{config.location}/study.yaml has no id, which resuming the study once gives it")
     with contextlib.ExitStack() as stack:
         lock = stack.enter_context(hold(copy.lock, console.print))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))
@@ -83,7 +83,7 @@ def sync(place: Path | str, console: Console) -> bool:
         journal = Journal.read(config.journal, config.name)
         trials = journal.load() if journal else []
         if not trials:
-            raise InputError(f"{config.place} holds no run yet: there is nothing to upload")
+            raise InputError(f"{config.location} holds no run yet: there is nothing to upload")
         board = Board(
             config=config, identity=record["id"], directory=directory, files=Path(scratch), timeout_s=TIMEOUT_S
         )

@@ -94,9 +94,9 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
         stored.check()
     is_here = config.directory.exists() or (stored is not None and stored.read("study.yaml") is not None)
     if is_here and not resume:
-        raise InputError(f"{config.place} exists: --resume goes on with it, --name NAME starts another study")
+        raise InputError(f"{config.location} exists: --resume goes on with it, --name NAME starts another study")
     if config.storage and not is_here and holds_study(config.storage, config.name):
         raise InputError(
-            f"the database holds a study {config.name} already, but {config.place} is not there: "
+            f"the database holds a study {config.name} already, but {config.location} is not there: "
             "bring that folder, or start another study with --name NAME"
         )

@@ -110,7 +110,7 @@ def load_result(config: StudyConfig, record: dict[str, Any], journal: Journal) -
     if not models:
         known = describe_openings(record["evaluations"], journal.list_openings())
         what = " ".join(["there is no evaluation to report", *known]).rstrip(".")
-        raise InputError(f"{config.place}: {what}: the same command without --report evaluates it")
+        raise InputError(f"{config.location}: {what}: the same command without --report evaluates it")
     missing = [f"The retraining {label} left no model." for label, model in found.items() if model is None]
     return _gather(config, record, journal, models, missing)
 
@@ -159,7 +159,9 @@ def _gather(
     tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
     labels, _, _ = tests[models[0].label]
     if not all(np.array_equal(labels, others) for others, _, _ in tests.values()):
-        raise InputError(f"the models of {config.place} were not tested on the same images: evaluate the study again")
+        raise InputError(
+            f"the models of {config.location} were not tested on the same images: evaluate the study again"
+        )
     return Result(
         study=config.name,
         config=config,

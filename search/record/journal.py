@@ -29,7 +29,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.config.places import Place
+from search.config.urls import JournalLocation
 from search.record.entry import (
     ENDED_OUTSIDE,
     FOREIGN,
@@ -103,7 +103,12 @@ class Journal:
     """Writes and reads the record; one process at a time writes."""
 
     def __init__(
-        self, place: Place, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
+        self,
+        place: JournalLocation,
+        study: str,
+        *,
+        note: Callable[[str], None],
+        check: Callable[[], None] | None = None,
     ) -> None:
         """Open the record, or begin it where there is none.
 
@@ -124,7 +129,7 @@ class Journal:
         self._use(storage, study, place)
 
     @classmethod
-    def read(cls, place: Place, study: str) -> Self | None:
+    def read(cls, place: JournalLocation, study: str) -> Self | None:
         """Open the record without ever writing to it, locking or repairing it; its writer may be at work.
 
         Returns:
@@ -143,7 +148,7 @@ class Journal:
         journal._use(storage, study, place)
         return journal
 
-    def _use(self, storage: BaseStorage, study: str, place: Place) -> None:
+    def _use(self, storage: BaseStorage, study: str, place: JournalLocation) -> None:
         self._where = str(place) if isinstance(place, Path) else f"the study {study} in the database"
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study)

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config.places import check_store_url, is_url
+from search.config.load import check, dump, parse
 from search.config.printable import escape
-from search.config.schema import Label, StudyConfig, check, dump, parse
-from search.config.untrusted import RECORD_BYTES, check_folder, check_named
-from search.config.yaml import read_record, set_value, write_document
+from search.config.schema import Label, StudyConfig
+from search.config.untrusted import MANIFEST_BYTES, check_folder, check_storage
+from search.config.urls import check_store_url, is_url
+from search.config.yaml import read_untrusted_yaml, set_value, write_yaml
 from search.record.choices import Evaluation
 from search.record.object_store import Store, StoreError
 from search.record.provenance import Code, describe_code, describe_command, describe_commit
@@ -101,7 +102,7 @@ def compare_record(
     differences = list_differences(before, now)
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
-        raise InputError(f"{config.place} was started otherwise ({'; '.join(differences)}): {cure}")
+        raise InputError(f"{config.location} was started otherwise ({'; '.join(differences)}): {cure}")
     kept = {"id": before.get("id") or now["id"], "evaluations": before["evaluations"]}
     return before | ({"config": now["config"]} if not differences else now) | kept, differences
 
@@ -114,7 +115,7 @@ def load_record(directory: Path) -> dict[str, Any]:
     """
     check_folder(directory)
     path = directory / "study.yaml"
-    record = read_record(path)
+    record = read_untrusted_yaml(path)
     record.setdefault("evaluations", [])
     check(StudyRecord, record, str(path))
     return record
@@ -150,7 +151,7 @@ def load_study(
     if config.name != name:
         raise InputError(f"{place} holds the study {config.name}: give its folder that name again")
     if uses_journal:
-        check_named(config.storage, settings)
+        check_storage(config.storage, settings)
     return config, record
 
 
@@ -172,7 +173,7 @@ def fetch_record(url: str) -> dict[str, Any]:
     """
     check_store_url(url)
     try:
-        content = Store(url).read("study.yaml", limit=RECORD_BYTES)
+        content = Store(url).read("study.yaml", limit=MANIFEST_BYTES)
     except StoreError as error:
         raise InputError(str(error)) from None
     if content is None:
@@ -184,7 +185,7 @@ def fetch_record(url: str) -> dict[str, Any]:
 
 def write_record(directory: Path, record: Mapping[str, Any]) -> None:
     """Write a study's study.yaml in one step."""
-    write_document(directory / "study.yaml", record)
+    write_yaml(directory / "study.yaml", record)
 
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -20,8 +20,8 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from optuna.storages.journal._storage import JournalOperation
 
-from search.config.places import DRIVERS, PASSWORD, Place, check_database_url
 from search.config.untrusted import LINE_BYTES
+from search.config.urls import DRIVERS, PASSWORD, JournalLocation, check_database_url
 from trainables.durable import sync
 from trainables.errors import InputError
 
@@ -69,7 +69,7 @@ TrialEnded = optuna.exceptions.UpdateFinishedTrialError
 
 
 def open_storage(
-    place: Place, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
+    place: JournalLocation, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
 ) -> BaseStorage:
     """Open the place of a study's record for its one writer.
 
@@ -98,7 +98,7 @@ def open_storage(
     return storage
 
 
-def read_storage(place: Place) -> BaseStorage:
+def read_storage(place: JournalLocation) -> BaseStorage:
     """Open the place of a record for a reader: nothing can be written, repaired or locked through it.
 
     Raises:
@@ -110,7 +110,7 @@ def read_storage(place: Place) -> BaseStorage:
     return _open_database(place, READER, skip_table_creation=True)
 
 
-def check_names(place: Place, known: Sequence[str], study: str) -> None:
+def check_names(place: JournalLocation, known: Sequence[str], study: str) -> None:
     """Check that a file, unless it is new, holds the study.
 
     Raises:

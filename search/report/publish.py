@@ -32,7 +32,7 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     result = dataclasses.replace(result, notes=notes)
     files = write_report(result, config.directory / "report")
     console.print(render(result))
-    console.print(f"Report: {config.place}/report")
+    console.print(f"Report: {config.location}/report")
     confusions = [path for path in files if path.name.endswith("_confusion.png")]
     publish(confusions, config.directory / "artifacts", journal)
     return result

@@ -17,7 +17,8 @@ import pytest
 import ray
 
 from search.cluster.nodes import connect
-from search.config.schema import StudyConfig, dump, parse
+from search.config.load import dump, parse
+from search.config.schema import StudyConfig
 from search.evaluation.model_file import PREPROCESSING, save_model
 from search.evaluation.model_record import SHARED, ModelRecord
 from search.evaluation.result import RATES

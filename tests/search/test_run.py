@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.datasets.prepare import make_directory
 from search.run import _read_stored, main
 

@@ -15,7 +15,7 @@ def list_errors():
                 if isinstance(node, ast.ClassDef):
                     for base in node.bases:
                         if isinstance(base, ast.Name) and re.search("Error$|Exception$|^KeyboardInterrupt$", base.id):
-                            yield path.relative_to(ROOT).as_posix(), base.id, node.name
+                            yield base.id, node.name
 
 
 def read_tree():
@@ -23,8 +23,7 @@ def read_tree():
     above = ""
     for line in trainables.errors.__doc__.splitlines():
         if found := re.match(r"\+-- (\w+) ", line):
-            place = re.search(r"\((\S+\.py)\)$", line)
-            yield place[1] if place else "trainables/errors.py", above, found[1]
+            yield above, found[1]
         elif re.match(r"\w+$", line):
             above = line
 

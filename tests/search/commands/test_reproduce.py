@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from search.commands.reproduce import compare, list_obstacles, main
-from search.config.schema import parse
+from search.config.load import parse
 from search.evaluation.model_file import load_record
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import Place

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from search.config.printable import defuse, escape, escape_latex, escape_lines, escape_markdown
-from search.config.yaml import format_document, read_document
+from search.config.yaml import format_yaml, read_yaml
 from search.record.journal import State, Trial
 from search.report.cells import Table, format_latex, format_pipes
 from search.report.trials import write_trials
@@ -82,8 +82,8 @@ def test_a_cell_of_markdown_and_latex_is_text_alone():
 @example([HOSTILE, "\x85", "\ufeff", "é\u2028", "\ud800"])
 def test_a_record_keeps_every_name_to_the_letter(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("record") / "study.yaml"
-    path.write_text(format_document({"skipped": names}), encoding="utf-8")
-    assert read_document(path)["skipped"] == names
+    path.write_text(format_yaml({"skipped": names}), encoding="utf-8")
+    assert read_yaml(path)["skipped"] == names
 
 
 @pytest.fixture

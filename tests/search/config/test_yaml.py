@@ -1,13 +1,13 @@
 import pytest
 
-from search.config.yaml import overlay, read_document, set_value, write_document
+from search.config.yaml import overlay, read_yaml, set_value, write_yaml
 from trainables.errors import InputError
 
 
 def read(tmp_path, text):
     path = tmp_path / "document.yaml"
     path.write_text(text)
-    return read_document(path)
+    return read_yaml(path)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_scalars_follow_yaml_1_2(tmp_path, text, value):
 
 
 def test_a_repeated_key_is_refused(tmp_path):
-    with pytest.raises(InputError, match="key 'a' stands twice"):
+    with pytest.raises(InputError, match="key 'a' is repeated"):
         read(tmp_path, "a: 1\na: 2\n")
 
 
@@ -46,7 +46,7 @@ def test_what_is_no_plain_mapping_is_refused(tmp_path, text):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*nowhere\.yaml: no such file"):
-        read_document(tmp_path / "nowhere.yaml")
+        read_yaml(tmp_path / "nowhere.yaml")
 
 
 def test_a_document_is_laid_over_the_one_it_extends(tmp_path):
@@ -71,8 +71,8 @@ def test_a_malformed_override_is_refused(override):
 )
 def test_a_text_that_looks_like_something_else_is_read_back_as_text(tmp_path, text):
     path = tmp_path / "x.yaml"
-    write_document(path, {"id": text, "values": [1, 1e-5, 1e16, True, None]})
-    assert read_document(path) == {"id": text, "values": [1, 1e-5, 1e16, True, None]}
+    write_yaml(path, {"id": text, "values": [1, 1e-5, 1e16, True, None]})
+    assert read_yaml(path) == {"id": text, "values": [1, 1e-5, 1e16, True, None]}
 
 
 def test_a_number_with_leading_zeros_is_no_octal_one(tmp_path):

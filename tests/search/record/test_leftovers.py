@@ -1,6 +1,6 @@
 import torch
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal, State, Trial
 from search.record.leftovers import Checkpoints
 from search.study import Study

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal, State
 from search.record.mirror import Copy
 from search.record.object_store import Store

@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import State, Trial
 from search.samplers.shares import (
     check_shares,
