@@ -132,7 +132,7 @@ def test_a_killed_search_goes_on_to_the_same_end_as_an_unkilled_one(tmp_path, st
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     refused = start(killed, str(study), *settings)
-    assert "exists: --resume goes on with it" in refused.communicate()[0]
+    assert "exists: --resume continues it" in refused.communicate()[0]
     assert refused.returncode == 2
     finish(killed, str(study), *settings, "--resume")
 

@@ -1,7 +1,7 @@
-"""What one training is: model, optimizer, schedule, augmentation, length and seed.
+"""The configuration of one training: model, optimizer, schedule, augmentation, length and seed.
 
-The defaults are the paper's custom CNN and its training (see configs/paper.yaml), so a configuration
-states only what differs from the paper.
+The defaults are the paper's custom CNN and its training (configs/paper.yaml), so a configuration states only the
+differences.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ from trainables.models.cnn.config import CnnConfig
 from trainables.models.resnet50.config import ResNet50Config
 
 Value = bool | int | float | str
-"""What one parameter can be set to."""
+"""Value of a parameter."""
 
 IMAGE_SIZE = 32
 """Height and width of every stored image, in pixels."""
 
 
 LARGEST = 1e38
-"""Bound of what an optimizer multiplies with: float32 ends at 3.4e38."""
+"""Bound of an optimizer's factors; the largest float32 is 3.4e38."""
 
 
 ModelConfig = CnnConfig | ResNet50Config
@@ -32,47 +32,47 @@ MODEL_CONFIGS: dict[str, type[CnnConfig] | type[ResNet50Config]] = {
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
-    """One training, complete: the same config and data give the same weights."""
+    """One training, complete: the same configuration and data give the same weights."""
 
     model: ModelConfig
-    """Architecture and its shape."""
+    """Configuration of the network."""
     epochs: int
-    """Passes over the training images that the schedule spans, at least 1."""
+    """Passes over the training images, at least 1; the learning-rate schedule spans them."""
     seed: int = 0
     """Root of every random draw, at least 0."""
     batch_size: int = 128
-    """Images in a step, at least 1, or the model's `min_batch_size`; the last partial batch of an epoch is dropped."""
+    """Images in a step, at least 1; 2 if the model normalises 1x1 maps. An epoch drops its last partial batch."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """SGD has Nesterov momentum 0.9."""
+    """Optimizer; sgd has Nesterov momentum 0.9."""
     learning_rate: float = 1e-3
-    """Peak learning rate, above 0, finite."""
+    """Peak learning rate, above 0, at most 1e38."""
     weight_decay: float = 0.0
-    """Coefficient of the optimizer's own weight decay, at least 0, finite."""
+    """Coefficient of the optimizer's weight decay, in [0, 1e38]."""
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
-    """Learning rate over the steps; constant and cosine set in after the warm-up, one_cycle shapes it too."""
+    """Learning rate over the steps. constant and cosine start after a linear warm-up, one_cycle contains its own."""
     warmup_frac: float = 0.0
-    """Share of all steps that warm up, in [0, 1)."""
+    """Fraction of all steps that warm up, in [0, 1)."""
     flip: bool = False
-    """Mirror each training image left to right with probability one half."""
+    """Whether each training image is mirrored left to right with probability one half."""
     crop_padding: int = 0
-    """Pixels of reflected border from which a random crop is taken, in [0, 16]; 0 is no cropping."""
+    """Pixels of reflected border around a training image before a random crop, in [0, 16]; 0 is no cropping."""
     cutout: int = 0
-    """Side in pixels of a grey square laid over each training image, in [0, 32]; 0 is no square."""
+    """Side in pixels of a grey square that covers a part of each training image, in [0, 32]; 0 is no square."""
     label_smoothing: float = 0.0
-    """Share of each label that is drawn to one half, in [0, 1)."""
+    """Fraction by which each label moves towards one half, in [0, 1)."""
     ema_decay: float = 0.0
-    """Decay per step of the averaged weights that are validated and kept, in [0, 1); 0 is no averaging."""
+    """Decay per step of the average of the weights, which is then validated and saved, in [0, 1); 0 is no averaging."""
     flip_average: bool = False
-    """Score the mean of an image's and its mirror image's logits, in validation and test alike."""
+    """Whether validation and test use the mean of the logits of an image and of its mirror image."""
     deterministic: bool = False
-    """Let CUDA use only algorithms that repeat to the bit; a CPU repeats without."""
+    """Whether CUDA uses only algorithms that are reproducible to the bit; a CPU always does."""
 
     def __post_init__(self) -> None:
         check_field(self, "epochs", self.epochs >= 1, "at least 1")
         check_field(self, "seed", self.seed >= 0, "at least 0")
         check_field(self, "batch_size", self.batch_size >= 1, "at least 1")
         smallest = self.model.min_batch_size
-        what = f"at least {smallest}, for batch normalisation at 1x1 maps cannot train on single images"
+        what = f"at least {smallest}, because batch normalisation of 1x1 maps cannot train on single images"
         check_field(self, "batch_size", self.batch_size >= smallest, what)
         check_field(self, "learning_rate", 0.0 < self.learning_rate <= LARGEST, f"above 0, at most {LARGEST:g}")
         check_field(self, "weight_decay", 0.0 <= self.weight_decay <= LARGEST, f"0 to {LARGEST:g}")
@@ -84,11 +84,11 @@ class TrainConfig:
 
 
 RUN_FIELDS = ("model", "epochs", "seed")
-"""Fields of TrainConfig that a search sets by itself; all others may be searched."""
+"""Fields of TrainConfig that a search sets; all others may be searched."""
 
 
 def list_defaults(architecture: str) -> dict[str, Value]:
-    """Return every parameter that one architecture's training has, with its default.
+    """Return all parameters of an architecture's training with their defaults.
 
     Raises:
         InputError: If no architecture has this name.
@@ -100,16 +100,16 @@ def list_defaults(architecture: str) -> dict[str, Value]:
 
 
 def build_train_config(architecture: str, params: Mapping[str, Value], *, epochs: int, seed: int) -> TrainConfig:
-    """Build a training from flat parameters; what is left out keeps its default.
+    """Build a training from flat parameters; missing ones keep their defaults.
 
     Args:
         architecture: A key of MODEL_CONFIGS.
-        params: Values by the names that `list_defaults` gives.
+        params: Values by the names of `list_defaults`.
         epochs: Length of the schedule.
         seed: Root of every random draw.
 
     Raises:
-        InputError: If a name is unknown or a value lies outside its range.
+        InputError: If a name is unknown or a value is outside its range.
     """
     known = list_defaults(architecture)
     if unknown := sorted(set(params) - set(known)):
@@ -122,6 +122,6 @@ def build_train_config(architecture: str, params: Mapping[str, Value], *, epochs
 
 
 def list_values(config: TrainConfig) -> dict[str, Value]:
-    """Return the flat parameters of a training: what `build_train_config` takes."""
+    """Return the flat parameters of a training, as `build_train_config` takes them."""
     merged = dataclasses.asdict(config.model) | dataclasses.asdict(config)
     return {name: merged[name] for name in list_defaults(config.model.architecture)}

@@ -1,4 +1,4 @@
-"""The loop: a generator of epochs. The caller pulls, reports, and stops by not asking again."""
+"""The training loop: a generator of epochs. The caller asks for an epoch, and stops by not asking again."""
 
 import copy
 import dataclasses
@@ -23,23 +23,23 @@ from trainables.splits import Split
 from trainables.step import STEPS, Step
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
-"""Images in a forward pass without gradients. On a CPU more fall out of the cache: the paper's CNN scores 9,900
-images/s at 128 and 5,000 at 512. On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels, holds about
-4 maps of 256 x 128 x 128 per image: 9 GB in bfloat16."""
+"""Type of device -> images in a forward pass without gradients. On a CPU larger batches exceed the cache: the paper's
+CNN scores 9,900 images/s at 128 and 5,000 at 512. On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels,
+holds about 4 maps of 256 x 128 x 128 for each image: 9 GB in bfloat16."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One epoch, done."""
+    """A finished epoch."""
 
     number: int
     """From 1."""
     metrics: dict[str, float]
-    """Of training, speed, and the validation split if there is one."""
+    """Metrics of the training, of its speed, and of the validation split if there is one."""
     state: Callable[[], dict[str, Any]]
-    """Copies what training needs to go on from here; valid until the next epoch is asked for.
+    """Returns a copy of the state to resume from; valid until the next epoch is asked for.
 
-    `model` are the weights to predict with. With `ema_decay` they are the average, and `last` those that learn.
+    `model` are the weights to predict with. With `ema_decay` they are the average, and `last` are the trained weights.
     """
 
 
@@ -56,12 +56,12 @@ def train(
     Args:
         config: What to train.
         train_split: Images to learn from.
-        val_split: Images to score each epoch on, if any.
+        val_split: Images to validate on after each epoch, or None.
         device: Where to train.
-        resume: What `Epoch.state` gave; training goes on with the next epoch, bit for bit as if never cut.
+        resume: A state of `Epoch.state`. Training continues with the next epoch, to the bit as without interruption.
 
     Raises:
-        InputError: If there is no image to train on, or the initial weights cannot be loaded.
+        InputError: If the training split is empty, or the initial weights cannot be loaded.
         TrainingError: If the loss is NaN or infinite.
     """
     if not len(train_split):
@@ -116,7 +116,7 @@ def predict(
         split: Images to score.
         device: Where to compute.
         flip_average: Return the mean of the logits of each image and its mirror image, at twice the cost.
-        deterministic: Let CUDA use only algorithms that repeat to the bit.
+        deterministic: Whether CUDA uses only algorithms that are reproducible to the bit.
 
     Returns:
         Logits (M,) float32 on the CPU.
@@ -127,7 +127,7 @@ def predict(
 
 
 def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False) -> Tensor:
-    """Compute the logits (N,) float32 of images uint8 (N, 32, 32, 3) that lie on the model's device.
+    """Compute the logits (N,) float32 of images uint8 (N, 32, 32, 3) on the model's device.
 
     Args:
         model: In evaluation mode.
@@ -148,7 +148,7 @@ def _train_epoch(
     split: Split,
     number: int,
 ) -> dict[str, float]:
-    """Train on every image once, in whole batches; nothing waits for the device before the end."""
+    """Train one epoch in whole batches; the first wait for the device is at the end."""
     device = split.images.device
     num_steps = len(split) // step.batch_size
     shuffling = build_generator(device, derive_seed(config.seed, "shuffling", number))
@@ -178,7 +178,7 @@ def _validate(model: nn.Module, split: Split, number: int, *, flip_average: bool
 
 
 def _score(model: nn.Module, split: Split, *, flip_average: bool) -> Tensor:
-    """Compute the logits (M,) of a split without moving the model, whose addresses a recorded step holds."""
+    """Compute the logits (M,) of a split without moving the model, whose addresses a recorded step uses."""
     model.eval()
     batches = torch.split(split.indices, EVAL_BATCH_SIZES[split.images.device.type])
     logits = [score_batch(model, split.images.index_select(0, batch), flip_average=flip_average) for batch in batches]

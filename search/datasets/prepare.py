@@ -1,4 +1,4 @@
-"""Everything that must be right before the first trial: data, initial weights, the study's folder."""
+"""Prepares a study before its first trial: data, initial weights, the study's folder."""
 
 import tempfile
 from pathlib import Path
@@ -20,10 +20,10 @@ from trainables.pack_info import split_train
 
 
 def prepare_data(config: StudyConfig, console: Console) -> Path:
-    """Return the folder of the packed images, made with a progress bar if it was not there.
+    """Return the folder of the packed images; pack them first, with a progress bar, if the cache does not have them.
 
     Raises:
-        InputError: If the data are not there, not as they must be, or too few to train and validate on.
+        InputError: If the data are missing, have another layout, or are too few to train and validate on.
     """
     cache = Path(config.data.cache).expanduser()
     source = build_sample(cache) if config.data.path == "sample" else Path(config.data.path).expanduser()
@@ -41,22 +41,24 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
 
 
 def prepare_weights(config: StudyConfig) -> None:
-    """Fetch every initial weight that the space names, once, instead of failing in each trial.
+    """Fetch all initial weights that the space names, so that missing ones stop the search and not each trial.
 
     Raises:
-        InputError: If weights cannot be had; the message names the ways out.
+        InputError: If they cannot be fetched, found or loaded; the message says what to do.
     """
     for architecture in config.search.architectures:
         spec = list_specs(config.space, architecture).get("weights")
         for weights in spec.choice if isinstance(spec, Choice) else [spec] if spec else []:
             if isinstance(weights, str) and weights != "none":
-                from trainables.models.model import fetch_weights  # with torch, which else no trial waits for
+                from trainables.models.model import (
+                    fetch_weights,
+                )  # imports torch, which a search without initial weights does not need here
 
                 fetch_weights(build_train_config(architecture, {"weights": weights}, epochs=1, seed=0).model)
 
 
 def make_directory(config: StudyConfig, packed: Path) -> None:
-    """Make the study's folder with its study.yaml in one step, unless it is there.
+    """Create the study's folder with its study.yaml in one step, unless study.yaml exists.
 
     Raises:
         InputError: If it cannot be written.
@@ -65,7 +67,7 @@ def make_directory(config: StudyConfig, packed: Path) -> None:
     if (directory / "study.yaml").exists():
         return
     if directory.exists():
-        raise InputError(f"{directory} holds no study.yaml: it is no study's folder; use another --name")
+        raise InputError(f"{directory} has no study.yaml, so it is not a study's folder: use another --name")
     try:
         make_folder(directory.parent)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
@@ -83,20 +85,20 @@ def make_directory(config: StudyConfig, packed: Path) -> None:
 
 
 def check_absent(config: StudyConfig, *, resume: bool) -> None:
-    """Check that nothing would be written over.
+    """Check that a new study does not overwrite an existing one.
 
     Raises:
-        InputError: If the study is there and `resume` is not wished, its store cannot be used, or the database holds
-            the record of a study of this name whose folder is not here.
+        InputError: If the study exists and `resume` is false, if its store cannot be used, or if the database has a
+            journal of this name but the study's folder is missing.
     """
     stored = Store(config.url) if config.url else None
     if stored:
         stored.check()
     is_here = config.directory.exists() or (stored is not None and stored.read("study.yaml") is not None)
     if is_here and not resume:
-        raise InputError(f"{config.location} exists: --resume goes on with it, --name NAME starts another study")
+        raise InputError(f"{config.location} exists: --resume continues it, --name NAME starts another study")
     if config.storage and not is_here and holds_study(config.storage, config.name):
         raise InputError(
-            f"the database holds a study {config.name} already, but {config.location} is not there: "
-            "bring that folder, or start another study with --name NAME"
+            f"the database already has a study {config.name}, but {config.location} is missing: "
+            "restore that folder, or start another study with --name NAME"
         )

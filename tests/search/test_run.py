@@ -71,7 +71,7 @@ def test_a_results_folder_that_exists_is_not_touched_without_resume(run, tmp_pat
     (folder / "study.yaml").write_text("mine")
     code, _, stderr = run("study.yaml")
     assert code == 2
-    assert "results/mine exists: --resume goes on with it, --name NAME starts another study" in stderr
+    assert "results/mine exists: --resume continues it, --name NAME starts another study" in stderr
     assert (folder / "study.yaml").read_text() == "mine"
 
 

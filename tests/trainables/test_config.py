@@ -90,7 +90,7 @@ def test_a_batch_of_one_image_is_refused_where_the_model_cannot_train_on_it(
         return
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         model(torch.rand(1, 3, 32, 32))
-    with pytest.raises(InputError, match="batch_size = 1: expected at least 2, for batch normalisation"):
+    with pytest.raises(InputError, match="batch_size = 1: expected at least 2, because batch normalisation"):
         build_train_config(architecture, {**params, "batch_size": 1}, epochs=1, seed=0)
     model(torch.rand(2, 3, 32, 32)).sum().backward()
 

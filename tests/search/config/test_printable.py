@@ -16,7 +16,7 @@ from search.record.journal import State, Trial
 from search.report.cells import Table, format_latex, format_pipes
 from search.report.trials import write_trials
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOSTILE = "=cmd|'/c calc'!A1\x1b[2J\x1b]0;title\x07\u202egnp\r\n\x9b31m\u2028\udcff<script>"
 ANY_TEXT = st.text(st.characters(codec=None), max_size=40)
 PLAIN = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -36,7 +36,7 @@ def test_data_that_no_trial_could_use_are_refused_before_the_first(tmp_path, ima
 def test_a_folder_that_is_no_studys_or_damaged_is_named(tmp_path, packed):
     config = build(tmp_path)
     config.directory.mkdir(parents=True)
-    with pytest.raises(InputError, match=r"holds no study\.yaml"):
+    with pytest.raises(InputError, match=r"has no study\.yaml"):
         make_directory(config, packed)
     (config.directory / "study.yaml").write_text("config: 5\n")
     with pytest.raises(InputError, match="is damaged"):

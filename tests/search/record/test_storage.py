@@ -300,7 +300,7 @@ def test_a_study_of_somebody_else_with_the_same_name_is_not_gone_on_with(databas
     config = parse({**SETTINGS, "storage": database, "results": str(tmp_path)})
     check_absent(config, resume=False)
     open_study(database)._journal.close()
-    with pytest.raises(InputError, match="the database holds a study shared already"):
+    with pytest.raises(InputError, match="the database already has a study shared"):
         check_absent(config, resume=True)
     config.directory.mkdir()
     check_absent(config, resume=True)

@@ -12,28 +12,28 @@ class CnnConfig:
 
     architecture: ClassVar[str] = "cnn"
     min_batch_size: ClassVar[int] = 1
-    """Smallest batch that trains: maps are at least 2x2 where they are normalised, in front of the last pooling."""
+    """Smallest batch that can train; normalised maps have at least 2x2 pixels, as the last pooling follows them."""
 
     num_blocks: int = 2
-    """Blocks, in [1, 5]; each halves height and width, so five leave 1x1 of 32x32."""
+    """Number of blocks, in [1, 5]; each halves height and width, so five reduce 32x32 to 1x1."""
     convs_per_block: int = 1
     """Convolutions in a block, in [1, 2]."""
     filters: int = 32
-    """Output channels of the first block, at least 1."""
+    """Output channels of the first block, at least 1; the last block may have 2048 at most."""
     growth: float = 1.0
     """Factor on the channels from one block to the next, in [1, 4]."""
     kernel_size: int = 3
-    """Side of the convolutions' kernels, odd, in [1, 7]; padding keeps height and width."""
+    """Side of the convolutions' kernels: 1, 3, 5 or 7; padding keeps height and width."""
     batch_norm: bool = False
-    """Batch normalisation between convolution and ReLU."""
+    """Whether batch normalisation follows each convolution."""
     head: Literal["flatten", "gap"] = "flatten"
-    """What joins the maps: all of them in a row, or their global average."""
+    """Input of the dense layers: all values of the last maps (flatten), or the mean of each map (gap)."""
     dense_layers: int = 1
-    """Hidden fully connected layers behind the join, in [0, 3]."""
+    """Hidden dense layers, in [0, 3]."""
     dense_units: int = 64
-    """Width of each hidden layer, at least 1."""
+    """Width of each hidden dense layer, at least 1."""
     dropout: float = 0.0
-    """Probability of dropping a hidden activation, in [0, 1)."""
+    """Probability of dropping an input of a dense layer, in [0, 1)."""
 
     def __post_init__(self) -> None:
         check_field(self, "num_blocks", 1 <= self.num_blocks <= 5, "1 to 5")

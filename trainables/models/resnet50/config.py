@@ -13,20 +13,21 @@ class ResNet50Config:
     architecture: ClassVar[str] = "resnet50"
 
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """7x7 stride 2 with max-pooling, or 3x3 stride 1 without (He et al. 2016, section 4.2)."""
+    """First layers: 7x7, stride 2, with max-pooling (imagenet); or 3x3, stride 1, without (cifar; He et al. 2016,
+    section 4.2)."""
     trainable_stages: int = 5
-    """Stages that learn, counted from the head, in [0, 5]: layer4, layer3, layer2, layer1, stem. What starts from
-    random weights learns all the same: every stage without `weights`, and a stem of another shape than theirs."""
+    """Number of stages that train, counted from the head, in [0, 5]: layer4, layer3, layer2, layer1, stem. Random
+    initial weights always train: all of them if `weights` is none, and those of a cifar stem."""
     hidden_layers: int = 0
-    """Hidden fully connected layers in the head, in [0, 3]."""
+    """Hidden dense layers in the head, in [0, 3]."""
     hidden_units: int = 256
-    """Width of each hidden layer, at least 1."""
+    """Width of each hidden dense layer, at least 1."""
     dropout: float = 0.0
-    """Probability of dropping an activation in front of each layer of the head, in [0, 1)."""
+    """Probability of dropping an input of a layer of the head, in [0, 1)."""
     input_size: Literal[32, 64, 128] = 32
-    """Side in pixels to which images are up-sampled on the device."""
+    """Side in pixels to which images are scaled up on the device."""
     weights: str = "none"
-    """Initial weights: none, imagenet (torchvision's IMAGENET1K_V2), or the path of a state dict."""
+    """Initial weights: none (random), imagenet (torchvision's IMAGENET1K_V2), or the path of a state dict."""
 
     def __post_init__(self) -> None:
         check_field(self, "trainable_stages", 0 <= self.trainable_stages <= 5, "0 to 5")
@@ -37,9 +38,9 @@ class ResNet50Config:
 
     @property
     def min_batch_size(self) -> int:
-        """Smallest batch that trains: normalising needs two values of a channel, and a map of 1x1 has one an image.
+        """Smallest batch that can train: batch normalisation needs two values, and a 1x1 map has one for each image.
 
-        The maps of the last stage have 1/32 of the images' side with the ImageNet stem, 1/8 with the other one.
+        The last maps have 1/32 of the images' side with the ImageNet stem, and 1/8 with the CIFAR stem.
         """
         is_normalised = self.weights == "none" or self.trainable_stages >= 1
         return 2 if is_normalised and self.stem == "imagenet" and self.input_size == 32 else 1

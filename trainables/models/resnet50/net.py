@@ -43,7 +43,7 @@ class ResNet50(ResNet):
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode; frozen stages stay in evaluation mode, so their batch-norm statistics stay as they are."""
+        """Set the mode; frozen stages stay in evaluation mode, so their batch-norm statistics do not change."""
         super().train(mode)
         for module in self.frozen:
             module.eval()
@@ -52,7 +52,7 @@ class ResNet50(ResNet):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, 32, 32) in [0, 1] to logits (N,).
 
-        The paper feeds [0, 1]; pretrained weights get the statistics they were trained with.
+        The paper feeds [0, 1]; pretrained weights get inputs normalised as in their training.
         """
         if self.is_pretrained:
             images = (images - self.mean) / self.std

@@ -32,8 +32,8 @@ def load_initial(model: nn.Module, config: ResNet50Config) -> None:
     needed = {name: tensor for name, tensor in initial.items() if not name.startswith(fresh)}
     if wrong := sorted({name for name, _ in _list_shapes(stored) ^ _list_shapes(needed)}):
         raise InputError(
-            f"weights = {config.weights!r}: {len(wrong)} tensors are missing, unknown or of another shape than "
-            f"ResNet-50's, {wrong[0]} the first; use `weights: none` or the path of a ResNet-50's state dict"
+            f"weights = {config.weights!r}: {len(wrong)} tensors are missing, unknown or of another shape than in "
+            f"ResNet-50, first {wrong[0]}; use `weights: none` or the path of a ResNet-50's state dict"
         )
     model.load_state_dict(initial | stored)
 
