@@ -36,14 +36,14 @@ def pack(
 ) -> Path:
     """Pack a data set, unless the cache has its pack already.
 
-    Several processes may call this at once: one packs, the others wait for it. Leftovers of a killed packing are never
-    taken for a pack, and the next packing deletes them. `trainables.pixels.RULE` describes how images are decoded.
+    Several processes may call this at once: one packs, the others wait. Leftovers of a killed packing are not used as a
+    pack; the next packing deletes them.
 
     Args:
         source: Folder or zip in the layout {train,test}/{REAL,FAKE}/*.
         cache: Folder for all packs of this machine; created if missing.
         on_bad_image: Whether a file that is not an image stops the packing, or is skipped and listed.
-        progress: Called now and then with the number of files done and the number of all files.
+        progress: Called with the number of files done and the number of all files.
 
     Returns:
         The pack's folder in `cache`, for `trainables.splits` to open.

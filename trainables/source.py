@@ -27,7 +27,7 @@ from trainables.pack_info import CLASSES, SPLITS
 CHUNK = 512
 """Files that a thread reads or decodes at a time."""
 CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
-"""Files that file managers leave behind, besides hidden ones."""
+"""Files that file managers create; hidden files are ignored too."""
 LAYOUT = "{train,test}/{REAL,FAKE}/*"
 CORRUPT = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
 """Errors of zipfile for a damaged zip."""

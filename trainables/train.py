@@ -68,37 +68,49 @@ def train(
         raise InputError("the training split holds 0 images; give it at least 1")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
-    model.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(config, model)
-    average = Average(model, decay=config.ema_decay) if config.ema_decay else None
-    scored = model if average is None else average.model
-    history: list[dict[str, float]] = []
+    training = _Training(config, device)
     if resume is not None:
-        model.load_state_dict(resume["model" if average is None else "last"])
-        scored.load_state_dict(resume["model"])
-        optimizer.load_state_dict(resume["optimizer"])
-        history += resume["history"]
+        training.load(resume)
     train_split = train_split.to(device)
-    step = STEPS[device.type](config, model, optimizer, train_split)
+    step = STEPS[device.type](config, training.model, training.optimizer, train_split)
     val_split = None if val_split is None else val_split.to(device)
-
-    def state() -> dict[str, Any]:
-        live = {"model": scored.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-        last = {} if average is None else {"last": model.state_dict()}
-        return copy.deepcopy({**live, **last, "epoch": len(history)})
-
-    for number in range(len(history) + 1, config.epochs + 1):
+    for number in range(len(training.history) + 1, config.epochs + 1):
         started = time.perf_counter()
         with deterministic_block(config.deterministic):
-            metrics = {"epoch": number, **_train_epoch(config, step, optimizer, average, train_split, number)}
+            metrics = {"epoch": number, **_train_epoch(training, step, train_split, number)}
             if val_split is not None:
-                metrics |= _validate(scored, val_split, number, flip_average=config.flip_average)
+                metrics |= _validate(training.scored, val_split, number, flip_average=config.flip_average)
         if device.type == "cuda":
             metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
         metrics["seconds"] = time.perf_counter() - started
-        history.append(metrics)
-        yield Epoch(number=number, metrics=dict(metrics), state=state)
+        training.history.append(metrics)
+        yield Epoch(number=number, metrics=dict(metrics), state=training.copy_state)
+
+
+class _Training:
+    """The state of a training that a checkpoint saves."""
+
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+        self.config = config
+        self.model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
+        self.model.to(device).to(memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(config, self.model)
+        self.average = Average(self.model, decay=config.ema_decay) if config.ema_decay else None
+        self.scored = self.model if self.average is None else self.average.model
+        """The model to validate and to predict with."""
+        self.history: list[dict[str, float]] = []
+        """Metrics of each epoch."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model" if self.average is None else "last"])
+        self.scored.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.history += state["history"]
+
+    def copy_state(self) -> dict[str, Any]:
+        live = {"model": self.scored.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history}
+        last = {} if self.average is None else {"last": self.model.state_dict()}
+        return copy.deepcopy({**live, **last, "epoch": len(self.history)})
 
 
 def predict(
@@ -140,16 +152,9 @@ def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False)
         return torch.stack([model(view) for view in views]).mean(0)
 
 
-def _train_epoch(
-    config: TrainConfig,
-    step: Step,
-    optimizer: torch.optim.Optimizer,
-    average: Average | None,
-    split: Split,
-    number: int,
-) -> dict[str, float]:
+def _train_epoch(training: _Training, step: Step, split: Split, number: int) -> dict[str, float]:
     """Train one epoch in whole batches; the first wait for the device is at the end."""
-    device = split.images.device
+    config, average, device = training.config, training.average, split.images.device
     num_steps = len(split) // step.batch_size
     shuffling = build_generator(device, derive_seed(config.seed, "shuffling", number))
     order = split.indices[torch.randperm(len(split), generator=shuffling, device=device)]
@@ -157,7 +162,9 @@ def _train_epoch(
     started = time.perf_counter()
     with step.epoch(number):
         for index, batch in enumerate(torch.split(order, step.batch_size)[:num_steps]):
-            rate = schedule(optimizer, config, progress=(number - 1 + (index + 0.5) / num_steps) / config.epochs)
+            rate = schedule(
+                training.optimizer, config, progress=(number - 1 + (index + 0.5) / num_steps) / config.epochs
+            )
             step.run(batch)
             if average is not None:
                 average.update((number - 1) * num_steps + index)

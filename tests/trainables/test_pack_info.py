@@ -17,7 +17,7 @@ def packed(image_folder: Path, tmp_path: Path) -> Path:
     return pack(image_folder, tmp_path / "cache")
 
 
-def test_what_is_divided_is_what_is_opened_and_together_what_is_drawn(packed: Path) -> None:
+def test_the_two_parts_are_what_is_opened_and_together_what_is_drawn(packed: Path) -> None:
     train, validation = split_train(packed, val_fraction=0.25, seed=3, max_images=20)
     opened = open_train(packed, val_fraction=0.25, seed=3, max_images=20)
     assert [train.tolist(), validation.tolist()] == [split.indices.tolist() for split in opened]
@@ -31,7 +31,7 @@ def test_a_pack_without_its_images_is_noticed_before_anything_is_opened(packed: 
         split_train(packed, val_fraction=0.25, seed=0, max_images=None)
 
 
-def test_a_pack_is_found_and_divided_without_torch(image_folder: Path, packed: Path) -> None:
+def test_a_pack_is_found_and_split_without_torch(image_folder: Path, packed: Path) -> None:
     program = (
         "import sys\n"
         "from pathlib import Path\n"

@@ -243,7 +243,7 @@ def test_a_replayed_step_follows_the_schedule(graphs: list[Graph], monkeypatch: 
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_training_goes_on_from_the_state_of_the_other_kind_of_step(
+def test_a_training_continues_from_the_state_of_the_other_kind_of_step(
     optimizer: Any, graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(EXACT, optimizer=optimizer)

@@ -80,7 +80,7 @@ def test_a_cell_of_markdown_and_latex_is_text_alone():
 
 @given(st.lists(ANY_TEXT, max_size=5))
 @example([HOSTILE, "\x85", "\ufeff", "é\u2028", "\ud800"])
-def test_a_record_keeps_every_name_to_the_letter(tmp_path_factory, names):
+def test_a_study_yaml_keeps_every_name_to_the_letter(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("record") / "study.yaml"
     path.write_text(format_yaml({"skipped": names}), encoding="utf-8")
     assert read_yaml(path)["skipped"] == names

@@ -105,7 +105,7 @@ def test_no_command_follows_a_link_in_a_study(study, tmp_path, name, position):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_pipe_in_a_study_is_refused_and_waits_for_nobody(study):
+def test_a_pipe_in_a_study_is_refused_without_waiting(study):
     os.mkfifo(study / "models" / "cnn-seed1.json")
     assert "is neither a file nor a folder" in call(search.commands.inspect, study)[1]
 
@@ -153,7 +153,7 @@ def change(study, path, value):
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 4])
-def test_a_database_that_only_the_record_names_is_not_asked(study, monkeypatch, position):
+def test_a_database_that_only_study_yaml_names_is_not_contacted(study, monkeypatch, position):
     change(study, "config.storage", DATABASE)
     monkeypatch.setenv(PASSWORD, "secret")
     for known in ("", "postgresql://someone@localhost/all"):
@@ -181,13 +181,13 @@ def test_a_study_resumed_by_its_name_alone_needs_its_hosts_named(study, monkeypa
     assert (config.storage, config.cluster.address) == (DATABASE, "local")
 
 
-def test_the_cache_is_the_users_whatever_the_record_says(study, tmp_path):
+def test_the_cache_is_the_users_and_not_that_of_study_yaml(study, tmp_path):
     change(study, "config.data.cache", str(tmp_path / "theirs"))
     assert load_study(study)[0].data.cache == DataConfig().cache
     assert load_study(study, [f"data.cache={tmp_path}"])[0].data.cache == str(tmp_path)
 
 
-def test_a_record_extends_nothing(study, tmp_path):
+def test_an_untrusted_study_yaml_extends_no_file(study, tmp_path):
     (tmp_path / "secret.yaml").write_text("command: secret\n")
     path = study / "study.yaml"
     path.write_text(f"extends: {tmp_path / 'secret.yaml'}\n" + path.read_text().replace("command: python\n", ""))
@@ -211,7 +211,7 @@ def test_a_record_extends_nothing(study, tmp_path):
         "",
     ],
 )
-def test_a_record_that_is_no_record_is_one_short_sentence(tmp_path, text):
+def test_an_unusable_study_yaml_is_one_short_sentence(tmp_path, text):
     path = tmp_path / "study.yaml"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
@@ -221,7 +221,7 @@ def test_a_record_that_is_no_record_is_one_short_sentence(tmp_path, text):
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "NaN", "[Infinity]", "9" * 5000, '"\\ud800"', "{", "1e999"])
-def test_json_that_is_none_is_refused(text):
+def test_what_is_not_strict_json_is_refused(text):
     with pytest.raises(ValueError, match=r".+"):
         parse_json(text.encode())
 

@@ -49,12 +49,12 @@ def test_a_missing_file_is_named(tmp_path):
         read_yaml(tmp_path / "nowhere.yaml")
 
 
-def test_a_document_is_laid_over_the_one_it_extends(tmp_path):
+def test_a_file_overrides_the_one_it_extends(tmp_path):
     (tmp_path / "base.yaml").write_text("a: {b: 1, c: 2}\nd: 3\n")
     assert read(tmp_path, "extends: base.yaml\na: {c: 4}\n") == {"a": {"b": 1, "c": 4}, "d": 3}
 
 
-def test_a_searched_parameter_replaces_the_one_below_as_a_whole():
+def test_a_range_or_choice_is_replaced_as_a_whole():
     below = {"filters": {"low": 1, "high": 2, "log": True}}
     assert overlay(below, {"filters": {"choice": [1]}}) == {"filters": {"choice": [1]}}
     assert overlay(below, {"filters": 3}) == {"filters": 3}

@@ -40,7 +40,7 @@ def run(sampler, trials, until, lag=2):
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
-def test_proposals_lie_in_the_space(name):
+def test_proposals_are_in_the_space(name):
     for trial in run(build(name), [], 12):
         for parameter, distribution in DISTRIBUTIONS.items():
             assert distribution._contains(distribution.to_internal_repr(trial.params[parameter]))
