@@ -36,8 +36,7 @@ def pack(
 ) -> Path:
     """Pack a data set, unless the cache has its pack already.
 
-    Several processes may call this at once: one packs, the others wait. Leftovers of a killed packing are not used as a
-    pack; the next packing deletes them.
+    Several processes may call this: one packs, the others wait. The next packing deletes leftovers of a killed one.
 
     Args:
         source: Folder or zip in the layout {train,test}/{REAL,FAKE}/*.

@@ -68,9 +68,7 @@ def train(
         raise InputError("the training split holds 0 images; give it at least 1")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    training = _Training(config, device)
-    if resume is not None:
-        training.load(resume)
+    training = _Training(config, device, resume)
     train_split = train_split.to(device)
     step = STEPS[device.type](config, training.model, training.optimizer, train_split)
     val_split = None if val_split is None else val_split.to(device)
@@ -90,7 +88,7 @@ def train(
 class _Training:
     """The state of a training that a checkpoint saves."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device, resume: dict[str, Any] | None) -> None:
         self.config = config
         self.model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
         self.model.to(device).to(memory_format=torch.channels_last)
@@ -100,12 +98,11 @@ class _Training:
         """The model to validate and to predict with."""
         self.history: list[dict[str, float]] = []
         """Metrics of each epoch."""
-
-    def load(self, state: dict[str, Any]) -> None:
-        self.model.load_state_dict(state["model" if self.average is None else "last"])
-        self.scored.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history += state["history"]
+        if resume is not None:
+            self.model.load_state_dict(resume["model" if self.average is None else "last"])
+            self.scored.load_state_dict(resume["model"])
+            self.optimizer.load_state_dict(resume["optimizer"])
+            self.history += resume["history"]
 
     def copy_state(self) -> dict[str, Any]:
         live = {"model": self.scored.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history}
