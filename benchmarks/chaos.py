@@ -33,7 +33,8 @@ from search.cluster.job import Failure, Report, Task
 from search.cluster.nodes import connect
 from search.cluster.runner import run_study
 from search.commands.terminal import explain_errors
-from search.config.schema import StudyConfig, parse
+from search.config.load import parse
+from search.config.schema import StudyConfig
 from search.listeners.wandb.tracker import build_tracker
 from search.record.journal import Journal
 from search.record.trial import State, Trial

@@ -19,15 +19,16 @@ from typing import Any
 
 import torch
 
-from search.config.schema import StudyConfig, parse
+from search.config.load import parse
+from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
 from search.record.journal import METRIC
 from search.samplers.sampler import Sampler
 from trainables.config import build_train_config
-from trainables.data import Split, open_train
 from trainables.errors import TrainingError
 from trainables.pack import pack
 from trainables.runtime import limit_threads
+from trainables.splits import Split, open_train
 from trainables.train import train
 
 TABLE = Path(__file__).parent / "curves.csv"

@@ -27,7 +27,8 @@ from benchmarks.chaos import make_task
 from search.cluster.job import Report, Task
 from search.cluster.nodes import connect
 from search.cluster.runner import run_study
-from search.config.schema import StudyConfig, parse
+from search.config.load import parse
+from search.config.schema import StudyConfig
 from search.record.journal import Journal
 from search.record.trial import Trial
 from search.study import Study

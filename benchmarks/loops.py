@@ -15,10 +15,10 @@ import trainables.train
 from benchmarks.roofline import wait
 from trainables.augment import to_float
 from trainables.config import ModelConfig, TrainConfig
-from trainables.data import Split
-from trainables.models import build_model
+from trainables.models.model import build_model
 from trainables.optim import build_optimizer
 from trainables.runtime import autocast
+from trainables.splits import Split
 
 
 def run_loop(config: TrainConfig, split: Split, device: torch.device) -> Iterator[int]:

@@ -18,12 +18,12 @@ import torch
 from torchvision.io import write_jpeg
 
 from trainables.pack import pack
-from trainables.record import load_info, verify
+from trainables.pack_info import load_info, verify
 
 OPEN = """
 import sys, time
 from pathlib import Path
-from trainables.data import open_train
+from trainables.splits import open_train
 start = time.perf_counter()
 open_train(Path(sys.argv[1]), val_fraction=0.1, seed=0, max_images=None)
 print(time.perf_counter() - start)

@@ -13,11 +13,11 @@ from typing import Any
 
 from scipy import stats
 
-from search.config.yaml import read_document
+from search.config.yaml import read_yaml
 from trainables.config import build_train_config
-from trainables.data import open_train
 from trainables.pack import pack
 from trainables.runtime import describe_device, pick_device
+from trainables.splits import open_train
 from trainables.train import train
 
 RECIPES = (Path("configs/recipes/small_cnn.yaml"), Path("configs/recipes/paper_cnn.yaml"))
@@ -25,7 +25,7 @@ RECIPES = (Path("configs/recipes/small_cnn.yaml"), Path("configs/recipes/paper_c
 
 def measure(recipe: Path, packed: Path, *, images: int, val_images: int, epochs: int, seed: int) -> float:
     """Return the accuracy of the last epoch on images that the recipe did not learn from."""
-    point = read_document(recipe)
+    point = read_yaml(recipe)
     config = build_train_config(point["architecture"], point["params"], epochs=epochs, seed=seed)
     total = images + val_images
     train_split, val_split = open_train(packed, val_fraction=val_images / total, seed=seed, max_images=total)

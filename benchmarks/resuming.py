@@ -15,7 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from search.config.schema import StudyConfig, load
+from search.config.load import load
+from search.config.schema import StudyConfig
 from search.record.journal import Journal
 from search.study import Study
 

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import IMAGE_SIZE, TrainConfig
-from trainables.models import build_model
+from trainables.models.model import build_model
 from trainables.optim import build_optimizer
 from trainables.runtime import autocast
 

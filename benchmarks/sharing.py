@@ -20,8 +20,8 @@ import torch
 
 from benchmarks.training import MODELS
 from trainables.config import TrainConfig
-from trainables.data import Split
 from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device
+from trainables.splits import Split
 from trainables.train import train
 
 COUNTS = (1, 2, 4, 8)

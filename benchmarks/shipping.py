@@ -21,7 +21,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from search.config.schema import StudyConfig, parse
+from search.config.load import parse
+from search.config.schema import StudyConfig
 from search.record.journal import Journal
 from search.record.mirror import Mirror
 from search.record.object_store import Store

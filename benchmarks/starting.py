@@ -154,7 +154,7 @@ def main() -> None:
 def _pack(cache: Path) -> None:
     from rich.console import Console
 
-    from search.config.schema import load
+    from search.config.load import load
     from search.datasets.prepare import prepare_data
 
     prepare_data(load(ROOT / "configs/local.yaml", [f"data.cache={cache}"]), Console(quiet=True))

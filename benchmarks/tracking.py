@@ -47,7 +47,7 @@ def _clock(times: list[float], action: Callable[[], object]) -> None:
 
 def track_ours(folder: Path, trials: int, epochs: int) -> dict[str, float]:
     """Tell our tracker."""
-    from search.config.schema import parse
+    from search.config.load import parse
     from search.listeners.wandb.tracker import build_tracker
     from search.record.trial import State, Trial
 

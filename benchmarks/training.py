@@ -27,12 +27,14 @@ from torchvision.io import write_jpeg
 
 from benchmarks.loops import choose_workers, compile_models, measure_speed, run_bare, run_loop
 from benchmarks.roofline import Roof, count_work, measure_roof
-from trainables.config import CnnConfig, ModelConfig, ResNet50Config, TrainConfig
-from trainables.data import Split, open_full_train
-from trainables.models import build_model, count_parameters
+from trainables.config import ModelConfig, TrainConfig
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.model import build_model, count_parameters
+from trainables.models.resnet50.config import ResNet50Config
 from trainables.pack import pack
 from trainables.runtime import describe_device, pick_device
 from trainables.source import open_source
+from trainables.splits import Split, open_full_train
 from trainables.train import train
 
 SMALL_CNN = CnnConfig(

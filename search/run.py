@@ -21,9 +21,10 @@ from search.cluster.silence import Silence
 from search.cluster.transfer import Delivery, build_delivery
 from search.commands.plan import describe_plan
 from search.commands.terminal import build_console, explain_errors
-from search.config.places import MANIFEST, is_url
-from search.config.schema import StudyConfig, load, parse
-from search.config.untrusted import check_address, check_named
+from search.config.load import load, parse
+from search.config.schema import MANIFEST, StudyConfig
+from search.config.untrusted import check_address, check_storage
+from search.config.urls import is_url
 from search.config.yaml import set_value
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.listeners.live import build_live
@@ -81,7 +82,7 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
     for override in overrides:
         set_value(before, override)
     config = parse(before)
-    check_named(config.storage, overrides)
+    check_storage(config.storage, overrides)
     check_address(config.cluster.address, overrides)
     return config
 

@@ -17,7 +17,7 @@ from search.record.journal import Journal
 from search.record.trial import State, Trial
 from search.record.trial_reader import read_point
 from search.samplers.sampler import Sampler
-from search.samplers.shares import choose_next
+from search.samplers.shares import choose_architecture
 from search.schedulers.scheduler import SCHEDULERS, Scheduler
 from trainables.config import list_defaults
 from trainables.errors import InputError
@@ -170,7 +170,7 @@ class Study:
             architecture = recipe.architecture
             params = list_defaults(architecture) | recipe.params
         else:
-            architecture = choose_next(self.config, self.trials)
+            architecture = choose_architecture(self.config, self.trials)
             params = self._fill(architecture, number)
         trial = self._journal.add_trial(architecture, params, self._distributions[architecture])
         for foreign in self._journal.load_between(number, trial.number):  # plain Optuna wrote while this runs

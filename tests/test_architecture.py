@@ -16,10 +16,10 @@ DOORS = {
         "search/commands/sync.py",
     },
     "yaml": {"search/config/yaml.py"},
-    "pydantic": {"search/config/schema.py"},
+    "pydantic": {"search/config/load.py", "search/config/schema.py"},
     "optuna": {
         "search/config/space.py",
-        "search/samplers/sampler.py",
+        *(f"search/samplers/{name}.py" for name in ("history", "qmc", "sampler", "tpe")),
         *(f"search/record/{name}.py" for name in ("journal", "trial_reader", "storage", "database", "journal_file")),
         "search/report/history.py",
         "search/report/charts.py",
@@ -27,7 +27,6 @@ DOORS = {
     },
     "optuna_dashboard": {"search/commands/dashboard.py"},
     "tensorboardX": {"search/listeners/tensorboard.py"},
-    "pyarrow": {"search/report/trials.py"},
     "pynvml": {"search/listeners/usage.py"},
     "sqlalchemy": {"search/record/database.py"},
     "ray": {
@@ -43,7 +42,7 @@ DOORS = {
     "plotly": {"search/report/charts.py"},
     "jinja2": {"search/report/page.py"},
     "torchmetrics": {"search/evaluation/statistics.py"},
-    "pandas": {"search/evaluation/comparison.py"},
+    "pandas": {"search/evaluation/comparison.py", "search/report/trials.py"},
     "safetensors": {"search/evaluation/model_file.py"},
     "PIL": {
         "trainables/pixels.py",

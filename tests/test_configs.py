@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from search.config.schema import load
+from search.config.load import load
 from search.config.space import Choice, Range, list_specs
-from search.samplers.shares import choose_architecture
-from trainables.config import ResNet50Config, build_train_config
-from trainables.models import build_model, count_parameters
+from search.samplers.shares import find_furthest_behind
+from trainables.config import build_train_config
+from trainables.models.model import build_model, count_parameters
+from trainables.models.resnet50.config import ResNet50Config
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 REFERENCE = Path(__file__).parent.parent / "configs" / "cifake.yaml"
@@ -47,7 +48,7 @@ def test_the_reference_study_has_the_trials_that_it_claims(name):
     study = load(REFERENCE.with_name(f"{name}.yaml"))
     counts = Counter(recipe.architecture for recipe in study.recipes)
     while counts.total() < study.search.num_trials:
-        counts[choose_architecture(counts, study.search.shares)] += 1
+        counts[find_furthest_behind(counts, study.search.shares)] += 1
     assert counts == {"cnn": 100, "resnet50": 30}
     assert (study.search.max_epochs, study.data.max_train_images, study.evaluation.seeds) == (30, None, 5)
     assert study.search.spare_first
@@ -64,7 +65,7 @@ def test_the_paper_study_trains_each_network_once():
     study = load(Path("configs/paper.yaml").absolute() if Path("configs").is_dir() else CONFIGS[-1])
     assert study.space == {}
     shares = dict.fromkeys(study.search.architectures, 1.0)
-    assert [choose_architecture({}, shares), choose_architecture({"cnn": 1}, shares)] == ["cnn", "resnet50"]
+    assert [find_furthest_behind({}, shares), find_furthest_behind({"cnn": 1}, shares)] == ["cnn", "resnet50"]
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

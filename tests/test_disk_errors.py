@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from search.config.yaml import read_document
+from search.config.yaml import read_yaml
 from search.evaluation.model_file import check_files, load_record
 from search.evaluation.openings import complete_entries, describe_openings
 from search.record.journal import Journal
-from trainables.record import RECORD
+from trainables.pack_info import PACK_JSON
 
 WRITES = ("write", "fsync", "openat", "rename", "mkdir", "unlink", "unlinkat", "rmdir", "symlink", "ftruncate")
 ERRORS = ("EIO", "ENOSPC", "EROFS")
@@ -77,7 +77,7 @@ class Server:
 def server(tmp_path_factory, packed, spawn_for_module):
     if shutil.which("strace") is None:
         pytest.skip("needs strace")
-    source = json.loads((packed / RECORD).read_text())["source"]
+    source = json.loads((packed / PACK_JSON).read_text())["source"]
     server = Server(tmp_path_factory.mktemp("server"), source, spawn_for_module)
     try:
         assert server.write(server.folder / "first")[0] == 0
@@ -105,7 +105,7 @@ def summarize(root):
     """Return what two studies have in common that came to the same end."""
     folder = root / "deep" / "results" / "tiny"
     trials = Journal.read(folder / "study.journal", "tiny").load()
-    choices = read_document(folder / "study.yaml")["evaluations"][-1]
+    choices = read_yaml(folder / "study.yaml")["evaluations"][-1]
     model = load_record(folder / "models" / "cnn-seed0.json")
     check_files(folder / "models", model)
     return (
@@ -119,7 +119,7 @@ def summarize(root):
 def check_truth(folder):
     """Check that nothing half is taken for whole."""
     if folder.exists():
-        evaluations = read_document(folder / "study.yaml")["evaluations"]
+        evaluations = read_yaml(folder / "study.yaml")["evaluations"]
         journal = Journal.read(folder / "study.journal", "tiny")
         openings = journal.list_openings() if journal else []
         complete_entries(evaluations, openings)

@@ -24,7 +24,7 @@ import sys
 import typer
 from search.cluster.nodes import connect
 from search.commands.terminal import explain_errors
-from search.config.schema import parse
+from search.config.load import parse
 
 def main():
     with explain_errors("the same command"), connect(parse({"name": "x", "cluster": {"cpus": 1}})):

@@ -29,8 +29,8 @@ from search.evaluation.model_file import PREPROCESSING
 from trainables.errors import ImageError, InputError
 from trainables.metrics import to_probabilities
 from trainables.pack import pack
+from trainables.pack_info import load_info
 from trainables.pixels import MAX_PIXELS, RULE, _Room, decode, quiet_pillow
-from trainables.record import load_info
 
 ROOT = Path(__file__).parent.parent
 RANDOM = np.random.default_rng(0)
@@ -307,7 +307,7 @@ def write_source(folder, content):
 
 
 PACK = """
-import sys; from pathlib import Path; from trainables.pack import pack; from trainables.record import load_info
+import sys; from pathlib import Path; from trainables.pack import pack; from trainables.pack_info import load_info
 try:
     info = load_info(pack(Path(sys.argv[1]), Path(sys.argv[2]), on_bad_image="skip"))
     print(info.skipped, info.reasons)

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from search.config.yaml import read_document
+from search.config.yaml import read_yaml
 from search.evaluation.model_file import check_files, load_record
 from search.evaluation.openings import complete_entries, describe_openings
 from search.record.journal import Journal
 from trainables import checkpoint
 from trainables.pack import FORMAT
-from trainables.record import RECORD, verify
+from trainables.pack_info import PACK_JSON, verify
 
 CALLS = (
     "openat,write,pwrite64,ftruncate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,symlink,"
@@ -366,7 +366,7 @@ class Promises:
     def _check_pack(folder):
         try:
             for path in folder.glob("cache/*"):
-                assert (path / RECORD).exists()
+                assert (path / PACK_JSON).exists()
                 verify(path)
         except (ValueError, AssertionError):
             return ["what has a pack's name is no pack"]
@@ -374,7 +374,7 @@ class Promises:
 
 
 def _read_evaluations(folder):
-    return read_document(folder / "study.yaml")["evaluations"]
+    return read_yaml(folder / "study.yaml")["evaluations"]
 
 
 def _read_openings(folder):
@@ -415,7 +415,7 @@ def traced(tmp_path_factory, packed):
     folder = tmp_path_factory.mktemp("traced")
     root, trace, marks = folder / "root", folder / "trace", folder / "marks"
     root.mkdir()
-    source = json.loads((packed / RECORD).read_text())["source"]
+    source = json.loads((packed / PACK_JSON).read_text())["source"]
     command = ["strace", "-y", "-s", "100000000", "-e", "signal=none", "-e", f"trace={CALLS}", "-o", str(trace)]
     done = subprocess.run(
         [*command, sys.executable, "-m", "tests.writing", str(root), source, str(marks)],

@@ -16,9 +16,9 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from search.config.yaml import read_document
+from search.config.yaml import read_yaml
 from trainables.config import build_train_config
-from trainables.models import build_model
+from trainables.models.model import build_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -186,7 +186,7 @@ def test_a_killed_worker_costs_its_trial_no_epoch(tmp_path, study, start):
 
 def check_results(folder):
     """Check that everything the README promises lies there, and fits together."""
-    record = read_document(folder / "study.yaml")
+    record = read_yaml(folder / "study.yaml")
     assert set(record) == {"id", "command", "config", "data", "code", "evaluations"}
     assert len(pd.read_csv(folder / "trials.csv")) == 6
     comparison = pd.read_csv(folder / "report" / "comparison.csv")

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.evaluation.choices import choose
 from search.evaluation.evaluate import _open
 from search.evaluation.model_file import PREPROCESSING, ModelRecord, load_model, save_model
@@ -27,7 +27,7 @@ from search.study import Study
 from trainables import checkpoint
 from trainables.config import build_train_config, list_values
 from trainables.errors import InputError
-from trainables.models import build_model
+from trainables.models.model import build_model
 from trainables.pack import pack
 
 MODEL = {"filters": 4, "dense_units": 8}

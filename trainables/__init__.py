@@ -1,1 +1,1 @@
-"""Trains one image classifier: pure PyTorch, no Ray, no tracking, no YAML."""
+"""Trains one image classifier: pure PyTorch, without Ray, tracking or YAML."""

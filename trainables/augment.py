@@ -1,4 +1,4 @@
-"""Augmentation and conversion of image batches, on the device they are on; random draws take a generator.
+"""Augmentation and conversion of image batches, on the batch's device. Random functions take a generator.
 
 Batches are (N, H, W, C) uint8, as stored, until `to_float`.
 """
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 GREY = 128
-"""What covers a cut-out square: the middle of the range, near the mean of natural images."""
+"""Value that covers a cut-out square: the middle of the range, near the mean of natural images."""
 
 
 def flip(images: Tensor, *, generator: torch.Generator) -> Tensor:
@@ -17,9 +17,9 @@ def flip(images: Tensor, *, generator: torch.Generator) -> Tensor:
 
 
 def crop(images: Tensor, padding: int, *, generator: torch.Generator) -> Tensor:
-    """Shift each image (N, H, W, C) by up to `padding` pixels either way; reflection fills the border.
+    """Shift each image (N, H, W, C) by up to `padding` pixels in each direction; reflection fills the border.
 
-    The same as padding by reflection and cropping at random, in one gather and without the padded copy.
+    This equals padding by reflection and cropping at random, in one gather and without a padded copy.
 
     Args:
         images: Batch of any type.
@@ -36,14 +36,14 @@ def crop(images: Tensor, padding: int, *, generator: torch.Generator) -> Tensor:
 
 
 def cutout(images: Tensor, size: int, *, generator: torch.Generator) -> Tensor:
-    """Lay a grey square over each image (N, H, W, C), its centre anywhere, so that it may hang over the border.
+    """Cover a square of each image (N, H, W, C) with grey; its centre is uniform, so it may cross the border.
 
     Args:
         images: Batch of uint8.
         size: Side of the square in pixels, at least 0; 0 leaves the images as they are.
         generator: On the device of the images.
 
-    Source: DeVries and Taylor 2017, section 3.1 (arXiv:1708.04552); they cover with the mean of the data.
+    Source: DeVries and Taylor 2017, section 3.1 (arXiv:1708.04552), where the mean of the data covers.
     """
     num, height, width, _ = images.shape
     rows = _cover(num, height, size, generator)
@@ -54,13 +54,13 @@ def cutout(images: Tensor, size: int, *, generator: torch.Generator) -> Tensor:
 def to_float(images: Tensor) -> Tensor:
     """Convert stored images (N, H, W, C) uint8 to (N, C, H, W) float32 in [0, 1], channels last in memory.
 
-    The values are those of torchvision's ToTensor.
+    The values equal those of torchvision's ToTensor.
     """
     return images.permute(0, 3, 1, 2).float().div_(255)
 
 
 def _cover(num: int, length: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return (num, length) bool: which positions lie under a piece of `size`, its centre drawn for each of num."""
+    """Return (num, length) bool: the positions covered by a piece of `size`, whose centre is drawn for each of num."""
     first = torch.randint(length, (num, 1), generator=generator, device=generator.device) - size // 2
     offsets = torch.arange(length, device=generator.device) - first
     return (offsets >= 0) & (offsets < size)

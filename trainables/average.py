@@ -1,4 +1,4 @@
-"""Exponential moving average of a model's weights, which scores better than the last step's."""
+"""Exponential moving average of a model's weights, which scores better than the weights of the last step."""
 
 import copy
 
@@ -7,34 +7,34 @@ from torch import Tensor, nn
 
 
 class Average:
-    """The average of a model that learns: of its weights and its batch-norm statistics."""
+    """Average of a training model's weights and batch-norm statistics."""
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
-        """Start from the model as it is.
+        """Start with a copy of the model.
 
         Args:
-            model: On its device; its tensors are to stay where they are.
+            model: On its device; its tensors must stay at their addresses.
             decay: Weight of the average in the new average, in [0, 1).
         """
         self.model = copy.deepcopy(model).requires_grad_(False)
         self._decay = decay
-        # Listed once: to walk through a ResNet-50 takes half a millisecond.
+        # Listed once, because listing those of a ResNet-50 takes half a millisecond.
         self._tensors = _list_floats(self.model), _list_floats(model)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Draw the average towards the model, in place, after a step.
+        """Move the average towards the model's weights, in place, after a step.
 
-        Early steps decay faster, min(decay, (1 + step) / (10 + step)), so the random weights of the start are soon
-        forgotten, however short the training is.
+        The decay of early steps is smaller, min(decay, (1 + step) / (10 + step)), so that the initial random weights
+        fade even in a short training.
 
         Args:
-            step: Steps done before this one, from 0.
+            step: Number of steps before this one.
 
-        Source: Polyak and Juditsky 1992; the decay of early steps is that of TensorFlow's ExponentialMovingAverage.
+        Source: Polyak and Juditsky 1992; the early decay is that of TensorFlow's ExponentialMovingAverage.
         """
         weight = 1.0 - min(self._decay, (1 + step) / (10 + step))
-        # One launch for all tensors on CUDA; torch.optim.swa_utils does the same, but asks the device at each step.
+        # One launch for all tensors on CUDA; torch.optim.swa_utils does the same but waits for the device at each step.
         torch._foreach_lerp_(*self._tensors, weight)
 
 

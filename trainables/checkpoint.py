@@ -1,7 +1,7 @@
-"""Checkpoints that survive a kill at any line: written atomically, checksummed, the one before kept.
+"""Checkpoints that survive a kill at any line: atomic writes, a checksum, and the previous file kept.
 
-A file is the SHA-256 of the rest (32 bytes), then what torch.save wrote; loading unpickles tensors and plain
-containers only.
+A file starts with the SHA-256 of the rest (32 bytes), followed by the output of torch.save. Loading unpickles tensors
+and plain containers only.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ DIGEST_BYTES = 32
 
 
 class _Hashing:
-    """Hashes what passes through to a file, so that no second copy of a state is ever in memory."""
+    """A file that hashes what is written to it, so that memory holds no second copy of a state."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -32,10 +32,10 @@ class _Hashing:
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a state; the one already there becomes `path` + ".previous".
+    """Write a state; an existing file is kept as `path` + ".previous".
 
     Args:
-        path: File to write; its folder is made if missing.
+        path: File to write; its folder is created if missing.
         state: Tensors and plain containers.
     """
     make_folder(path.parent)
@@ -45,7 +45,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
         hashing: Any = _Hashing(file)
         try:
             torch.save(state, hashing)
-        except RuntimeError as error:  # PyTorch's own end of the file fails, too, where the disk is full
+        except RuntimeError as error:  # on a full disk PyTorch also fails to finish the file, and hides the OSError
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -62,10 +62,10 @@ def load(path: Path) -> dict[str, Any] | None:
     """Read the newest intact state, its tensors on the CPU.
 
     Returns:
-        What `save` was given last; if that file is missing, truncated or altered, the one before; None if
+        The state that was saved last; the one before if the last file is missing, truncated or altered; None if
         neither is intact.
     """
-    # A whole partial file is newer than the one before: the kill came between the two renames.
+    # A complete partial file is newer than the previous one: a kill came between the two renames.
     for candidate in (path, _add_suffix(path, ".partial"), _add_suffix(path, ".previous")):
         payload = _read_intact(candidate)
         if payload is not None:
@@ -75,7 +75,7 @@ def load(path: Path) -> dict[str, Any] | None:
 
 
 def _read_intact(path: Path) -> memoryview | None:
-    """Return what follows the checksum, or None if there is no file or the checksum does not hold."""
+    """Return the bytes behind the checksum; None if the file is missing or the checksum is wrong."""
     try:
         content = memoryview(path.read_bytes())
     except FileNotFoundError:

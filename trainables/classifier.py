@@ -1,4 +1,4 @@
-"""A trained model with all that stands before and behind it: stored images in, probabilities out."""
+"""A trained model with its pre- and postprocessing: stored images in, probabilities out."""
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ class Classifier(nn.Module):
         self.flip_average = flip_average
 
     def forward(self, images: Tensor) -> Tensor:
-        """Compute the probabilities, of the mean of both mirror images' logits with `flip_average`."""
+        """Compute the probabilities; with `flip_average`, of the mean logits of each image and its mirror image."""
         images = to_float(images)
         logits = self.model(images)
         if self.flip_average:

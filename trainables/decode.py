@@ -1,4 +1,4 @@
-"""Decodes the images of a source in chunks, on all cores; `trainables.pixels` decodes each."""
+"""Decodes the images of a source in parallel chunks; `trainables.pixels` decodes each image."""
 
 import functools
 import hashlib
@@ -10,8 +10,8 @@ import numpy as np
 
 from trainables.config import IMAGE_SIZE
 from trainables.errors import ImageError, InputError
+from trainables.pack_info import CLASSES
 from trainables.pixels import decode, quiet_pillow
-from trainables.record import CLASSES
 from trainables.source import Batch, Member, Source, describe_bad
 
 
@@ -21,10 +21,16 @@ def decode_chunks(
     on_bad_image: str,
     progress: Callable[[int, int], None] | None,
 ) -> Generator[Batch, None, None]:
-    """Decode in order, on all cores: Pillow releases the interpreter's lock while it decodes.
+    """Decode chunks in order, in one thread per core; Pillow releases the GIL while it decodes.
+
+    Args:
+        source: The source of all members.
+        chunks: Members to decode together.
+        on_bad_image: What to do about a file that is not an image: stop or skip.
+        progress: Called after each chunk with the number of files done and the number of all files.
 
     Raises:
-        InputError: If a file is not an image and `on_bad_image` is stop, or changed since it was listed.
+        InputError: If `on_bad_image` is stop and a file is not an image, or a file changed since it was listed.
     """
     done, total = 0, sum(map(len, chunks))
     pool = ThreadPoolExecutor()

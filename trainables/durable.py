@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, and that stay: after a kill at any line, after a power cut at any line.
+"""Atomic and durable files: after a kill or a power cut at any line, a file is complete or does not exist.
 
-A file's content is on the disk before its name is, and the name is before the call returns. So nothing that a program
-does next survives a power cut that the file does not.
+The content reaches the disk before the name does, and the name before the call returns. So no later action of a
+program survives a power cut that the file does not survive.
 """
 
 import errno
@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 NOT_FOR_FOLDERS = (errno.EBADF, errno.EINVAL, errno.ENOTSUP)
-"""What fsync says on file systems that have no such thing for a folder.
+"""Errors of fsync on file systems that cannot sync a folder.
 
 Source: PostgreSQL, src/common/file_utils.c, fsync_fname; ENOTSUP is ours."""
 
 
 def sync(path: Path) -> None:
-    """Return when the content of a file, or the names in a folder, are on the disk."""
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     is_folder = path.is_dir()
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -29,7 +29,7 @@ def sync(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it that are missing."""
+    """Create a folder and its missing parents."""
     if not path.is_dir():
         make_folder(path.parent)
         path.mkdir(exist_ok=True)
@@ -37,20 +37,20 @@ def make_folder(path: Path) -> None:
 
 
 def create_file(path: Path) -> BinaryIO:
-    """Open a new file in place of what a kill left under its name; a link there is removed, never followed."""
+    """Open a new file for writing; an existing file or link of this name is removed first, never followed."""
     path.unlink(missing_ok=True)
     return path.open("xb")
 
 
 def replace_file(partial: Path, path: Path) -> None:
-    """Put a finished file in its place, so that no reader meets half of it."""
+    """Rename a finished file to its final name, so that no reader sees a part of it."""
     sync(partial)
     partial.replace(path)
     sync(path.parent)
 
 
 def write_file(path: Path, content: bytes) -> Path:
-    """Write a file in one step, its folder too if missing, and return its path."""
+    """Write a file atomically, create its folder if missing, and return its path."""
     make_folder(path.parent)
     partial = path.with_name(path.name + ".partial")
     with create_file(partial) as file:

@@ -1,16 +1,21 @@
-"""What can go wrong by nobody's mistake in the code.
+"""The errors that no fault of the code causes. This is the whole tree; search/ defines some of its branches.
 
+OSError
++-- StoreError      the object store cannot be read or written
 ValueError
-+-- InputError      the user can mend it: one sentence, exit code 2
-+-- ImageError      one file is no image: stops the packing, or is skipped and listed
++-- InputError      the user can correct it: one sentence, exit code 2
++-- ImageError      a file is not an image: packing stops, or skips and lists it
 RuntimeError
-+-- TrainingError   one trial cannot go on: recorded as its reason, the search continues
++-- TrainingError   a trial cannot continue: the reason is recorded, the search continues
++-- NodeError       a node cannot run trials: the search stops, --resume continues it
+KeyboardInterrupt
++-- Interrupted     a signal ends the command; --resume continues the study
 """
 
 import errno
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Numbers of the OSErrors that free space mends."""
+"""Numbers of the OSErrors that free space cures."""
 DISK_FAULTS = (
     *DISK_FULL,
     errno.EIO,
@@ -20,17 +25,23 @@ DISK_FAULTS = (
     errno.ESTALE,
     errno.ENOTCONN,
 )
-"""Numbers of the OSErrors that a disk or its settings cause and no training does; the last is a file system in user
-space that is gone."""
+"""Numbers of the OSErrors that a disk or its settings cause, and no training. ENOTCONN: a file system in user space
+that has ended."""
 
 
 class InputError(ValueError):
-    """Input that the user can mend; the message names the value and the cure."""
+    """Input that the user can correct; the message names the value and the cure."""
 
 
 class ImageError(ValueError):
-    """A file that is no image; the message is the reason, which follows the file's name in a sentence."""
+    """A file that is not an image; the message is a reason, which follows the file's name in a sentence."""
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on; the message is the reason that is recorded."""
+    """A training that cannot continue; the message is the reason that is recorded."""
+
+
+def check_field(config: object, name: str, holds: bool, expected: str) -> None:
+    """Raise InputError, with the name and value of a configuration's field, if its check does not hold."""
+    if not holds:
+        raise InputError(f"{name} = {getattr(config, name)!r}: expected {expected}")

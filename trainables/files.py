@@ -1,4 +1,4 @@
-"""Image files on a disk: which there are, and their bytes; only regular files, and none beyond a limit."""
+"""Finds and reads image files on a disk: only regular files, and none larger than a limit."""
 
 import errno
 import os
@@ -9,15 +9,14 @@ from pathlib import Path
 from trainables.errors import ImageError
 
 MAX_BYTES = 100_000_000
-"""Larger files are bad images. A photo of 24 million pixels takes 72 MB without compression."""
+"""Larger files are bad images. An uncompressed photo of 24 million pixels has 72 MB."""
 TOO_LONG = f"has more than {MAX_BYTES:,} bytes"
 
 
 def find_files(folder: Path) -> Iterator[Path]:
-    """Find the files in a folder and below.
+    """Find the files in a folder and its subfolders.
 
-    Links to folders are followed. A folder that is reached in several ways counts once, under the name that comes
-    first, so no loop is walked twice.
+    Links to folders are followed. A folder that has several paths counts once, under its first path, so loops end.
     """
     seen = set()
     for path, folders, files in os.walk(folder, onerror=_fail, followlinks=True):
@@ -34,20 +33,20 @@ def read_file(path: Path) -> bytes:
     """Return the bytes of an image file.
 
     Raises:
-        ImageError: If it is no regular file (opening a FIFO would wait for a writer), or too long.
+        ImageError: If it is not a regular file (opening a FIFO would wait for a writer), or too long.
     """
-    if not stat.S_ISREG(look_at(path).st_mode):
+    if not stat.S_ISREG(get_status(path).st_mode):
         raise ImageError("is not a file")
-    # a file that becomes a FIFO in between is opened at once, and is empty
+    # O_NONBLOCK: a file that has become a FIFO since is opened at once, and is empty.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:
             raise ImageError(TOO_LONG)
-        return file.read(size + 1)  # a byte more, so that growing shows
+        return file.read(size + 1)  # one byte more, so that a file that grows has another CRC
 
 
-def look_at(path: Path) -> os.stat_result:
-    """Return the state of a file; of a link that leads nowhere, its own."""
+def get_status(path: Path) -> os.stat_result:
+    """Return the status of a file, or of the link itself if its target is missing."""
     try:
         return path.stat()
     except OSError as error:

@@ -1,6 +1,6 @@
 """Metrics of binary classification from logits; REAL (label 1) is the positive class.
 
-What is undefined (a precision without positive predictions, an AUROC of one class) is 0.0.
+Undefined metrics are 0.0, such as the precision without positive predictions, or the AUROC of one class.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ class Confusion:
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Compute loss, AUROC and what `score_confusion` gives.
+    """Compute the loss, the AUROC and the metrics of `score_confusion`.
 
     Args:
         logits: (N,) float.
@@ -39,15 +39,15 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def to_probabilities(logits: Tensor) -> Tensor:
-    """Return the probabilities of REAL (N,) float32 of logits (N,), rounded once.
+    """Return the probabilities of REAL (N,) float32 of logits (N,), computed in float64 and rounded once.
 
-    An image is called REAL where this float32 is above the threshold: in validation, test, report and prediction.
+    An image is called REAL if this float32 is above the threshold: in validation, test, report and prediction alike.
     """
     return torch.sigmoid(logits.double()).float()
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> float:
-    """Return the mean cross-entropy of logits (N,) and labels (N,); no probability is rounded to 0 or 1 in it."""
+    """Return the mean cross-entropy of logits (N,) and labels (N,), without rounding a probability to 0 or 1."""
     return functional.binary_cross_entropy_with_logits(logits.double(), labels.double()).item()
 
 
@@ -59,7 +59,7 @@ def count_confusion(logits: Tensor, labels: Tensor) -> Confusion:
 
 
 def score_confusion(confusion: Confusion) -> dict[str, float]:
-    """Compute accuracy, precision, recall, F1, and the share of each class that is called wrong."""
+    """Compute accuracy, precision, recall, F1, and the error rate of each class."""
     tn, fp, fn, tp = dataclasses.astuple(confusion)
     return {
         "accuracy": _divide(tp + tn, tn + fp + fn + tp),
@@ -72,7 +72,7 @@ def score_confusion(confusion: Confusion) -> dict[str, float]:
 
 
 def auroc(logits: Tensor, labels: Tensor) -> float:
-    """Compute the area under the ROC curve: the chance that a REAL image outranks a FAKE one, ties half.
+    """Compute the area under the ROC curve: the probability that a REAL image outranks a FAKE one; ties count half.
 
     Args:
         logits: (N,) float.

@@ -1,4 +1,4 @@
-"""Optimizers by name, and the learning rate as a pure function of progress."""
+"""Optimizers by name, and learning-rate schedules as pure functions of progress."""
 
 import functools
 import inspect
@@ -12,9 +12,9 @@ from trainables.config import TrainConfig
 
 
 def _drop_compiler(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """Return an optimizer without the wrappers that torch.compile needs around its methods.
+    """Return an optimizer class without the wrappers around its methods that serve torch.compile.
 
-    The first call of any of them imports torch's compiler: a second and 130 MB for every worker, and nothing here is
+    The first call of a wrapper imports torch's compiler, which costs each worker a second and 130 MB. Nothing here is
     compiled (LOG.md, 2026-11-24).
     """
     wrapped = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
@@ -30,28 +30,29 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of the weights that learn, fused: one pass over memory, on CUDA and CPU alike."""
+    """Build the optimizer of the trainable weights; it is fused, one pass over memory, on CUDA and CPU alike."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     build = OPTIMIZERS[config.optimizer]
     return build(learning, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def set_capturable(optimizer: torch.optim.Optimizer, enabled: bool) -> None:
-    """Let a CUDA graph hold the optimizer's steps, or not; its learning rate is then a tensor that a step reads.
+    """Prepare the optimizer for recording its steps in a CUDA graph, or undo that.
 
-    To be called after a state was loaded: it may be that of a training on the other kind of device.
+    In a graph the learning rate is a tensor that each step reads. Call this after loading a state, which may come from
+    a training on the other kind of device.
     """
     for group in optimizer.param_groups:
         rate = float(group["lr"])
         group["lr"] = torch.tensor(rate, device=group["params"][0].device) if enabled else rate
         if "capturable" in group:
             group["capturable"] = enabled
-    # A step that no graph holds would warn, once; those that warm up for the recording are meant.
+    # Prevents a warning about steps outside a graph: those before the recording are intended.
     optimizer._warned_capturable_if_run_uncaptured = enabled
 
 
 def schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> float:
-    """Set the learning rate for a fraction of training done, in [0, 1], and return it."""
+    """Set the learning rate for the fraction of training done, in [0, 1], and return it."""
     rate = config.learning_rate * SCHEDULES[config.schedule](progress, warmup_frac=config.warmup_frac)
     for group in optimizer.param_groups:
         if isinstance(group["lr"], Tensor):
@@ -69,7 +70,7 @@ def constant(progress: float, *, warmup_frac: float) -> float:
         warmup_frac: Fraction of training spent warming up, in [0, 1).
 
     Raises:
-        ValueError: If progress lies outside [0, 1].
+        ValueError: If progress is outside [0, 1].
     """
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress = {progress}: expected 0 to 1")
@@ -84,7 +85,7 @@ def cosine(progress: float, *, warmup_frac: float) -> float:
         warmup_frac: Fraction of training spent warming up, in [0, 1).
 
     Raises:
-        ValueError: If progress lies outside [0, 1].
+        ValueError: If progress is outside [0, 1].
 
     Source: Loshchilov and Hutter 2017, SGDR, eq. 5 (arXiv:1608.03983); warm-up is ours.
     """
@@ -100,10 +101,10 @@ def one_cycle(progress: float, *, warmup_frac: float) -> float:
         warmup_frac: Fraction of training on the way up, in [0, 1).
 
     Raises:
-        ValueError: If progress lies outside [0, 1].
+        ValueError: If progress is outside [0, 1].
 
-    Source: Smith and Topin 2017 (arXiv:1708.07120), in the shape and with the ends of PyTorch's OneCycleLR; the
-    momentum stays as it is.
+    Source: Smith and Topin 2017 (arXiv:1708.07120), with the shape and the end values of PyTorch's OneCycleLR; the
+    momentum does not change.
     """
     if not 0.0 <= progress <= 1.0:
         raise ValueError(f"progress = {progress}: expected 0 to 1")

@@ -1,6 +1,6 @@
-"""Packs a folder or a zip of images, once per machine: all decoded, 32x32, in one file per split.
+"""Packs a folder or a zip of images once per machine: all images decoded to 32x32, one file per split.
 
-`trainables.source` reads the images; `trainables.record` describes the files that are written here.
+`trainables.source` reads the images; `trainables.pack_info` describes the files of a pack.
 """
 
 import contextlib
@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from trainables.config import IMAGE_SIZE
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
-from trainables.record import CLASSES, RECORD, SPLITS, load_info
+from trainables.pack_info import CLASSES, PACK_JSON, SPLITS, load_info
 from trainables.source import Batch, Member, Source, cut, describe_bad, open_source, require_classes, sign_source
 
 FORMAT = 2
-"""Version of the packed files; part of the names in the cache, so packs of other versions are not seen."""
+"""Version of the packed files; it is part of the names in the cache, so packs of other versions are not found."""
 
 
 def pack(
@@ -34,23 +34,21 @@ def pack(
     on_bad_image: Literal["stop", "skip"] = "stop",
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Pack a data set, unless it is packed already.
+    """Pack a data set, unless the cache has its pack already.
 
-    Several processes may call this at once: one packs, the others wait for it. What a killed packing leaves behind
-    is never taken for a pack, and the next packing removes it. `trainables.pixels.RULE` says how images
-    are decoded.
+    Several processes may call this: one packs, the others wait. The next packing deletes leftovers of a killed one.
 
     Args:
         source: Folder or zip in the layout {train,test}/{REAL,FAKE}/*.
         cache: Folder for all packs of this machine; created if missing.
-        on_bad_image: What a file that is not an image does: stop the packing, or be skipped and listed.
-        progress: Told, now and then, how many files are done, and how many there are.
+        on_bad_image: Whether a file that is not an image stops the packing, or is skipped and listed.
+        progress: Called with the number of files done and the number of all files.
 
     Returns:
-        The pack's folder under `cache`, for `trainables.data` to open.
+        The pack's folder in `cache`, for `trainables.splits` to open.
 
     Raises:
-        InputError: If the source, the cache or the pack found there is not as it must be.
+        InputError: If the source, the cache or the pack in it cannot be used.
     """
     try:
         link = cache / f"source{FORMAT}-{sign_source(source)}"
@@ -73,14 +71,14 @@ def pack(
 
 @contextlib.contextmanager
 def lock_cache(cache: Path) -> Iterator[None]:
-    """Hold the cache; the kernel lets go of it when the process dies."""
+    """Lock the cache; the kernel releases the lock when the process ends."""
     with (cache / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def _write_pack(source: Source, cache: Path, on_bad_image: str, progress: Callable[[int, int], None] | None) -> Path:
-    """Write the pack, unless there is one; it gets its name when all of it is on the disk."""
+    """Write the pack, unless it exists; it gets its name when all of it is on the disk."""
     temporary = cache / "packing"
     shutil.rmtree(temporary, ignore_errors=True)
     members = sorted(source.list_members(), key=lambda member: member.name)
@@ -93,9 +91,9 @@ def _write_pack(source: Source, cache: Path, on_bad_image: str, progress: Callab
         return target
     temporary.mkdir()
     try:
-        record = _write_splits(source, members, temporary, on_bad_image, progress)
-        record |= {"fingerprint": fingerprint, "source": str(source.path.resolve())}
-        write_file(temporary / RECORD, json.dumps(record).encode())
+        info = _write_splits(source, members, temporary, on_bad_image, progress)
+        info |= {"fingerprint": fingerprint, "source": str(source.path.resolve())}
+        write_file(temporary / PACK_JSON, json.dumps(info).encode())
         temporary.rename(target)
         sync(cache)
     except OSError as error:
@@ -115,8 +113,8 @@ def _write_splits(
     on_bad_image: str,
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    """Write images, labels and hashes of both splits, and return what the record says of them."""
-    from trainables.decode import decode_chunks  # with Pillow, which finding a pack needs none of
+    """Write images, labels and hashes of both splits, and return their entries of pack.json."""
+    from trainables.decode import decode_chunks  # imports Pillow, which finding a pack does not need
 
     chunks = {split: cut([member for member in members if member.name.startswith(f"{split}/")]) for split in SPLITS}
     batches = decode_chunks(source, [*itertools.chain(*chunks.values())], on_bad_image, progress)
@@ -142,7 +140,7 @@ def _write_splits(
 def _write_split(
     batches: Iterable[Batch], folder: Path, split: str
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint64], dict[str, str]]:
-    """Write the files of one split; return its labels (N,), hashes (N,) and the bad files with their reasons."""
+    """Write the files of one split; return its labels (N,), its hashes (N,) and its bad files with their reasons."""
     labels: list[int] = []
     digests: list[bytes] = []
     bad: dict[str, str] = {}
@@ -160,11 +158,11 @@ def _write_split(
 def _find_repeats(
     hashes: NDArray[np.uint64], labels: NDArray[np.uint8], test_hashes: NDArray[np.uint64]
 ) -> tuple[list[int], list[int]]:
-    """Find the training images that are to be left out.
+    """Find the training images to leave out.
 
     Returns:
-        Indices of the images that are also in test, and of the remaining ones that are second copies. An image in
-        both classes has no right label, so every copy of it counts as one of those.
+        Indices of the images that are also in test, and indices of the other repeated images. Of those the first copy
+        stays, unless the image is in both classes: its label is unknown, so every copy is left out.
     """
     leaked = np.isin(hashes, test_hashes)
     repeated = np.ones(len(hashes), dtype=bool)
@@ -174,7 +172,7 @@ def _find_repeats(
 
 
 def _seal(path: Path) -> dict[str, int | str]:
-    """Bring a written file to the disk; return its size and checksum."""
+    """Sync a file to the disk; return its size and checksum."""
     sync(path)
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,7 +1,7 @@
-"""One image file to 32x32 RGB: the rule that training, audit and prediction share, bit for bit.
+"""Decodes an image file to 32x32 RGB, to the bit the same in training, audit and prediction.
 
-A file may come from a stranger. A fault in it is an ImageError with a reason, never a crash, and it takes no more
-memory than the limits allow. `trainables.source` reads the bytes.
+A file may come from a stranger. A damaged one raises ImageError with a reason and never crashes the process, and its
+memory is bounded. `trainables.source` reads the bytes.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 from PIL import (
-    BmpImagePlugin,  # noqa: F401 each plugin registers its format: once, before the threads
+    BmpImagePlugin,  # noqa: F401 each plugin registers its format, once, before threads start
     GifImagePlugin,  # noqa: F401
     Image,
     ImageFile,
@@ -29,10 +29,10 @@ from trainables.config import IMAGE_SIZE
 from trainables.errors import ImageError
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-"""Pillow's names of the accepted formats. Each is common, is in every build of Pillow, and holds pixels only.
+"""Pillow's names of the accepted formats. Each is common, part of every build of Pillow, and contains only pixels.
 
-Refused are programs (EPS, WMF), formats that few people test for damage, and AVIF, which not every build can read: the
-same files would give different packs on different machines.
+Programs (EPS, WMF) and formats that are rarely tested with damaged files are refused. So is AVIF, which some builds
+cannot read: the same files would give different packs on different machines.
 """
 RULE = {
     "orientation": "upright, as the EXIF orientation says",
@@ -42,17 +42,17 @@ RULE = {
     "colour": "RGB; grey and CMYK converted, colour profiles not applied",
     "resize": "the whole image to 32x32, bilinear and antialiased, by Pillow",
 }
-"""What `decode` does to an image, in its order; part of every model's record."""
+"""Steps of `decode`, in their order; part of every model record."""
 MAX_PIXELS = 89_478_485
 """Larger images are refused. Source: Pillow's own limit, the pixels of 256 MB of RGB."""
 SMALL = 1_000_000
-"""Pixels of an image that is decoded at any time; larger ones share MAX_PIXELS, however many threads decode."""
+"""Pixels of an image that is decoded without waiting; larger ones share MAX_PIXELS among all threads."""
 UNSOUND = "is not a sound JPEG, PNG, GIF, WebP, BMP or TIFF image"
 TOO_LARGE = f"has more than {MAX_PIXELS:,} pixels, as a decompression bomb has"
 NO_RANGE = "pixels, whose range is not known"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112
-"""EXIF's number for it."""
+"""Tag of the orientation in EXIF."""
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -62,16 +62,16 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns an image of an EXIF orientation upright. Source: Pillow's ImageOps.exif_transpose."""
+"""EXIF orientation -> transposition that turns the image upright. Source: Pillow's ImageOps.exif_transpose."""
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0
-"""Tags of TIFF, and a value of the second."""
+"""Two tags of TIFF, and a value of the second."""
 GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""By how much Pillow multiplies grey samples of 2 and of 4 bits, but not the transparent colour."""
+"""Factor by which Pillow multiplies grey samples of 2 and of 4 bits, but not the transparent colour."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Decoded:
-    """An image as models see it."""
+    """A decoded image, as models see it."""
 
     pixels: NDArray[np.uint8]
     """(32, 32, 3), RGB."""
@@ -79,11 +79,11 @@ class Decoded:
     height: int
     """As stored, in pixels."""
     notes: list[str]
-    """What was done to it: resized, transparent, animated, rotated."""
+    """Properties of the file that `decode` has changed: resized, transparent, animated, rotated."""
 
 
 class _Room:
-    """Pixels that may be decoded at the same time, for all threads of the process."""
+    """A limit on the pixels that all threads of the process decode at the same time."""
 
     def __init__(self, pixels: int) -> None:
         self._free = pixels
@@ -91,7 +91,7 @@ class _Room:
 
     @contextlib.contextmanager
     def take(self, pixels: int) -> Iterator[None]:
-        """Wait for room, and hold it."""
+        """Wait until so many pixels are free, and hold them during the block."""
         with self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)
             self._free -= pixels
@@ -107,15 +107,15 @@ _ROOM = _Room(MAX_PIXELS)
 
 
 def list_ends() -> set[str]:
-    """Return the ends of the names of image files, such as `.png`."""
+    """Return the file name suffixes of the accepted formats, such as `.png`."""
     return {end for end, name in Image.EXTENSION.items() if name in FORMATS}
 
 
 @contextlib.contextmanager
 def quiet_pillow() -> Iterator[None]:
-    """Silence Pillow's warnings, of damaged EXIF and the like.
+    """Silence Pillow's warnings, such as those about damaged EXIF.
 
-    Warnings belong to the process, not to a thread: enter this before the threads that decode start.
+    Warning filters belong to the process, not to a thread: enter this before the decoding threads start.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="PIL")
@@ -123,10 +123,10 @@ def quiet_pillow() -> Iterator[None]:
 
 
 def decode(data: bytes) -> Decoded:
-    """Decode the bytes of a file by the RULE.
+    """Decode the bytes of a file as RULE says.
 
     Raises:
-        ImageError: If it is no image of an accepted format, damaged, too large, or without a known range.
+        ImageError: If it is not an image of an accepted format, is damaged or too large, or has no known range.
     """
     try:
         if data.startswith(PNG_SIGNATURE):
@@ -143,20 +143,20 @@ def decode(data: bytes) -> Decoded:
         raise ImageError(TOO_LARGE) from None
     except MemoryError:
         raise ImageError("needs more memory to be decoded than there is") from None
-    except Exception:  # noqa: BLE001 what a damaged file makes a decoder raise is documented nowhere
+    except Exception:  # noqa: BLE001 which errors a damaged file causes in a decoder is not documented
         raise ImageError(UNSOUND) from None
 
 
 def _decode(image: ImageFile.ImageFile, data: bytes) -> Decoded:
     width, height = image.size
-    raw_mode = str(image.tile[0].args) if image.format == "PNG" else None  # Pillow forgets it on loading
+    raw_mode = str(image.tile[0].args) if image.format == "PNG" else None  # Pillow drops it on loading
     if image.format == "PNG":
-        image.load()  # its EXIF may stand behind the pixels
+        image.load()  # its EXIF may follow the pixels
     turn = TURNS.get(_read_orientation(image))
     image.load()
     transparent = image.has_transparency_data
     upright = _flatten(image, raw_mode, data)
-    if turn is not None and image.format != "TIFF":  # which Pillow turns on loading
+    if turn is not None and image.format != "TIFF":  # Pillow turns TIFF on loading
         upright = upright.transpose(turn)
     fits = upright.size == (IMAGE_SIZE, IMAGE_SIZE)
     if not fits:
@@ -175,7 +175,7 @@ def _decode(image: ImageFile.ImageFile, data: bytes) -> Decoded:
 def _read_orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 EXIF that cannot be read is no reason to refuse the pixels
+    except Exception:  # noqa: BLE001 unreadable EXIF does not make the pixels unusable
         return 1
 
 
@@ -188,7 +188,7 @@ def _flatten(image: Image.Image, raw_mode: str | None, data: bytes) -> Image.Ima
         data: The file.
 
     Raises:
-        ImageError: If its samples have no known range.
+        ImageError: If the range of its samples is unknown.
     """
     if image.mode == "F":
         raise ImageError(f"has floating point {NO_RANGE}")
@@ -204,28 +204,28 @@ def _flatten(image: Image.Image, raw_mode: str | None, data: bytes) -> Image.Ima
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     if image.mode == "La":
-        image = image.convert("LA")  # the only way that Pillow has from there
+        image = image.convert("LA")  # Pillow cannot convert La to RGBA directly
     coloured = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
 
 
 def _reduce(image: Image.Image) -> Image.Image:
-    """Return grey of up to 16 bits as RGB; a transparent level, of PNG, is white."""
+    """Return grey of up to 16 bits as RGB; a transparent level in a PNG becomes white."""
     levels = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
     bits = tags[BITS_PER_SAMPLE][0] if tags else 16
     grey = (levels >> (bits - 8)).astype(np.uint8)
     if tags and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        grey = 255 - grey  # Pillow does it for samples of 8 bits only
+        grey = 255 - grey  # Pillow inverts samples of 8 bits only
     if (key := image.info.get("transparency")) is not None:
         grey[levels == key] = 255
     return Image.fromarray(grey).convert("RGB")
 
 
 def _clear(image: Image.Image, key: tuple[int, int, int], data: bytes) -> Image.Image:
-    """Make the transparent colour of a PNG white that has 16 bits per sample, of which Pillow keeps the upper 8.
+    """Make the transparent colour white in a PNG with 16 bits per sample, of which Pillow keeps the upper 8.
 
-    The lower 8 come from decoding the file again, as if it were in the other byte order.
+    The lower 8 bits come from decoding the file again as if it had the other byte order.
     """
     with Image.open(io.BytesIO(data), formats=["PNG"]) as again:
         again.tile = [tile._replace(args="RGB;16L") for tile in again.tile]
@@ -237,7 +237,7 @@ def _clear(image: Image.Image, key: tuple[int, int, int], data: bytes) -> Image.
 
 
 def _check_png(data: bytes) -> None:
-    """Compare the checksums inside a PNG, most of which Pillow does not.
+    """Verify the checksums inside a PNG; Pillow ignores most of them.
 
     Raises:
         ImageError: If a chunk is damaged or the last one is missing.

@@ -1,4 +1,4 @@
-"""The machine: device, threads, memory, and generators of random numbers."""
+"""The machine: device, threads, memory, and random number generators."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils import deterministic
 
-# cuBLAS repeats to the bit only with a workspace of a fixed size, which is read once, before its first use.
+# cuBLAS is reproducible to the bit only with a workspace of fixed size; it reads this once, before its first use.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
@@ -20,7 +20,7 @@ def pick_device() -> torch.device:
 
 
 def describe_device(device: torch.device) -> str:
-    """Return the name of the GPU, or of the CPU's model."""
+    """Return the name of the GPU, or the CPU's model."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")
@@ -30,7 +30,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def describe_hardware(device: torch.device) -> dict[str, str | int]:
-    """Return what a training's last bits depend on beside its configuration and the versions of the software."""
+    """Return the hardware properties that the last bits of a training's results depend on."""
     return {
         "type": device.type,
         "name": describe_device(device),
@@ -41,30 +41,30 @@ def describe_hardware(device: torch.device) -> dict[str, str | int]:
 
 
 def limit_threads(num_threads: int) -> None:
-    """Let this process compute on so many threads and no more, so that trials side by side do not crowd.
+    """Limit this process to a number of threads, so that concurrent trials do not compete for cores.
 
-    May be called again by the next trial in the process.
+    The next trial in the process may call this again.
     """
     torch.set_num_threads(num_threads)
-    # PyTorch lets the inter-op pool be sized once, before its first use; later calls find it as small already.
+    # PyTorch allows this once, before the pool is used; later calls find it set already.
     with contextlib.suppress(RuntimeError):
         torch.set_num_interop_threads(1)
 
 
 def limit_memory(device: torch.device, fraction: float) -> None:
-    """Let this process hold at most a fraction of the GPU's memory, in (0, 1], so that no trial starves another.
+    """Limit this process to a fraction of the GPU's memory, in (0, 1], so that no trial starves another.
 
-    PyTorch's tensors and caches count; the CUDA context, about half a gigabyte a process, does not, so a twentieth of a
-    part is left to it, or else the parts of a full GPU would add up to more than there is. No effect on a CPU. May be
-    called again by the next trial in the process.
+    PyTorch's tensors and caches count, the CUDA context does not (about half a gigabyte a process). So 5 % of the
+    fraction are left to it, or the processes of a full GPU would exceed its memory. No effect on a CPU. The next trial
+    in the process may call this again.
     """
     if device.type == "cuda":
-        # A device without an index would be refused; None is the current one.
+        # PyTorch refuses a device without an index; None means the current one.
         torch.cuda.set_per_process_memory_fraction(0.95 * fraction if fraction < 1 else 1.0, device.index)
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Begin a new peak: of PyTorch's tensors on a GPU, or of this process's resident memory on Linux."""
+    """Reset the peak memory: of PyTorch's tensors on a GPU, else of this process's resident memory on Linux."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return
@@ -73,7 +73,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def read_peak_memory(device: torch.device) -> int | None:
-    """Return the most bytes held since `reset_peak_memory`; None where the system does not tell."""
+    """Return the peak memory since `reset_peak_memory` in bytes; None if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -84,13 +84,13 @@ def read_peak_memory(device: torch.device) -> int | None:
 
 
 def autocast(device: torch.device) -> torch.autocast:
-    """Compute in bfloat16 where it is safe, on CUDA; on a CPU bfloat16 is slower, so nothing changes there."""
+    """Return a context that computes in bfloat16 where that is safe, on CUDA; on a CPU it has no effect."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
 @contextlib.contextmanager
 def deterministic_block(enabled: bool) -> Iterator[None]:
-    """Let only algorithms that repeat to the bit run in a block; on leaving, the caller's settings are as they were.
+    """Allow only algorithms that are reproducible to the bit in a block; restore the settings afterwards.
 
     Never yield from a generator inside the block.
     """
@@ -98,12 +98,12 @@ def deterministic_block(enabled: bool) -> Iterator[None]:
         yield
         return
     cudnn = torch.backends.cudnn
-    memory: Any = deterministic  # its one attribute is a property, which mypy does not see
+    memory: Any = deterministic  # mypy does not see its only attribute, which is a property
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     before_cudnn, before_fill = (cudnn.deterministic, cudnn.benchmark), memory.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic, cudnn.benchmark = True, False
-    memory.fill_uninitialized_memory = False  # nothing here reads what it has not written; filling takes time
+    memory.fill_uninitialized_memory = False  # no code here reads uninitialised memory, and filling takes time
     try:
         yield
     finally:
@@ -113,20 +113,20 @@ def deterministic_block(enabled: bool) -> Iterator[None]:
 
 
 def build_generator(device: torch.device, seed: int) -> torch.Generator:
-    """Build a generator of random numbers on a device."""
+    """Build a random number generator on a device."""
     return torch.Generator(device=device).manual_seed(seed)
 
 
 @contextlib.contextmanager
 def seed_block(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed PyTorch's global generators for a block; on leaving, the caller's are as they were.
+    """Seed PyTorch's global generators for a block; restore their states afterwards.
 
-    Initialisation and dropout can draw from nothing else. Never yield from a generator inside the block: the
-    consumer would run on these seeds.
+    Initialisation and dropout can only draw from the global generators. Never yield from a generator inside the block,
+    because the consumer would then draw from these seeds.
 
     Args:
         seed: In [0, 2^63).
-        device: Whose generator, beside the CPU's, the block draws from.
+        device: Its generator is seeded in addition to the CPU's.
     """
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(seed)

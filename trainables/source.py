@@ -1,6 +1,6 @@
-"""Finds and reads the images of a data set, in a folder or in a zip.
+"""Finds and reads the images of a data set in a folder or a zip.
 
-They come in the published layout {train,test}/{REAL,FAKE}/*; all other files are left alone. A source may come from a
+Images have the published layout {train,test}/{REAL,FAKE}/*; all other files are ignored. A source may come from a
 stranger: only regular files are opened, and no file is read beyond MAX_BYTES.
 """
 
@@ -21,16 +21,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.errors import ImageError, InputError
-from trainables.files import MAX_BYTES, TOO_LONG, find_files, look_at, read_file
-from trainables.record import CLASSES, SPLITS
+from trainables.files import MAX_BYTES, TOO_LONG, find_files, get_status, read_file
+from trainables.pack_info import CLASSES, SPLITS
 
 CHUNK = 512
 """Files that a thread reads or decodes at a time."""
 CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
-"""What file managers leave behind, besides hidden files."""
+"""Files that file managers create; hidden files are ignored too."""
 LAYOUT = "{train,test}/{REAL,FAKE}/*"
 CORRUPT = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
-"""What zipfile raises on a damaged zip."""
+"""Errors of zipfile for a damaged zip."""
 T = TypeVar("T")
 
 
@@ -41,23 +41,23 @@ class Member:
     name: str
     """SPLIT/CLASS/FILE."""
     crc: int
-    """CRC-32 of the file's bytes; 0 if it must not be read."""
+    """CRC-32 of the bytes; 0 if the file must not be read."""
     size: int
-    """Bytes; 0 if it must not be read."""
+    """Number of bytes; 0 if the file must not be read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Images of some members, decoded."""
+    """Decoded images of some members."""
 
     images: NDArray[np.uint8]
     """(n, 32, 32, 3)."""
     labels: list[int]
-    """n of them: 0 FAKE, 1 REAL."""
+    """n labels: 0 FAKE, 1 REAL."""
     hashes: list[bytes]
-    """n of them: 64 bits of the image's pixels."""
+    """n hashes of 64 bits, of the images' pixels."""
     bad: dict[str, str]
-    """Names of the files that are not images, and why."""
+    """Name of each file that is not an image -> reason."""
     resized: list[str]
     """Names of the images that were not 32x32."""
 
@@ -69,7 +69,7 @@ class Folder:
         self.path = path
 
     def list_members(self) -> list[Member]:
-        """Return all image files; each is read for its CRC."""
+        """Return all image files; each is read to compute its CRC."""
         with ThreadPoolExecutor() as pool:
             return list(itertools.chain.from_iterable(pool.map(self._measure_all, cut(_list_files(self.path)))))
 
@@ -87,7 +87,7 @@ class Folder:
     def _measure(self, name: str) -> Member:
         try:
             data = self.read(name)
-        except ImageError:  # which reading it again will say
+        except ImageError:  # reading it again will raise it again
             return Member(name=name, crc=0, size=0)
         return Member(name=name, crc=zlib.crc32(data), size=len(data))
 
@@ -112,7 +112,7 @@ class Archive:
                 self._entries[str(name)] = entry
 
     def list_members(self) -> list[Member]:
-        """Return all image files, as the central directory has them."""
+        """Return all image files, as listed in the zip's central directory."""
         return [
             Member(name=name, crc=entry.CRC, size=entry.file_size)
             if entry.file_size <= MAX_BYTES
@@ -121,18 +121,20 @@ class Archive:
         ]
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of one file; never more than the central directory says.
+        """Return the bytes of one file, at most as many as the central directory says.
 
         Raises:
             ImageError: If it must not be read.
-            InputError: If the zip is corrupt there.
+            InputError: If the zip is corrupt at this file.
         """
         entry = self._entries[name]
         if entry.file_size > MAX_BYTES:
             raise ImageError(TOO_LONG)
         try:
             with self._file.open(entry) as file:
-                return file.read(entry.file_size + 1)  # a byte more, so that its end is reached and its CRC compared
+                return file.read(
+                    entry.file_size + 1
+                )  # one byte more, so that zipfile reaches the end and compares the CRC
         except CORRUPT as error:
             raise InputError(f"{self.path} is corrupt at {name} ({error}): fetch it again") from error
 
@@ -141,19 +143,19 @@ Source = Folder | Archive
 
 
 def _is_image(parts: Sequence[str]) -> bool:
-    """Whether a path inside the source is one of the images."""
+    """Answer whether a path inside the source is an image."""
     hidden = any(part.startswith(".") or part in CLUTTER for part in parts)
     return len(parts) > 2 and parts[0] in SPLITS and parts[1] in CLASSES and not hidden
 
 
 def _find_problem(entry: zipfile.ZipInfo, name: PurePosixPath) -> str | None:
-    """Say why a zip's member cannot be trusted or read."""
+    """Return why a member of a zip is refused, or None."""
     if name.is_absolute() or ".." in name.parts or "\\" in str(name) or str(name)[1:2] == ":":
         return "leaves the folder or has a backslash"
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a symbolic link"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "is compressed by another method than deflate"  # Python inflates the others without a limit
+        return "is compressed by another method than deflate"  # Python decompresses the others without a limit
     return "is encrypted" if entry.flag_bits & 1 else None
 
 
@@ -173,14 +175,14 @@ def _require(source: Path) -> None:
 
 
 def sign_source(source: Path) -> str:
-    """Return what is the same as long as nobody touches the source: a hash of names, sizes and times.
+    """Return a hash of names, sizes and times, which stays the same as long as the source is not changed.
 
-    The change time is part of it, because copying tools set the modification time back.
+    The change time is part of it, because copying tools restore the modification time.
     """
     _require(source)
     digest = hashlib.sha256(f"{source.resolve()}".encode(errors="surrogateescape"))
     for name in _list_files(source) if source.is_dir() else ("",):
-        state = look_at(source / name)
+        state = get_status(source / name)
         line = f"\0{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
         digest.update(line.encode(errors="surrogateescape"))
     return digest.hexdigest()[:32]
@@ -191,7 +193,7 @@ def open_source(path: Path) -> Iterator[Source]:
     """Open a folder or a zip.
 
     Raises:
-        InputError: If it is neither, or a zip that is corrupt or not to be trusted.
+        InputError: If it is neither, or a zip that is corrupt or has a member that must be refused.
     """
     _require(path)
     if path.is_dir():
@@ -208,17 +210,17 @@ def open_source(path: Path) -> Iterator[Source]:
 
 
 def require_classes(source: Path, present: set[str], complaint: str) -> None:
-    """Complain unless both classes of both splits are present, as SPLIT/CLASS."""
+    """Raise InputError with the complaint unless both classes of both splits are present, as SPLIT/CLASS."""
     needed = (f"{split}/{label}" for split, label in itertools.product(SPLITS, CLASSES))
     if missing := [part for part in needed if part not in present]:
         raise InputError(f"{source} {complaint} {', '.join(missing)}: expected images in {LAYOUT}")
 
 
 def describe_bad(source: Path, name: str, reason: str) -> str:
-    """Return the sentence on a file that is not an image."""
+    """Return the message about a file that is not an image."""
     return f"{source}: {name} {reason}: remove it, or skip such files (on_bad_image)"
 
 
 def cut(items: list[T]) -> list[list[T]]:
-    """Cut a list into what a thread does at a time."""
+    """Cut a list into chunks for the threads."""
     return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]

@@ -1,4 +1,4 @@
-"""One training step; on CUDA it is recorded as a graph, once, and then launched as one piece."""
+"""One training step; on CUDA it is recorded once as a graph, which each step then launches."""
 
 import contextlib
 import copy
@@ -12,25 +12,25 @@ from torch.nn import functional
 
 from trainables.augment import crop, cutout, flip, to_float
 from trainables.config import TrainConfig
-from trainables.data import Split
 from trainables.optim import set_capturable
 from trainables.runtime import autocast, seed_block
 from trainables.seed import derive_seed
+from trainables.splits import Split
 
 WARM_UP = 3
-"""Steps before a recording, in which libraries load and choose. Source: PyTorch's notes on CUDA graphs."""
+"""Steps before a recording, in which libraries load and pick algorithms. Source: PyTorch's notes on CUDA graphs."""
 
 
 class Step:
-    """A step of training, and sums over an epoch's steps; nothing in it waits for the device."""
+    """A training step, and sums over an epoch's steps. No method waits for the device."""
 
     def __init__(self, config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split) -> None:
         """Prepare for training.
 
         Args:
             config: What to train.
-            model: On its device, with the weights to start from; its tensors are to stay where they are.
-            optimizer: Of the model, with the state to start from.
+            model: On its device, with the initial weights; its tensors must stay at their addresses.
+            optimizer: Of the model, with its initial state.
             split: Images to learn from, on the model's device.
         """
         device = split.images.device
@@ -43,7 +43,7 @@ class Step:
 
     @contextlib.contextmanager
     def epoch(self, number: int) -> Iterator[None]:
-        """Let an epoch's steps run inside: sums from zero, and random numbers that follow from seed and epoch alone."""
+        """Run the steps of an epoch inside: sums start at zero, random draws depend on seed and epoch alone."""
         seed = self._config.seed
         self._model.train()
         with seed_block(derive_seed(seed, "dropout", number), self._split.images.device):
@@ -53,7 +53,7 @@ class Step:
             yield
 
     def run(self, batch: Tensor) -> None:
-        """Train on the images that `batch` (batch_size,) int64 names."""
+        """Train on the images with the indices `batch` (batch_size,) int64."""
         config, split = self._config, self._split
         images = _augment(split.images.index_select(0, batch), config, self._augmentation)
         labels = _smooth(split.labels.index_select(0, batch).float(), config.label_smoothing)
@@ -68,10 +68,10 @@ class Step:
 
 
 class RecordedStep(Step):
-    """The same as a CUDA graph: launched one by one, a small model's kernels take longer to launch than to run.
+    """A step recorded as a CUDA graph, because a small model's kernels take longer to launch than to run.
 
-    A graph reads and writes fixed addresses, so a batch is copied to where the recorded one lay. All steps of all
-    epochs are replays: recording leaves no trace, and a resumed training goes on to the bit.
+    A graph reads and writes fixed addresses, so each batch is copied to the address of the recorded one. All steps are
+    replays, and recording restores weights and optimizer, so a resumed training is equal to the bit.
     """
 
     def __init__(self, config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split) -> None:
@@ -79,14 +79,14 @@ class RecordedStep(Step):
         super().__init__(config, model, optimizer, split)
         device = split.images.device
         self._batch = torch.zeros(self.batch_size, dtype=torch.int64, device=device)
-        # Autograd remembers the stream of a weight's first use, so that all must happen on the one that records.
+        # Autograd remembers the stream of a weight's first use, so all steps must run on the recording stream.
         self._stream = _get_stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
         set_capturable(optimizer, True)
 
     @contextlib.contextmanager
     def epoch(self, number: int) -> Iterator[None]:
-        """Let an epoch's steps run inside; what comes before and after is in order with them."""
+        """Run the steps of an epoch inside, ordered with what the caller's stream does before and after."""
         outside = torch.cuda.current_stream(self._split.images.device)
         self._stream.wait_stream(outside)
         try:
@@ -99,25 +99,25 @@ class RecordedStep(Step):
             outside.wait_stream(self._stream)
 
     def run(self, batch: Tensor) -> None:
-        """Train on the images that `batch` (batch_size,) int64 names."""
-        assert self._graph is not None, "steps run inside of an epoch"
+        """Train on the images with the indices `batch` (batch_size,) int64."""
+        assert self._graph is not None, "steps run inside an epoch"
         self._batch.copy_(batch)
         self._graph.replay()
 
     def _record(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer PyTorch finds the generator by itself and says so
+            warnings.simplefilter("ignore")  # newer PyTorch registers the generator itself, with a warning
             graph.register_generator_state(self._augmentation)
         with super().epoch(number=0):
             self._warm_up()
-            # Other threads may use CUDA meanwhile.
+            # Other threads may use CUDA during the recording.
             with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 super().run(self._batch)
         return graph
 
     def _warm_up(self) -> None:
-        """Take steps, which also make the optimizer's state, and undo them in place."""
+        """Run steps, which also create the optimizer's state, and undo them in place."""
         weights = copy.deepcopy(self._model.state_dict())
         before = copy.deepcopy(self._optimizer.state_dict()["state"])
         for _ in range(WARM_UP):
@@ -133,12 +133,12 @@ class RecordedStep(Step):
 
 @functools.cache
 def _get_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream of all recorded steps of this process: cuBLAS keeps 32 MiB for each that it was used on."""
+    """Return the one stream for recorded steps in this process; cuBLAS keeps 32 MiB for each stream."""
     return torch.cuda.Stream(device)
 
 
 STEPS: dict[str, type[Step]] = {"cpu": Step, "cuda": RecordedStep}
-"""Type of device to how a step runs there."""
+"""Type of device -> class of its steps."""
 
 
 def _augment(images: Tensor, config: TrainConfig, generator: torch.Generator) -> Tensor:
@@ -152,7 +152,7 @@ def _augment(images: Tensor, config: TrainConfig, generator: torch.Generator) ->
 
 
 def _smooth(labels: Tensor, smoothing: float) -> Tensor:
-    """Draw labels (N,) float32 to one half.
+    """Move labels (N,) float32 towards one half.
 
     Source: Szegedy et al. 2016, section 7 (arXiv:1512.00567), for two classes.
     """

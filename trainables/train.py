@@ -1,4 +1,4 @@
-"""The loop: a generator of epochs. The caller pulls, reports, and stops by not asking again."""
+"""The training loop: a generator of epochs. The caller asks for an epoch, and stops by not asking again."""
 
 import copy
 import dataclasses
@@ -13,33 +13,33 @@ from torch import Tensor, nn
 from trainables.augment import to_float
 from trainables.average import Average
 from trainables.config import TrainConfig
-from trainables.data import Split
 from trainables.errors import InputError, TrainingError
 from trainables.metrics import score
-from trainables.models import build_model
+from trainables.models.model import build_model
 from trainables.optim import build_optimizer, schedule
 from trainables.runtime import autocast, build_generator, deterministic_block
 from trainables.seed import derive_seed
+from trainables.splits import Split
 from trainables.step import STEPS, Step
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
-"""Images in a forward pass without gradients. On a CPU more fall out of the cache: the paper's CNN scores 9,900
-images/s at 128 and 5,000 at 512. On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels, holds about
-4 maps of 256 x 128 x 128 per image: 9 GB in bfloat16."""
+"""Type of device -> images in a forward pass without gradients. On a CPU larger batches exceed the cache: the paper's
+CNN scores 9,900 images/s at 128 and 5,000 at 512. On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels,
+holds about 4 maps of 256 x 128 x 128 for each image: 9 GB in bfloat16."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
-    """One epoch, done."""
+    """A finished epoch."""
 
     number: int
     """From 1."""
     metrics: dict[str, float]
-    """Of training, speed, and the validation split if there is one."""
+    """Metrics of the training, of its speed, and of the validation split if there is one."""
     state: Callable[[], dict[str, Any]]
-    """Copies what training needs to go on from here; valid until the next epoch is asked for.
+    """Returns a copy of the state to resume from; valid until the next epoch is asked for.
 
-    `model` are the weights to predict with. With `ema_decay` they are the average, and `last` those that learn.
+    `model` are the weights to predict with. With `ema_decay` they are the average, and `last` are the trained weights.
     """
 
 
@@ -56,49 +56,58 @@ def train(
     Args:
         config: What to train.
         train_split: Images to learn from.
-        val_split: Images to score each epoch on, if any.
+        val_split: Images to validate on after each epoch, or None.
         device: Where to train.
-        resume: What `Epoch.state` gave; training goes on with the next epoch, bit for bit as if never cut.
+        resume: A state of `Epoch.state`. Training continues with the next epoch, to the bit as without interruption.
 
     Raises:
-        InputError: If there is no image to train on, or the initial weights cannot be loaded.
+        InputError: If the training split is empty, or the initial weights cannot be loaded.
         TrainingError: If the loss is NaN or infinite.
     """
     if not len(train_split):
         raise InputError("the training split holds 0 images; give it at least 1")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
-    model.to(device).to(memory_format=torch.channels_last)
-    optimizer = build_optimizer(config, model)
-    average = Average(model, decay=config.ema_decay) if config.ema_decay else None
-    scored = model if average is None else average.model
-    history: list[dict[str, float]] = []
-    if resume is not None:
-        model.load_state_dict(resume["model" if average is None else "last"])
-        scored.load_state_dict(resume["model"])
-        optimizer.load_state_dict(resume["optimizer"])
-        history += resume["history"]
+    training = _Training(config, device, resume)
     train_split = train_split.to(device)
-    step = STEPS[device.type](config, model, optimizer, train_split)
+    step = STEPS[device.type](config, training.model, training.optimizer, train_split)
     val_split = None if val_split is None else val_split.to(device)
-
-    def state() -> dict[str, Any]:
-        live = {"model": scored.state_dict(), "optimizer": optimizer.state_dict(), "history": history}
-        last = {} if average is None else {"last": model.state_dict()}
-        return copy.deepcopy({**live, **last, "epoch": len(history)})
-
-    for number in range(len(history) + 1, config.epochs + 1):
+    for number in range(len(training.history) + 1, config.epochs + 1):
         started = time.perf_counter()
         with deterministic_block(config.deterministic):
-            metrics = {"epoch": number, **_train_epoch(config, step, optimizer, average, train_split, number)}
+            metrics = {"epoch": number, **_train_epoch(training, step, train_split, number)}
             if val_split is not None:
-                metrics |= _validate(scored, val_split, number, flip_average=config.flip_average)
+                metrics |= _validate(training.scored, val_split, number, flip_average=config.flip_average)
         if device.type == "cuda":
             metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
         metrics["seconds"] = time.perf_counter() - started
-        history.append(metrics)
-        yield Epoch(number=number, metrics=dict(metrics), state=state)
+        training.history.append(metrics)
+        yield Epoch(number=number, metrics=dict(metrics), state=training.copy_state)
+
+
+class _Training:
+    """The state of a training that a checkpoint saves."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, resume: dict[str, Any] | None) -> None:
+        self.config = config
+        self.model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
+        self.model.to(device).to(memory_format=torch.channels_last)
+        self.optimizer = build_optimizer(config, self.model)
+        self.average = Average(self.model, decay=config.ema_decay) if config.ema_decay else None
+        self.scored = self.model if self.average is None else self.average.model
+        """The model to validate and to predict with."""
+        self.history: list[dict[str, float]] = []
+        """Metrics of each epoch."""
+        if resume is not None:
+            self.model.load_state_dict(resume["model" if self.average is None else "last"])
+            self.scored.load_state_dict(resume["model"])
+            self.optimizer.load_state_dict(resume["optimizer"])
+            self.history += resume["history"]
+
+    def copy_state(self) -> dict[str, Any]:
+        live = {"model": self.scored.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history}
+        last = {} if self.average is None else {"last": self.model.state_dict()}
+        return copy.deepcopy({**live, **last, "epoch": len(self.history)})
 
 
 def predict(
@@ -116,7 +125,7 @@ def predict(
         split: Images to score.
         device: Where to compute.
         flip_average: Return the mean of the logits of each image and its mirror image, at twice the cost.
-        deterministic: Let CUDA use only algorithms that repeat to the bit.
+        deterministic: Whether CUDA uses only algorithms that are reproducible to the bit.
 
     Returns:
         Logits (M,) float32 on the CPU.
@@ -127,7 +136,7 @@ def predict(
 
 
 def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False) -> Tensor:
-    """Compute the logits (N,) float32 of images uint8 (N, 32, 32, 3) that lie on the model's device.
+    """Compute the logits (N,) float32 of images uint8 (N, 32, 32, 3) on the model's device.
 
     Args:
         model: In evaluation mode.
@@ -140,16 +149,9 @@ def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False)
         return torch.stack([model(view) for view in views]).mean(0)
 
 
-def _train_epoch(
-    config: TrainConfig,
-    step: Step,
-    optimizer: torch.optim.Optimizer,
-    average: Average | None,
-    split: Split,
-    number: int,
-) -> dict[str, float]:
-    """Train on every image once, in whole batches; nothing waits for the device before the end."""
-    device = split.images.device
+def _train_epoch(training: _Training, step: Step, split: Split, number: int) -> dict[str, float]:
+    """Train one epoch in whole batches; the first wait for the device is at the end."""
+    config, average, device = training.config, training.average, split.images.device
     num_steps = len(split) // step.batch_size
     shuffling = build_generator(device, derive_seed(config.seed, "shuffling", number))
     order = split.indices[torch.randperm(len(split), generator=shuffling, device=device)]
@@ -157,7 +159,9 @@ def _train_epoch(
     started = time.perf_counter()
     with step.epoch(number):
         for index, batch in enumerate(torch.split(order, step.batch_size)[:num_steps]):
-            rate = schedule(optimizer, config, progress=(number - 1 + (index + 0.5) / num_steps) / config.epochs)
+            rate = schedule(
+                training.optimizer, config, progress=(number - 1 + (index + 0.5) / num_steps) / config.epochs
+            )
             step.run(batch)
             if average is not None:
                 average.update((number - 1) * num_steps + index)
@@ -178,7 +182,7 @@ def _validate(model: nn.Module, split: Split, number: int, *, flip_average: bool
 
 
 def _score(model: nn.Module, split: Split, *, flip_average: bool) -> Tensor:
-    """Compute the logits (M,) of a split without moving the model, whose addresses a recorded step holds."""
+    """Compute the logits (M,) of a split without moving the model, whose addresses a recorded step uses."""
     model.eval()
     batches = torch.split(split.indices, EVAL_BATCH_SIZES[split.images.device.type])
     logits = [score_batch(model, split.images.index_select(0, batch), flip_average=flip_average) for batch in batches]

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, random_split
 from torchvision import datasets, transforms
 
 from benchmarks.peers.plan import Plan, note, watch_first_step
-from trainables.config import CnnConfig
-from trainables.models import build_model
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.model import build_model
 
 
 def train(

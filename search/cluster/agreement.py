@@ -14,7 +14,7 @@ from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
-from search.config.places import is_url
+from search.config.urls import is_url
 from search.record.object_store import Store
 from search.record.provenance import ROOT, hash_source
 from trainables.errors import InputError

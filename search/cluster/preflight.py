@@ -22,8 +22,8 @@ from search.cluster.agreement import (
     find_difference,
 )
 from search.cluster.nodes import Node, list_nodes
-from search.config.places import is_url
 from search.config.schema import StudyConfig
+from search.config.urls import is_url
 from search.record.object_store import Store
 from trainables.durable import make_folder
 from trainables.errors import InputError

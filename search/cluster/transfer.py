@@ -21,7 +21,7 @@ from search.config.space import Choice, list_specs
 from trainables.durable import create_file, make_folder, replace_file, sync
 from trainables.errors import InputError
 from trainables.pack import lock_cache
-from trainables.record import RECORD, verify
+from trainables.pack_info import PACK_JSON, verify
 
 PIECE = 16 * 2**20
 """Bytes sent at a time: a hundred nodes that ask at once take 1.6 GB of the head's memory, however large the pack."""
@@ -60,10 +60,10 @@ class Delivery:
             reaches=lambda url: bool(ray.get(self.depot.reaches.remote(url))),
         )
         if self.weights is not None:
-            from trainables.models import locate_imagenet  # with torch, on the node that needs it anyway
+            from trainables.models.resnet50.weights import locate_imagenet  # with torch, which this node needs
 
             self._bring_weights(self.weights, locate_imagenet())
-        if (Path(self.pack) / RECORD).exists():
+        if (Path(self.pack) / PACK_JSON).exists():
             return self.pack
         return str(self._bring_pack())
 
@@ -160,7 +160,7 @@ def build_delivery(config: StudyConfig, packed: Path) -> Delivery:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(str(packed.resolve()))
         if names_imagenet(config):
-            from trainables.models import locate_imagenet  # with torch, which else the driver waits for
+            from trainables.models.resnet50.weights import locate_imagenet  # with torch, which the driver avoids
 
             weights = str(locate_imagenet())
     return Delivery(pack=str(packed.resolve()), cache=config.data.cache, weights=weights, depot=depot, terms=terms)

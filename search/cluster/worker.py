@@ -16,9 +16,9 @@ from search.cluster.agreement import NodeError
 from search.cluster.job import Failure, Report, Task
 from search.record.checkpoints import Shelf
 from trainables.config import build_train_config
-from trainables.data import open_train
 from trainables.errors import DISK_FAULTS, TrainingError
 from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device
+from trainables.splits import open_train
 from trainables.train import train
 
 T = TypeVar("T")

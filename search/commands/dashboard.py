@@ -17,8 +17,8 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard import wsgi  # type: ignore[attr-defined]  # imported there, not exported for type checkers
 
 from search.commands.terminal import explain_errors
-from search.config.places import is_url
 from search.config.untrusted import read_file
+from search.config.urls import is_url
 from search.record.manifest import load_study
 from search.record.storage import read_storage
 from trainables.errors import InputError

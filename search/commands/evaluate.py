@@ -15,7 +15,8 @@ from rich.console import Console
 from search.cluster.nodes import connect
 from search.cluster.preflight import check_nodes
 from search.commands.terminal import build_console, explain_errors
-from search.config.schema import Architecture, StudyConfig, dump
+from search.config.load import dump
+from search.config.schema import Architecture, StudyConfig
 from search.config.untrusted import check_address
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.evaluation import evaluate as evaluation
@@ -26,7 +27,7 @@ from search.record.manifest import load_study
 from search.record.trial import Trial
 from search.report.publish import publish_report
 from trainables.errors import InputError
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 MAY_SET = ("evaluation.", "resources.", "cluster.", "tracking.", "data.path=", "data.cache=")
 """Keys that an evaluation may set: how and where winners are retrained."""
@@ -109,4 +110,4 @@ def _check_finished(config: StudyConfig, trials: Sequence[Trial]) -> None:
 def _check_data(config: StudyConfig, manifest: dict[str, Any], packed: Path) -> None:
     if load_info(packed).fingerprint != manifest["data"].get("fingerprint"):
         cure = "--set data.path=PATH names the right ones"
-        raise InputError(f"{config.data.path} has other images than {config.place} was searched on: {cure}")
+        raise InputError(f"{config.data.path} has other images than {config.location} was searched on: {cure}")

@@ -104,7 +104,7 @@ class Inspected:
         """
         if not 0 <= number < len(self.trials):
             known = f"its trials are 0 to {len(self.trials) - 1}" if self.trials else "it has no trials yet"
-            raise InputError(f"{self.config.place} has no trial {number}: {known}")
+            raise InputError(f"{self.config.location} has no trial {number}: {known}")
         return self.trials[number]
 
     def describe_progress(self) -> str:

@@ -5,19 +5,21 @@ import math
 from rich.console import Console
 from rich.table import Table
 
+from search.config.load import dump
 from search.config.printable import escape
-from search.config.schema import StudyConfig, dump
+from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, Spec, count_points, list_specs
-from search.config.yaml import format_document
+from search.config.yaml import format_yaml
 from search.samplers.shares import check_shares, list_shares
-from search.schedulers.scheduler import HALVING, list_brackets, list_rungs
+from search.schedulers.rungs import list_brackets, list_rungs
+from search.schedulers.scheduler import HALVING
 
 
 def describe_plan(config: StudyConfig, console: Console) -> None:
     """Print the resolved study, its space, rungs, resources and the number of epochs to expect."""
     check_shares(config)
     console.print("Study", style="bold")
-    console.print(format_document({key: value for key, value in dump(config).items() if key != "space"}).rstrip())
+    console.print(format_yaml({key: value for key, value in dump(config).items() if key != "space"}).rstrip())
     for architecture in config.search.architectures:
         granted = config.get_resources(architecture)
         console.print()

@@ -27,12 +27,12 @@ from search.datasets.pictures import NOTES, BadPicture, Picture, list_pictures, 
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import TrainedModel, load_model
 from search.evaluation.statistics import call_real
-from trainables.data import Split
 from trainables.errors import InputError
 from trainables.metrics import to_probabilities
+from trainables.pack_info import CLASSES
 from trainables.pixels import quiet_pillow
-from trainables.record import CLASSES
 from trainables.runtime import pick_device
+from trainables.splits import Split
 from trainables.train import predict
 
 BATCH = 256

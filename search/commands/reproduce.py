@@ -24,7 +24,7 @@ from search.record.folder import fetch_folder
 from search.record.manifest import load_study
 from search.record.provenance import describe_code, describe_commit
 from trainables.errors import InputError
-from trainables.record import load_info
+from trainables.pack_info import load_info
 from trainables.runtime import describe_hardware, pick_device
 
 DEPENDENCIES = ("torch", "torchvision", "numpy", "scikit-learn")

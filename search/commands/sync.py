@@ -70,13 +70,13 @@ def sync(place: Path | str, console: Console) -> bool:
 
     config, manifest = load_study(place)
     if "id" not in manifest:
-        raise InputError(f"{config.place}/study.yaml has no id: resume the study once, which sets one")
+        raise InputError(f"{config.location}/study.yaml has no id: resume the study once, which sets one")
     with contextlib.ExitStack() as stack:
         study = stack.enter_context(open_study(config, console.print))
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))
         trials = study.journal.load()
         if not trials:
-            raise InputError(f"{config.place} has no trials yet: there is nothing to upload")
+            raise InputError(f"{config.location} has no trials yet: there is nothing to upload")
         target = Target(
             config=config,
             identity=study.manifest["id"],

@@ -1,12 +1,12 @@
-"""What foreign text becomes before a terminal, a table or a page shows it: names, reasons, values of a stranger's file.
+"""Escapes text from outside before it is shown: file names, reasons, values of a stranger's file.
 
-Every place that shows such text uses this module, and each function is the rule of one kind of reader.
+All code that shows such text calls this module. Each function serves one output: terminal, CSV, Markdown, LaTeX.
 """
 
 from typing import Any
 
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001 full-width forms, which count too
-"""What begins a formula in a spreadsheet. Source: OWASP, CSV Injection. Tab and carriage return are escaped anyway."""
+"""First characters of a spreadsheet formula. Source: OWASP, CSV Injection; `escape` handles tab and carriage return."""
 MARKDOWN_ESCAPES = str.maketrans({sign: f"\\{sign}" for sign in "\\`*<>[]|"})
 LATEX_ESCAPES = str.maketrans(
     {
@@ -14,7 +14,7 @@ LATEX_ESCAPES = str.maketrans(
         "~": r"\textasciitilde{}",
         "^": r"\textasciicircum{}",
         "±": r"$\pm$",
-        "[": "{[}",  # which, with the star, would be an argument of the line break before it
+        "[": "{[}",  # like the star, it would be read as an argument of the line break before it
         "*": "{*}",
         **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     }
@@ -22,10 +22,10 @@ LATEX_ESCAPES = str.maketrans(
 
 
 def escape(text: object) -> str:
-    r"""Return text in one line that a terminal can show.
+    r"""Return text as one line that is safe to print in a terminal.
 
-    Control characters, line breaks, characters that change the direction of writing, and the bytes of a file name that
-    is not UTF-8 become escapes such as `\x1b`.
+    Control characters, line breaks, characters that change the direction of writing, and bytes of file names that are
+    not UTF-8 become escapes such as `\x1b`.
     """
     known = str(text)
     if known.isprintable():
@@ -34,14 +34,14 @@ def escape(text: object) -> str:
 
 
 def escape_lines(text: str) -> str:
-    """Return text of several lines, each as `escape` returns it."""
+    """Escape each line of a text."""
     return "\n".join(map(escape, text.split("\n")))
 
 
 def defuse(cell: Any) -> Any:
-    """Return a cell of a CSV file such that no spreadsheet runs it: a formula gets an apostrophe in front.
+    """Return a cell of a CSV file that no spreadsheet runs as a formula: such text gets an apostrophe in front.
 
-    Numbers stay what they are, also those that are written as text.
+    Numbers are unchanged, also those that are text.
     """
     if not isinstance(cell, str):
         return cell
@@ -50,12 +50,12 @@ def defuse(cell: Any) -> Any:
 
 
 def escape_markdown(text: object) -> str:
-    """Return text that Markdown shows as it is, in a table too."""
+    """Return Markdown that shows the text literally, also in a table."""
     return escape(text).translate(MARKDOWN_ESCAPES)
 
 
 def escape_latex(text: object) -> str:
-    """Return text that LaTeX shows as it is, in a cell of a table."""
+    """Return LaTeX that shows the text literally in a cell of a table."""
     return escape(text).translate(LATEX_ESCAPES)
 
 

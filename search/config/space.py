@@ -1,4 +1,4 @@
-"""The space: what each parameter may be, every corner checked, and the same as Optuna's distributions."""
+"""The space: what each parameter may be, its checks, and its form as Optuna's distributions."""
 
 import dataclasses
 import itertools
@@ -23,9 +23,9 @@ class Range:
     high: int | float
     """Largest value, above low."""
     log: bool = False
-    """Search the logarithm; low must be above 0."""
+    """Whether values are drawn on a logarithmic scale; low must be above 0 and step null."""
     step: int | float | None = None
-    """Distance between neighbouring values; None is 1 for integers and any distance for floats."""
+    """Distance between neighbouring values, at most high - low; null is 1 for integers, any distance for floats."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,22 +40,22 @@ Spec = Range | Choice | bool | int | float | str
 """A Range or Choice is searched; a bare value is fixed."""
 
 Space = Mapping[str, Mapping[str, Spec]]
-"""Specs by parameter, by architecture; `shared` holds for every architecture that does not say otherwise."""
+"""Architecture -> parameter -> spec. `shared` applies to every architecture that has no spec of the parameter."""
 
 
 MAX_CHECKED = 4096
-"""Of a range of integers so many are checked one by one."""
+"""Integers of a range that are checked one by one, at most."""
 MAX_CORNERS = 100_000
-"""Of the combinations of all choices and ends of ranges so many are checked; that takes a second or two."""
+"""Combinations of choices and ends of ranges that are checked, at most; that takes a second or two."""
 
 
 def list_specs(space: Space, architecture: str) -> dict[str, Spec]:
-    """Return what each parameter of one architecture may be; what the space leaves out keeps its default."""
+    """Return what each parameter of one architecture may be; the default for those that the space leaves out."""
     return list_defaults(architecture) | dict(space.get("shared", {})) | dict(space.get(architecture, {}))
 
 
 def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[str, BaseDistribution]:
-    """Return Optuna's distributions of the searched parameters, in a fixed order."""
+    """Return Optuna's distributions of the searched parameters, sorted by name."""
     return {
         name: _build_distribution(spec, is_int=_get_hint(architecture, name) is int)
         for name, spec in sorted(specs.items())
@@ -64,7 +64,7 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
 
 
 def count_points(space: Space, architecture: str) -> int | None:
-    """Return how many configurations of one architecture there are; None if a parameter may be any number."""
+    """Return the number of configurations of one architecture; None if a parameter is continuous."""
     counts = [
         _count_values(each) for each in build_distributions(list_specs(space, architecture), architecture).values()
     ]
@@ -73,10 +73,10 @@ def count_points(space: Space, architecture: str) -> int | None:
 
 
 def check_space(space: Space, architectures: Sequence[str]) -> None:
-    """Check names, types and that every corner of the space is a training that can be built.
+    """Check names and types, and that a training can be built from every corner of the space.
 
     Raises:
-        InputError: If something is wrong; the message has the path within the study's file.
+        InputError: If a check fails; the message names the key in the study's file.
     """
     training = {field.name for field in dataclasses.fields(TrainConfig)} - set(RUN_FIELDS)
     for section, specs in space.items():
@@ -91,10 +91,10 @@ def check_space(space: Space, architectures: Sequence[str]) -> None:
 
 
 def check_params(params: Mapping[str, Value], architecture: str, where: str) -> None:
-    """Check that flat parameters are known and of their types.
+    """Check the names and types of flat parameters.
 
     Raises:
-        InputError: If one is not.
+        InputError: If a name is unknown, or a value has the wrong type.
     """
     known = list_defaults(architecture)
     for name, value in params.items():
@@ -116,24 +116,24 @@ def contains(spec: Spec, value: Value) -> bool:
 
 
 def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value]) -> None:
-    """Check that a point, of which parameters may be left out, lies inside the space.
+    """Check that parameters, not necessarily all, are a point of the space.
 
     Raises:
-        InputError: If a name is unknown, or a value has the wrong type, lies outside, or cannot be built.
+        InputError: If a name is unknown, or a value has the wrong type, is outside the space, or cannot be built.
     """
     for name, value in params.items():
         if name not in specs:
             raise InputError(f"{architecture} has no parameter {name}; known: {', '.join(specs)}")
         _check_type(value, _get_hint(architecture, name), f"{architecture}.{name}")
         if not contains(specs[name], value):
-            raise InputError(f"{architecture}.{name} = {value!r} lies outside the space")
+            raise InputError(f"{architecture}.{name} = {value!r} is outside the space")
     build_train_config(architecture, params, epochs=1, seed=0)
 
 
 def _check_corners(space: Space, architecture: str) -> None:
-    """Check the smallest and largest values of the model and of the batch together.
+    """Check the smallest and largest values of the model's parameters and of the batch size in all combinations.
 
-    The training's others are independent and checked one by one.
+    The other parameters of a training do not depend on each other, so they are checked one by one.
     """
     model = {field.name for field in dataclasses.fields(MODEL_CONFIGS[architecture])}
     corners: dict[str, list[Value]] = {}
@@ -165,7 +165,7 @@ def _build(params: Mapping[str, Value], architecture: str) -> None:
 
 def _check_range(spec: Range, hint: Any, where: str) -> None:
     if hint not in (int, float):
-        raise InputError(f"{where}: expected a value or a choice, since not every number of a range is one")
+        raise InputError(f"{where}: expected a value or a choice; this parameter cannot be a range")
     if spec.step is not None:
         _check_type(spec.step, hint, f"{where}.step")
 
@@ -187,7 +187,7 @@ def _list_extremes(spec: Spec, where: str) -> list[Value]:
 
 
 def _get_hint(architecture: str, name: str) -> Any:
-    """Return the type of one parameter, as its dataclass declares it."""
+    """Return the type of a parameter, as its dataclass declares it."""
     return (typing.get_type_hints(TrainConfig) | typing.get_type_hints(MODEL_CONFIGS[architecture]))[name]
 
 
@@ -201,7 +201,7 @@ def _check_type(value: Value, hint: Any, where: str) -> None:
 
 
 def _count_values(distribution: BaseDistribution) -> int | None:
-    """Return how many values a distribution has, in decimals as Optuna counts its steps; None if they have no step."""
+    """Return the number of a distribution's values, steps counted in decimals as in Optuna; None if continuous."""
     match distribution:
         case CategoricalDistribution(choices=choices):
             return len(set(choices))  # 1 and 1.0 are the same value of a float

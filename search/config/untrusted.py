@@ -1,8 +1,8 @@
-"""What may be believed of a file that somebody else may have made, and how such a file is read.
+"""Checks of what comes from outside: files, URLs and names that this program may not have written.
 
-A study's folder, a bucket, a model and a record may come from a stranger. The rules: nothing leads out of the folder,
-no host is asked that the user did not name, no file is read into memory that is larger than such a file can be.
-SECURITY.md says what each command guarantees. (Temporary files are created by trainables.durable.)
+A study's folder, a bucket, a model and a journal may come from a stranger. So nothing may lead out of the folder, no
+host is contacted that the user did not name, and no file is read into memory that is larger than its kind can be.
+SECURITY.md says what each command guarantees. (trainables.durable creates temporary files.)
 """
 
 import json
@@ -16,31 +16,31 @@ from urllib.parse import parse_qs
 from trainables.errors import InputError
 
 STORAGE = "CIFAKE_SEARCH_STORAGE"
-"""Environment variable with the URL of the database that the user trusts, where only a record names it."""
-RECORD_BYTES = 8 * 2**20
-"""Most bytes of a study.yaml or of a model's record, which take some kilobytes."""
+"""Environment variable with the URL of a database that the user trusts, if only study.yaml names it."""
+MANIFEST_BYTES = 8 * 2**20
+"""Most bytes of a study.yaml or of a model record, which usually have some kilobytes."""
 WEIGHTS_BYTES = 4 * 2**30
 """Most bytes of a file of weights or predictions; a ResNet-50 takes 0.1 GB."""
 LINE_BYTES = 64 * 2**20
-"""Most bytes of a line of a journal, which takes some hundred."""
+"""Most bytes of a line of a journal, which usually has some hundred."""
 HOSTLESS = ("local", "auto")
-"""Values of cluster.address that name no host: a Ray on this machine, or the one that this machine is part of."""
+"""Values of cluster.address that name no host: a Ray on this machine, or the cluster that it belongs to."""
 WANDB_SETTINGS = ("wandb/settings", ".wandb")
-"""Files from which W&B would take the address of its server when it works in a folder."""
+"""Files in a folder from which W&B would take the address of its server."""
 WANDB_LOG = "wandb/*/logs/debug-core.log"
-"""The one link that may be in a study: W&B puts it there, to its log in the user's cache, and nothing reads it."""
+"""The only link that a study may contain: W&B makes it, to its log in the user's cache, and nothing reads it."""
 DATABASE_OPTIONS = {
     "postgresql": ("application_name", "connect_timeout", "sslmode", "sslrootcert"),
     "mysql": ("charset", "connect_timeout", "ssl_ca"),
 }
-"""What a database's URL may say behind `?`. All else may name another host, file, plugin or command."""
+"""Kind of database -> options that its URL may have. Others can name another host, file, plugin or command."""
 
 
 def check_folder(folder: Path) -> None:
-    """Check that nothing in a study's folder leads out of it; the folder itself may be a link, which the user gave.
+    """Check that nothing in a study's folder leads out of it; the folder itself, which the user named, may be a link.
 
     Raises:
-        InputError: If a link, a device, a pipe or a settings file of W&B is in it, or it cannot be read.
+        InputError: If it contains a link, a device, a pipe or a settings file of W&B, or cannot be read.
     """
     for name in WANDB_SETTINGS:
         if os.path.lexists(folder / name):
@@ -50,7 +50,7 @@ def check_folder(folder: Path) -> None:
         try:
             with os.scandir(waiting.pop()) as entries:
                 waiting += [Path(entry.path) for entry in entries if _is_folder(entry, folder)]
-        except FileNotFoundError:  # deleted since by the search that is under way
+        except FileNotFoundError:  # a running search has deleted it since
             continue
         except OSError as error:
             raise InputError(
@@ -59,33 +59,33 @@ def check_folder(folder: Path) -> None:
 
 
 def read_file(path: Path, limit: int) -> bytes:
-    """Read a file whole, if it is one.
+    """Read a regular file whole.
 
     Args:
-        path: Its path; its last part may be no link.
-        limit: Most bytes to read.
+        path: Its path; the file itself must not be a link, its folders may be.
+        limit: Most bytes that the file may have.
 
     Raises:
-        InputError: If it is a link, no file, or larger.
+        InputError: If it is a link, not a regular file, or larger.
         OSError: If it cannot be read.
     """
     if path.is_symlink():
-        raise InputError(f"{path} is a link: give the file it points to, or put that in its place")
+        raise InputError(f"{path} is a link: name the file it points to, or replace the link by that file")
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise InputError(f"{path} is not a file: remove it")
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise InputError(f"{path} has more than {limit:,} bytes, which no such file has")
+        raise InputError(f"{path} has more than {limit:,} bytes, the limit for such a file")
     return content
 
 
 def parse_json(content: bytes) -> Any:
-    """Parse JSON of numbers that are numbers.
+    """Parse strict JSON.
 
     Raises:
-        ValueError: If it is not JSON, too deep, or holds NaN, an infinity, half a character or an endless number.
+        ValueError: If it is not JSON, too deep, or contains NaN, an infinity, a lone surrogate or too long a number.
     """
     try:
         value = json.loads(content, parse_constant=_refuse_constant)
@@ -96,22 +96,26 @@ def parse_json(content: bytes) -> Any:
 
 
 def check_object_name(name: str, store: str) -> None:
-    """Check that an object of a store can be a file below a study's folder.
+    """Check that the name of an object in a store is a path inside a study's folder.
 
     Raises:
-        InputError: If its name is absolute, has empty parts, `..`, a backslash or a control character, or is too long.
+        InputError: If it is absolute, has empty parts, `..`, a backslash or a control character, or is too long.
     """
     parts = name.split("/")
     is_plain = name.isprintable() and "\\" not in name and len(name) <= 1024
     if not is_plain or any(part in ("", ".", "..") or len(part.encode()) > 255 for part in parts):
-        raise InputError(f"{store} holds an object {name!r}, which is no file's name: delete it")
+        raise InputError(f"{store} contains an object {name!r}, which is not a valid file name: delete it")
 
 
 def check_options(kind: str, query: str) -> None:
-    """Check what the URL of a database says behind `?`; the message repeats no value.
+    """Check the options in the URL of a database; the message repeats no value.
+
+    Args:
+        kind: A key of DATABASE_OPTIONS.
+        query: The part of the URL behind `?`.
 
     Raises:
-        InputError: If that is an option which is not in DATABASE_OPTIONS, or one that stands twice.
+        InputError: If an option is not in DATABASE_OPTIONS, or is repeated.
     """
     found = parse_qs(query, keep_blank_values=True)
     known = DATABASE_OPTIONS[kind]
@@ -121,45 +125,49 @@ def check_options(kind: str, query: str) -> None:
         )
 
 
-def check_named(storage: str | None, settings: Collection[str]) -> None:
-    """Check that the user, and not only a record, names the database that the record says to use.
+def check_storage(storage: str | None, settings: Collection[str]) -> None:
+    """Check that the user, and not only study.yaml, names the database.
 
     Args:
-        storage: What the record says, if it does.
-        settings: What the user set, such as `storage=URL`.
+        storage: URL of the database in study.yaml, or None.
+        settings: The user's settings, such as `storage=URL`.
 
     Raises:
-        InputError: If the user does not.
+        InputError: If only study.yaml names it.
     """
     if storage is None or os.environ.get(STORAGE) == storage or _is_set("storage", settings):
         return
     raise InputError(
-        f"the study's record is in the database {storage!r}: if you trust that server with your password, "
-        f"name it too, as the environment variable {STORAGE}"
+        f"study.yaml says that the journal is in the database {storage!r}: to send that server your password, "
+        f"put the URL into the environment variable {STORAGE}"
     )
 
 
 def check_address(address: str, settings: Collection[str]) -> None:
-    """Check that the user, and not only a record, names the cluster that the record says to use.
+    """Check that the user, and not only study.yaml, names the cluster.
+
+    Args:
+        address: `cluster.address` in study.yaml.
+        settings: The user's settings, such as `cluster.address=auto`.
 
     Raises:
-        InputError: If the user does not.
+        InputError: If only study.yaml names it.
     """
     if address not in HOSTLESS and not _is_set("cluster.address", settings):
         raise InputError(
-            f"study.yaml says that the study runs on the cluster {address!r}: if that is yours, name it too, "
-            "with --set cluster.address=ADDRESS, or run here with --set cluster.address=local"
+            f"study.yaml says that the study runs on the cluster {address!r}: if you trust it, add "
+            "--set cluster.address=ADDRESS; to run on this machine, add --set cluster.address=local"
         )
 
 
 def _is_folder(entry: os.DirEntry[str], study: Path) -> bool:
-    """Answer whether an entry of a study's folder is a folder, once it is nothing that leads elsewhere."""
+    """Answer whether an entry of a study's folder is a folder; raise InputError if it leads out of the study."""
     if entry.is_dir(follow_symlinks=False):
         return True
     if entry.is_symlink() and not Path(entry.path).relative_to(study).match(WANDB_LOG):
-        raise InputError(f"{entry.path} is a link: put what it points to in its place, or remove it")
+        raise InputError(f"{entry.path} is a link: replace it by what it points to, or remove it")
     if not entry.is_symlink() and not entry.is_file(follow_symlinks=False):
-        raise InputError(f"{entry.path} is no file and no folder: remove it")
+        raise InputError(f"{entry.path} is neither a file nor a folder: remove it")
     return False
 
 
@@ -168,4 +176,4 @@ def _is_set(key: str, settings: Collection[str]) -> bool:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")

@@ -1,6 +1,6 @@
-"""YAML documents: read strictly, one laid over another, single values set from the command line; and records.
+"""Reads and writes YAML: strict reading, one file over another, single values from the command line.
 
-The only file that knows YAML.
+This is the only file that imports PyYAML.
 """
 
 import re
@@ -10,22 +10,22 @@ from typing import Any
 
 import yaml
 
-from search.config.untrusted import RECORD_BYTES, read_file
+from search.config.untrusted import MANIFEST_BYTES, read_file
 from trainables.durable import write_file
 from trainables.errors import InputError
 
 MAX_DEPTH = 32
-"""Collections in one another in a record, at most; a study.yaml has 6."""
+"""Most nested collections in an untrusted file; a study.yaml has 6."""
 MAX_NODES = 200_000
-"""Values and keys of a record, at most; they take 1 kB each while they are read."""
+"""Most values and keys in an untrusted file; each takes 1 kB of memory while it is read."""
 
 
-def read_document(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read one YAML mapping, laid over the one that its `extends` names (relative to it).
+def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a YAML mapping over the one that its `extends` names, relative to it.
 
     Args:
         path: The file.
-        above: Files that extend this one.
+        above: Files that extend this one, directly or not.
 
     Raises:
         InputError: If a file is missing, is not a YAML mapping, or extends itself.
@@ -37,34 +37,34 @@ def read_document(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}") from None
     base = value.pop("extends", None)
-    return value if base is None else overlay(read_document(path.parent / str(base), (*above, path.resolve())), value)
+    return value if base is None else overlay(read_yaml(path.parent / str(base), (*above, path.resolve())), value)
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping that a program wrote, or a stranger: it names no other file, and its size is bounded.
+def read_untrusted_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping that may come from a stranger: its size is bounded, and `extends` has no effect.
 
     Raises:
-        InputError: If it is missing, a link, too large, too deep, not a YAML mapping, or has aliases.
+        InputError: If the file is missing, a link, too large, too deep, not a YAML mapping, or has aliases.
     """
     try:
-        return _parse(path, read_file(path, RECORD_BYTES), _RecordLoader)
+        return _parse(path, read_file(path, MANIFEST_BYTES), _UntrustedLoader)
     except OSError as error:
         raise InputError(f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}") from None
 
 
-def write_document(path: Path, value: Mapping[str, Any]) -> None:
-    """Write plain values as YAML in one step."""
-    write_file(path, format_document(value).encode())
+def write_yaml(path: Path, value: Mapping[str, Any]) -> None:
+    """Write plain values as a YAML file, atomically."""
+    write_file(path, format_yaml(value).encode())
 
 
-def format_document(value: Mapping[str, Any]) -> str:
-    """Return plain values as YAML, keys in their order."""
+def format_yaml(value: Mapping[str, Any]) -> str:
+    """Return plain values as YAML; keys keep their order."""
     text: str = yaml.dump(dict(value), Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=120)
     return text
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay top over base, key by key; a searched parameter replaces what was there as a whole."""
+    """Return base with the values of top, key by key; a range or a choice is replaced as a whole."""
     merged = dict(base)
     for key, value in top.items():
         below = merged.get(key)
@@ -73,11 +73,11 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def set_value(document: dict[str, Any], override: str) -> None:
+def set_value(values: dict[str, Any], override: str) -> None:
     """Apply one PATH=VALUE in place, such as search.num_trials=5; VALUE is YAML.
 
     Raises:
-        InputError: If the form is wrong or PATH leads through a single value.
+        InputError: If the form is wrong, or a part of PATH before the last is not a mapping.
     """
     path, equals, text = override.partition("=")
     if not equals or not all(path.split(".")):
@@ -88,10 +88,10 @@ def set_value(document: dict[str, Any], override: str) -> None:
         raise InputError(f"--set {override}: the value is not valid YAML") from None
     *parents, last = path.split(".")
     for key in parents:
-        document = document.setdefault(key, {})
-        if not isinstance(document, dict):
+        values = values.setdefault(key, {})
+        if not isinstance(values, dict):
             raise InputError(f"--set {override}: {key} is a single value, it has no keys below it")
-    document[last] = value
+    values[last] = value
 
 
 def _parse(path: Path, content: bytes, loader: type[yaml.SafeLoader]) -> dict[str, Any]:
@@ -118,20 +118,20 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, Hashable):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a single value", key_node.start_mark)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is repeated", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        """Turn what PyYAML's constructors raise into its own error: a tag that does not fit, too many digits."""
+        """Raise PyYAML's own error for each error of its constructors: a wrong tag, too many digits."""
         try:
             return super().construct_object(node, deep)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise yaml.constructor.ConstructorError(None, None, f"no such value: {error}", node.start_mark) from None
 
 
-class _RecordLoader(_Loader):
-    """Of bounded depth and size, without aliases, which could stand for any size, and without half characters."""
+class _UntrustedLoader(_Loader):
+    """Bounds depth and size; refuses aliases, which can expand to any size, and lone surrogates."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
@@ -141,9 +141,9 @@ class _RecordLoader(_Loader):
         mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # PyYAML's
         self._nodes += 1
         if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(None, None, "a record has no aliases", mark)
+            raise yaml.composer.ComposerError(None, None, "aliases are not allowed in this file", mark)
         if self._depth == MAX_DEPTH or self._nodes > MAX_NODES:
-            raise yaml.composer.ComposerError(None, None, "a record is not so deep and not so long", mark)
+            raise yaml.composer.ComposerError(None, None, "too deeply nested, or too many values", mark)
         self._depth += 1
         node: yaml.Node | None = super().compose_node(parent, index)
         self._depth -= 1
@@ -151,14 +151,14 @@ class _RecordLoader(_Loader):
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         text: str = super().construct_scalar(node)
-        text.encode()  # raises ValueError for half a character
+        text.encode()  # raises ValueError for a lone surrogate
         return text
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every text that YAML 1.1 or the loader would take for something else, such as 12e34567 and `on`.
+    """Quotes each text that YAML 1.1 or the loader would read as another type, such as 12e34567 and `on`.
 
-    It writes what stands at two places twice, for a record has no aliases.
+    It writes an object that occurs twice in full both times, because the reader refuses aliases.
     """
 
     def ignore_aliases(self, *_: Any) -> bool:
@@ -176,7 +176,7 @@ for _tag, _pattern, _first in (
 
 
 def _read_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
-    """Read a decimal number; by YAML 1.1 leading zeros would make it an octal one."""
+    """Read a decimal number; in YAML 1.1 leading zeros would make it octal."""
     return int(loader.construct_scalar(node))
 
 

@@ -1,1 +1,1 @@
-"""What a data set is: CIFAKE, the embedded sample, single pictures, and the audit of a data set."""
+"""Data sets: CIFAKE, the built-in sample, single pictures, and the audit of a data set."""

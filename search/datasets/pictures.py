@@ -1,6 +1,6 @@
-"""Pictures in files, as a model sees them: decoded like the images that it was trained on (`trainables.pixels`).
+"""Reads picture files for prediction, decoded like the training images (`trainables.pixels`).
 
-A bad file is a reason, not an end.
+A bad file gives a reason and does not stop the others.
 """
 
 import dataclasses
@@ -19,12 +19,12 @@ NOTES = {
     "animated": "several frames: the first one was scored",
     "rotated": "turned as their EXIF orientation says",
 }
-"""What may be done to a picture before it is scored."""
+"""Property of a file that decoding changes -> sentence about it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Picture:
-    """A picture, ready to be scored."""
+    """A picture that can be scored."""
 
     path: Path
     width: int
@@ -45,7 +45,7 @@ class BadPicture:
 
 
 def list_pictures(path: Path) -> list[Path]:
-    """Return a folder's picture files by the ends of their names, subfolders' too, sorted; or the path itself.
+    """Return the picture files in a folder and its subfolders, found by their suffixes, sorted; or the path of a file.
 
     Raises:
         InputError: If a folder cannot be read.
@@ -62,7 +62,7 @@ def list_pictures(path: Path) -> list[Path]:
 
 
 def read_picture(path: Path) -> Picture | BadPicture:
-    """Read a picture, or say why it cannot be."""
+    """Read a picture, or return the reason why it cannot be scored."""
     try:
         decoded = decode(read_file(path))
     except FileNotFoundError:

@@ -10,14 +10,14 @@ from search.config.space import Choice, list_specs
 from search.datasets.sample import build_sample
 from trainables.config import build_train_config
 from trainables.pack import pack
-from trainables.record import divide_train
+from trainables.pack_info import split_train
 
 
 def prepare_data(config: StudyConfig, console: Console) -> Path:
-    """Return the folder of the packed images, made with a progress bar if it was not there.
+    """Return the folder of the packed images; pack them first, with a progress bar, if the cache does not have them.
 
     Raises:
-        InputError: If the data are not there, not as they must be, or too few to train and validate on.
+        InputError: If the data are missing, have another layout, or are too few to train and validate on.
     """
     cache = Path(config.data.cache).expanduser()
     source = build_sample(cache) if config.data.path == "sample" else Path(config.data.path).expanduser()
@@ -30,20 +30,22 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
             progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
         )
     data = config.data
-    divide_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
+    split_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
     return packed
 
 
 def prepare_weights(config: StudyConfig) -> None:
-    """Fetch every initial weight that the space names, once, instead of failing in each trial.
+    """Fetch all initial weights that the space names, so that missing ones stop the search and not each trial.
 
     Raises:
-        InputError: If weights cannot be had; the message names the ways out.
+        InputError: If they cannot be fetched, found or loaded; the message says what to do.
     """
     for architecture in config.search.architectures:
         spec = list_specs(config.space, architecture).get("weights")
         for weights in spec.choice if isinstance(spec, Choice) else [spec] if spec else []:
             if isinstance(weights, str) and weights != "none":
-                from trainables.models import fetch_weights  # with torch, which else no trial waits for
+                from trainables.models.model import (
+                    fetch_weights,
+                )  # imports torch, which a search without initial weights does not need here
 
                 fetch_weights(build_train_config(architecture, {"weights": weights}, epochs=1, seed=0).model)

@@ -1,9 +1,9 @@
-"""The embedded sample data: small, made on the spot from two photos, and worth searching. It is not CIFAKE.
+"""The built-in sample data: small, generated from two photos, hard enough to be worth a search. It is not CIFAKE.
 
-REAL images are crops of the photos that scikit-learn ships, scaled to 32x32. FAKE images are other such crops, coded
-at half the resolution and decoded by a transposed convolution whose phases weigh unevenly: the checkerboard that
-generators leave behind (Odena et al. 2016, Deconvolution and Checkerboard Artifacts, doi:10.23915/distill.00003).
-How uneven differs from image to image, so no classifier is perfect and better ones are told from good ones.
+REAL images are crops of the photos in scikit-learn, scaled to 32x32. FAKE images are other such crops, encoded at half
+the resolution and decoded by a transposed convolution with uneven phases. That leaves a checkerboard, as generators do
+(Odena et al. 2016, Deconvolution and Checkerboard Artifacts, doi:10.23915/distill.00003). The unevenness differs from
+image to image, so no classifier is perfect and good ones differ in accuracy.
 """
 
 import io
@@ -20,35 +20,35 @@ from PIL import Image
 from trainables.config import IMAGE_SIZE
 from trainables.durable import create_file, make_folder, replace_file
 from trainables.errors import InputError
-from trainables.record import CLASSES
+from trainables.pack_info import CLASSES
 
 VERSION = 1
-"""Part of the file's name: raised whenever the images change."""
+"""Part of the file's name; raised when the images change."""
 SEED = 5
-"""The one of 0 to 11 whose classes match closest in mean colour and contrast."""
+"""Of 0 to 11, the seed whose classes are most similar in mean colour and contrast."""
 COUNTS = {"train": 1000, "test": 250}
 """Images per class."""
 COLUMNS = {"train": ((0, 240), (400, 640)), "test": ((240, 400),)}
-"""Strips of the 640 pixels wide photos that each split is cropped from; no crop leaves its strip."""
+"""Strips of the photos, 640 pixels wide, from which each split is cropped; no crop leaves its strip."""
 CROP_SIDES = (32, 160)
 """Shortest and longest side of a crop, in pixels; log-uniform between."""
 UNEVENNESS = 0.5
-"""Largest share by which a phase of the decoder differs from the mean; uniform from 0.
+"""Largest relative difference of a decoder's phase from the mean; uniform from 0.
 
 This, SKIP and NOISE were tuned: with 1,600 training images the paper's CNN is 71 to 93 % right after 3 epochs (batch
 32, 64 and 128, 6 seeds each), one with batch norm, global average pooling and a cosine schedule 95 to 97 % after 12.
 """
 SKIP = 0.3
-"""Share of the lost detail that a skip connection carries past the code."""
+"""Fraction of the lost detail that a skip connection restores."""
 NOISE = 4.0
-"""Standard deviation of the noise on all images, of either class, in grey levels of 255."""
+"""Standard deviation of the noise on the images of both classes, in levels of 255."""
 
 
 def build_sample(directory: Path) -> Path:
-    """Make the sample data, unless they are there.
+    """Create the sample data, unless they exist.
 
     Args:
-        directory: Where the zip lies; created if missing.
+        directory: Folder for the zip; created if missing.
 
     Returns:
         A zip of 2,500 PNG images in the layout {train,test}/{REAL,FAKE}/*.png; the same bytes every time.
@@ -59,7 +59,7 @@ def build_sample(directory: Path) -> Path:
     target = directory / f"sample-v{VERSION}.zip"
     if target.exists():
         return target
-    from sklearn.datasets import load_sample_images  # a second, for which no second search waits
+    from sklearn.datasets import load_sample_images  # imported here, because it takes a second
 
     partial = directory / f"{target.name}.{os.getpid()}.partial"
     try:
@@ -80,7 +80,7 @@ def draw_images(photos: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[str, NDAr
         photos: (H, 640, 3) each, H at least 160.
 
     Yields:
-        Name of the file and image (32, 32, 3).
+        File name and image (32, 32, 3).
     """
     generator = np.random.default_rng(SEED)
     for split, label in itertools.product(COUNTS, CLASSES):
@@ -94,13 +94,13 @@ def draw_images(photos: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[str, NDAr
 
 
 def decode(image: NDArray[np.float64], unevenness: float) -> NDArray[np.float64]:
-    """Code an image at half the resolution and decode it again.
+    """Encode an image at half the resolution and decode it again.
 
-    Contrast and mean of each colour channel are those of the input, so that neither gives the decoder away.
+    Contrast and mean of each colour channel equal those of the input, so that neither reveals the decoder.
 
     Args:
         image: (H, W, 3) with even H and W.
-        unevenness: Share by which a phase of the decoder differs from the mean, in [0, 1].
+        unevenness: Relative difference of a decoder's phase from the mean, in [0, 1].
     """
     height, width, channels = image.shape
     code = image.reshape(height // 2, 2, width // 2, 2, channels).mean(axis=(1, 3))
@@ -116,14 +116,14 @@ def _crop(strip: Image.Image, generator: np.random.Generator) -> NDArray[np.floa
     shortest, longest = CROP_SIDES
     side = round(shortest * (longest / shortest) ** generator.random())
     left, top = (int(generator.integers(length - side + 1)) for length in strip.size)
-    # Pillow's filters widen with the scale, so this is anti-aliased
+    # Anti-aliased, because Pillow's filters widen with the scale.
     scaled = strip.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
     image = np.asarray(scaled, dtype=np.float64)
     return image[:, ::-1] if generator.random() < 0.5 else image
 
 
 def _upsample(code: NDArray[np.float64], unevenness: float) -> NDArray[np.float64]:
-    """Double height and width (h, w, 3): a transposed convolution, stride 2, kernel (1, 3, 3, 1) / 4, uneven."""
+    """Double height and width of (h, w, 3) by an uneven transposed convolution, stride 2, kernel (1, 3, 3, 1) / 4."""
     for _ in range(2):
         before, after = np.concatenate([code[:1], code[:-1]]), np.concatenate([code[1:], code[-1:]])
         even, odd = (3 * code + before) / 4 * (1 - unevenness), (3 * code + after) / 4 * (1 + unevenness)
@@ -132,7 +132,7 @@ def _upsample(code: NDArray[np.float64], unevenness: float) -> NDArray[np.float6
 
 
 def _describe(name: str) -> zipfile.ZipInfo:
-    """Describe a member without the hour and the system it was made on."""
+    """Return the header of a zip member, independent of time and operating system."""
     member = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
     member.create_system = 3
     member.external_attr = 0o644 << 16

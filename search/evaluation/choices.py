@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from search.config.schema import StudyConfig, check
+from search.config.load import check
+from search.config.schema import StudyConfig
 from search.evaluation.model_record import Retraining
 from search.record.choices import Choices, Winner
 from search.record.provenance import describe_code

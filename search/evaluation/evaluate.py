@@ -28,7 +28,7 @@ from search.record.folder import OpenStudy
 from search.record.trial import Trial
 from trainables.durable import make_folder
 from trainables.errors import InputError
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 
 def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
@@ -100,7 +100,7 @@ def load_result(study: OpenStudy) -> Result:
     if not models:
         known = describe_openings(evaluations, openings)
         what = " ".join(["there is no evaluation to report", *known]).rstrip(".")
-        raise InputError(f"{config.place}: {what}: the same command without --report evaluates it")
+        raise InputError(f"{config.location}: {what}: the same command without --report evaluates it")
     missing = [f"The retraining {label} left no model." for label, model in found.items() if model is None]
     return _gather(study, models, missing)
 
@@ -146,7 +146,9 @@ def _gather(study: OpenStudy, models: list[TestedModel], notes: Sequence[str]) -
     tests = {model.label: load_tests(_get_folder(config), model.label) for model in models}
     labels, _, _ = tests[models[0].label]
     if not all(np.array_equal(labels, others) for others, _, _ in tests.values()):
-        raise InputError(f"the models of {config.place} were not tested on the same images: evaluate the study again")
+        raise InputError(
+            f"the models of {config.location} were not tested on the same images: evaluate the study again"
+        )
     return Result(
         study=config.name,
         config=config,

@@ -18,13 +18,13 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search.config.untrusted import RECORD_BYTES, WEIGHTS_BYTES, parse_json, read_file
+from search.config.untrusted import MANIFEST_BYTES, WEIGHTS_BYTES, parse_json, read_file
 from search.evaluation.model_card import build_card
 from search.evaluation.model_record import ModelRecord, build_record
 from trainables.config import IMAGE_SIZE, TrainConfig
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
-from trainables.models import restore_model
+from trainables.models.model import restore_model
 from trainables.pixels import RULE
 
 WEIGHTS, PREDICTIONS, RECORD, CARD = ".safetensors", ".predictions.safetensors", ".json", ".md"
@@ -118,7 +118,7 @@ def load_record(path: Path) -> ModelRecord:
     """
     cure = "evaluate the study again"
     try:
-        content = read_file(path, RECORD_BYTES)
+        content = read_file(path, MANIFEST_BYTES)
     except FileNotFoundError:
         weights = path.with_suffix(WEIGHTS)
         what = f"has no record ({path.name}) beside it: copy it there too" if weights.exists() else "does not exist"

@@ -4,7 +4,8 @@ import dataclasses
 import json
 from typing import Any, Literal
 
-from search.config.schema import Architecture, Count, Digest, Few, Finite, Index, Label, Share, check
+from search.config.load import check
+from search.config.schema import Architecture, Count, Digest, Few, Finite, Index, Label, Share
 from search.config.space import check_params
 from search.evaluation.result import RATES, TestedModel
 from search.record.provenance import Code

@@ -25,10 +25,10 @@ from search.evaluation.statistics import call_real, choose_threshold, score
 from search.record.checkpoints import Shelf
 from search.record.provenance import describe_code
 from trainables.config import TrainConfig, list_values
-from trainables.data import Split, open_full_train, open_test, open_train
 from trainables.metrics import to_probabilities
-from trainables.models import count_parameters, restore_model
+from trainables.models.model import count_parameters, restore_model
 from trainables.runtime import describe_hardware, read_peak_memory, reset_peak_memory
+from trainables.splits import Split, open_full_train, open_test, open_train
 from trainables.train import predict, train
 
 NUM_MISTAKES = 32

@@ -20,7 +20,8 @@ from rich.text import Text
 from search.config.printable import escape
 from search.config.schema import SearchConfig
 from search.record.trial import State, Trial
-from search.schedulers.scheduler import HALVING, list_rungs
+from search.schedulers.rungs import list_rungs
+from search.schedulers.scheduler import HALVING
 from trainables.config import list_defaults
 
 STYLES = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAIL: "red"}

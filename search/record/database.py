@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 
-from search.config.places import DRIVERS, PASSWORD, check_database_url
+from search.config.urls import DRIVERS, PASSWORD, check_database_url
 from trainables.errors import InputError
 
 LOCK_PATIENCE_S = 5.0

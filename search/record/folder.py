@@ -11,8 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from search.config.places import JOURNAL, LEASE, MANIFEST, is_url
-from search.config.schema import StudyConfig
+from search.config.schema import JOURNAL, LEASE, MANIFEST, StudyConfig
+from search.config.urls import is_url
 from search.record.journal import Journal
 from search.record.lease import find_holder, hold
 from search.record.manifest import build_manifest, compare_manifest, load_manifest, load_study, save_manifest
@@ -157,10 +157,10 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
         store.check()
     exists = config.directory.exists() or (store is not None and store.read(MANIFEST) is not None)
     if exists and not resume:
-        raise InputError(f"{config.place} exists: --resume continues it, --name NAME starts another study")
+        raise InputError(f"{config.location} exists: --resume continues it, --name NAME starts another study")
     if config.storage and not exists and holds_study(config.storage, config.name):
         raise InputError(
-            f"the database holds a study {config.name}, but {config.place} does not exist: "
+            f"the database holds a study {config.name}, but {config.location} does not exist: "
             "restore that folder, or start another study with --name NAME"
         )
 
@@ -200,4 +200,4 @@ def _create(config: StudyConfig, packed: Path, mirror: Mirror | None) -> None:
 
 def _check_journal(config: StudyConfig) -> None:
     if isinstance(config.journal, Path) and not config.journal.exists():
-        raise InputError(f"{config.place} has no {config.journal.name}: nothing was searched there")
+        raise InputError(f"{config.location} has no {config.journal.name}: nothing was searched there")

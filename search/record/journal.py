@@ -28,7 +28,7 @@ from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.config.places import Place
+from search.config.urls import JournalLocation
 from search.record.storage import TrialEnded, check_names, close_storage, open_storage, read_storage
 from search.record.trial import METRIC, State, Trial
 from search.record.trial_reader import list_rows, name_epoch, read_trial
@@ -39,7 +39,12 @@ class Journal:
     """Writes and reads the facts of a study; one process at a time writes."""
 
     def __init__(
-        self, place: Place, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
+        self,
+        place: JournalLocation,
+        study: str,
+        *,
+        note: Callable[[str], None],
+        check: Callable[[], None] | None = None,
     ) -> None:
         """Open the journal for writing; create it if it is missing.
 
@@ -60,7 +65,7 @@ class Journal:
         self._use(storage, study, place)
 
     @classmethod
-    def read(cls, place: Place, study: str) -> Self | None:
+    def read(cls, place: JournalLocation, study: str) -> Self | None:
         """Open the journal for reading; nothing is written, locked or repaired, and its writer may be at work.
 
         Returns:
@@ -79,7 +84,7 @@ class Journal:
         journal._use(storage, study, place)
         return journal
 
-    def _use(self, storage: BaseStorage, study: str, place: Place) -> None:
+    def _use(self, storage: BaseStorage, study: str, place: JournalLocation) -> None:
         self._where = str(place) if isinstance(place, Path) else f"the study {study} in the database"
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from search.config.places import LEASE
+from search.config.schema import LEASE
 from search.record.object_store import Store
 
 CLAIM_S = 1.0

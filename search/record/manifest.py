@@ -9,16 +9,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config.places import MANIFEST, check_store_url, is_url
+from search.config.load import check, dump, parse
 from search.config.printable import escape
-from search.config.schema import Label, StudyConfig, check, dump, parse
-from search.config.untrusted import RECORD_BYTES, check_folder, check_named
-from search.config.yaml import read_record, set_value, write_document
+from search.config.schema import MANIFEST, Label, StudyConfig
+from search.config.untrusted import MANIFEST_BYTES, check_folder, check_storage
+from search.config.urls import check_store_url, is_url
+from search.config.yaml import read_untrusted_yaml, set_value, write_yaml
 from search.record.choices import Evaluation
 from search.record.object_store import Store, StoreError
 from search.record.provenance import Code, describe_code, describe_command, describe_commit
 from trainables.errors import InputError
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 MAY_CHANGE = (
     "cluster.",
@@ -102,7 +103,7 @@ def compare_manifest(
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
         raise InputError(
-            f"{config.place} was started with other settings, images or code ({'; '.join(differences)}): {cure}"
+            f"{config.location} was started with other settings, images or code ({'; '.join(differences)}): {cure}"
         )
     kept = {"id": before.get("id") or now["id"], "evaluations": before["evaluations"]}
     return before | ({"config": now["config"]} if not differences else now) | kept, differences
@@ -116,7 +117,7 @@ def load_manifest(directory: Path) -> dict[str, Any]:
     """
     check_folder(directory)
     path = directory / MANIFEST
-    manifest = read_record(path)
+    manifest = read_untrusted_yaml(path)
     manifest.setdefault("evaluations", [])
     check(Manifest, manifest, str(path))
     return manifest
@@ -152,7 +153,7 @@ def load_study(
     if config.name != name:
         raise InputError(f"{place} has the study {config.name}: give its folder that name again")
     if uses_journal:
-        check_named(config.storage, settings)
+        check_storage(config.storage, settings)
     return config, manifest
 
 
@@ -174,7 +175,7 @@ def fetch_manifest(url: str) -> dict[str, Any]:
     """
     check_store_url(url)
     try:
-        content = Store(url).read(MANIFEST, limit=RECORD_BYTES)
+        content = Store(url).read(MANIFEST, limit=MANIFEST_BYTES)
     except StoreError as error:
         raise InputError(str(error)) from None
     if content is None:
@@ -186,7 +187,7 @@ def fetch_manifest(url: str) -> dict[str, Any]:
 
 def save_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
     """Write study.yaml in one step."""
-    write_document(directory / MANIFEST, manifest)
+    write_yaml(directory / MANIFEST, manifest)
 
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

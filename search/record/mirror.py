@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from search.config.places import JOURNAL, LEASE, MANIFEST
-from search.config.schema import StudyConfig
+from search.config.schema import JOURNAL, LEASE, MANIFEST, StudyConfig
 from search.record.exit import leave
 from search.record.lease import Slot
 from search.record.lease_slots import StoreSlot

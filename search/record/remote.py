@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from search.config.places import JOURNAL, LEASE
+from search.config.schema import JOURNAL, LEASE
 from search.record.lease_slots import StoreSlot
 from search.record.object_store import Store, StoreError
 from trainables.durable import write_file

@@ -6,7 +6,7 @@ from pathlib import Path
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 
-from search.config.places import Place
+from search.config.urls import JournalLocation
 from search.record.database import READER, WRITER, StorageLost, close_database, describe_loss, lock_study, open_database
 from search.record.journal_file import (
     CURE,
@@ -34,7 +34,7 @@ __all__ = [
 
 
 def open_storage(
-    place: Place, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
+    place: JournalLocation, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
 ) -> BaseStorage:
     """Open a journal for its one writer.
 
@@ -63,7 +63,7 @@ def open_storage(
     return storage
 
 
-def read_storage(place: Place) -> BaseStorage:
+def read_storage(place: JournalLocation) -> BaseStorage:
     """Open a journal for a reader: nothing can be written, repaired or locked through it.
 
     Raises:
@@ -75,7 +75,7 @@ def read_storage(place: Place) -> BaseStorage:
     return open_database(place, READER, skip_table_creation=True)
 
 
-def check_names(place: Place, known: Sequence[str], study: str) -> None:
+def check_names(place: JournalLocation, known: Sequence[str], study: str) -> None:
     """Check that a file, unless it is new, has the study.
 
     Raises:

@@ -18,7 +18,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
 from search.record.trial import Trial
-from trainables.record import CLASSES
+from trainables.pack_info import CLASSES
 
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
 """Blue and vermilion. Source: Wong 2011, Points of view: Color blindness, Nature Methods 8:441."""

@@ -13,7 +13,7 @@ from search.evaluation.choices import is_finished, name_recipes
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
-from search.samplers.shares import describe_division
+from search.samplers.shares import describe_shares
 from trainables.config import list_defaults
 
 
@@ -36,7 +36,7 @@ def list_notes(
     if ended < config.search.num_trials:
         notes.append(f"Of the study's {config.search.num_trials} trials {ended} had ended.")
     if len(config.search.architectures) > 1:
-        notes.append(describe_division(config, trials))
+        notes.append(describe_shares(config, trials))
     notes += [
         *_describe_limit(models),
         *_describe_shortage(manifest),

@@ -24,7 +24,7 @@ from search.record.trial import Trial
 from search.report import charts, figures
 from search.report.cells import Table
 from trainables.durable import write_file
-from trainables.record import CLASSES
+from trainables.pack_info import CLASSES
 
 NUM_MISTAKES = 12
 """Pictures per architecture."""

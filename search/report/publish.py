@@ -34,5 +34,5 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     console.print(render(result))
     confusions = [path for path in files if path.name.endswith("_confusion.png")]
     publish(confusions, config.directory / "artifacts", journal)
-    console.print(f"Open {config.place}/report/report.html", soft_wrap=True)
+    console.print(f"Open {config.location}/report/report.html", soft_wrap=True)
     return result

@@ -34,19 +34,18 @@ def write_trials(trials: Sequence[Trial], path: Path) -> Path:
         return write_file(path, table.to_csv(index=False, lineterminator="\n").encode())
     table = pd.DataFrame(rows, columns=[*results, *names], dtype=object)
     for name in results:
-        table[name] = table[name].astype(TYPES.get(name, "string"))
+        table[name] = table[name].astype(TYPES[name]) if name in TYPES else _to_text(table[name])
     for name in names:
-        table[name] = _unify(table[name])
+        is_text = any(isinstance(value, str) for value in table[name])
+        table[name] = _to_text(table[name]) if is_text else table[name].convert_dtypes()
     buffer = io.BytesIO()
     table.rename(columns=escape).to_parquet(buffer, index=False)
     return write_file(path, buffer.getvalue())
 
 
-def _unify(column: Any) -> Any:
-    """Return a parameter's column with one type: that of its values, text if some of them are text."""
-    if any(isinstance(value, str) for value in column):
-        return column.map(escape, na_action="ignore").astype("string")
-    return column.convert_dtypes()
+def _to_text(column: Any) -> Any:
+    """Return a column of text that is UTF-8, where a stranger's need not be."""
+    return column.map(escape, na_action="ignore").astype("string")
 
 
 def _describe(trial: Trial) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Propose parameters, as a pure function of seed, trial number and history."""
+"""Samplers propose a trial's parameters; shares decide which architecture the trial trains."""

@@ -1,10 +1,11 @@
-"""How architectures share a search: who gets the next trial, decided from the record alone.
+"""Shares of the architectures in a search: which architecture does the next trial train?
 
-The shares divide the number of trials, the epochs trained, or the time on the device. With the last two a trial that
-is under way counts as much as its architecture's trials do on average, or as it has used if that is more, so that
-trials side by side do not all go to one; so does one that failed, so that an architecture that fails is not tried for
-ever. The amounts depend on what was stopped and, for seconds, on the machine; since both are in the record, a resumed
-search decides on what the killed one knew.
+`search.divide` names what is shared: the number of trials, the epochs trained, or the device-seconds of training. The
+answer depends on the journal alone, so a resumed search gives the one that the killed search would have given.
+
+A running trial counts as much as its architecture's average trial, or as it has used so far if that is more. So not
+all concurrent trials go to one architecture. A failed trial counts the same way, so an architecture that always fails
+does not get all remaining trials.
 """
 
 import itertools
@@ -19,24 +20,24 @@ from trainables.errors import InputError
 FINISHED = (State.COMPLETE, State.PRUNED)
 
 
-def choose_next(config: StudyConfig, trials: Sequence[Trial]) -> str:
-    """Return the architecture of the next trial; whoever has fewer than `search.min_trials` comes first."""
+def choose_architecture(config: StudyConfig, trials: Sequence[Trial]) -> str:
+    """Return the architecture of the next trial; those with fewer than `search.min_trials` trials come first."""
     shares = list_shares(config)
     counts = Counter(trial.architecture for trial in trials)
     short = {name: share for name, share in shares.items() if counts[name] < config.search.min_trials}
     if short or config.search.divide == "trials":
-        return choose_architecture(counts, short or shares)
+        return find_furthest_behind(counts, short or shares)
     used, typical = measure_use(config, trials)
-    return choose_architecture(used, shares, step=typical)
+    return find_furthest_behind(used, shares, step=typical)
 
 
-def choose_architecture(used: Mapping[str, float], shares: Mapping[str, float], *, step: float = 1.0) -> str:
-    """Return the architecture that is furthest behind its share; the first named wins a tie.
+def find_furthest_behind(used: Mapping[str, float], shares: Mapping[str, float], *, step: float = 1.0) -> str:
+    """Return the architecture that is furthest behind its share; of several, the first.
 
     Args:
-        used: What each has used so far: trials, epochs or seconds.
-        shares: Weights, by architecture, above 0.
-        step: What one more trial uses.
+        used: Trials, epochs or seconds that each architecture has used.
+        shares: Weight of each architecture, above 0.
+        step: What one more trial uses on average.
     """
     due = sum(used.get(name, 0) for name in shares) + step
     total = sum(shares.values())
@@ -44,10 +45,9 @@ def choose_architecture(used: Mapping[str, float], shares: Mapping[str, float], 
 
 
 def measure_use(config: StudyConfig, trials: Sequence[Trial]) -> tuple[dict[str, float], float]:
-    """Return the epochs or device-seconds by architecture, unfinished and failed trials as the module says.
+    """Return what each architecture has used, and what a trial of any architecture uses on average.
 
-    Returns:
-        The amounts, and what a trial of any architecture uses on average.
+    Running and failed trials count as this module's docstring says.
     """
     amounts: dict[str, list[float]] = {name: [] for name in list_shares(config)}
     for trial in trials:
@@ -64,21 +64,21 @@ def measure_use(config: StudyConfig, trials: Sequence[Trial]) -> tuple[dict[str,
 
 
 def measure_trial(config: StudyConfig, trial: Trial) -> float:
-    """Return what a trial has used, in the unit that the study divides."""
+    """Return what a trial has used, in the unit of `search.divide`."""
     if config.search.divide == "trials":
         return 1.0
     return float(len(trial.epochs)) if config.search.divide == "epochs" else measure_seconds(config, trial)
 
 
 def measure_seconds(config: StudyConfig, trial: Trial) -> float:
-    """Return a trial's seconds of training times the GPUs it was granted, or the CPUs where some have no GPU."""
+    """Return a trial's seconds of training times its GPUs, or its CPUs if an architecture has no GPU."""
     granted = config.get_resources(trial.architecture)
     width = granted.cpus if name_device(config) == "CPU" else granted.gpus
     return width * sum(metrics.get("seconds", 0.0) for metrics in trial.epochs)
 
 
 def name_device(config: StudyConfig) -> str:
-    """Return what device-seconds are counted of: GPU if every architecture is granted some, else CPU."""
+    """Return the device of device-seconds: GPU if every architecture is granted a part of one, else CPU."""
     has_gpus = all(config.get_resources(name).gpus > 0 for name in config.search.architectures)
     return "GPU" if has_gpus else "CPU"
 
@@ -93,7 +93,7 @@ def check_shares(config: StudyConfig) -> None:
     """Check that every architecture gets `search.min_trials` trials.
 
     Raises:
-        InputError: If one would get fewer.
+        InputError: If an architecture would get fewer.
     """
     search, shares = config.search, list_shares(config)
     first = [recipe.architecture for recipe in config.recipes if recipe.architecture in shares][: search.num_trials]
@@ -102,7 +102,7 @@ def check_shares(config: StudyConfig) -> None:
         short = {name: share for name, share in shares.items() if counts[name] < search.min_trials}
         if not short:
             break
-        counts[choose_architecture(counts, short)] += 1
+        counts[find_furthest_behind(counts, short)] += 1
     if missing := [name for name in shares if counts[name] < search.min_trials]:
         fewer = "without a trial" if search.min_trials == 1 else f"with fewer than {search.min_trials} trials"
         raise InputError(
@@ -111,8 +111,8 @@ def check_shares(config: StudyConfig) -> None:
         )
 
 
-def describe_division(config: StudyConfig, trials: Sequence[Trial]) -> str:
-    """Return in a sentence how the search was divided and what each architecture got."""
+def describe_shares(config: StudyConfig, trials: Sequence[Trial]) -> str:
+    """Return a sentence on what was shared, in which proportion, and what each architecture got."""
     search, shares = config.search, list_shares(config)
     device = name_device(config)
     what = {"trials": "number of trials", "epochs": "epochs trained", "seconds": f"{device}-seconds of training"}

@@ -1,1 +1,1 @@
-"""Stop trials, decided from the record alone."""
+"""Schedulers decide after each epoch whether a trial stops."""

@@ -17,13 +17,14 @@ import pytest
 import ray
 
 from search.cluster.nodes import connect
-from search.config.schema import StudyConfig, dump, parse
+from search.config.load import dump, parse
+from search.config.schema import StudyConfig
 from search.evaluation.model_file import PREPROCESSING, save_model
 from search.evaluation.model_record import SHARED, ModelRecord
 from search.evaluation.result import RATES
 from search.record.provenance import describe_code
 from trainables.config import build_train_config, list_values
-from trainables.models import build_model
+from trainables.models.model import build_model
 
 MODEL_PARAMS = {"filters": 4, "dense_units": 8}
 

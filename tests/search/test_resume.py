@@ -11,7 +11,7 @@ from pathlib import Path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal
 from search.record.trial import State
 from search.schedulers.scheduler import SCHEDULERS

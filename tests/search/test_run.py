@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.folder import create_folder
 from search.run import _read_stored, main
 

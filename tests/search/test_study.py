@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal
 from search.record.trial import State
 from search.samplers.sampler import SAMPLERS

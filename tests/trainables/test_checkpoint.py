@@ -139,7 +139,7 @@ def test_a_kill_between_any_two_lines_leaves_the_old_or_the_new_state(tmp_path: 
     assert set(found) == {2, 3}
 
 
-def test_on_a_full_disk_the_last_whole_state_is_kept_and_saving_goes_on_when_there_is_room(
+def test_on_a_full_disk_the_last_whole_state_is_kept_and_saving_continues_when_there_is_room(
     run_on_small_disk: Callable[..., str],
 ) -> None:
     script = (

@@ -2,14 +2,18 @@ import dataclasses
 import itertools
 import math
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from trainables.config import MODEL_CONFIGS, CnnConfig, TrainConfig, build_train_config, list_defaults, list_values
+from trainables.config import MODEL_CONFIGS, TrainConfig, build_train_config, list_defaults, list_values
 from trainables.errors import InputError
-from trainables.models import MODELS
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.model import MODELS
 
 FLOATS = [field.name for field in dataclasses.fields(TrainConfig) if field.type is float]
 EXTREMES: dict[str, tuple[Any, ...]] = {
@@ -86,7 +90,7 @@ def test_a_batch_of_one_image_is_refused_where_the_model_cannot_train_on_it(
         return
     with pytest.raises(ValueError, match="Expected more than 1 value per channel"):
         model(torch.rand(1, 3, 32, 32))
-    with pytest.raises(InputError, match="batch_size = 1: expected at least 2, for batch normalisation"):
+    with pytest.raises(InputError, match="batch_size = 1: expected at least 2, because batch normalisation"):
         build_train_config(architecture, {**params, "batch_size": 1}, epochs=1, seed=0)
     model(torch.rand(2, 3, 32, 32)).sum().backward()
 
@@ -113,3 +117,8 @@ def test_a_training_without_parameters_has_the_defaults(architecture: str) -> No
 def test_a_parameter_that_does_not_exist_is_refused_with_those_that_do() -> None:
     with pytest.raises(InputError, match=r"cnn has no parameter cut_out; known: .*cutout"):
         build_train_config("cnn", {"cut_out": 8}, epochs=1, seed=0)
+
+
+def test_configurations_are_imported_without_torch() -> None:
+    program = "import sys, trainables.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False).returncode == 0

@@ -6,9 +6,11 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from trainables.config import CnnConfig, ModelConfig, ResNet50Config
+from trainables.config import ModelConfig
 from trainables.errors import InputError
-from trainables.models import build_model, count_parameters, fetch_weights
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.model import build_model, count_parameters, fetch_weights
+from trainables.models.resnet50.config import ResNet50Config
 
 CNN_CORNERS = [
     {"num_blocks": blocks, "convs_per_block": convs, "kernel_size": kernel, "batch_norm": norm, "head": head}

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from trainables.config import CnnConfig, ResNet50Config, TrainConfig
-from trainables.models import build_model
+from trainables.config import TrainConfig
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.model import build_model
+from trainables.models.resnet50.config import ResNet50Config
 from trainables.optim import OPTIMIZERS, SCHEDULES, build_optimizer, constant, cosine, one_cycle, schedule
 
 

@@ -15,10 +15,10 @@ from PIL import Image
 from torchvision import transforms
 
 from search.datasets.audit.images import read_images
-from trainables.data import open_full_train, open_test
 from trainables.errors import InputError
 from trainables.pack import pack
-from trainables.record import load_info, verify
+from trainables.pack_info import load_info, verify
+from trainables.splits import open_full_train, open_test
 
 PART = "train/REAL"
 CIFAKE = os.environ.get("CIFAKE_PATH")
@@ -350,7 +350,7 @@ def test_a_cache_that_is_a_file_is_named(image_folder, tmp_path):
         pack(image_folder, tmp_path / "file")
 
 
-def test_a_pack_without_its_record_is_not_used_again(image_folder, cache):
+def test_a_pack_without_its_pack_json_is_not_used_again(image_folder, cache):
     packed = pack(image_folder, cache)
     (packed / "pack.json").unlink()
     with pytest.raises(InputError, match=f"{packed} is not a complete pack .*: delete the folder"):

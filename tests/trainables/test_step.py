@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from trainables.config import CnnConfig, ResNet50Config, TrainConfig
-from trainables.data import Split
+from trainables.config import TrainConfig
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.resnet50.config import ResNet50Config
+from trainables.splits import Split
 from trainables.step import STEPS, RecordedStep, Step, _get_stream
 from trainables.train import train
 
@@ -241,7 +243,7 @@ def test_a_replayed_step_follows_the_schedule(graphs: list[Graph], monkeypatch: 
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_a_training_goes_on_from_the_state_of_the_other_kind_of_step(
+def test_a_training_continues_from_the_state_of_the_other_kind_of_step(
     optimizer: Any, graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = dataclasses.replace(EXACT, optimizer=optimizer)

@@ -12,11 +12,13 @@ from torch.nn import functional
 from trainables import checkpoint
 from trainables.augment import crop, cutout, flip
 from trainables.average import Average
-from trainables.config import CnnConfig, ResNet50Config, TrainConfig
-from trainables.data import Split
+from trainables.config import TrainConfig
 from trainables.errors import InputError, TrainingError
-from trainables.models import build_model
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.model import build_model
+from trainables.models.resnet50.config import ResNet50Config
 from trainables.seed import derive_seed
+from trainables.splits import Split
 from trainables.train import Epoch, predict, train
 
 CPU = torch.device("cpu")
@@ -153,7 +155,7 @@ def test_augmentation_and_schedule_enter_the_loop_as_they_stand() -> None:
         assert epoch.metrics["learning_rate"] == pytest.approx(rate)
 
 
-def test_two_runs_are_bitwise_equal_whatever_the_caller_draws_in_between() -> None:
+def test_two_runs_are_bitwise_equal_although_the_caller_draws_in_between() -> None:
     straight = run(HARD)
     disturbed = []
     for epoch in train(HARD, draw_split(70, unused=9), draw_split(30, seed=1), device=CPU):
@@ -187,13 +189,13 @@ def test_a_resumed_run_equals_the_straight_run(tmp_path: Path, cut: int, optimiz
     assert is_equal(straight[cut:], resumed)
 
 
-def test_every_epoch_draws_anew() -> None:
+def test_every_epoch_draws_again() -> None:
     config = TrainConfig(model=HARD.model, epochs=2, batch_size=16, learning_rate=1e-12, flip=True, crop_padding=4)
     (first, _), (second, _) = run(config)
     assert first["train_loss"] != second["train_loss"]
 
 
-def test_dropout_draws_anew_in_every_epoch() -> None:
+def test_dropout_draws_again_in_every_epoch() -> None:
     same = Split(
         images=torch.full((16, 32, 32, 3), 100, dtype=torch.uint8),
         labels=torch.ones(16, dtype=torch.uint8),
@@ -220,7 +222,7 @@ def test_a_run_resumed_at_its_end_has_no_epoch_left() -> None:
     assert run(HARD, resume=run(HARD)[-1][1]) == []
 
 
-def test_a_longer_run_goes_on_where_a_shorter_one_with_a_constant_rate_ended() -> None:
+def test_a_longer_run_continues_where_a_shorter_one_with_a_constant_rate_ended() -> None:
     short, long = (TrainConfig(model=SMALL, epochs=epochs) for epochs in (1, 3))
     assert is_equal(run(long)[1:], run(long, resume=run(short)[0][1]))
 
@@ -420,7 +422,7 @@ def test_on_cuda_two_deterministic_runs_are_bitwise_equal_and_so_is_a_resumed_on
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("model", [SMALL, ResNet50Config(stem="cifar")], ids=["cnn", "resnet50"])
-def test_on_cuda_the_loop_does_what_it_does_on_the_cpu_as_far_as_bfloat16_tells(model: Any) -> None:
+def test_on_cuda_the_loop_does_what_it_does_on_the_cpu_within_bfloat16(model: Any) -> None:
     # All images are one batch, so that their order, which each device draws for itself, does not matter.
     config = TrainConfig(model=model, epochs=3, batch_size=64, optimizer="sgd", learning_rate=1e-3)
     cpu, cuda = (

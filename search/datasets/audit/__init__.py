@@ -1,1 +1,1 @@
-"""Describes a data set: counts, damaged files, copies, near-duplicates, colour."""
+"""Audit of a data set: counts, damaged files, copies, near-duplicates, colour."""

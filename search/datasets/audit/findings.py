@@ -1,4 +1,4 @@
-"""What a data set is like: counts, bad files, images that occur twice or almost, colour."""
+"""Findings of an audit: counts, bad files, copies, near-duplicates, colour."""
 
 import dataclasses
 
@@ -7,28 +7,29 @@ from numpy.typing import NDArray
 
 from search.datasets.audit.images import PARTS, Images
 from search.datasets.audit.neighbours import compare, find_pairs, hash_images
-from trainables.record import CLASSES
+from trainables.pack_info import CLASSES
 
 RELATIONS = (*PARTS, *(f"train/{label} and test/{label}" for label in CLASSES), "FAKE and REAL")
-"""Where two images that are the same, or look alike, can lie."""
+"""Parts, or pairs of parts, in which two images can be the same or look alike."""
 MAX_DISTANCE = 8
 """Most bits of 64 in which the perceptual hashes of two near-duplicates differ.
 
-Measured on CIFAKE: brightened by 12 levels or compressed again, 99 % of images stay within 2 bits, moved by a pixel
-three in four stay within 8. At 10 bits there are five times as many pairs, mostly of two different things.
+Measured on CIFAKE: after brightening by 12 levels or compressing again, 99 % of images differ in 2 bits at most; after
+a shift by one pixel, three in four differ in 8 at most. At 10 bits there are five times as many pairs, mostly of
+different objects.
 """
 MAX_DIFFERENCE = 20.0
-"""Largest mean difference of two near-duplicates' pixels, in levels of 255. A move by one pixel makes 14 of a photo."""
+"""Largest mean difference of two near-duplicates' pixels, in levels of 255. A photo shifted by one pixel has 14."""
 MIN_CORRELATION = 0.9
 """Smallest correlation of two near-duplicates' pixels.
 
-Above it CIFAKE's pairs show one picture twice; below come small birds on one grey sky, whose pixels differ little.
+Above it CIFAKE's pairs show the same picture; below are pairs of small birds on grey skies, whose pixels differ little.
 """
 GREY_DEVIATION = 1.0
 """An image is near-grey if its channels deviate by less than this from their pixel's mean, on average.
 
-In levels of 255. Of some forty definitions it is the simplest that gives what is known of CIFAKE's training images,
-about 12.7 % of FAKE and 1.5 % of REAL: it finds 12.7 % and 1.6 %.
+In levels of 255. Of some forty definitions it is the simplest that agrees with the known shares of near-grey images in
+CIFAKE's training split, about 12.7 % of FAKE and 1.5 % of REAL: it finds 12.7 % and 1.6 %.
 """
 BATCH = 4096
 
@@ -40,26 +41,26 @@ class Part:
     name: str
     images: int
     colour: tuple[float, float, float] | None
-    """Mean red, green and blue, in [0, 255]; None without images."""
+    """Mean red, green and blue, in [0, 255]; None if there are no images."""
     near_grey: float | None
     """Share of near-grey images, in [0, 1]; see GREY_DEVIATION."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Repeats:
-    """How often images occur twice in one place of RELATIONS.
+    """Numbers of repeated images in one of RELATIONS.
 
-    Inside a part every copy but the first counts; of train and test, the images of train that are in test too; of
-    FAKE and REAL, the images of FAKE that are in REAL too. Near-duplicates are counted in pairs.
+    Within a part, every copy but the first counts; between train and test, the images of train that are also in test;
+    between FAKE and REAL, the images of FAKE that are also in REAL. Near-duplicates are counted in pairs.
     """
 
     relation: str
     same_file: int
-    """The files are the same, byte for byte."""
+    """Images in equal files."""
     same_pixels: int
-    """Only the pixels are the same, in files that differ."""
+    """Images with equal pixels in different files."""
     near: int
-    """Pairs of images that differ, but look alike; of images with the same pixels, only the first is compared."""
+    """Pairs of different images that look alike; of images with equal pixels only the first is compared."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,22 +80,22 @@ class NearPair:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """What was found in a data set."""
+    """Findings in a data set."""
 
     source: str
     """Folder or zip."""
     parts: list[Part]
-    """By PARTS."""
+    """One for each of PARTS."""
     bad: list[str]
     """Files that are not images."""
     resized: list[str]
-    """Images that are not 32x32; they were compared after scaling."""
+    """Images that are not 32x32; they are compared after scaling."""
     repeats: list[Repeats]
-    """By RELATIONS."""
+    """One for each of RELATIONS."""
     copies: list[list[str]]
-    """Images with the same pixels, together."""
+    """Groups of images with equal pixels."""
     near: list[NearPair]
-    """From the most alike on."""
+    """Near-duplicates, most similar first."""
 
 
 def audit(images: Images) -> Audit:
@@ -118,7 +119,7 @@ def audit(images: Images) -> Audit:
 
 
 def find_near(images: Images) -> list[NearPair]:
-    """Return the pairs of images that look alike but differ, from the most alike on."""
+    """Return the pairs of different images that look alike, most similar first."""
     firsts = np.flatnonzero(images.first_pixels == np.arange(len(images.names)))
     hashes = hash_images(images.pixels)
     pairs = firsts[find_pairs(hashes[firsts], MAX_DISTANCE)]
@@ -138,7 +139,7 @@ def find_near(images: Images) -> list[NearPair]:
 
 
 def _count_repeats(parts: NDArray[np.int64], first: NDArray[np.int64]) -> list[int]:
-    """Count what `Repeats` says, by RELATIONS, given for each image the first one that is the same."""
+    """Count repeated images for each of RELATIONS, given the index of the first equal image for each image."""
     members = [first[parts == part] for part in range(len(PARTS))]
     inside = [len(own) - len(np.unique(own)) for own in members]
     across = [int(np.isin(members[label], members[label + 2]).sum()) for label in range(len(CLASSES))]
@@ -147,7 +148,7 @@ def _count_repeats(parts: NDArray[np.int64], first: NDArray[np.int64]) -> list[i
 
 
 def _name_relation(left: int, right: int) -> str:
-    """Return where a pair lies, given the parts of its images, of which the left one comes first."""
+    """Return the relation of a pair, given the parts of its images in ascending order."""
     if left == right:
         return RELATIONS[left]
     return RELATIONS[len(PARTS) + left] if left % 2 == right % 2 else RELATIONS[-1]

@@ -1,6 +1,6 @@
-"""All images of a folder or a zip in memory, with their names, and which of them are the same.
+"""Reads all images of a folder or a zip into memory, with their names, and finds equal ones.
 
-Nothing is packed or left out: this is for looking at the data, both splits of them. No model sees what it reads.
+Both splits are read, and no image is left out: this serves the audit alone. No model sees what it reads.
 """
 
 import dataclasses
@@ -14,28 +14,28 @@ from numpy.typing import NDArray
 from trainables.config import IMAGE_SIZE
 from trainables.decode import decode_chunks
 from trainables.errors import InputError
-from trainables.record import CLASSES, SPLITS
+from trainables.pack_info import CLASSES, SPLITS
 from trainables.source import Member, cut, open_source, require_classes
 
 PARTS = tuple("/".join(part) for part in itertools.product(SPLITS, CLASSES))
-"""train/FAKE, train/REAL, test/FAKE, test/REAL: the order of everything in an audit."""
+"""train/FAKE, train/REAL, test/FAKE, test/REAL: the order of all lists in an audit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Images:
-    """All images of a source, decoded, in the order of PARTS and then of their names."""
+    """All decoded images of a source, sorted by PARTS, then by name."""
 
     source: Path
     names: list[str]
-    """N of them: SPLIT/CLASS/FILE."""
+    """N names, SPLIT/CLASS/FILE."""
     parts: NDArray[np.int64]
     """(N,) indices into PARTS."""
     pixels: NDArray[np.uint8]
     """(N, 32, 32, 3)."""
     first_file: NDArray[np.int64]
-    """(N,) index of the first image in the same file, byte for byte; its own if there is none before."""
+    """(N,) index of the first image whose file is equal; the image's own index if it is the first."""
     first_pixels: NDArray[np.int64]
-    """(N,) index of the first image with the same pixels."""
+    """(N,) index of the first image with equal pixels."""
     bad: list[str]
     """Names of the files that are not images."""
     resized: list[str]
@@ -47,10 +47,10 @@ def read_images(path: Path, progress: Callable[[int, int], None] | None = None) 
 
     Args:
         path: Folder or zip in the layout {train,test}/{REAL,FAKE}/*.
-        progress: Told, now and then, how many files are done, and how many there are.
+        progress: Called now and then with the number of files done and the number of all files.
 
     Raises:
-        InputError: If it is not there, not in the layout, or corrupt.
+        InputError: If it is missing, has another layout, or is corrupt.
     """
     try:
         with open_source(path) as source:
@@ -85,9 +85,9 @@ def _find_part(name: str) -> int:
 
 
 def _find_firsts(members: list[Member], hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return for each image the index of the first one in the same file, and of the first one with the same pixels.
+    """Return for each image the index of the first image in an equal file, and of the first with equal pixels.
 
-    Files are the same if their pixels, their CRC and their length are.
+    Files are equal if their pixels, CRC and length are.
     """
     marks = [(hashes[row], member.crc, member.size) for row, member in enumerate(members)]
     files = np.array(marks, dtype=np.uint64).reshape(-1, 3)

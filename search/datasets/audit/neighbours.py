@@ -1,4 +1,4 @@
-"""Finds images that look alike among hundreds of thousands: a perceptual hash, and pairs of close hashes."""
+"""Finds similar images among hundreds of thousands: a perceptual hash, and all pairs of close hashes."""
 
 from collections.abc import Iterator
 
@@ -12,18 +12,18 @@ LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 FREQUENCIES = 8
 """Lowest frequencies kept in each direction; 8 x 8 give the 64 bits of a hash."""
 BANDS = 4
-"""Parts of a hash that are looked up by themselves, 16 bits each."""
+"""Parts of a hash, 16 bits each, that are looked up separately."""
 BATCH = 1024
-"""Images, or pairs of images, that are computed at a time."""
+"""Images, or pairs of images, in one computation."""
 BLOCK = 1 << 22
-"""Candidate pairs that are compared at a time: bounds the memory."""
+"""Candidate pairs in one comparison; bounds the memory."""
 
 
 def hash_images(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return the 64-bit perceptual hash (pHash) of each image.
 
-    A bit says whether one of the 64 lowest frequencies of the grey image's cosine transform is above their median.
-    Brightness and contrast leave it as it is, compression almost; our images need no scaling, pHash's size is 32x32.
+    Each bit says whether one of the 64 lowest frequencies of the grey image's cosine transform is above their median.
+    Brightness and contrast do not change the hash, compression hardly does. pHash scales to 32x32, our images' size.
 
     Args:
         images: (N, 32, 32, 3).
@@ -38,7 +38,7 @@ def hash_images(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     hashes = np.empty(len(images), dtype=np.uint64)
     for start in range(0, len(images), BATCH):
         grey = images[start : start + BATCH].reshape(-1, 3).astype(np.float32) @ LUMA
-        # rounded, because a flat image has no frequencies but those of the rounding errors
+        # Rounded, because the only frequencies of a flat image are rounding errors.
         amplitudes = np.rint(grey.reshape(-1, IMAGE_SIZE**2) @ basis)
         bits = amplitudes > np.median(amplitudes, axis=1, keepdims=True)
         hashes[start : start + BATCH] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
@@ -48,15 +48,15 @@ def hash_images(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
 def find_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int64]:
     """Find all pairs of hashes that differ in few bits.
 
-    Two hashes that differ in at most d bits differ in at most d // 4 bits in one of their 4 bands, so it is enough
-    to look up each band, with every choice of so many bits turned, among the bands of the others.
+    Two hashes that differ in at most d bits differ in at most d // 4 bits in one of their 4 bands. So it is enough to
+    flip each choice of so many bits in each band, and look the result up among the bands of the other hashes.
 
     Args:
         hashes: (N,).
         max_distance: Most bits that may differ, in [0, 64].
 
     Returns:
-        (K, 2) indices, the smaller one first, in ascending order.
+        (K, 2) indices in ascending order; the smaller one of each pair comes first.
 
     Source: Norouzi, Punjani and Fleet 2012, Fast Search in Hamming Space with Multi-Index Hashing (arXiv:1307.2982),
     proposition 1.
@@ -71,7 +71,7 @@ def find_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int6
         bounds = np.searchsorted(keys, np.arange((1 << width) + 1))
         for turn in turns:
             wanted = keys ^ turn
-            # of both ways to meet a pair one is enough: from the smaller key, or from the earlier of equal ones
+            # Each pair is found from one side only: from the smaller key, or from the earlier of equal keys.
             first = bounds[wanted] if turn else np.arange(1, len(keys) + 1)
             counts = np.where(wanted >= keys, bounds[wanted + 1] - first, 0)
             for left, right in _list_candidates(first, counts):
@@ -90,8 +90,8 @@ def compare(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> tuple[NDArra
         pairs: (K, 2) indices of images.
 
     Returns:
-        The mean absolute difference (K,) in [0, 255]; and the correlation (K,) in [-1, 1], that of each channel's
-        deviations from its mean, with a noise of one level added to both, so that two flat images correlate.
+        Mean absolute differences (K,) in [0, 255], and correlations (K,) in [-1, 1] of each channel's deviations from
+        its mean. A common noise of variance 1 is added, so that two flat images correlate.
     """
     differences, correlations = np.empty(len(pairs)), np.empty(len(pairs))
     for start in range(0, len(pairs), BATCH):
@@ -104,7 +104,7 @@ def compare(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> tuple[NDArra
 
 
 def _build_basis() -> NDArray[np.float32]:
-    """Return the cosines (1024, 64) of the lowest frequencies, dealt out so that every band has high and low ones."""
+    """Return the cosines (1024, 64) of the lowest frequencies, ordered so that each band has high and low ones."""
     places = (2 * np.arange(IMAGE_SIZE) + 1) / (2 * IMAGE_SIZE)
     cosines = np.cos(np.pi * np.arange(FREQUENCIES)[:, None] * places)
     deal = np.arange(FREQUENCIES**2).reshape(-1, BANDS).T.ravel()
@@ -115,7 +115,7 @@ def _build_basis() -> NDArray[np.float32]:
 def _list_candidates(
     first: NDArray[np.int64], counts: NDArray[np.int64]
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the pairs (i, first[i]), (i, first[i] + 1) ... of which each i has counts[i], in blocks."""
+    """Yield the counts[i] pairs (i, first[i]), (i, first[i] + 1) ... of each i, in blocks."""
     active = np.flatnonzero(counts)
     first, counts = first[active], counts[active]
     ends = np.cumsum(counts)

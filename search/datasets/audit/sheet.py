@@ -1,4 +1,4 @@
-"""The contact sheet of an audit: examples of near-duplicates, side by side in one picture."""
+"""The contact sheet of an audit: one picture with examples of near-duplicates."""
 
 from collections.abc import Sequence
 
@@ -11,18 +11,19 @@ from search.datasets.audit.images import Images
 from trainables.config import IMAGE_SIZE
 
 COLUMNS, ROWS = 6, 2
-"""Examples beside and below each other, per relation."""
+"""Examples in a row and in a column, for each relation."""
 SIDE = 3 * IMAGE_SIZE
-"""Pixels of an image's side on the sheet; a whole multiple, so that no pixel is invented."""
+"""Pixels of an image's side on the sheet; an integer multiple, so that no pixel is interpolated."""
 GAP, LINE = 8, 13
-"""Pixels between examples, and of a line of text."""
+"""Pixels between examples, and height of a line of text in pixels."""
 CELL = (2 * SIDE + GAP, SIDE + 3 * LINE + GAP)
 
 
 def draw_sheet(images: Images, near: Sequence[NearPair]) -> Image.Image:
-    """Draw up to 12 pairs of each relation, from the most to the least alike, spread evenly over all of them.
+    """Draw up to 12 pairs of each relation, evenly spaced from the most to the least similar.
 
-    Below each pair: its two files, the bits in which the hashes differ, how far the pixels do, and their correlation.
+    Below each pair are its two files, the differing bits of the hashes, the difference of the pixels, and their
+    correlation.
     """
     groups = {relation: [pair for pair in near if pair.relation == relation] for relation in RELATIONS}
     shown = {relation: _spread(group) for relation, group in groups.items() if group}
@@ -47,12 +48,12 @@ def draw_sheet(images: Images, near: Sequence[NearPair]) -> Image.Image:
 
 
 def _spread(pairs: Sequence[NearPair]) -> list[NearPair]:
-    """Choose examples at even distances, the first and the last among them."""
+    """Choose evenly spaced pairs, including the first and the last."""
     places = np.linspace(0, len(pairs) - 1, min(len(pairs), COLUMNS * ROWS))
     return [pairs[int(place)] for place in places.round()]
 
 
 def _shorten(name: str) -> str:
-    """Return what fits below an image and every font can show."""
+    """Shorten a name to fit below an image, in characters that every font has."""
     plain = escape(name).encode("ascii", "backslashreplace").decode()
     return plain if len(plain) <= 32 else f"{plain[:14]}...{plain[-15:]}"

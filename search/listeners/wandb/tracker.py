@@ -179,7 +179,7 @@ class Tracker:
         self._warn(f"Weights & Biases: {reason}; {ending}")
 
     def _tell_where(self) -> str:
-        return f"`python -m search sync {self._target.config.place}` uploads what is missing"
+        return f"`python -m search sync {self._target.config.location}` uploads what is missing"
 
 
 def build_tracker(config: StudyConfig, identity: str, warn: Callable[[str], None]) -> Tracker:

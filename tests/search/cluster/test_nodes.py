@@ -4,7 +4,8 @@ import pytest
 from ray.util import placement_group_table, remove_placement_group
 
 from search.cluster.nodes import Node, _ask_for_nodes, clear_nodes, connect, count_slots, find_problem
-from search.config.schema import ResourceConfig, parse
+from search.config.load import parse
+from search.config.schema import ResourceConfig
 from trainables.errors import InputError
 
 

@@ -13,12 +13,13 @@ from search.cluster.agreement import NodeError, describe_versions, find_differen
 from search.cluster.nodes import Node, list_nodes
 from search.cluster.preflight import Folder, _await, check_nodes, open_board, reach
 from search.cluster.transfer import build_delivery
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.object_store import Store
-from trainables.config import ResNet50Config
 from trainables.errors import InputError
-from trainables.models import build_model, locate_imagenet
-from trainables.record import verify
+from trainables.models.model import build_model
+from trainables.models.resnet50.config import ResNet50Config
+from trainables.models.resnet50.weights import locate_imagenet
+from trainables.pack_info import verify
 
 
 @pytest.fixture(scope="module")

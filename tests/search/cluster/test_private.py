@@ -16,7 +16,7 @@ from ray._raylet import AuthenticationMode, get_authentication_mode
 
 from search.cluster.nodes import connect
 from search.cluster.private import keep_private
-from search.config.schema import parse
+from search.config.load import parse
 
 ROOT = Path(__file__).parents[3]
 NOBODY = 65534

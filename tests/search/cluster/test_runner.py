@@ -17,7 +17,7 @@ from search.cluster.nodes import connect, count_slots
 from search.cluster.runner import run_study
 from search.cluster.signals import Interrupted
 from search.cluster.worker import catch
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal
 from search.record.trial import State
 from search.study import Study

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from search.commands.dashboard import POLICY, answer_to
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal
 from search.record.manifest import save_manifest
 from search.record.trial import State

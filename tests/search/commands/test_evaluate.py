@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from search.cluster.nodes import connect
 from search.commands.evaluate import conclude, main
-from search.config.schema import dump, parse
+from search.config.load import dump, parse
 from search.config.space import build_distributions, list_specs
-from search.config.yaml import read_document
+from search.config.yaml import read_yaml
 from search.record.folder import OpenStudy, create_folder
 from search.record.journal import Journal
 from search.record.manifest import load_manifest, save_manifest
@@ -164,7 +164,7 @@ def test_retrainings_that_fail_are_named_and_the_opening_stays_recorded(tmp_path
         pytest.raises(InputError, match=r"nothing to report\. The retraining cnn-seed0 failed: .*test\.labels"),
     ):
         conclude(opened, pack_copy, Console(quiet=True))
-    (entry,) = read_document(config.directory / "study.yaml")["evaluations"]
+    (entry,) = read_yaml(config.directory / "study.yaml")["evaluations"]
     assert entry["opened"]
 
 

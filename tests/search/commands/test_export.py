@@ -15,8 +15,8 @@ from search.evaluation.model_file import TrainedModel, load_model
 from trainables.augment import to_float
 from trainables.classifier import Classifier
 from trainables.config import build_train_config
-from trainables.data import open_train
-from trainables.models import build_model
+from trainables.models.model import build_model
+from trainables.splits import open_train
 
 APP = typer.Typer()
 APP.command()(main)

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from search.commands.inspect import main
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal
 from search.record.lease import hold
 from search.record.manifest import load_manifest, save_manifest

@@ -1,7 +1,7 @@
 import pytest
 
 from search.commands.plan import estimate_epochs, list_repetitions
-from search.config.schema import parse
+from search.config.load import parse
 from search.config.space import build_distributions, count_points, list_specs
 from search.samplers.sampler import Sampler
 

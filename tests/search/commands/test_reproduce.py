@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from search.commands.reproduce import compare, list_obstacles, main
-from search.config.schema import parse
+from search.config.load import parse
 from search.evaluation.model_file import load_record
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import Place
@@ -17,7 +17,7 @@ from search.evaluation.test import retrain
 from search.record.manifest import build_manifest, save_manifest
 from search.record.object_store import Store
 from trainables.pack import pack
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 APP = typer.Typer()
 APP.command()(main)

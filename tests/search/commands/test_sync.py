@@ -10,8 +10,8 @@ import typer
 from typer.testing import CliRunner
 
 from search.commands.sync import main
-from search.config.schema import dump, parse
-from search.config.yaml import write_document
+from search.config.load import dump, parse
+from search.config.yaml import write_yaml
 from search.evaluation import result as found
 from search.listeners.wandb.tracker import build_tracker
 from search.record.journal import Journal
@@ -44,7 +44,7 @@ def track_trials(config):
     """Write a study of three trials, one under way, tracked offline, and return them."""
     config.directory.mkdir(parents=True)
     record = {"id": "1d", **build_record(config)}
-    write_document(config.directory / "study.yaml", record)
+    write_yaml(config.directory / "study.yaml", record)
     journal = Journal(config.directory / "study.journal", "demo", note=print)
     tracker = build_tracker(config, "1d", print)
     for number, state in enumerate((State.COMPLETE, State.FAIL, State.RUNNING)):
@@ -102,11 +102,11 @@ def test_a_study_in_an_object_store_is_uploaded_from_it(wandb_server, config, bu
     copy.close()
     shutil.rmtree(config.directory)
 
-    code, stdout, _ = sync(config.place)
+    code, stdout, _ = sync(config.location)
     assert (code, "3 uploaded, 0 were there already, 0 failed" in stdout) == (0, True), stdout
     for trial in trials:
         assert list_metrics(wandb_server.list_history(f"demo-1d-000{trial.number}")) == trial.epochs
-    assert "0 uploaded, 3 were there already" in sync(config.place)[1]
+    assert "0 uploaded, 3 were there already" in sync(config.location)[1]
     assert "study.lock" not in copy.store.list()
 
 
@@ -161,9 +161,9 @@ def test_a_folder_without_study_or_runs_is_one_sentence(config, tmp_path):
     assert f"there is no study in {tmp_path}/nowhere" in stderr
     config.directory.mkdir()
     record = build_record(config)
-    write_document(config.directory / "study.yaml", record)
+    write_yaml(config.directory / "study.yaml", record)
     assert "has no id" in sync(config.directory)[2]
-    write_document(config.directory / "study.yaml", {"id": "1d", **record})
+    write_yaml(config.directory / "study.yaml", {"id": "1d", **record})
     code, _, stderr = sync(config.directory)
     assert code == 2
     assert "has no trials yet" in stderr
@@ -212,7 +212,7 @@ def add_evaluation(config):
     chosen = {"time": "2026-11-28T12:00:00+00:00", "commit": None, "dirty": None}
     choices = {"rule": "best", "seeds": len(record["evaluations"]) + 1, "top_k": 1, "threshold": 0.5, "winners": []}
     record["evaluations"].append({**choices, "fingerprint": "f00d", "chosen": chosen, "opened": None})
-    write_document(config.directory / "study.yaml", record)
+    write_yaml(config.directory / "study.yaml", record)
     return record
 
 

@@ -11,12 +11,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from search.config.printable import defuse, escape, escape_latex, escape_lines, escape_markdown
-from search.config.yaml import format_document, read_document
+from search.config.yaml import format_yaml, read_yaml
 from search.record.trial import State, Trial
 from search.report.cells import Table, format_latex, format_pipes
 from search.report.trials import write_trials
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HOSTILE = "=cmd|'/c calc'!A1\x1b[2J\x1b]0;title\x07\u202egnp\r\n\x9b31m\u2028\udcff<script>"
 ANY_TEXT = st.text(st.characters(codec=None), max_size=40)
 PLAIN = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -80,10 +80,10 @@ def test_a_cell_of_markdown_and_latex_is_text_alone():
 
 @given(st.lists(ANY_TEXT, max_size=5))
 @example([HOSTILE, "\x85", "\ufeff", "é\u2028", "\ud800"])
-def test_a_record_keeps_every_name_to_the_letter(tmp_path_factory, names):
+def test_a_study_yaml_keeps_every_name_to_the_letter(tmp_path_factory, names):
     path = tmp_path_factory.mktemp("record") / "study.yaml"
-    path.write_text(format_document({"skipped": names}), encoding="utf-8")
-    assert read_document(path)["skipped"] == names
+    path.write_text(format_yaml({"skipped": names}), encoding="utf-8")
+    assert read_yaml(path)["skipped"] == names
 
 
 @pytest.fixture

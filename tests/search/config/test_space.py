@@ -2,9 +2,10 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.config.space import Choice, Range, build_distributions, check_space, contains, list_specs
-from trainables.config import CnnConfig, build_train_config
+from trainables.config import build_train_config
 from trainables.errors import InputError
-from trainables.models import build_model, count_parameters
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.model import build_model, count_parameters
 
 
 def refuse(**cnn):

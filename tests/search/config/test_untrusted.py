@@ -22,10 +22,11 @@ import search.commands.predict
 import search.commands.reproduce
 import search.commands.sync
 from search.commands.reproduce import DEPENDENCIES
-from search.config.places import PASSWORD
-from search.config.schema import DataConfig, parse
+from search.config.load import parse
+from search.config.schema import DataConfig
 from search.config.untrusted import STORAGE, check_object_name, parse_json
-from search.config.yaml import format_document, read_record
+from search.config.urls import PASSWORD
+from search.config.yaml import format_yaml, read_untrusted_yaml
 from search.evaluation.choices import list_retrainings, read_entry
 from search.evaluation.model_file import load_model
 from search.evaluation.model_record import build_record
@@ -102,13 +103,13 @@ def test_no_command_follows_a_link_in_a_study(study, tmp_path, name, position):
     path.symlink_to(outside)
     before = sorted(tmp_path.rglob("*"))
     code, said = call(*list_commands(study)[position])
-    assert (code, f"{name} is a link: put what it points to in its place" in said) == (2, True), said
+    assert (code, f"{name} is a link: replace it by what it points to" in said) == (2, True), said
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_pipe_in_a_study_is_refused_and_waits_for_nobody(study):
+def test_a_pipe_in_a_study_is_refused_without_waiting(study):
     os.mkfifo(study / "models" / "cnn-seed1.json")
-    assert "is no file and no folder" in call(search.commands.inspect, study)[1]
+    assert "is neither a file nor a folder" in call(search.commands.inspect, study)[1]
 
 
 def test_the_folder_itself_may_be_a_link_for_the_user_gave_it(study, tmp_path):
@@ -139,7 +140,7 @@ def test_no_command_follows_a_link_in_place_of_a_model(saved_model, tmp_path, su
     path.rename(tmp_path / "outside")
     path.symlink_to(tmp_path / "outside")
     code, said = call(command, saved_model, *([tmp_path] if command is search.commands.predict else []))
-    assert (code, "is a link: give the file it points to" in said) == (2, True), said
+    assert (code, "is a link: name the file it points to" in said) == (2, True), said
 
 
 def change(study, path, value):
@@ -154,13 +155,13 @@ def change(study, path, value):
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 4])
-def test_a_database_that_only_the_record_names_is_not_asked(study, monkeypatch, position):
+def test_a_database_that_only_study_yaml_names_is_not_contacted(study, monkeypatch, position):
     change(study, "config.storage", DATABASE)
     monkeypatch.setenv(PASSWORD, "secret")
     for known in ("", "postgresql://someone@localhost/all"):
         monkeypatch.setenv(STORAGE, known)
         code, said = call(*list_commands(study)[position])
-        assert (code, f"name it too, as the environment variable {STORAGE}" in said) == (2, True), said
+        assert (code, f"put the URL into the environment variable {STORAGE}" in said) == (2, True), said
 
 
 def test_a_database_that_the_user_names_too_is_used(study, monkeypatch):
@@ -182,13 +183,13 @@ def test_a_study_resumed_by_its_name_alone_needs_its_hosts_named(study, monkeypa
     assert (config.storage, config.cluster.address) == (DATABASE, "local")
 
 
-def test_the_cache_is_the_users_whatever_the_record_says(study, tmp_path):
+def test_the_cache_is_the_users_and_not_that_of_study_yaml(study, tmp_path):
     change(study, "config.data.cache", str(tmp_path / "theirs"))
     assert load_study(study)[0].data.cache == DataConfig().cache
     assert load_study(study, [f"data.cache={tmp_path}"])[0].data.cache == str(tmp_path)
 
 
-def test_a_record_extends_nothing(study, tmp_path):
+def test_an_untrusted_study_yaml_extends_no_file(study, tmp_path):
     (tmp_path / "secret.yaml").write_text("command: secret\n")
     path = study / "study.yaml"
     path.write_text(f"extends: {tmp_path / 'secret.yaml'}\n" + path.read_text().replace("command: python\n", ""))
@@ -212,17 +213,17 @@ def test_a_record_extends_nothing(study, tmp_path):
         "",
     ],
 )
-def test_a_record_that_is_no_record_is_one_short_sentence(tmp_path, text):
+def test_an_unusable_study_yaml_is_one_short_sentence(tmp_path, text):
     path = tmp_path / "study.yaml"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
-        read_record(path)
+        read_untrusted_yaml(path)
     assert len(str(caught.value)) < 700
     assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "NaN", "[Infinity]", "9" * 5000, '"\\ud800"', "{", "1e999"])
-def test_json_that_is_none_is_refused(text):
+def test_what_is_not_strict_json_is_refused(text):
     with pytest.raises(ValueError, match=r".+"):
         parse_json(text.encode())
 
@@ -327,7 +328,7 @@ def test_no_server_is_sent_the_password_in_clear_text(monkeypatch, kind, talk):
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a//b", "a/../b", "a\\b", "a/./b", "", "a/", "a\x1b", "a" * 300])
 def test_a_name_that_leads_elsewhere_is_refused(name):
-    with pytest.raises(InputError, match="which is no file's name"):
+    with pytest.raises(InputError, match="which is not a valid file name"):
         check_object_name(name, "s3://bucket/mine")
 
 
@@ -338,7 +339,7 @@ def test_nothing_of_a_bucket_with_such_a_name_is_downloaded(bucket, tmp_path, ke
     client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
     client.put_object(Bucket=bucket, Key="studies/mine/study.yaml", Body=b"name: mine")
     client.put_object(Bucket=bucket, Key=key, Body=b"evil")
-    with pytest.raises(InputError, match="which is no file's name"):
+    with pytest.raises(InputError, match="which is not a valid file name"):
         download_study(f"s3://{bucket}/studies/mine", tmp_path / "here")
     assert not (tmp_path / "here").exists()
 
@@ -461,7 +462,7 @@ def test_no_mutation_of_a_study_yaml_is_a_traceback(study):
 
     def load(mutant):
         try:
-            (study / "study.yaml").write_text(format_document(mutant))
+            (study / "study.yaml").write_text(format_yaml(mutant))
         except UnicodeEncodeError:
             return
         config, record = load_study(study)
@@ -483,7 +484,7 @@ def test_no_mutation_is_a_traceback_through_the_commands(study, tmp_path, number
     model.with_suffix(".json").write_text(
         json.dumps(mutate(json.loads(model.with_suffix(".json").read_bytes()), generator))
     )
-    (study / "study.yaml").write_text(format_document(mutate(load_manifest(study), generator)))
+    (study / "study.yaml").write_text(format_yaml(mutate(load_manifest(study), generator)))
     for command, *arguments in (
         *list_commands(study)[:3],
         (search.commands.predict, model, tmp_path / "nothing"),
@@ -514,7 +515,7 @@ def test_a_model_as_large_as_its_record_says_is_never_built(saved_model):
 
 def test_a_model_with_a_weight_that_is_no_number_is_refused(tmp_path, make_record):
     from search.evaluation.model_file import save_model
-    from trainables.models import build_model
+    from trainables.models.model import build_model
 
     record = make_record()
     weights = build_model(record.build_config().model).state_dict()

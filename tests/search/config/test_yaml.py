@@ -1,13 +1,13 @@
 import pytest
 
-from search.config.yaml import overlay, read_document, set_value, write_document
+from search.config.yaml import overlay, read_yaml, set_value, write_yaml
 from trainables.errors import InputError
 
 
 def read(tmp_path, text):
     path = tmp_path / "document.yaml"
     path.write_text(text)
-    return read_document(path)
+    return read_yaml(path)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_scalars_follow_yaml_1_2(tmp_path, text, value):
 
 
 def test_a_repeated_key_is_refused(tmp_path):
-    with pytest.raises(InputError, match="key 'a' stands twice"):
+    with pytest.raises(InputError, match="key 'a' is repeated"):
         read(tmp_path, "a: 1\na: 2\n")
 
 
@@ -46,15 +46,15 @@ def test_what_is_no_plain_mapping_is_refused(tmp_path, text):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*nowhere\.yaml: no such file"):
-        read_document(tmp_path / "nowhere.yaml")
+        read_yaml(tmp_path / "nowhere.yaml")
 
 
-def test_a_document_is_laid_over_the_one_it_extends(tmp_path):
+def test_a_file_overrides_the_one_it_extends(tmp_path):
     (tmp_path / "base.yaml").write_text("a: {b: 1, c: 2}\nd: 3\n")
     assert read(tmp_path, "extends: base.yaml\na: {c: 4}\n") == {"a": {"b": 1, "c": 4}, "d": 3}
 
 
-def test_a_searched_parameter_replaces_the_one_below_as_a_whole():
+def test_a_range_or_choice_is_replaced_as_a_whole():
     below = {"filters": {"low": 1, "high": 2, "log": True}}
     assert overlay(below, {"filters": {"choice": [1]}}) == {"filters": {"choice": [1]}}
     assert overlay(below, {"filters": 3}) == {"filters": 3}
@@ -71,8 +71,8 @@ def test_a_malformed_override_is_refused(override):
 )
 def test_a_text_that_looks_like_something_else_is_read_back_as_text(tmp_path, text):
     path = tmp_path / "x.yaml"
-    write_document(path, {"id": text, "values": [1, 1e-5, 1e16, True, None]})
-    assert read_document(path) == {"id": text, "values": [1, 1e-5, 1e16, True, None]}
+    write_yaml(path, {"id": text, "values": [1, 1e-5, 1e16, True, None]})
+    assert read_yaml(path) == {"id": text, "values": [1, 1e-5, 1e16, True, None]}
 
 
 def test_a_number_with_leading_zeros_is_no_octal_one(tmp_path):

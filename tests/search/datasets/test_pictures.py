@@ -58,7 +58,7 @@ def test_a_large_picture_is_resized_whole_as_in_training(save):
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparent_pixels_become_white_whatever_colour_lies_under_them(save, mode):
+def test_transparent_pixels_become_white_for_any_colour_under_them(save, mode):
     image = Image.fromarray(NOISE).convert(mode)
     image.putalpha(0)
     picture = save(image)

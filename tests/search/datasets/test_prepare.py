@@ -1,8 +1,8 @@
 import pytest
 from rich.console import Console
 
-from search.config.schema import parse
-from search.config.yaml import read_document
+from search.config.load import parse
+from search.config.yaml import read_yaml
 from search.datasets.prepare import prepare_data
 from search.record.folder import create_folder
 from search.record.manifest import compare_manifest
@@ -16,7 +16,7 @@ def build(tmp_path, **changes):
 def test_the_folder_appears_with_a_whole_study_yaml(tmp_path, packed):
     config = build(tmp_path)
     create_folder(config, packed)
-    record = read_document(config.directory / "study.yaml")
+    record = read_yaml(config.directory / "study.yaml")
     assert parse(record["config"]) == config
     assert len(record["data"]["fingerprint"]) == 64
     assert set(record["code"]) == {"commit", "dirty", "source", "python", "packages"}

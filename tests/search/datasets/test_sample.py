@@ -11,10 +11,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from search.datasets.sample import COLUMNS, CROP_SIDES, build_sample, decode, draw_images
-from trainables.config import CnnConfig, TrainConfig
-from trainables.data import open_train
+from trainables.config import TrainConfig
 from trainables.errors import InputError
+from trainables.models.cnn.config import CnnConfig
 from trainables.pack import pack
+from trainables.splits import open_train
 from trainables.train import train
 
 

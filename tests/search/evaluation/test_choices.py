@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from search.config.schema import parse
-from search.config.yaml import format_document
+from search.config.load import parse
+from search.config.yaml import format_yaml
 from search.evaluation.choices import (
     build_calibration,
     build_entry,
@@ -86,7 +86,7 @@ def test_an_architecture_whose_trials_all_failed_is_noted_with_the_reason():
 def test_an_entry_is_plain_yaml_and_reads_back_as_the_same_choices():
     choices = choose(make_config(top_k=2), [make_trial(0, 0.7), make_trial(1, 0.9)], FINGERPRINT)
     entry = build_entry(choices)
-    assert "opened: null" in format_document(entry)
+    assert "opened: null" in format_yaml(entry)
     assert read_entry(entry) == choices
 
 

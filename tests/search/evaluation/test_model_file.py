@@ -10,7 +10,7 @@ import torch
 from search.evaluation.model_file import check_files, load_model, load_predictions, load_record, save_model
 from trainables.config import build_train_config, list_values
 from trainables.errors import InputError
-from trainables.models import build_model
+from trainables.models.model import build_model
 
 CONFIG = build_train_config("cnn", {"filters": 4, "dense_units": 8}, epochs=3, seed=5)
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from search.config.yaml import format_document, read_document
+from search.config.yaml import format_yaml, read_yaml
 from search.evaluation.choices import stamp
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
 from search.record.journal import Journal
@@ -51,12 +51,12 @@ def test_openings_follow_one_another_by_hash_and_are_counted(opened):
 
 def test_the_hash_survives_the_file_and_the_journal(opened, tmp_path):
     evaluations, journaled = opened
-    (tmp_path / "study.yaml").write_text(format_document({"evaluations": evaluations}))
+    (tmp_path / "study.yaml").write_text(format_yaml({"evaluations": evaluations}))
     journal = Journal(tmp_path / "study.journal", "x", note=print)
     for opening in journaled:
         journal.add_opening(opening)
     again = Journal.read(tmp_path / "study.journal", "x").list_openings()
-    assert not list_faults(read_document(tmp_path / "study.yaml")["evaluations"], again)
+    assert not list_faults(read_yaml(tmp_path / "study.yaml")["evaluations"], again)
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -1,9 +1,10 @@
 import pytest
 
 from search.evaluation.published import PUBLISHED
-from trainables.config import CnnConfig, ResNet50Config
 from trainables.metrics import Confusion, score_confusion
-from trainables.models import build_model, count_parameters
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.model import build_model, count_parameters
+from trainables.models.resnet50.config import ResNet50Config
 
 PAPER = {published.model: published for published in PUBLISHED if published.confusion is not None}
 

@@ -10,7 +10,7 @@ from ray.cluster_utils import Cluster
 from rich.console import Console
 
 from search.cluster.nodes import connect
-from search.config.schema import parse
+from search.config.load import parse
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainer import Retrainer
 from search.evaluation.retrainings import Place

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy import special
 from sklearn import metrics
 
-from search.config.yaml import read_document, write_document
+from search.config.yaml import read_yaml, write_yaml
 from search.evaluation.statistics import (
     NUM_RESAMPLES,
     bound,
@@ -213,6 +213,6 @@ def test_a_threshold_comes_back_from_yaml_and_json_as_it_was(tmp_path):
     generator = np.random.default_rng(0)
     drawn = np.r_[generator.random(500, np.float32), squash(generator.normal(0, 40, 500).astype(np.float32)), CORNERS]
     thresholds = [-0.5, *map(float, drawn)]
-    write_document(tmp_path / "study.yaml", {"thresholds": thresholds})
-    assert read_document(tmp_path / "study.yaml")["thresholds"] == thresholds
+    write_yaml(tmp_path / "study.yaml", {"thresholds": thresholds})
+    assert read_yaml(tmp_path / "study.yaml")["thresholds"] == thresholds
     assert json.loads(json.dumps(thresholds)) == thresholds

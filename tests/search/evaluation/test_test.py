@@ -13,7 +13,7 @@ from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import Place, load_tested, load_tests
 from search.evaluation.test import NUM_MISTAKES, Progress, calibrate, retrain
 from trainables import checkpoint
-from trainables.data import open_test
+from trainables.splits import open_test
 
 TEST_IMAGES = 10
 

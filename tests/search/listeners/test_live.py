@@ -5,7 +5,7 @@ import time
 import pytest
 from rich.console import Console
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.listeners.live import REFRESHES_PER_SECOND, LiveView, PlainLog, build_live
 from search.record.trial import State, Trial
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.checkpoints import Checkpoints, Shelf
 from search.record.journal import Journal
 from search.record.object_store import Store

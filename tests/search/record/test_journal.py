@@ -92,7 +92,7 @@ def test_a_line_that_no_kill_can_damage_is_named_and_nothing_is_changed(tmp_path
 def test_a_study_on_a_full_disk_ends_and_goes_on_when_there_is_room(run_on_small_disk, tmp_path):
     script = """
 import errno, pathlib, subprocess, sys
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal
 from search.study import Study
 

@@ -2,8 +2,8 @@ import os
 
 import pytest
 
-from search.config.schema import parse
-from search.config.yaml import read_document
+from search.config.load import parse
+from search.config.yaml import read_yaml
 from search.record.folder import create_folder
 from search.record.manifest import compare_manifest, list_differences, load_manifest, save_manifest
 from trainables.errors import InputError
@@ -44,7 +44,7 @@ def change_code(record, **changes):
 def test_resuming_with_other_code_is_refused_with_both_commits(tmp_path, packed):
     config = build(tmp_path)
     create_folder(config, packed)
-    record = read_document(config.directory / "study.yaml")
+    record = read_yaml(config.directory / "study.yaml")
     older = change_code(record, commit="0" * 40, dirty=True, source="f" * 64)
     (difference,) = list_differences(older, record)
     assert (
@@ -56,7 +56,7 @@ def test_resuming_with_other_code_is_refused_with_both_commits(tmp_path, packed)
 def test_a_commit_that_changes_no_code_is_no_difference(tmp_path, packed):
     config = build(tmp_path)
     create_folder(config, packed)
-    record = read_document(config.directory / "study.yaml")
+    record = read_yaml(config.directory / "study.yaml")
     assert list_differences(change_code(record, commit="0" * 40, dirty=not record["code"]["dirty"]), record) == []
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal
 from search.record.mirror import Mirror
 from search.record.object_store import Store
@@ -27,7 +27,7 @@ SHIPPER = """
 import json, sys
 from pathlib import Path
 from search.record.mirror import Mirror
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.journal import Journal
 config = parse(json.loads(sys.argv[1]))
 copy = Mirror(config, print)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.lease import find_holder, hold
 from search.record.lease_slots import StoreSlot
 from search.record.object_store import Store, StoreError

@@ -15,8 +15,8 @@ import optuna
 import pytest
 from sqlalchemy import make_url
 
-from search.config.places import DRIVERS, PASSWORD
-from search.config.schema import dump, parse
+from search.config.load import dump, parse
+from search.config.urls import DRIVERS, PASSWORD
 from search.record.database import StorageLost
 from search.record.folder import check_absent
 from search.record.journal import Journal
@@ -371,7 +371,7 @@ def test_an_enqueued_point_in_a_database_is_trained_and_what_plain_optuna_asked_
     assert [trial.number for trial in trials] == list(range(10))
     assert trials[first.number].state in (State.COMPLETE, State.PRUNED)
     assert (trials[1].params["learning_rate"], trials[1].state) == (0.02, study.trials[1].state)
-    assert "lies outside the space" in trials[2].reason
+    assert "is outside the space" in trials[2].reason
     assert (trials[3].is_foreign, trials[3].state) == (True, State.FAIL)
     assert plain.trials[1].params == {"cnn.learning_rate": 0.02}
     close_storage(plain._storage._backend)

@@ -14,7 +14,7 @@ from optuna.trial import TrialState, create_trial
 from rich.console import Console
 
 from search.commands.inspect import Inspected, describe_study, show_top, show_trial
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.folder import read_study
 from search.record.journal import Journal
 from search.record.manifest import save_manifest
@@ -95,7 +95,7 @@ def look(folder):
 
 
 def describe_config(folder):
-    from search.config.schema import dump
+    from search.config.load import dump
 
     return dump(configure(folder))
 
@@ -151,15 +151,15 @@ def test_a_study_with_enqueued_points_that_is_cut_off_after_any_line_equals_one_
 @pytest.mark.parametrize(
     ("point", "reason"),
     [
-        ({"cnn.filters": 9000}, "cnn.filters = 9000 lies outside the space"),
+        ({"cnn.filters": 9000}, "cnn.filters = 9000 is outside the space"),
         ({"cnn.filters": 16.5}, "expected int, not float"),
-        ({"cnn.dense_units": 64}, "cnn.dense_units = 64 lies outside the space"),
+        ({"cnn.dense_units": 64}, "cnn.dense_units = 64 is outside the space"),
         ({"cnn.depth": 1}, "cnn has no parameter depth"),
         ({"cnn.head": ["gap"]}, "expected one of flatten, gap"),
         ({"learning_rate": 0.01}, "such as cnn.learning_rate"),
         ({"cnn.filters": 16, "resnet50.stem": "cifar"}, "such as cnn.learning_rate"),
         ({}, "such as cnn.learning_rate"),
-        ({"cnn.learning_rate": float("nan")}, "lies outside the space"),
+        ({"cnn.learning_rate": float("nan")}, "is outside the space"),
     ],
 )
 def test_an_enqueued_point_that_cannot_be_trained_fails_with_its_reason_and_the_search_goes_on(folder, point, reason):

@@ -3,7 +3,7 @@ from datetime import datetime, timedelta
 import pytest
 from optuna.trial import TrialState
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.trial import State, Trial
 from search.report.history import MIN_TRIALS, build_study, build_timeline, measure_importance
 

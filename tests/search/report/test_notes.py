@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.evaluation import result
 from search.record.trial import State, Trial
 from search.report.notes import describe_changes, list_notes

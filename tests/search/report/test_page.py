@@ -14,7 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-from search.config.schema import dump, parse
+from search.config.load import dump, parse
 from search.evaluation import result as results
 from search.evaluation.result import Mistake, Result
 from search.record.trial import State, Trial

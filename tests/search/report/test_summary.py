@@ -1,6 +1,6 @@
 import pytest
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.trial import State, Trial
 from search.report.summary import find_paper_trial, summarize_search
 

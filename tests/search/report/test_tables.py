@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.evaluation import result
 from search.evaluation.comparison import COLUMNS, DETAILS, METRICS, list_differences, summarize, summarize_lower
 from search.evaluation.published import PUBLISHED

@@ -2,7 +2,7 @@ import pandas as pd
 
 from search.record.trial import State, Trial
 from search.report.trials import write_trials
-from trainables.config import CnnConfig
+from trainables.models.cnn.config import CnnConfig
 
 
 def make_trial(number=0, architecture="cnn", *, accuracies=(0.7, 0.9, 0.8), **known):

@@ -40,7 +40,7 @@ def run(sampler, trials, until, lag=2):
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
-def test_proposals_lie_in_the_space(name):
+def test_proposals_are_in_the_space(name):
     for trial in run(build(name), [], 12):
         for parameter, distribution in DISTRIBUTIONS.items():
             assert distribution._contains(distribution.to_internal_repr(trial.params[parameter]))
@@ -48,7 +48,7 @@ def test_proposals_lie_in_the_space(name):
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
 @pytest.mark.parametrize("cut", [1, 6, 13])
-def test_a_sampler_rebuilt_from_the_record_goes_on_as_the_old_one(name, cut):
+def test_a_sampler_rebuilt_from_the_journal_continues_as_the_old_one(name, cut):
     straight = run(build(name), [], 20)
     rebuilt, trials = build(name), [make_trial(trial.number, trial.params) for trial in straight[:cut]]
     for trial in trials:

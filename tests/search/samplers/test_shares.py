@@ -2,13 +2,13 @@ from collections import Counter
 
 import pytest
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.record.trial import State, Trial
 from search.samplers.shares import (
     check_shares,
     choose_architecture,
-    choose_next,
-    describe_division,
+    describe_shares,
+    find_furthest_behind,
     measure_seconds,
     measure_use,
     name_device,
@@ -33,7 +33,7 @@ def search(config, slots=1):
     """Hand out all trials; the oldest ends when all slots are taken: a CNN after 9 epochs, a ResNet-50 after 3."""
     trials, running = [], []
     for number in range(config.search.num_trials):
-        trials.append(make_trial(number, choose_next(config, trials), 0, State.RUNNING))
+        trials.append(make_trial(number, choose_architecture(config, trials), 0, State.RUNNING))
         running.append(trials[-1])
         if len(running) == slots:
             ended = running.pop(0)
@@ -45,7 +45,7 @@ def search(config, slots=1):
 def test_architectures_get_their_shares():
     counts = {}
     for _ in range(130):
-        chosen = choose_architecture(counts, {"cnn": 100, "resnet50": 30})
+        chosen = find_furthest_behind(counts, {"cnn": 100, "resnet50": 30})
         counts[chosen] = counts.get(chosen, 0) + 1
     assert counts == {"cnn": 100, "resnet50": 30}
 
@@ -54,7 +54,7 @@ def test_no_architecture_waits_long_for_its_first_trial():
     counts = {"cnn": 0}
     order = []
     for _ in range(4):
-        chosen = choose_architecture(counts, {"cnn": 3, "resnet50": 1})
+        chosen = find_furthest_behind(counts, {"cnn": 3, "resnet50": 1})
         counts[chosen] = counts.get(chosen, 0) + 1
         order.append(chosen)
     assert order == ["cnn", "cnn", "resnet50", "cnn"]
@@ -69,14 +69,14 @@ def test_no_architecture_waits_long_for_its_first_trial():
         ("seconds", 9, 30),
     ],
 )
-def test_each_gets_the_same_of_what_is_divided(divide, cnn, resnet50, slots):
+def test_each_gets_the_same_amount_of_what_is_shared(divide, cnn, resnet50, slots):
     counts = Counter(trial.architecture for trial in search(build(divide=divide), slots))
     # A trial more or less than an equal division, and those whose use was guessed while the first slots filled.
     expected = 60 / cnn / (1 / cnn + 1 / resnet50)
     assert abs(counts["cnn"] - expected) <= 1 + slots / 2
 
 
-def test_weights_divide_epochs_as_they_divide_trials():
+def test_weights_apply_to_epochs_as_to_trials():
     trials = search(build(divide="epochs", shares={"cnn": 3, "resnet50": 1}))
     epochs = Counter()
     for trial in trials:
@@ -98,7 +98,7 @@ def test_seconds_count_the_cpus_where_an_architecture_has_no_gpu():
     assert measure_seconds(config, make_trial(0, "resnet50", 3)) == 60.0
 
 
-def test_what_is_under_way_or_failed_counts_as_much_as_its_architecture_usually_does():
+def test_a_running_or_failed_trial_counts_as_much_as_its_architectures_average_trial():
     config = build(divide="epochs")
     trials = [
         make_trial(0, "cnn", 9),
@@ -111,10 +111,10 @@ def test_what_is_under_way_or_failed_counts_as_much_as_its_architecture_usually_
     assert measure_use(config, trials) == ({"cnn": 9 + 3 + 6 + 8 + 6, "resnet50": 6}, 6)
 
 
-def test_an_architecture_that_always_fails_is_not_tried_for_ever():
+def test_an_architecture_that_always_fails_does_not_get_all_trials():
     config, trials = build(divide="seconds"), []
     for number in range(40):
-        name = choose_next(config, trials)
+        name = choose_architecture(config, trials)
         trials.append(
             make_trial(number, name, 9 if name == "cnn" else 0, State.COMPLETE if name == "cnn" else State.FAIL)
         )
@@ -166,10 +166,10 @@ def test_recipes_count_among_the_least_number_of_trials():
     check_shares(build(num_trials=4, divide="epochs", recipes=recipes))
 
 
-def test_what_each_architecture_got_is_told_and_how_it_was_divided():
+def test_a_sentence_says_what_was_shared_and_what_each_architecture_got():
     resources = {"cnn": {"gpus": 0.25}, "resnet50": {"gpus": 1}}
     config = build(divide="seconds", shares={"cnn": 1, "resnet50": 2}, resources=resources)
-    assert describe_division(config, [make_trial(0, "cnn", 8), make_trial(1, "resnet50", 3)]) == (
+    assert describe_shares(config, [make_trial(0, "cnn", 8), make_trial(1, "resnet50", 3)]) == (
         "The search divided the GPU-seconds of training 1 to 2 among cnn, resnet50: cnn got 1 trials, 8 epochs, "
         "2 GPU-seconds; resnet50 got 1 trials, 3 epochs, 30 GPU-seconds."
     )

@@ -12,7 +12,7 @@ from search.datasets.audit.findings import RELATIONS, audit
 from search.datasets.audit.images import PARTS, read_images
 from trainables.errors import InputError
 from trainables.pack import pack
-from trainables.record import load_info
+from trainables.pack_info import load_info
 
 CIFAKE = os.environ.get("CIFAKE_PATH")
 
@@ -77,7 +77,7 @@ def test_a_copy_in_the_other_class_of_the_other_split_is_in_both_classes(image_f
     assert list_repeats(examine(image_folder)) == {"FAKE and REAL": (1, 0, 0)}
 
 
-def test_the_same_pixels_in_another_file_are_told_from_the_same_file(image_folder):
+def test_the_same_pixels_in_another_file_differ_from_the_same_file(image_folder):
     for target in ("train/FAKE/again.png", "test/FAKE/again.png"):
         Image.open(image_folder / "train/FAKE/2.png").save(image_folder / target, compress_level=0)
     found = examine(image_folder)
@@ -194,7 +194,7 @@ def test_a_source_that_is_not_one_is_one_sentence(image_folder, break_it, messag
 
 @pytest.mark.slow
 @pytest.mark.skipif(CIFAKE is None, reason="needs the real data: CIFAKE_PATH names no zip or folder")
-def test_cifake_is_what_is_known_of_it():
+def test_the_audit_of_cifake_agrees_with_what_is_known_of_it():
     found = examine(Path(CIFAKE))
     parts = {part.name: part for part in found.parts}
     assert (parts["train/FAKE"].images, parts["train/REAL"].images) == (50_000, 50_000)

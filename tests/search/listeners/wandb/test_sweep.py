@@ -2,7 +2,7 @@
 
 import pytest
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.listeners.wandb.sweep import METHODS, describe_sweep
 from search.samplers.sampler import SAMPLERS
 

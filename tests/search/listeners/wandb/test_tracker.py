@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from search.config.schema import parse
+from search.config.load import parse
 from search.listeners.wandb import runs
 from search.listeners.wandb.runs import Target
 from search.listeners.wandb.tracker import PATIENCE_S, Tracker

@@ -1,7 +1,4 @@
-"""Where a study is stored, as the configuration names it: a folder, an object store, a database.
-
-URLs are checked here without connecting to anything.
-"""
+"""URLs of object stores and databases, checked without connecting."""
 
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -9,26 +6,24 @@ from urllib.parse import parse_qs, urlsplit
 from search.config.untrusted import check_options
 from trainables.errors import InputError
 
-MANIFEST, JOURNAL, LEASE = "study.yaml", "study.journal", "study.lock"
-"""Files of a study's folder: what it was started with, its facts, and the right to write it."""
-Place = Path | str
-"""The journal's file, or the URL of a database."""
+JournalLocation = Path | str
+"""The journal's file, or the URL of the database that holds it."""
 DRIVERS = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql"}
-"""SQLAlchemy's name of the library that we talk to each kind of server with; they are the extra `database`."""
+"""Kind of database -> SQLAlchemy's name of the library that connects to it; the extra `database` installs both."""
 PASSWORD = "CIFAKE_SEARCH_STORAGE_PASSWORD"
-"""Environment variable of the database's password, which stands in no file."""
+"""Environment variable of the database's password, which no file contains."""
 
 
-def is_url(place: str) -> bool:
-    """Answer whether a place of results is an object store and not a folder."""
-    return "://" in place
+def is_url(text: str) -> bool:
+    """Answer whether a text is a URL and not a path."""
+    return "://" in text
 
 
 def check_store_url(url: str) -> None:
-    """Check the URL of an object store without connecting.
+    """Check the URL of an object store.
 
     Raises:
-        InputError: If it names no bucket.
+        InputError: If it names no bucket, or contains credentials.
     """
     parts = urlsplit(url)
     if not parts.scheme or not parts.netloc or parts.query or parts.fragment:
@@ -38,10 +33,10 @@ def check_store_url(url: str) -> None:
 
 
 def check_database_url(url: str) -> None:
-    """Check the URL of a database without connecting; no message repeats it, for it may hold a password.
+    """Check the URL of a database; no message repeats it, because it may contain a password.
 
     Raises:
-        InputError: If it is not one, or holds a password.
+        InputError: If it is malformed, or contains a password.
     """
     try:
         parts = urlsplit(url)

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from search.config.schema import dump, load, parse
+from search.config.load import dump, load, parse
 from trainables.errors import InputError
 
 

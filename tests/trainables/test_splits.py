@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainables.data import Split, open_full_train, open_test, open_train
 from trainables.errors import InputError
-from trainables.record import load_info, verify
+from trainables.pack_info import load_info, verify
+from trainables.splits import Split, open_full_train, open_test, open_train
 
 FAKE, REAL = 13, 24
 """Usable training images in the pack: one FAKE is leaked, two REAL are second copies."""
@@ -103,13 +103,13 @@ def test_train_validation_and_the_trials_that_follow_share_one_upload(packed):
     assert moved[0].images.shape == (40, 32, 32, 3)
 
 
-def test_train_and_test_lie_on_a_device_side_by_side(packed):
+def test_train_and_test_are_on_a_device_at_the_same_time(packed):
     train = open_full_train(packed, seed=0, max_images=None).to(META)
     assert open_test(packed).to(META).images is not train.images
     assert open_full_train(packed, seed=0, max_images=None).to(META).images is train.images
 
 
-def test_a_pack_made_anew_at_the_same_place_is_uploaded_anew(pack_copy: Path):
+def test_a_new_pack_at_the_same_path_is_uploaded_again(pack_copy: Path):
     before = open_full_train(pack_copy, seed=0, max_images=None).to(META)
     content = (pack_copy / "train.images").read_bytes()
     (pack_copy / "train.images").unlink()
@@ -158,7 +158,7 @@ def test_one_altered_byte_is_noticed_by_verify(pack_copy: Path, name: str):
 
 
 @pytest.mark.parametrize("content", [None, "", '{"fingerprint": "', "[]", "{}"])
-def test_a_folder_without_a_whole_record_is_not_a_pack(pack_copy: Path, content: str | None):
+def test_a_folder_without_a_whole_pack_json_is_not_a_pack(pack_copy: Path, content: str | None):
     (pack_copy / "pack.json").unlink()
     if content is not None:
         (pack_copy / "pack.json").write_text(content)

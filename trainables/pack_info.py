@@ -1,7 +1,7 @@
-"""What is known of a pack, and which of its images train and which validate; without torch, at hand at once.
+"""Reads the description of a pack, and decides which images train and which validate. It does not import torch.
 
-A pack is a folder with, per split, `SPLIT.images` (uint8, N x 32 x 32 x 3), `SPLIT.labels` (uint8, N) and
-`SPLIT.hashes` (uint64, N; of the pixels), and `pack.json`. `trainables.pack` writes it, `trainables.data` opens it.
+A pack is a folder with `pack.json` and, for each split, `SPLIT.images` (uint8, N x 32 x 32 x 3), `SPLIT.labels`
+(uint8, N) and `SPLIT.hashes` (uint64, N; of the pixels). `trainables.pack` writes it, `trainables.splits` opens it.
 """
 
 import dataclasses
@@ -16,41 +16,41 @@ from numpy.typing import NDArray
 from trainables.errors import InputError
 
 CLASSES = ("FAKE", "REAL")
-"""Names in the order of their labels, 0 and 1: torchvision's ImageFolder sorts them so."""
+"""Names in the order of their labels, 0 and 1, which is the order of torchvision's ImageFolder."""
 SPLITS = ("train", "test")
-RECORD = "pack.json"
-"""What is known of a pack; written last."""
+PACK_JSON = "pack.json"
+"""File with the description of a pack; it is written last."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class PackInfo:
-    """What a pack holds."""
+    """What a pack contains."""
 
     fingerprint: str
-    """SHA-256 of the files' names, sizes and CRCs, 64 digits; the same for a zip and for the folder it unpacks to."""
+    """SHA-256 of the files' names, sizes and CRCs, 64 digits; equal for a zip and for the folder it unpacks to."""
     source: str
     """Folder or zip that was packed."""
     counts: dict[str, dict[str, int]]
-    """Packed images by split and class."""
+    """Split -> class -> number of images."""
     skipped: list[str]
     """Files that are not images."""
     reasons: list[str]
-    """Why each of them is not."""
+    """Reasons why they are not, in the same order."""
     leaked: int
-    """Training images whose pixels are also in test; no split holds them but test."""
+    """Number of training images whose pixels are also in test; they neither train nor validate."""
     duplicates: int
-    """Further training images left out: second copies, and every copy of an image that is in both classes."""
+    """Number of other training images left out: second copies, and all copies of an image that is in both classes."""
 
 
 def load_info(pack: Path) -> PackInfo:
-    """Read what a pack holds.
+    """Read the description of a pack.
 
     Raises:
         InputError: If the folder is not a complete pack.
     """
-    record = load_record(pack)
-    values = {field.name: record[field.name] for field in dataclasses.fields(PackInfo)}
-    return PackInfo(**values | {"leaked": len(record["leaked"]), "duplicates": len(record["duplicates"])})
+    info = read_pack_json(pack)
+    values = {field.name: info[field.name] for field in dataclasses.fields(PackInfo)}
+    return PackInfo(**values | {"leaked": len(info["leaked"]), "duplicates": len(info["duplicates"])})
 
 
 def verify(pack: Path) -> None:
@@ -59,66 +59,64 @@ def verify(pack: Path) -> None:
     Raises:
         InputError: If a file is altered, truncated or missing.
     """
-    for name, known in load_record(pack)["files"].items():
+    for name, known in read_pack_json(pack)["files"].items():
         with check_size(pack, name, known["bytes"]).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != known["sha256"]:
-                raise InputError(f"{pack / name} was altered after packing: delete the folder {pack} to pack it anew")
+                raise InputError(f"{pack / name} was altered after packing: delete the folder {pack} to pack it again")
 
 
-def divide_train(
+def split_train(
     pack: Path, *, val_fraction: float, seed: int, max_images: int | None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Carve training and validation out of train, both with the classes in train's proportion.
+    """Split train into a training and a validation part, each with the classes in train's proportion.
 
-    Leaked images and second copies are in neither. Only train's labels are read.
+    Images that are also in test and second copies are in neither part. Only the labels of train are read.
 
     Args:
-        pack: What `trainables.pack.pack` returned.
-        val_fraction: Share of the images that validates, in (0, 1).
+        pack: Folder that `trainables.pack.pack` returned.
+        val_fraction: Fraction of the images that validates, in (0, 1).
         seed: Root of the draw, at least 0.
-        max_images: Images in both splits together, at most; None is all.
+        max_images: Images in both parts together, at most; None is all.
 
     Returns:
-        Indices of the images that train and of those that validate, each ascending.
+        Indices of the training images and of the validation images, each ascending.
 
     Raises:
-        InputError: If the pack is broken, or a class would be without images in either split.
+        InputError: If the pack is damaged, or a class would have no images in a part.
     """
     if not 0.0 < val_fraction < 1.0:
-        raise InputError(f"val_fraction = {val_fraction!r}: expected a share between 0 and 1, both excluded")
+        raise InputError(f"val_fraction = {val_fraction!r}: expected a number above 0 and below 1")
     drawn = _draw_train(pack, seed=seed, max_images=max_images)
     cuts = [round(val_fraction * len(part)) for part in drawn]
     for name, part, cut in zip(CLASSES, drawn, cuts, strict=True):
         if not 0 < cut < len(part):
             raise InputError(
                 f"val_fraction = {val_fraction!r} of {len(part)} {name} images leaves train or validation without any:"
-                " use another fraction, or more images (max_images)"
+                " change the fraction, or use more images (max_images)"
             )
     train, validation = zip(*((part[cut:], part[:cut]) for part, cut in zip(drawn, cuts, strict=True)), strict=True)
     return np.sort(np.concatenate(train)), np.sort(np.concatenate(validation))
 
 
 def draw_train(pack: Path, *, seed: int, max_images: int | None) -> NDArray[np.int64]:
-    """Return the indices, ascending, of what `divide_train` divides for the same arguments.
+    """Return the indices of the images of both parts of `split_train` for the same arguments, ascending.
 
     Raises:
-        InputError: If the pack is broken, or a class would be without images.
+        InputError: If the pack is damaged, or a class would have no images.
     """
     return np.sort(np.concatenate(_draw_train(pack, seed=seed, max_images=max_images)))
 
 
 def _draw_train(pack: Path, *, seed: int, max_images: int | None) -> list[NDArray[np.int64]]:
-    """Return per class the indices to use in random order.
+    """Return the indices to use for each class, in random order.
 
-    Each class has a generator of its own, and a smaller `max_images` gives a prefix of a larger one's draw.
+    Each class has its own generator, and a smaller `max_images` gives a prefix of the draw for a larger one.
     """
-    record = load_record(pack)
-    _, labels_file = (
-        check_size(pack, name, record["files"][name]["bytes"]) for name in ("train.images", "train.labels")
-    )
+    info = read_pack_json(pack)
+    _, labels_file = (check_size(pack, name, info["files"][name]["bytes"]) for name in ("train.images", "train.labels"))
     labels = np.fromfile(labels_file, dtype=np.uint8)
     usable = np.ones(len(labels), dtype=bool)
-    usable[record["leaked"] + record["duplicates"]] = False
+    usable[info["leaked"] + info["duplicates"]] = False
     members = [np.flatnonzero(usable & (labels == label)) for label in range(len(CLASSES))]
     available = sum(map(len, members))
     total = available if max_images is None else min(max_images, available)
@@ -133,31 +131,31 @@ def _draw_train(pack: Path, *, seed: int, max_images: int | None) -> list[NDArra
     return [np.random.default_rng([seed, label]).permutation(own)[: takes[label]] for label, own in enumerate(members)]
 
 
-def load_record(pack: Path) -> dict[str, Any]:
-    """Read the record of a pack, as it lies there.
+def read_pack_json(pack: Path) -> dict[str, Any]:
+    """Read all of pack.json.
 
     Raises:
         InputError: If the folder is not a complete pack.
     """
     try:
-        record = json.loads((pack / RECORD).read_text())
+        info = json.loads((pack / PACK_JSON).read_text())
     except (OSError, ValueError) as error:
-        raise InputError(f"{pack} is not a complete pack ({error}): delete the folder to pack it anew") from error
+        raise InputError(f"{pack} is not a complete pack ({error}): delete the folder to pack it again") from error
     expected = {"files", *(field.name for field in dataclasses.fields(PackInfo))}
-    if not isinstance(record, dict) or not record.keys() >= expected:
-        raise InputError(f"{pack / RECORD} is not a pack's record: delete the folder {pack} to pack it anew")
-    return record
+    if not isinstance(info, dict) or not info.keys() >= expected:
+        raise InputError(f"{pack / PACK_JSON} does not describe a pack: delete the folder {pack} to pack it again")
+    return info
 
 
 def check_size(pack: Path, name: str, size: int) -> Path:
-    """Return the path of a pack's file, which must be there in full.
+    """Return the path of a pack's file after checking its size.
 
     Raises:
-        InputError: If it is not.
+        InputError: If it is missing or has another size.
     """
     path = pack / name
     found = path.stat().st_size if path.is_file() else None
     if found != size:
         state = "is missing" if found is None else f"has {found} bytes instead of {size}"
-        raise InputError(f"{path} {state}: delete the folder {pack} to pack it anew")
+        raise InputError(f"{path} {state}: delete the folder {pack} to pack it again")
     return path

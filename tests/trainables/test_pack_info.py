@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from trainables.data import open_full_train, open_train
 from trainables.errors import InputError
 from trainables.pack import pack
-from trainables.record import divide_train, draw_train
+from trainables.pack_info import draw_train, split_train
+from trainables.splits import open_full_train, open_train
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,8 +17,8 @@ def packed(image_folder: Path, tmp_path: Path) -> Path:
     return pack(image_folder, tmp_path / "cache")
 
 
-def test_what_is_divided_is_what_is_opened_and_together_what_is_drawn(packed: Path) -> None:
-    train, validation = divide_train(packed, val_fraction=0.25, seed=3, max_images=20)
+def test_the_two_parts_are_what_is_opened_and_together_what_is_drawn(packed: Path) -> None:
+    train, validation = split_train(packed, val_fraction=0.25, seed=3, max_images=20)
     opened = open_train(packed, val_fraction=0.25, seed=3, max_images=20)
     assert [train.tolist(), validation.tolist()] == [split.indices.tolist() for split in opened]
     drawn = draw_train(packed, seed=3, max_images=20).tolist()
@@ -28,17 +28,17 @@ def test_what_is_divided_is_what_is_opened_and_together_what_is_drawn(packed: Pa
 def test_a_pack_without_its_images_is_noticed_before_anything_is_opened(packed: Path) -> None:
     (packed / "train.images").unlink()
     with pytest.raises(InputError, match=r"train\.images is missing: delete the folder"):
-        divide_train(packed, val_fraction=0.25, seed=0, max_images=None)
+        split_train(packed, val_fraction=0.25, seed=0, max_images=None)
 
 
-def test_a_pack_is_found_and_divided_without_torch(image_folder: Path, packed: Path) -> None:
+def test_a_pack_is_found_and_split_without_torch(image_folder: Path, packed: Path) -> None:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
         "from trainables.pack import pack\n"
-        "from trainables.record import divide_train\n"
+        "from trainables.pack_info import split_train\n"
         f"packed = pack(Path({str(image_folder)!r}), Path({str(packed.parent)!r}))\n"
-        "divide_train(packed, val_fraction=0.25, seed=0, max_images=None)\n"
+        "split_train(packed, val_fraction=0.25, seed=0, max_images=None)\n"
         "sys.exit('torch' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

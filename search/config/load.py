@@ -1,0 +1,145 @@
+"""Loads a study: reads plain YAML, checks all of it once, and returns frozen dataclasses.
+
+This is the only file that validates with pydantic. All other code receives the dataclasses.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pydantic
+
+from search.config.schema import Recipe, SearchConfig, StudyConfig
+from search.config.space import check_space, contains, list_specs
+from search.config.urls import check_database_url, check_store_url, is_url
+from search.config.yaml import read_yaml, set_value
+from trainables.config import build_train_config, list_defaults
+from trainables.errors import InputError
+
+T = TypeVar("T")
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
+    """Read a study's file and check all of it.
+
+    Args:
+        path: YAML file. Its `extends` names another file, relative to it, whose values it overrides.
+        overrides: Settings such as `search.num_trials=5`, applied last.
+
+    Raises:
+        InputError: If the file, a key, a value or a corner of the space is wrong; the message names the key.
+    """
+    values = read_yaml(path)
+    for override in overrides:
+        set_value(values, override)
+    search = values.get("search")
+    if isinstance(search, dict) and isinstance(search.get("first"), list):
+        values["recipes"] = [read_yaml(path.parent / str(name)) for name in search["first"]]
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> StudyConfig:
+    """Check a study given as plain values, such as `dump` returns.
+
+    Types are as strict as JSON's: "3" is not a number, and 1 is not a boolean.
+
+    Raises:
+        InputError: If a key, a value or a corner of the space is wrong; the message names the key.
+    """
+    try:
+        study = pydantic.TypeAdapter(StudyConfig).validate_json(json.dumps(values), strict=True)
+    except pydantic.ValidationError as error:
+        raise InputError("; ".join(_describe_problems(error))) from None
+    except (RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
+    _check_search(study.search)
+    if is_url(study.results):
+        check_store_url(study.results)
+    if study.storage is not None:
+        check_database_url(study.storage)
+    check_space(study.space, study.search.architectures)
+    for architecture, granted in study.resources.items():
+        if granted.cpus + granted.gpus == 0:
+            raise InputError(f"resources.{architecture}: expected cpus or gpus above 0")
+    for recipe in study.recipes:
+        _check_recipe(study, recipe)
+    return study
+
+
+def check(kind: type[T], value: Any, where: str) -> T:
+    """Check plain values that a program has written, and return them as a dataclass or another type.
+
+    Args:
+        kind: The type. Keys that the dataclass does not have are ignored.
+        value: The values; types are as strict as JSON's.
+        where: Name of the file, for the message.
+
+    Raises:
+        InputError: If they do not fit the type; the message names the first wrong key.
+    """
+    try:
+        return pydantic.TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except pydantic.ValidationError as error:
+        raise InputError(f"{where} is damaged: {_describe_problems(error)[0][:300]}") from None
+    except (RecursionError, TypeError, ValueError):
+        raise InputError(f"{where} is damaged: a value is neither number, text, list nor mapping") from None
+
+
+def dump(study: StudyConfig) -> dict[str, Any]:
+    """Return a study as plain values, all defaults included."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(study)))
+    return plain
+
+
+def _check_search(search: SearchConfig) -> None:
+    if len(set(search.architectures)) < len(search.architectures):
+        raise InputError(f"search.architectures = {list(search.architectures)}: expected distinct names")
+    if search.shares is not None and set(search.shares) != set(search.architectures):
+        raise InputError("search.shares: expected one weight for each of search.architectures")
+    if search.first_rung > search.max_epochs:
+        raise InputError(f"search.grace_epochs = {search.grace_epochs}: expected at most search.max_epochs")
+
+
+def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
+    """Check that a recipe can be built and is a point of the space."""
+    build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0)
+    if recipe.architecture not in study.search.architectures:
+        return
+    params = list_defaults(recipe.architecture) | recipe.params
+    for name, spec in list_specs(study.space, recipe.architecture).items():
+        if not contains(spec, params[name]):
+            where = f"space.{recipe.architecture}.{name}"
+            raise InputError(
+                f"search.first: the {recipe.architecture} recipe has {name} = {params[name]!r}, outside {where}"
+            )
+
+
+def _describe_problems(error: pydantic.ValidationError) -> list[str]:
+    """Return one sentence for each wrong key, without the names of pydantic's union branches."""
+    problems: dict[str, Any] = {}
+    for problem in error.errors():
+        loc = problem["loc"]
+        if loc[:1] == ("space",) and len(loc) > 3:
+            loc = (*loc[:3], *loc[4:5]) if loc[3] != "value" else loc[:3]
+        if loc[:2] == ("evaluation", "threshold"):
+            loc = loc[:2]
+        problems.setdefault(".".join(map(str, loc)).removesuffix(".[key]"), problem)
+    return [_describe(path, problem) for path, problem in problems.items()]
+
+
+def _describe(path: str, problem: Any) -> str:
+    if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{path}: unknown key"
+    if problem["type"] in ("missing", "missing_argument"):
+        return f"{path}: missing"
+    if isinstance(problem["input"], float) and not math.isfinite(problem["input"]):
+        return f"{path} = {problem['input']}: expected a finite number"
+    if path == "evaluation.threshold":
+        return f"{path} = {problem['input']!r}: expected a number above 0 and below 1, or validation"
+    shown = repr(problem["input"])[:200]
+    if "value" in problem["loc"][3:4]:
+        return f"{path} = {shown}: expected a value, {{low: ..., high: ...}} or {{choice: [...]}}"
+    return f"{path} = {shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}"

@@ -1,0 +1,37 @@
+"""The paper's CNN, generalised: blocks of convolutions, each ending in max-pooling, then dense layers."""
+
+from torch import nn
+
+from trainables.config import IMAGE_SIZE
+from trainables.models.cnn.config import CnnConfig
+from trainables.models.head import build_head
+
+
+def build_cnn(config: CnnConfig) -> nn.Sequential:
+    """Build the network; CnnConfig() is the paper's, with 141,345 parameters.
+
+    ReLU follows the max-pooling: the result, forward and backward, is that of the other order, at a quarter of ReLU's
+    cost. That saves 10 to 20 % of a step on a CPU.
+    """
+    layers: list[nn.Module] = []
+    channels, side = 3, IMAGE_SIZE
+    for width in config.channels:
+        for conv in range(config.convs_per_block):
+            layers.append(_build_conv(channels, width, config))
+            if config.batch_norm:
+                layers.append(nn.BatchNorm2d(width))
+            if conv == config.convs_per_block - 1:
+                layers.append(nn.MaxPool2d(2))
+            layers.append(nn.ReLU(inplace=True))
+            channels = width
+        side //= 2
+    if config.head == "gap":
+        layers.append(nn.AdaptiveAvgPool2d(1))
+        side = 1
+    hidden = [config.dense_units] * config.dense_layers
+    return nn.Sequential(*layers, nn.Flatten(), build_head(channels * side * side, hidden, config.dropout))
+
+
+def _build_conv(channels: int, width: int, config: CnnConfig) -> nn.Conv2d:
+    padding = config.kernel_size // 2
+    return nn.Conv2d(channels, width, config.kernel_size, padding=padding, bias=not config.batch_norm)

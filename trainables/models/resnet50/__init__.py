@@ -1,0 +1,1 @@
+"""ResNet-50 of torchvision, with a single-logit head."""

@@ -1,0 +1,46 @@
+"""The configuration of ResNet-50."""
+
+import dataclasses
+from typing import ClassVar, Literal
+
+from trainables.errors import check_field
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ResNet50Config:
+    """torchvision's ResNet-50 with a single-logit head."""
+
+    architecture: ClassVar[str] = "resnet50"
+
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """First layers: 7x7, stride 2, with max-pooling (imagenet); or 3x3, stride 1, without (cifar; He et al. 2016,
+    section 4.2)."""
+    trainable_stages: int = 5
+    """Number of stages that train, counted from the head, in [0, 5]: layer4, layer3, layer2, layer1, stem. Random
+    initial weights always train: all of them if `weights` is none, and those of a cifar stem."""
+    hidden_layers: int = 0
+    """Hidden dense layers in the head, in [0, 3]."""
+    hidden_units: int = 256
+    """Width of each hidden dense layer, at least 1."""
+    dropout: float = 0.0
+    """Probability of dropping an input of a layer of the head, in [0, 1)."""
+    input_size: Literal[32, 64, 128] = 32
+    """Side in pixels to which images are scaled up on the device."""
+    weights: str = "none"
+    """Initial weights: none (random), imagenet (torchvision's IMAGENET1K_V2), or the path of a state dict."""
+
+    def __post_init__(self) -> None:
+        check_field(self, "trainable_stages", 0 <= self.trainable_stages <= 5, "0 to 5")
+        check_field(self, "hidden_layers", 0 <= self.hidden_layers <= 3, "0 to 3")
+        check_field(self, "hidden_units", self.hidden_units >= 1, "at least 1")
+        check_field(self, "dropout", 0.0 <= self.dropout < 1.0, "0 up to, not including, 1")
+        check_field(self, "input_size", self.input_size in (32, 64, 128), "32, 64 or 128")
+
+    @property
+    def min_batch_size(self) -> int:
+        """Smallest batch that can train: batch normalisation needs two values, and a 1x1 map has one for each image.
+
+        The last maps have 1/32 of the images' side with the ImageNet stem, and 1/8 with the CIFAR stem.
+        """
+        is_normalised = self.weights == "none" or self.trainable_stages >= 1
+        return 2 if is_normalised and self.stem == "imagenet" and self.input_size == 32 else 1
