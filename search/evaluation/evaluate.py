@@ -22,7 +22,7 @@ from search.evaluation.choices import (
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.retrainer import Retrainer
-from search.evaluation.retrainings import Place, load_tested, load_tests
+from search.evaluation.retrainings import ModelFolder, load_tested, load_tests
 from search.record.choices import Choices
 from search.record.journal import Journal, Trial
 from search.record.manifest import write_record
@@ -70,7 +70,7 @@ def evaluate(
     failures = check_winners(config, trials)
     folder = _get_folder(config)
     make_folder(folder)
-    retrainer = Retrainer(config=config, pack=packed, place=_get_place(config), console=console)
+    retrainer = Retrainer(config=config, pack=packed, folder=_get_model_folder(config), console=console)
     choices = recall(record["evaluations"], choose(config, trials, load_info(packed).fingerprint))
     choices = _calibrate(retrainer, trials, choices)
     _open(config, record, journal, choices, copy)
@@ -78,7 +78,7 @@ def evaluate(
     found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
     for label, model in found.items():
         if model is not None:  # a kill between the last two steps of its retraining leaves its checkpoint
-            retrainer.place.build_shelf(label).delete()
+            retrainer.folder.delete_checkpoint(label)
     if pending := [each for each in retrainings if found[each.label] is None]:
         console.print("Retraining the winners on train and validation, testing each once:")
         found |= retrainer.retrain(pending)
@@ -143,7 +143,7 @@ def _open(config: StudyConfig, record: dict[str, Any], journal: Journal, choices
     write_record(config.directory, record)
     copy.put("study.yaml")
     for winner in choices.winners:
-        _get_place(config).build_shelf(f"{winner.label}-threshold").delete()
+        _get_model_folder(config).delete_checkpoint(f"{winner.label}-threshold")
     if not evaluations[-1]["opened"]:
         opening = build_opening(evaluations, journal.list_openings())
         journal.add_opening(opening)
@@ -177,5 +177,5 @@ def _get_folder(config: StudyConfig) -> Path:
     return config.directory / "models"
 
 
-def _get_place(config: StudyConfig) -> Place:
-    return Place(f"{config.working_folder}/models", config.url)
+def _get_model_folder(config: StudyConfig) -> ModelFolder:
+    return ModelFolder(f"{config.working_folder}/models", config.url)

@@ -40,12 +40,8 @@ class Retraining:
     """A test image is called REAL above this probability."""
 
     def describe(self) -> str:
-        """Return all that makes the model what it is, as JSON."""
+        """Return the identity of the model, as JSON."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-    def build_config(self) -> TrainConfig:
-        """Return what is trained."""
-        return build_train_config(self.architecture, self.params, epochs=self.max_epochs, seed=self.train_seed)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
