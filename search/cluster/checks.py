@@ -9,10 +9,8 @@ import functools
 import platform
 import secrets
 import socket
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,11 +22,10 @@ from rich.table import Table
 
 from search.cluster.job import NodeError
 from search.cluster.nodes import Node, list_nodes
+from search.cluster.probe import FILE, Probe, open_scratch, read_file
 from search.config.places import is_url
 from search.config.schema import StudyConfig
-from search.record.object_store import Store
 from search.record.provenance import ROOT, hash_source
-from trainables.durable import make_folder
 from trainables.errors import InputError
 
 TIMEOUT_S = 120
@@ -37,8 +34,6 @@ PATIENCE_S = 30.0
 """Seconds in which results may become usable in a process: a folder is mounted late, a store answers late."""
 PAUSE_S = 5.0
 """Seconds between two tries."""
-FILE = "study.yaml"
-"""File that a node must be able to read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,37 +44,6 @@ class Terms:
     """The driver's, by name."""
     folder: str
     """Folder of the results, or its URL in an object store; the driver has written FILE there."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Probe:
-    """A file that a process writes into the results, for the driver to read."""
-
-    folder: str
-    name: str
-    content: bytes
-
-    def write(self) -> None:
-        """Write the file."""
-        if is_url(self.folder):
-            Store(self.folder).write(self.name, self.content)
-        else:
-            (Path(self.folder) / self.name).write_bytes(self.content)
-
-    def has_arrived(self) -> bool:
-        """Answer whether the file can be read here."""
-        try:
-            return _read(self.folder, self.name) == self.content
-        except OSError:
-            return False
-
-    def delete(self) -> None:
-        """Delete the file."""
-        with suppress(OSError, InputError):
-            if is_url(self.folder):
-                Store(self.folder).delete([self.name])
-            else:
-                (Path(self.folder) / self.name).unlink()
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +75,8 @@ def check_nodes(config: StudyConfig, nodes: Sequence[Node], console: Console) ->
         return
     results = config.results if config.url else str(Path(config.results).resolve())
     try:
-        with _open_scratch(results) as terms:
+        with open_scratch(results) as folder:
+            terms = Terms(versions=tuple(describe_driver().items()), folder=folder)
             answers = [_ask(node, terms) for node in nodes]
             found = [_await(node, answer) for node, answer in zip(nodes, answers, strict=True)]
             problems = [find_problem(condition, Probe.has_arrived) for condition in found]
@@ -166,7 +131,7 @@ def examine(terms: Terms) -> Condition:
     problem = None
     try:
         probe.write()
-        if _read(terms.folder, FILE) is None:
+        if read_file(terms.folder, FILE) is None:
             raise InputError(f"{FILE}, which the driver wrote, is not there")
     except (OSError, InputError) as error:
         problem = getattr(error, "strerror", None) or str(error)
@@ -205,40 +170,16 @@ def find_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str |
     return ", ".join(found) or None
 
 
-def _read(folder: str, name: str) -> bytes | None:
-    return Store(folder).read(name) if is_url(folder) else (Path(folder) / name).read_bytes()
-
-
-@contextmanager
-def _open_scratch(results: str) -> Iterator[Terms]:
-    """Create a folder in the results in which nodes can be checked, and delete it after the block."""
-    versions = tuple(describe_driver().items())
-    if is_url(results):
-        store = Store(f"{results.rstrip('/')}/.reaching-{secrets.token_hex(4)}")
-        try:
-            store.write(FILE, b"")
-            yield Terms(versions=versions, folder=store.url)
-        finally:
-            store.delete(store.list())
-        return
-    make_folder(Path(results))
-    with tempfile.TemporaryDirectory(dir=results, prefix=".reaching-") as folder:
-        (Path(folder) / FILE).touch()
-        yield Terms(versions=versions, folder=folder)
-
-
 def _ask(node: Node, terms: Terms) -> "ray.ObjectRef[Condition]":
     there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    answer: ray.ObjectRef[Condition] = ray.remote(examine).options(num_cpus=0, scheduling_strategy=there).remote(terms)
-    return answer
+    return ray.remote(examine).options(num_cpus=0, scheduling_strategy=there).remote(terms)
 
 
 def _await(node: Node, answer: "ray.ObjectRef[Condition]") -> Condition:
     try:
-        condition: Condition = ray.get(answer, timeout=TIMEOUT_S)
+        return ray.get(answer, timeout=TIMEOUT_S)
     except ray.exceptions.RayError as error:
         raise InputError(f"node {node.address} {_explain_silence(node, error)}") from error
-    return condition
 
 
 def _explain_silence(node: Node, error: ray.exceptions.RayError) -> str:

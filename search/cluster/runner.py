@@ -3,7 +3,6 @@
 None of Tune's own state outlives the run: the source keeps what counts.
 """
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Generator
 from typing import Any
@@ -13,7 +12,7 @@ from ray import tune
 from search.cluster.job import Job, Source, Work
 from search.cluster.signals import Interrupted, watch_signals
 from search.cluster.trials import Trials
-from search.cluster.tune_patches import count_every_loss, count_resets, take_waiting_workers, unwrap
+from search.cluster.tune_patches import patch_tune
 from search.cluster.tune_views import Halting, Proposals, Stopping
 from search.config.schema import StudyConfig
 from search.record.journal import State, Trial
@@ -63,14 +62,11 @@ def run_jobs(source: Source, work: Work, config: StudyConfig, *, slots: int, tim
         NodeError: If a node turned out to be one on which no job may run.
         OSError: If a disk failed or is full.
     """
-    with contextlib.ExitStack() as stack:
-        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="cifake-search-"))
-        pressed = stack.enter_context(watch_signals())
-        stack.enter_context(unwrap())
-        stack.enter_context(count_every_loss())
-        stack.enter_context(count_resets())
-        if config.cluster.address == "local":
-            stack.enter_context(take_waiting_workers())
+    with (
+        tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch,
+        watch_signals() as pressed,
+        patch_tune(is_local=config.cluster.address == "local"),
+    ):
         stopping = Stopping(source, max_failures=config.search.max_failures, timeout_s=timeout_s)
         tune.Tuner(
             tune.with_resources(_build_worker(work), lambda config: tune.PlacementGroupFactory([config["bundle"]])),

@@ -15,7 +15,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.cluster.checks import Probe, Terms, check_process, describe_driver
+from search.cluster.checks import Terms, check_process, describe_driver
+from search.cluster.probe import Probe
 from search.config.schema import StudyConfig
 from search.config.space import Choice, list_specs
 from search.record.object_store import Store

@@ -19,6 +19,7 @@ from search.evaluation.choices import (
     read_entry,
     recall,
 )
+from search.evaluation.model_record import Retraining
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.retrainer import Retrainer
@@ -33,7 +34,7 @@ from trainables.record import load_info
 
 
 def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
-    """Answer whether every retraining of the evaluation is there already, so that no worker is needed."""
+    """Answer whether every retraining of the evaluation has its model already, so that no worker is needed."""
     choices = recall(record["evaluations"], choose(config, trials, record["data"]["fingerprint"]))
     retrainings = list_retrainings(config, trials, choices)
     return not choices.is_open() and all(load_tested(_get_folder(config), each) for each in retrainings)
@@ -48,57 +49,42 @@ def evaluate(
     copy: Copy,
     notes: Sequence[str] = (),
 ) -> Result:
-    """Retrain the winners and test each once; what an earlier evaluation finished is kept.
+    """Retrain the winners and test each once; keep the models of an earlier evaluation.
 
     Args:
-        config: The study; its lock is held, and Ray connected unless everything is trained.
-        record: Its study.yaml, written anew before the test split is opened.
-        journal: Its record, with all of its trials.
+        config: The study; it is locked, and Ray is connected unless all models exist.
+        record: Its study.yaml, written again before the test split is opened.
+        journal: Its journal.
         packed: Folder of the packed images.
         console: Shows the progress.
         copy: The study's folder here, and its store.
         notes: Sentences for the report.
 
-    Returns:
-        All that the report says, but for the sentences that `search.report.notes` adds.
-
     Raises:
         InputError: If there is nothing to retrain, or every retraining failed.
-        OSError: If the disk is full; what is finished is kept.
+        OSError: If a disk failed or is full; the finished models are kept.
     """
     trials = journal.load()
     failures = check_winners(config, trials)
-    folder = _get_folder(config)
-    make_folder(folder)
+    make_folder(_get_folder(config))
     retrainer = Retrainer(config=config, pack=packed, folder=_get_model_folder(config), console=console)
     choices = recall(record["evaluations"], choose(config, trials, load_info(packed).fingerprint))
     choices = _calibrate(retrainer, trials, choices)
     _open(config, record, journal, choices, copy)
-    retrainings = list_retrainings(config, trials, choices)
-    found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
-    for label, model in found.items():
-        if model is not None:  # a kill between the last two steps of its retraining leaves its checkpoint
-            retrainer.folder.delete_checkpoint(label)
-    if pending := [each for each in retrainings if found[each.label] is None]:
-        console.print("Retraining the winners on train and validation, testing each once:")
-        found |= retrainer.retrain(pending)
-        copy.fetch_below("models/")
+    found = _retrain(retrainer, list_retrainings(config, trials, choices), copy)
     models = [model for model in found.values() if isinstance(model, TestedModel)]
-    failures += [
-        f"The retraining {label} failed: {failure.reason}."
-        for label, failure in found.items()
-        if isinstance(failure, Failure)
-    ]
+    failed = {label: failure.reason for label, failure in found.items() if isinstance(failure, Failure)}
+    failures += [f"The retraining {label} failed: {reason}." for label, reason in failed.items()]
     if not models:
         raise InputError(f"there is nothing to report. {' '.join(failures)}")
     return _gather(config, record, journal, models, [*notes, *failures])
 
 
 def load_result(config: StudyConfig, record: dict[str, Any], journal: Journal) -> Result:
-    """Return the result of the evaluation in force, from what is stored.
+    """Return the result of the last evaluation, from what is stored.
 
     Raises:
-        InputError: If there was none.
+        InputError: If there is none.
     """
     folder = _get_folder(config)
     found: dict[str, TestedModel | None] = {}
@@ -129,13 +115,26 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
             case float() as threshold:
                 winners.append(dataclasses.replace(winner, threshold=threshold))
             case failure:
-                reason = failure.reason if isinstance(failure, Failure) else "no word from its worker"
+                reason = failure.reason if isinstance(failure, Failure) else "its worker sent no threshold"
                 raise InputError(f"no threshold for {winner.label}: {reason}; evaluation.threshold=0.5 needs none")
     return dataclasses.replace(choices, winners=tuple(winners))
 
 
+def _retrain(retrainer: Retrainer, retrainings: Sequence[Retraining], copy: Copy) -> dict[str, TestedModel | Failure]:
+    """Return by label every tested model, or why there is none; retrain only what has no model."""
+    stored = {each.label: load_tested(retrainer.folder.path, each) for each in retrainings}
+    found: dict[str, TestedModel | Failure] = {label: model for label, model in stored.items() if model is not None}
+    for label in found:  # a kill after the record was written leaves the checkpoint
+        retrainer.folder.delete_checkpoint(label)
+    if pending := [each for each in retrainings if each.label not in found]:
+        retrainer.console.print("Retraining the winners on train and validation, testing each once:")
+        found |= retrainer.retrain(pending)
+        copy.fetch_below("models/")
+    return {each.label: found[each.label] for each in retrainings}
+
+
 def _open(config: StudyConfig, record: dict[str, Any], journal: Journal, choices: Choices, copy: Copy) -> None:
-    """Write down what was chosen, and then that the test split is about to be opened, unless both stand there."""
+    """Record the choices, and then that the test split is about to be opened, unless both are recorded."""
     evaluations = record["evaluations"]
     complete_entries(evaluations, journal.list_openings())
     if not evaluations or read_entry(evaluations[-1]) != choices:

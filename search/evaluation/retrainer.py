@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,13 +13,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from search.cluster.job import Failure, Finished, Job, Report, Work
 from search.cluster.silence import Silence
 from search.cluster.transfer import build_delivery
-from search.cluster.worker import Finish, run_job
+from search.cluster.worker import Trained, run_job
 from search.config.schema import StudyConfig
 from search.evaluation.model_record import Retraining
 from search.evaluation.result import TestedModel
 from search.evaluation.retrainings import ModelFolder, build_job
 from search.evaluation.test import choose_on_validation, save_tested
 from trainables.errors import TrainingError
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +70,9 @@ class Retrainer:
             )
         return queue.results
 
-    def _run(self, retrainings: Sequence[Retraining], finish: Finish, val_fraction: float | None) -> dict[str, Any]:
+    def _run(
+        self, retrainings: Sequence[Retraining], finish: Callable[[Job, Trained], T], val_fraction: float | None
+    ) -> dict[str, T | Failure]:
         jobs = [
             build_job(
                 retraining,

@@ -14,11 +14,8 @@ from rich.console import Console
 
 from search.cluster import checks
 from search.cluster.checks import (
-    FILE,
-    Probe,
     Terms,
     _await,
-    _open_scratch,
     check_nodes,
     check_process,
     describe_driver,
@@ -28,6 +25,7 @@ from search.cluster.checks import (
 )
 from search.cluster.job import NodeError
 from search.cluster.nodes import Node, list_nodes
+from search.cluster.probe import FILE, Probe, open_scratch
 from search.cluster.transfer import build_delivery
 from search.config.schema import parse
 from search.record.object_store import Store
@@ -232,7 +230,8 @@ def test_a_node_whose_process_ends_is_told_to_look_at_its_memory(node):
 
 
 def test_a_node_with_another_folder_of_the_name_is_found_out(tmp_path):
-    with _open_scratch(str(tmp_path)) as terms:
+    with open_scratch(str(tmp_path)) as folder:
+        terms = build_terms(folder)
         assert examine(terms).probe.has_arrived()
         (tmp_path / "own").mkdir()
         own = dataclasses.replace(terms, folder=str(tmp_path / "own"))
@@ -244,7 +243,8 @@ def test_a_node_with_another_folder_of_the_name_is_found_out(tmp_path):
 
 def test_a_node_reads_and_writes_the_store_and_nothing_is_left_there(bucket):
     results = f"s3://{bucket}/results"
-    with _open_scratch(results) as terms:
+    with open_scratch(results) as folder:
+        terms = build_terms(folder)
         condition = examine(terms)
         assert condition.problem is None
         assert condition.probe.has_arrived()
