@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ import psutil
 import typer
 
 from benchmarks.processes import kill_tree, list_family
-from search.cluster.job import Failure, Report, Task
+from search.cluster.job import Job, Report, Work
 from search.cluster.nodes import connect
 from search.cluster.runner import run_study
 from search.commands.terminal import explain_errors
@@ -163,7 +163,7 @@ def _search_alone(folder: Path, trials: int) -> list[Trial]:
     """Search in this process, without Ray, and return the trials."""
     study, work = open_study(folder, trials), make_work(folder, pause_s=0.0)
     while (trial := study.ask()) is not None:
-        for message in work(make_task(trial)):
+        for message in work(make_job(trial)):
             assert isinstance(message, Report)
             if study.report(trial.number, message.metrics, message.device):
                 break
@@ -214,12 +214,12 @@ def drive(folder: Path, trials: int, *, is_slow: bool = False) -> None:
     with explain_errors("the same command"), contextlib.ExitStack() as stack:
         stack.enter_context(connect(config))
         if not is_slow:
-            run_study(open_study(folder, trials), make_work(folder), make_task, slots=1)
+            run_study(open_study(folder, trials), make_work(folder), make_job, slots=1)
             return
         tracker = build_tracker(config, "chaos", lambda said: print(said, file=sys.stderr))
         stack.callback(tracker.close)
         study = Study(config, Journal(folder / "study.journal", "chaos", note=print), [tracker])
-        run_study(study, make_work(folder, pause_s=SLOW_S), make_task, slots=1)
+        run_study(study, make_work(folder, pause_s=SLOW_S), make_job, slots=1)
 
 
 def build_config(trials: int, results: str = "results") -> StudyConfig:
@@ -235,40 +235,42 @@ def open_study(folder: Path, trials: int) -> Study:
     return Study(build_config(trials), Journal(folder / "study.journal", "chaos", note=print))
 
 
-def make_task(trial: Trial, *, max_epochs: int = MAX_EPOCHS) -> Task:
-    """Say what a closed form needs to know."""
-    return Task(
+def make_job(trial: Trial, *, max_epochs: int = MAX_EPOCHS) -> Job:
+    """Return the job of a closed form."""
+    return Job(
+        label=f"trial-{trial.number}",
         number=trial.number,
         architecture=trial.architecture,
         params=trial.params,
         seed=0,
         max_epochs=max_epochs,
+        epochs=max_epochs,
         epochs_done=len(trial.epochs),
         pack="",
         val_fraction=0.1,
         max_train_images=None,
         split_seed=0,
-        checkpoint="",
+        checkpoint=None,
         cpus=1,
         gpus=0,
     )
 
 
-def make_work(folder: Path, pause_s: float = SECONDS_PER_EPOCH) -> Callable[[Task], Iterator[Report | Failure]]:
+def make_work(folder: Path, pause_s: float = SECONDS_PER_EPOCH) -> Work:
     """Return a worker's function: a learning curve in closed form, with a checkpoint and a log of what it trained."""
 
-    def work(task: Task) -> Iterator[Report | Failure]:
-        checkpoint = folder / f"trial-{task.number}"
+    def work(job: Job) -> Iterator[Report]:
+        checkpoint = folder / f"trial-{job.number}"
         saved = int(checkpoint.read_text()) if checkpoint.exists() else 0
-        for epoch in range(task.epochs_done + 1, task.max_epochs + 1):
+        for epoch in range(job.epochs_done + 1, job.max_epochs + 1):
             if epoch > saved:
                 time.sleep(pause_s)
                 with (folder / "trained").open("a") as log:
-                    log.write(f"{task.number} {epoch}\n")
+                    log.write(f"{job.number} {epoch}\n")
                 partial = checkpoint.with_suffix(".partial")
                 partial.write_text(str(epoch))
                 partial.replace(checkpoint)
-            yield Report(_curve(task.params, epoch), "a closed form")
+            yield Report(_curve(job.params, epoch), "a closed form")
 
     return work
 

@@ -23,8 +23,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks.chaos import make_task
-from search.cluster.job import Report, Task
+from benchmarks.chaos import make_job
+from search.cluster.job import Job, Report
 from search.cluster.nodes import connect
 from search.cluster.runner import run_study
 from search.config.load import parse
@@ -94,10 +94,10 @@ def build_config(trials: int, slots: int, sampler: str, epochs: int) -> StudyCon
     return parse({"name": "growth", "search": search, "space": {"cnn": SPACE}, "cluster": {"cpus": slots}})
 
 
-def work(task: Task) -> Iterator[Report]:
+def work(job: Job) -> Iterator[Report]:
     """Report a learning curve in closed form."""
-    distance = abs(math.log10(task.params["learning_rate"]) + 2.5) + task.params["dropout"]
-    for epoch in range(task.epochs_done + 1, task.max_epochs + 1):
+    distance = abs(math.log10(job.params["learning_rate"]) + 2.5) + job.params["dropout"]
+    for epoch in range(job.epochs_done + 1, job.max_epochs + 1):
         accuracy = 0.95 - 0.1 * distance / epoch
         row = dict.fromkeys(("loss", "train_loss", "precision", "recall", "f1", "auroc"), accuracy)
         yield Report(row | {"epoch": epoch, "accuracy": accuracy, "seconds": 0.0, "images_per_second": 1.0}, "none")
@@ -111,7 +111,7 @@ def drive(folder: Path, config: StudyConfig) -> dict[str, float | None]:
         run_study(
             study,
             work,
-            lambda trial: make_task(trial, max_epochs=config.search.max_epochs),
+            lambda trial: make_job(trial, max_epochs=config.search.max_epochs),
             slots=config.search.max_concurrent or 1,
         )
         return meter.sum_up()

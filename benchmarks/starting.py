@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.processes import ROOT, kill_tree
+from search.cluster.job import Job
 
 PHASES = {
     "imports": "interpreter up, search.run imported",
@@ -53,21 +54,21 @@ def drive() -> None:
     mark("imports")
     search.run.prepare_data = _watch(search.run.prepare_data, after="data")
     search.run.check_nodes = _watch(search.run.check_nodes, before="ray")
-    search.run.build_task = _watch(search.run.build_task, before="study")
-    search.run.run_task = run_task
+    search.run.build_job = _watch(search.run.build_job, before="study")
+    search.run.run_trial = run_trial
     typer.run(search.run.main)
 
 
-def run_task(deliver: Callable[[], str], task: Any) -> Iterator[Any]:
+def run_trial(deliver: Callable[[], str], job: Job) -> Iterator[Any]:
     """Train a trial in a worker, watched."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
-    from search.cluster import worker as trial
+    from search.cluster import worker
 
     mark("worker")
-    trial.open_train = _watch(trial.open_train, after="images")
+    worker.open_train = _watch(worker.open_train, after="images")
     register_optimizer_step_post_hook(lambda *_: mark("step"))
-    return trial.run_trial(deliver, task)
+    return worker.run_job(deliver, None, job)
 
 
 def _watch(function: Callable[..., Any], *, before: str | None = None, after: str | None = None) -> Callable[..., Any]:

@@ -7,18 +7,19 @@ python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [-
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from search.cluster.job import Failure, Report, Task
+from search.cluster.checks import check_nodes
+from search.cluster.job import run_trial
 from search.cluster.nodes import Node, clear_nodes, connect, count_slots
-from search.cluster.preflight import check_nodes
 from search.cluster.silence import Silence
-from search.cluster.transfer import Delivery, build_delivery
+from search.cluster.transfer import build_delivery
+from search.cluster.trials import build_job
 from search.commands.plan import describe_plan
 from search.commands.terminal import build_console, explain_errors
 from search.config.load import load, parse
@@ -33,12 +34,11 @@ from search.listeners.wandb.tracker import build_tracker
 from search.record.checkpoints import Checkpoints
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.manifest import fetch_manifest, load_manifest
-from search.record.trial import State, Trial
+from search.record.trial import State
 from search.report.trials import write_trials
 from search.samplers.shares import check_shares
 from search.study import Listener, Study
 from trainables.errors import InputError
-from trainables.seed import derive_seed
 
 DEFAULT_CONFIG = Path("configs/local.yaml")
 
@@ -131,8 +131,8 @@ def _search(
         _clear_nodes(config, study)
         halted = run_study(
             study,
-            functools.partial(run_task, build_delivery(config, packed)),
-            lambda trial: build_task(config, trial, packed, checkpoints.get_path(trial.number)),
+            functools.partial(run_trial, build_delivery(config, packed)),
+            lambda trial: build_job(config, trial, packed, checkpoints.get_path(trial.number)),
             slots=count_slots(config, nodes),
         )
         _clear_nodes(config, study)
@@ -151,40 +151,6 @@ def evaluate(opened: OpenStudy, packed: Path, console: Console, notes: Sequence[
     from search.commands.evaluate import conclude  # with torch, pandas, matplotlib and plotly: no trial waits for them
 
     conclude(opened, packed, console, notes)
-
-
-def run_task(deliver: Delivery, task: Task) -> Iterator[Report | Failure]:
-    """Train a trial on a node that has its pack or has yet to be brought it."""
-    from search.cluster.worker import run_trial  # there, with torch: the driver hands trials out without
-
-    return run_trial(deliver, task)
-
-
-def build_task(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Task:
-    """Return all that a worker needs to know of a trial.
-
-    Args:
-        config: The study.
-        trial: As recorded.
-        packed: Folder of the packed images.
-        checkpoint: File of the trial's newest checkpoint, there or not.
-    """
-    return Task(
-        number=trial.number,
-        architecture=trial.architecture,
-        params=trial.params,
-        seed=derive_seed(config.search.seed, f"trial {trial.number}"),
-        max_epochs=config.search.max_epochs,
-        epochs_done=len(trial.epochs),
-        pack=str(packed.resolve()),
-        val_fraction=config.data.val_fraction,
-        max_train_images=config.data.max_train_images,
-        split_seed=config.search.seed,
-        checkpoint=str(checkpoint) if config.url is None else f"{config.working_folder}/checkpoints/{checkpoint.name}",
-        url=config.url,
-        cpus=config.get_resources(trial.architecture).cpus,
-        gpus=config.get_resources(trial.architecture).gpus,
-    )
 
 
 if __name__ == "__main__":

@@ -1,36 +1,36 @@
-"""A study: hands out trials, takes in their epochs, decides when they end. It knows the record, not who trains.
+"""A study: hands out trials, records their epochs, decides when they end. It knows the journal, and no worker.
 
-Whoever runs it (Ray Tune in tuner.py, a plain loop in the tests) does three things: `ask` for a trial, `report` each
-of its epochs, `fail` it when it breaks. Every fact is in the journal before anything acts on it, and everything here
-is rebuilt from the journal alone, so a killed study goes on as if it had never stopped.
+Its driver (Ray Tune in cluster/runner.py, a plain loop in the tests) does three things: `ask` for a trial, `report`
+each of its epochs, `fail` it when it breaks. Every fact is in the journal before anything acts on it, and everything
+here is rebuilt from the journal alone, so a killed study continues as if it had never stopped.
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from search.config.schema import Recipe, SearchConfig, StudyConfig
+from search.config.schema import SearchConfig, StudyConfig
 from search.config.space import Choice, Range, Spec, build_distributions, check_point, list_specs
 from search.record.journal import Journal
 from search.record.trial import State, Trial
 from search.record.trial_reader import read_point
 from search.samplers.sampler import Sampler
 from search.samplers.shares import choose_architecture
+from search.schedulers.patience import is_converged
 from search.schedulers.scheduler import SCHEDULERS, Scheduler
 from trainables.config import list_defaults
 from trainables.errors import InputError
 
 NUM_EARLY_FAILURES = 5
-"""When the first so many trials to end since the study was opened all fail for one reason, it halts."""
+"""The study halts if this many trials are the first to end since it was opened and all fail for one reason."""
 
 
 class Listener(Protocol):
-    """Is told what happens, in the driver's process, after it was recorded."""
+    """Is informed of each event, in the driver's process, after it was recorded."""
 
     def on_start(self, trial: Trial) -> None:
-        """A trial was handed out; a resumed one has its epochs already."""
+        """A trial was handed out; a resumed trial already has epochs."""
 
     def on_epoch(self, trial: Trial) -> None:
         """The last of `trial.epochs` is new."""
@@ -39,11 +39,11 @@ class Listener(Protocol):
         """The trial's state is final."""
 
     def close(self) -> None:
-        """Nothing more will happen."""
+        """No event will follow."""
 
 
 def describe_spent(search: SearchConfig, num_epochs: int, elapsed_s: float) -> str | None:
-    """Return which budget is used up, if one is."""
+    """Return which budget is used up, or None."""
     if search.max_hours is not None and elapsed_s >= search.max_hours * 3600:
         return f"the budget of {search.max_hours:g} hours is used"
     if search.max_total_epochs is not None and num_epochs >= search.max_total_epochs:
@@ -52,14 +52,14 @@ def describe_spent(search: SearchConfig, num_epochs: int, elapsed_s: float) -> s
 
 
 class Study:
-    """One search, from its record on."""
+    """One search, rebuilt from its journal."""
 
     def __init__(self, config: StudyConfig, journal: Journal, listeners: Sequence[Listener] = ()) -> None:
         self.config = config
         self.trials = journal.load()
         """All trials by number."""
         self.num_epochs = sum(len(trial.epochs) for trial in self.trials)
-        """Epochs recorded over all trials; counted, for it is asked for at every event."""
+        """Epochs recorded over all trials; a counter, since it is read at every event."""
         self._journal = journal
         self._listeners = listeners
         search = config.search
@@ -72,11 +72,12 @@ class Study:
             for name, found in self._distributions.items()
         }
         self._schedulers: dict[str, Scheduler] = {name: SCHEDULERS[search.scheduler](search) for name in names}
+        self._recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
         first = [trial.number for trial in own if trial.enqueued is None]
         self._first = first[: len(self._recipes)]  # the trials of the recipes that were handed out
         self._waiting: deque[Trial] = deque()
         self._running: dict[int, Trial] = {}
-        self._ends: list[str | None] = []  # why trials failed, None for those that did not, as they ended
+        self._ends: list[str | None] = []  # in their order: why a trial failed, or None
         self._started = time.monotonic() - journal.elapsed_s
         self._replay()
 
@@ -87,7 +88,7 @@ class Study:
 
     @property
     def halt_reason(self) -> str | None:
-        """Why nothing more should be trained although trials are left, or None."""
+        """Why the study ends although trials are left, or None."""
         if spent := describe_spent(self.config.search, self.num_epochs, self.elapsed_s):
             return spent
         first = self._ends[:NUM_EARLY_FAILURES]
@@ -97,11 +98,11 @@ class Study:
 
     @property
     def is_finished(self) -> bool:
-        """Whether no trial is left to hand out or to wait for."""
+        """Whether every trial has ended and no other will be handed out."""
         return not self._waiting and not self._running and len(self.trials) >= self.config.search.num_trials
 
     def ask(self) -> Trial | None:
-        """Hand out the next trial, unfinished ones first; None when none is left or the study halts."""
+        """Hand out the next trial, unfinished ones first; None when there are no more or the study halts."""
         if self.halt_reason:
             return None
         trial = None
@@ -117,10 +118,10 @@ class Study:
         return trial
 
     def report(self, number: int, metrics: Mapping[str, float], device: str) -> bool:
-        """Take in an epoch of a trial and return whether the trial ends with it.
+        """Record an epoch of a trial and return whether the trial ends with it.
 
-        An epoch that is recorded already, as a resumed worker may report it again, changes nothing, and neither does
-        one of a trial that has ended.
+        Nothing changes if the epoch is recorded already, since a resumed worker may report it again, or if the trial
+        has ended.
         """
         if number not in self._running:
             return True
@@ -135,13 +136,13 @@ class Study:
         return self._end_if_due(trial, stop=self._ask_scheduler(trial, len(trial.epochs)))
 
     def fail(self, number: int, reason: str, traceback: str | None = None) -> None:
-        """Record that a trial broke; the search goes on. Of a trial that has ended it changes nothing."""
+        """Record that a trial failed; the search continues. Nothing changes if the trial has ended."""
         if number in self._running:
             self._ends.append(reason)
             self._end(self._running[number], State.FAIL, reason, traceback)
 
     def halt(self, reason: str) -> None:
-        """End every trial that is under way as pruned for this reason."""
+        """End every trial under way as pruned, for this reason."""
         for trial in [*self._running.values(), *self._waiting]:
             state = State.PRUNED if trial.epochs else State.FAIL
             self._running[trial.number] = trial
@@ -149,17 +150,12 @@ class Study:
         self._waiting.clear()
 
     def _ask_scheduler(self, trial: Trial, epoch: int) -> bool:
-        """Tell the scheduler of an epoch, which changes its rungs, and return whether the trial is to stop there.
+        """Report an epoch to the scheduler, which changes its rungs, and return whether the trial stops there.
 
-        The answer is no for a trial that is spared.
+        A trial that is spared does not stop.
         """
         stop = self._schedulers[trial.architecture].report(trial.number, epoch, trial.list_values()[epoch - 1])
         return stop and not (self.config.search.spare_first and trial.number in self._first)
-
-    @property
-    def _recipes(self) -> list[Recipe]:
-        """The points of the first trials."""
-        return [recipe for recipe in self.config.recipes if recipe.architecture in self.config.search.architectures]
 
     def _propose(self) -> Trial:
         number, recipes = len(self.trials), self._recipes
@@ -173,7 +169,7 @@ class Study:
             architecture = choose_architecture(self.config, self.trials)
             params = self._fill(architecture, number)
         trial = self._journal.add_trial(architecture, params, self._distributions[architecture])
-        for foreign in self._journal.load_between(number, trial.number):  # plain Optuna wrote while this runs
+        for foreign in self._journal.load_between(number, trial.number):  # added by plain Optuna meanwhile
             self.trials.append(foreign)
             if foreign.waits:
                 self._waiting.append(foreign)
@@ -184,13 +180,13 @@ class Study:
         return trial
 
     def _fill(self, architecture: str, number: int) -> dict[str, Any]:
-        """Return a value of every parameter: the space's fixed ones, and what the sampler proposes."""
+        """Return a value of every parameter: fixed by the space, or proposed by the sampler."""
         specs = self._specs[architecture].items()
         fixed = {name: spec for name, spec in specs if not isinstance(spec, (Range, Choice))}
         return {**fixed, **self._samplers[architecture].propose(number)}
 
     def _take_up(self, trial: Trial) -> Trial | None:
-        """Return a trial that waited, ready to be handed out; None if it was enqueued and cannot be trained."""
+        """Return a waiting trial, ready to be handed out; None if it was enqueued and cannot be trained."""
         if not trial.waits:
             return trial
         try:
@@ -203,13 +199,13 @@ class Study:
         return trial
 
     def _complete(self, trial: Trial) -> tuple[str, dict[str, Any]]:
-        """Return architecture and all parameters of an enqueued trial; what was not given is fixed or proposed.
+        """Return architecture and all parameters of an enqueued trial; those not given are fixed or proposed.
 
         Raises:
             InputError: If the point lies outside the space.
         """
         if not trial.is_foreign:
-            return trial.architecture, trial.params  # a kill came between these and the trial's state
+            return trial.architecture, trial.params  # a kill came before the trial's state was recorded
         architecture, given = read_point(trial.enqueued)
         if architecture not in self.config.search.architectures:
             raise InputError(f"this study does not search {architecture}")
@@ -248,7 +244,7 @@ class Study:
             listener.on_end(trial)
 
     def _replay(self) -> None:
-        """Bring samplers and schedulers to where the record ends, and line up what is unfinished."""
+        """Bring samplers and schedulers to the end of the journal, and queue the unfinished trials."""
         own = [trial for trial in self.trials if not (trial.is_foreign or trial.waits)]
         for trial in own:
             self._samplers[trial.architecture].start(trial)
@@ -263,17 +259,3 @@ class Study:
                     self._samplers[trial.architecture].end(trial)
             elif not self._end_if_due(trial, stop=stops.get(trial.number, False)):
                 self._waiting.append(trial)
-
-
-def is_converged(values: Sequence[float], patience: int, delta: float) -> bool:
-    """Answer whether the last so many values all failed to rise by more than delta above the best before them.
-
-    Args:
-        values: The validation metric of epoch 1, 2, ...
-        patience: Epochs, at least 1.
-        delta: In units of the metric, at least 0; a rise that is smaller does not move what the next is held against.
-    """
-    best, stale = -math.inf, 0
-    for value in values:
-        best, stale = (value, 0) if value > best + delta else (best, stale + 1)
-    return stale >= patience

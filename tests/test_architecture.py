@@ -30,12 +30,8 @@ DOORS = {
     "pynvml": {"search/listeners/usage.py"},
     "sqlalchemy": {"search/record/database.py"},
     "ray": {
-        "search/evaluation/retrainer.py",
-        *(
-            f"search/cluster/{name}.py"
-            for name in ("autoscaler", "liveness", "losses", "nodes", "preflight", "private")
-        ),
-        *(f"search/cluster/{name}.py" for name in ("runner", "transfer", "tune_patches")),
+        *(f"search/cluster/{name}.py" for name in ("autoscaler", "checks", "liveness", "nodes", "private")),
+        *(f"search/cluster/{name}.py" for name in ("runner", "transfer", "tune_patches", "tune_views")),
     },
     "fsspec": {"search/record/object_store.py"},
     "matplotlib": {"search/report/figures.py"},

@@ -74,7 +74,7 @@ def wait_for(project, process, text):
 def test_a_node_that_joins_with_other_code_ends_the_search_and_mended_it_goes_on(project, cluster, start):
     search = start()
     wait_for(project, search, "trial 0 cnn epoch 1/")
-    code = project / "search" / "task.py"
+    code = project / "search" / "cluster" / "job.py"
     before = code.read_text()
     code.write_text(f"{before}# another version\n")
     cluster.add_node(num_cpus=1)

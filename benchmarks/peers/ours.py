@@ -8,7 +8,7 @@ from pathlib import Path
 
 import search.run
 from benchmarks.peers.plan import Plan, note, tell, watch_first_step
-from search.cluster.job import Failure, Report, Task
+from search.cluster.job import Failure, Finished, Job, Report
 from search.record.journal import Journal
 from search.record.trial import State
 
@@ -33,22 +33,22 @@ def main(folder: Path) -> None:
         "tracking": {"mode": "offline"},
     }
     (folder / "study.yaml").write_text(json.dumps(study), encoding="utf-8")  # JSON is YAML, and 1e-06 a number in it
-    search.run.run_task = functools.partial(run_task, folder)
+    search.run.run_trial = functools.partial(run_trial, folder)
     held: list[int] = []
     search.run.evaluate = lambda _config, _record, journal, *_: held.append(count_epochs(journal))
     search.run.main(folder / "study.yaml", resume=(folder / "ours").exists(), plain=True)
     tell(held[0])
 
 
-def run_task(folder: Path, deliver: Callable[[], str], task: Task) -> Iterator[Report | Failure]:
+def run_trial(folder: Path, deliver: Callable[[], str], job: Job) -> Iterator[Report | Finished | Failure]:
     """Train a trial and note what was trained, as the peers do."""
-    from search.cluster.worker import run_trial
+    from search.cluster.worker import run_job
 
     watch_first_step(folder)
-    for message in run_trial(deliver, task):
+    for message in run_job(deliver, None, job):
         if isinstance(message, Report):
             metrics = message.metrics
-            note(folder, task.params["learning_rate"], int(metrics["epoch"]), metrics["seconds"])
+            note(folder, job.params["learning_rate"], int(metrics["epoch"]), metrics["seconds"])
         yield message
 
 

@@ -1,7 +1,7 @@
-"""Which type of node is started next: the one that is preferred, unless the cloud has just refused it.
+"""Chooses the type of the next node: the preferred one, unless the cloud has just refused it.
 
-Ray's autoscaler on the head loads this into its own process (`RAY_AUTOSCALER_UTILIZATION_SCORER` in cluster.yaml), so
-nothing is imported here that it does not hold already.
+Ray's autoscaler on the head loads this module into its own process (`RAY_AUTOSCALER_UTILIZATION_SCORER` in
+cluster.yaml), so it imports only what is loaded there already.
 """
 
 from ray.autoscaler._private.node_provider_availability_tracker import NodeAvailabilitySummary
@@ -15,19 +15,19 @@ def prefer_available(
     *,
     node_availability_summary: NodeAvailabilitySummary,
 ) -> tuple[object, ...] | None:
-    """Return the worth of starting a node of this type; the highest is started.
+    """Return the score of starting a node of this type; the highest wins.
 
-    It is Ray's own behind whether the cloud gave what it was last asked for. Ray's first autoscaler keeps a record of
-    that for half an hour and looks at it nowhere: what is exhausted it would ask for again and again.
+    Whether the cloud granted the last request comes first, then Ray's own score. Ray's first autoscaler remembers a
+    refusal for half an hour and never uses it: it would request an exhausted type again and again.
 
     Args:
-        node_resources: What such a node has.
-        resources: What is waited for, a mapping each.
+        node_resources: Resources of such a node.
+        resources: Resources that are waited for, a mapping each.
         node_type: Its name in the cluster file.
-        node_availability_summary: Whether the last request for each type was granted, where that is known.
+        node_availability_summary: Whether the last request for each type was granted, if known.
 
     Returns:
-        None if nothing that is waited for fits such a node.
+        None if such a node fits nothing that is waited for.
     """
     worth = _default_utilization_scorer(
         node_resources, resources, node_type, node_availability_summary=node_availability_summary

@@ -1,61 +1,128 @@
-"""What driver and worker tell each other: plain data, no torch and no Ray."""
+"""What the driver and its workers send each other: plain data, without torch and Ray."""
 
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+from search.record.checkpoints import Shelf
+
+IDENTITY = ("architecture", "params", "seed", "max_epochs", "epochs", "val_fraction", "max_train_images", "split_seed")
+"""Fields that decide what a job trains."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """All that a worker needs to know of one trial."""
+class Job:
+    """One training that a worker runs: that of a trial, or a retraining."""
 
+    label: str
+    """Name in messages and of the checkpoint, such as trial-3 or cnn-seed0."""
     number: int
-    """The trial's number in its study."""
+    """Number in its source, such as the trial's in its study."""
     architecture: str
     params: dict[str, Any]
     seed: int
-    """The trial's own seed."""
+    """Root of the training's random draws."""
     max_epochs: int
     """Length of the schedule."""
-    epochs_done: int
-    """Epochs that the record holds already."""
+    epochs: int
+    """Last epoch to train, at most `max_epochs`."""
+    epochs_done: int = 0
+    """Epochs that the source has recorded: they are not reported again."""
     pack: str
     """Folder of the packed images."""
-    val_fraction: float
+    val_fraction: float | None
+    """Share of the training images that validates; None trains on all of them and validates on none."""
     max_train_images: int | None
     split_seed: int
-    """Seed of the train/validation split, the same for all trials of a study."""
-    checkpoint: str
-    """File of the trial's checkpoint; `~` is the home of whoever trains."""
+    """Seed of the train/validation split, the same for all jobs of a study."""
+    checkpoint: str | None
+    """File of the checkpoint, where `~` is the home of the worker; None keeps no checkpoint."""
+    url: str | None = None
+    """URL of the study if it is in an object store, which then gets a copy of the checkpoint."""
     cpus: float
     """Granted cores, and so threads."""
     gpus: float
     """Granted GPUs; 0 trains on the CPU, a fraction may use that share of the memory."""
-    url: str | None = None
-    """Of the study in an object store, if it lies in one."""
 
     def describe(self) -> str:
-        """Return all that makes the training what it is, wherever and however far it is trained."""
-        mine = ("architecture", "params", "seed", "max_epochs", "val_fraction", "max_train_images", "split_seed")
-        known = {name: getattr(self, name) for name in mine}
+        """Return the identity of the training, the same on every node and after any number of epochs."""
+        known = {name: getattr(self, name) for name in IDENTITY}
         return json.dumps(known | {"pack": Path(self.pack).name}, sort_keys=True)
+
+    def build_shelf(self) -> Shelf | None:
+        """Return where the checkpoint is stored, on the node that asks."""
+        if self.checkpoint is None:
+            return None
+        path = Path(self.checkpoint).expanduser()
+        return Shelf(path=path, name=self.label, identity=self.describe(), url=self.url)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Report:
-    """One epoch, on its way to the driver."""
+    """One epoch of a job."""
 
     metrics: dict[str, float]
     device: str
+    """Name of the device that trained it."""
+    is_new: bool = True
+    """Whether it was trained just now, and not read from a checkpoint."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Finished:
+    """The last message of a job that does something after its last epoch."""
+
+    result: Any
+    """What that gave, such as a tested model."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a trial cannot go on."""
+    """Why a job cannot continue."""
 
     reason: str
     traceback: str
     disk_fault: int | None = None
-    """Number of the error, if a disk failed. Not the trial's fault: the search ends, and the trial goes on when it is
-    resumed."""
+    """Number of the error if a disk failed. The run then ends, resumable, and the job does not count as failed."""
+
+
+Work = Callable[[Job], Iterator[Report | Finished | Failure]]
+"""What a worker does with a job: yields its messages. It is sent to the worker, so it must be picklable."""
+
+
+class NodeError(RuntimeError):
+    """A node on which no job may run; the message names the node, what is wrong, and the cure.
+
+    No job counts as failed, for the node that refused it would refuse the next one too: the run ends, resumable.
+    """
+
+
+class Source(Protocol):
+    """Hands out jobs and receives their messages, in the driver's process."""
+
+    @property
+    def halt_reason(self) -> str | None:
+        """Why no job may continue, or None."""
+
+    def ask(self) -> Job | None:
+        """Hand out the next job; None when there are no more."""
+
+    def report(self, number: int, message: Report | Finished) -> bool:
+        """Receive a message of a job and return whether the job ends with it."""
+
+    def fail(self, number: int, failure: Failure) -> None:
+        """Receive that a job failed; the other jobs continue."""
+
+
+def run_trial(deliver: Callable[[], str], job: Job) -> Iterator[Report | Finished | Failure]:
+    """Train a trial in a worker.
+
+    Args:
+        deliver: Copies the packed images to this node if it lacks them, and returns their folder here.
+        job: What to train.
+    """
+    from search.cluster.worker import run_job  # in the worker, with torch: the driver hands out trials without it
+
+    return run_job(deliver, None, job)

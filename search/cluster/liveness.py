@@ -1,6 +1,5 @@
-"""Ray's life on this machine: why it cannot start, and whether the processes live without which nothing is heard."""
+"""Ends the program when one of Ray's vital processes on this machine dies."""
 
-import errno
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,22 +7,19 @@ from typing import Any
 
 import psutil
 import ray
-from ray._common.utils import get_default_system_temp_dir
 
 from search.cluster.signals import give_up
 
 LOOK_S = 1.0
-"""Seconds between two looks at Ray's processes."""
-MAX_TMPDIR = 28
-"""Bytes that always fit: a socket's path has 107, and Ray's own part of it, with a process number of 7 digits, 79."""
+"""Seconds between two checks of Ray's processes."""
 
 
 @contextmanager
 def watch_ray() -> Iterator[None]:
-    """End the program with a sentence as soon as Ray's raylet here, or its GCS if that is here, dies within the block.
+    """End the program with a sentence when the raylet of this machine, or a GCS on it, dies within the block.
 
-    Calls of Ray then wait for a minute or for ever. The death of any other process of Ray is survived, or the raylet
-    follows it: an agent's, for one.
+    Without them, calls of Ray wait for a minute or for ever. Ray survives the death of any other process, or its raylet
+    ends too, as it does after one of its agents.
     """
     needed = list_needed()
     stop = threading.Event()
@@ -37,10 +33,10 @@ def watch_ray() -> Iterator[None]:
 
 
 def list_needed() -> dict[str, psutil.Process]:
-    """Return by name the processes of the connected Ray that run here and that it cannot do without."""
+    """Return by name the vital processes of the connected Ray that run on this machine."""
     node: Any = ray._private.worker.global_worker.node
     signs = {
-        "raylet": f"--raylet_socket_name={node.raylet_socket_name}",  # other nodes' begin in the same way
+        "raylet": f"--raylet_socket_name={node.raylet_socket_name}",  # other nodes' names only begin so
         "gcs_server": f"--session-name={node.session_name}",
     }
     return {
@@ -48,23 +44,6 @@ def list_needed() -> dict[str, psutil.Process]:
         for process in psutil.process_iter(["name", "cmdline"])
         if (name := process.info["name"]) in signs and signs[name] in (process.info["cmdline"] or ())
     }
-
-
-def explain_start(error: Exception) -> str:
-    """Return the sentence about a Ray of our own that cannot start, from what it raised."""
-    folder = get_default_system_temp_dir()
-    reason = str(error).strip().partition("\n")[0]
-    if "AF_UNIX path length" in reason:
-        cure = f"set TMPDIR to a path of at most {MAX_TMPDIR} bytes"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        cure = f"free some space in {folder}, or set TMPDIR to a folder that has some"
-    elif isinstance(error, OSError):
-        cure = f"HOME and {folder} must be folders that you may write to; set TMPDIR to another one"
-    elif "object store" in reason or "memory" in reason.lower():
-        cure = "free some memory, or give this machine or container more"
-    else:
-        cure = "end what an earlier Ray left (`ray stop`), or free memory, then try again"
-    return f"Ray cannot start on this machine ({reason}): {cure}"
 
 
 def _watch(needed: dict[str, psutil.Process], stop: threading.Event) -> None:
@@ -75,7 +54,7 @@ def _watch(needed: dict[str, psutil.Process], stop: threading.Event) -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Answer whether a process runs; one that has ended and that its parent has not asked about does not."""
+    """Answer whether a process runs; a zombie does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -1,4 +1,4 @@
-"""Where trials run: starts or joins Ray, quietly, and waits until every trial fits some node."""
+"""Starts or joins Ray, without its output, and waits until every trial fits some node."""
 
 import dataclasses
 import logging
@@ -14,10 +14,10 @@ from ray.autoscaler.sdk import request_resources
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.cluster.liveness import explain_start, watch_ray
-from search.cluster.private import keep_private
+from search.cluster.liveness import watch_ray
+from search.cluster.private import explain_start, keep_private
 from search.cluster.signals import keep_signals
-from search.config.schema import ResourceConfig, StudyConfig
+from search.config.schema import ClusterConfig, ResourceConfig, StudyConfig
 from trainables.errors import InputError
 
 QUIET = {
@@ -30,9 +30,9 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
-"""Ray's own tables, loggers, snapshots and working folders: the journal and the live view take their place."""
+"""Turns off Ray's own tables, loggers, snapshots and working folders: the journal and the live view replace them."""
 CLEAR_S = 10.0
-"""Seconds that nodes have for deleting; one that does not answer keeps what it has."""
+"""Seconds that nodes have to delete checkpoints; a node that does not answer keeps its own."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Node:
     """GPUs that Ray may grant there."""
 
     def count(self, granted: ResourceConfig) -> int:
-        """Return how many trials with these resources run here at once; a share of a GPU lies on one GPU."""
+        """Return how many trials with these resources run here at once; a share of a GPU is on one GPU."""
         counts = [int(self.cpus / granted.cpus + 1e-9)] if granted.cpus else []
         if 0 < granted.gpus < 1:
             counts.append(int(self.gpus) * int(1 / granted.gpus + 1e-9))
@@ -59,10 +59,10 @@ class Node:
 
 @contextmanager
 def connect(config: StudyConfig) -> Iterator[list[Node]]:
-    """Start or join Ray for as long as the block lasts and yield the nodes that are up.
+    """Start or join Ray for the block and yield the nodes that are up.
 
-    Ray prints what its nodes report to standard output, so for as long as the block lasts that leads nowhere; who has
-    something to say opens its console before.
+    Ray prints messages of its nodes to standard output, so that is discarded within the block; a console must be opened
+    before it.
 
     Raises:
         InputError: If no cluster answers at the address, Ray cannot start on this machine, too few nodes come up in
@@ -73,28 +73,7 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
     _check_answer(config.cluster.address)
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
-        try:
-            with keep_signals():  # of which Ray would take SIGTERM
-                ray.init(
-                    address=config.cluster.address,
-                    num_cpus=config.cluster.cpus if local else None,
-                    include_dashboard=False if local else None,
-                    _node_ip_address="127.0.0.1" if local else None,
-                    _temp_dir=stack.enter_context(keep_private()) if local else None,
-                    logging_level=logging.ERROR,
-                    log_to_driver=False,
-                )
-        except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-            cure = (
-                "" if os.environ.get("RAY_AUTH_MODE") == "token" else "; if it demands a token, set RAY_AUTH_MODE=token"
-            )
-            raise InputError(f"cluster.address: no Ray cluster answers at {config.cluster.address!r}{cure}") from error
-        except Exception as error:
-            if local:  # Ray's own errors of that are of any class
-                raise InputError(explain_start(error)) from error
-            if not isinstance(error, RuntimeError):  # such as another version of Python or Ray than the cluster's
-                raise
-            raise InputError(f"cluster.address: {config.cluster.address!r} cannot be joined: {error}") from error
+        _join(config.cluster, stack.enter_context(keep_private()) if local else None)
         try:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
             with watch_ray():
@@ -103,8 +82,34 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
             ray.shutdown()
 
 
+def _join(cluster: ClusterConfig, folder: str | None) -> None:
+    """Start a local Ray in a folder of its own, or join the cluster's if there is no folder."""
+    local = folder is not None
+    try:
+        with keep_signals():  # Ray would replace the handler of SIGTERM
+            ray.init(
+                address=cluster.address,
+                num_cpus=cluster.cpus if local else None,
+                include_dashboard=False if local else None,
+                _node_ip_address="127.0.0.1" if local else None,
+                _temp_dir=folder,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+            )
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        has_token = os.environ.get("RAY_AUTH_MODE") == "token"
+        cure = "" if has_token else "; if it demands a token, set RAY_AUTH_MODE=token"
+        raise InputError(f"cluster.address: no Ray cluster answers at {cluster.address!r}{cure}") from error
+    except Exception as error:
+        if local:  # Ray raises errors of any class when it cannot start
+            raise InputError(explain_start(error)) from error
+        if not isinstance(error, RuntimeError):  # raised if Python or Ray have another version than the cluster's
+            raise
+        raise InputError(f"cluster.address: {cluster.address!r} cannot be joined: {error}") from error
+
+
 def _check_answer(address: str) -> None:
-    """Check that something listens at HOST:PORT; Ray itself would wait for minutes."""
+    """Check that a program listens at HOST:PORT; Ray itself would wait for minutes."""
     if address in ("local", "auto"):
         return
     if "://" in address or ":" not in address:
@@ -120,10 +125,10 @@ def _check_answer(address: str) -> None:
 
 
 def count_slots(config: StudyConfig, nodes: Sequence[Node]) -> int:
-    """Return how many trials are under way at once.
+    """Return how many trials run at once.
 
-    That is the config's number, or what each node holds of the smallest trial. Nodes that may still come
-    (`cluster.max_nodes`) count as the largest that is there: their trials wait, and an autoscaler sees that they do.
+    That is `search.max_concurrent`, or the number that the nodes hold of their smallest trial. Nodes that may still
+    come (`cluster.max_nodes`) count as the largest that is up: their trials wait, which an autoscaler sees.
     """
     if config.search.max_concurrent is not None:
         return config.search.max_concurrent
@@ -134,11 +139,11 @@ def count_slots(config: StudyConfig, nodes: Sequence[Node]) -> int:
 
 
 def clear_nodes(folder: str, kept: Container[int]) -> None:
-    """Delete on every node that is up the checkpoints of all trials but some; a worker that was killed left its own.
+    """Delete on every node the checkpoints that killed workers left.
 
     Args:
-        folder: Where a node keeps them; `~` is the home of whoever is asked.
-        kept: Numbers of the trials that will go on.
+        folder: Where a node keeps them; `~` is the home on that node.
+        kept: Numbers of the trials that will continue.
     """
     asked = [
         ray.remote(clear)
@@ -150,7 +155,7 @@ def clear_nodes(folder: str, kept: Container[int]) -> None:
 
 
 def clear(folder: str, kept: Container[int]) -> None:
-    """Delete the checkpoints of all trials but some in a folder of this machine."""
+    """Delete the checkpoints in a folder of this machine, except those of some trials."""
     for path in Path(folder).expanduser().glob("trial-*.ckpt*"):
         if int(path.name.partition(".")[0].removeprefix("trial-")) not in kept:
             path.unlink(missing_ok=True)
@@ -172,7 +177,7 @@ def list_nodes() -> list[Node]:
 
 
 def _wait_for_nodes(config: StudyConfig) -> list[Node]:
-    """Return the nodes when they are enough; an autoscaler is asked for what is missing."""
+    """Return the nodes when they are enough; ask an autoscaler for those that are missing."""
     cluster = config.cluster
     deadline = time.monotonic() + (0 if cluster.address == "local" else cluster.wait_s)
     spread = None
@@ -186,13 +191,13 @@ def _wait_for_nodes(config: StudyConfig) -> list[Node]:
     finally:
         if spread is not None:
             remove_placement_group(spread)
-        if cluster.address != "local":  # else nodes would be kept for ever, also those that a killed driver asked for
+        if cluster.address != "local":  # or the nodes would be kept for ever, also those requested by a killed driver
             request_resources(bundles=[])
     return nodes
 
 
 def _ask_for_nodes(config: StudyConfig) -> PlacementGroup:
-    """Tell an autoscaler that every trial must fit a node, and `min_nodes` of the smallest as many different nodes."""
+    """Ask an autoscaler for a node for every kind of trial, and for `min_nodes` nodes that fit the smallest."""
     wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
     bundles = [{name: n for name, n in (("CPU", each.cpus), ("GPU", each.gpus)) if n} for each in wanted]
     request_resources(bundles=bundles)
@@ -202,7 +207,7 @@ def _ask_for_nodes(config: StudyConfig) -> PlacementGroup:
 
 
 def find_problem(config: StudyConfig, nodes: Sequence[Node]) -> str | None:
-    """Say why the study cannot start on these nodes: a trial fits none of them, or they are too few."""
+    """Return why the study cannot start on these nodes, or None: a trial fits no node, or they are too few."""
     for architecture in config.search.architectures:
         granted = config.get_resources(architecture)
         if not any(node.count(granted) for node in nodes):
@@ -212,14 +217,14 @@ def find_problem(config: StudyConfig, nodes: Sequence[Node]) -> str | None:
                 return f"{asked} the nodes have {largest}; lower it or use a larger node"
             return (
                 f"{asked} after {config.cluster.wait_s:g} seconds the nodes that are up have {largest}; if others were "
-                "to come, look at `ray status` or raise cluster.wait_s, else lower it or use a larger node"
+                "to come, check `ray status` or raise cluster.wait_s, else lower it or use a larger node"
             )
     wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
     useful = [node.address for node in nodes if any(map(node.count, wanted))]
     if len(useful) < config.cluster.min_nodes:
         return (
             f"cluster.min_nodes = {config.cluster.min_nodes}: after {config.cluster.wait_s:g} seconds "
-            f"{len(useful)} are up that a trial fits ({', '.join(useful)}); look at `ray status`, lower it, or raise "
+            f"{len(useful)} are up that a trial fits ({', '.join(useful)}); check `ray status`, lower it, or raise "
             "cluster.wait_s"
         )
     return None

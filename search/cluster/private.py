@@ -1,5 +1,6 @@
-"""A local Ray that other users of the machine cannot use: its ports, its token, its files."""
+"""Makes a local Ray private to its user (ports, token, files), and explains why it cannot start."""
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -12,20 +13,23 @@ from ray._private import ray_constants
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # missing in its stub
 
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-"""What says whether Ray demands a token, and which one; a user may have set them for a cluster."""
+"""Variables that decide whether Ray demands a token, and which; a user may have set them for a cluster."""
+MAX_TMPDIR = 28
+"""Bytes: the path of a socket has at most 107, and Ray's part of it, with a process number of 7 digits, takes 79."""
 
 
 @contextmanager
 def keep_private() -> Iterator[str]:
-    """Make the Ray that is started in the block one of this user alone; yield the path of its folder, to be created.
+    """Make the Ray that is started in the block private to this user; yield the path of its folder, to be created.
 
-    - Every port listens on 127.0.0.1. Ray replaces that address by one that other machines reach, but where its
-      constant for macOS and Windows says that there are no other machines.
+    - Every port listens on 127.0.0.1. Ray replaces that address by one that other machines reach, unless its constant
+      for macOS and Windows says that there are no other machines.
     - Every request needs a new random token. Ray's processes inherit it in their environment, which the system shows
-      to the same user alone; it is in no file and on no command line.
-    - Sockets, logs and spilled objects are below a folder that no other user can enter. Ray's own is open to all.
+      only to the same user; it is in no file and on no command line.
+    - Sockets, logs and spilled objects are stored in a folder that no other user can enter. Ray's default is open to
+      all.
 
-    A process that is killed leaves the folder. After the block all is as before, the user's own token too.
+    A process that is killed leaves the folder behind. After the block all settings are restored, also the user's token.
     """
     variables = {name: os.environ.pop(name, None) for name in TOKEN_VARIABLES}
     is_reachable = ray_constants.ENABLE_RAY_CLUSTER
@@ -33,9 +37,9 @@ def keep_private() -> Iterator[str]:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         ray_constants.ENABLE_RAY_CLUSTER = False
         _read_variables()
-        place = Path(get_default_system_temp_dir()).absolute()
-        with TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True) as folder:
-            yield f"{folder}/r"  # which Ray opens to all users; short, for a socket's path has 107 bytes at most
+        parent = Path(get_default_system_temp_dir()).absolute()
+        with TemporaryDirectory(prefix="ray-", dir=parent, ignore_cleanup_errors=True) as folder:
+            yield f"{folder}/r"  # Ray opens it to all users; the path of a socket has at most 107 bytes
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = is_reachable
         for name, value in variables.items():
@@ -45,7 +49,24 @@ def keep_private() -> Iterator[str]:
         _read_variables()
 
 
+def explain_start(error: Exception) -> str:
+    """Return why a local Ray cannot start, and the cure, from the error that it raised."""
+    folder = get_default_system_temp_dir()
+    reason = str(error).strip().partition("\n")[0]
+    if "AF_UNIX path length" in reason:
+        cure = f"set TMPDIR to a path of at most {MAX_TMPDIR} bytes"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        cure = f"free some space in {folder}, or set TMPDIR to a folder that has some"
+    elif isinstance(error, OSError):
+        cure = f"HOME and {folder} must be folders that you may write to; set TMPDIR to another one"
+    elif "object store" in reason or "memory" in reason.lower():
+        cure = "free some memory, or give this machine or container more"
+    else:
+        cure = "end what an earlier Ray left (`ray stop`), or free memory, then try again"
+    return f"Ray cannot start on this machine ({reason}): {cure}"
+
+
 def _read_variables() -> None:
-    """Make Ray read the token's variables again: the mode first, or a thread of it could miss a token and abort."""
+    """Make Ray read the token's variables again: the mode first, since a thread that finds no token aborts."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

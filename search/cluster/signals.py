@@ -1,7 +1,7 @@
-"""An announced end: Ctrl-C, SIGTERM and SIGHUP end a program in good order, and a second of them ends it at once.
+"""Ctrl-C, SIGTERM and SIGHUP end a program in good order; a second signal ends it at once.
 
-The signals are Python's to handle in the main thread, which may be waiting in a library that never returns. So a thread
-reads them too, from the descriptor that Python's own handler writes to, and ends the program where it must.
+Python handles signals in the main thread, which may be waiting in a library that never returns. So a thread reads them
+too, from the descriptor that Python's own handler writes to, and ends the program if the main thread does not.
 """
 
 import os
@@ -16,33 +16,33 @@ from search.record.exit import leave
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 6.0
-"""Seconds that an end in good order may take after SIGTERM or SIGHUP, whose sender kills soon; after Ctrl-C it may take
-as long as the user waits."""
+"""Seconds that an end in good order may take after SIGTERM or SIGHUP, which SIGKILL may follow; after Ctrl-C it may
+take as long as the user waits."""
 
 _received: list[int] = []
-"""Signals of SIGNALS that this program received within `announce_end`: of a process, as signals are."""
+"""Signals of SIGNALS that this process received within `announce_end`; global, as signals are."""
 _again: str | None = None
-"""What goes on from where this program ends."""
+"""Command that continues the work of this program."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The end was asked for; the study can be resumed."""
+    """A signal asked the program to end; the study can be resumed."""
 
     def __init__(self, number: int = signal.SIGINT) -> None:
         super().__init__()
         self.number = number
-        """The signal; SIGPIPE where what is printed is no longer read."""
+        """The signal; SIGPIPE if the output is no longer read."""
 
 
 @contextmanager
 def announce_end(again: str | None = None) -> Iterator[None]:
     """Raise Interrupted in the block at the first signal; end the program at the second, or after the grace period.
 
-    Once there was a signal, that holds after the block too: the program is on its way out, and the record needs no
-    farewell. A signal that was ignored before stays ignored.
+    After the first signal that also holds behind the block: the program is ending, and everything that counts is on the
+    disk. A signal that was ignored before stays ignored.
 
     Args:
-        again: What goes on after the end, such as `the same command`; None if nothing was begun.
+        again: Command that continues the work, such as `the same command`; None if there is none.
     """
     global _again
     _again = again
@@ -65,10 +65,10 @@ def announce_end(again: str | None = None) -> Iterator[None]:
 
 @contextmanager
 def watch_signals(*, is_raised: bool = False) -> Iterator[list[int]]:
-    """Yield a list of the signals that asked for the end; whatever error the block ends with then is Interrupted.
+    """Yield the list of signals received; once it has one, any error of the block becomes Interrupted.
 
     Args:
-        is_raised: Whether the first of them raises Interrupted where the main thread is.
+        is_raised: Whether the first signal raises Interrupted in the main thread.
     """
     pressed: list[int] = []
 
@@ -95,7 +95,7 @@ def watch_signals(*, is_raised: bool = False) -> Iterator[list[int]]:
 
 @contextmanager
 def keep_signals() -> Iterator[None]:
-    """Keep the signals' handlers over a block that sets its own; where one of its own ends it, raise Interrupted."""
+    """Restore the signals' handlers after a block that sets its own; if one of those ends it, raise Interrupted."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -109,13 +109,13 @@ def keep_signals() -> Iterator[None]:
 
 
 def explain(number: int, again: str | None) -> str:
-    """Return the sentence that says what ended the program, and how its work goes on."""
+    """Return the sentence that says what ended the program, and which command continues its work."""
     what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
     return f"{what}; {again} goes on from here" if again else what
 
 
 def give_up(what: str) -> NoReturn:
-    """End the program at once, from any thread, since something that it needs is gone; an announced end comes first."""
+    """End the program at once, from any thread, because something that it needs is gone; a signal comes first."""
     if _received:
         time.sleep(GRACE_S)
         _leave()

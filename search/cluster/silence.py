@@ -1,4 +1,4 @@
-"""Says aloud, once per silence, that nothing has been heard of any training for longer than can be expected."""
+"""Prints a sentence, once a silence, when no training has reported for longer than expected."""
 
 import threading
 import time
@@ -8,25 +8,25 @@ from typing import Self
 from search.record.trial import Trial
 
 LEAST_S = 60.0
-"""Seconds below which no silence is worth a word."""
+"""Shortest silence that is reported, in seconds."""
 FIRST_S = 300.0
-"""Seconds that the first epoch may take: a process starts, the data are read, kernels are compiled."""
+"""Seconds allowed for the first epoch: a process starts, the data are read, kernels are compiled."""
 TIMES = 10.0
-"""Times the slowest epoch so far that the next may take."""
+"""Silence allowed after an epoch, in multiples of the slowest epoch so far."""
 LOOK_S = 1.0
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 class Silence:
-    """Listener that notes a silence of all trainings; it ends none."""
+    """Listener that reports a silence of all trainings; it ends no training."""
 
     def __init__(self, timeout_s: float | None, note: Callable[[str], None], look_s: float = LOOK_S) -> None:
-        """Listen from now on.
+        """Start the watch.
 
         Args:
-            timeout_s: Seconds of silence after which it is noted; None lets them follow from the slowest epoch.
-            note: Takes the sentence; called from a thread.
-            look_s: Seconds between two looks.
+            timeout_s: Seconds of silence that are allowed; None derives them from the slowest epoch.
+            note: Prints the sentence; called from a thread.
+            look_s: Seconds between two checks.
         """
         self._timeout_s = timeout_s
         self._note = note
@@ -44,13 +44,13 @@ class Silence:
         self.close()
 
     def hear(self, epoch_s: float | None = None) -> None:
-        """Take in that something was heard, such as an epoch that took so many seconds."""
+        """Note a sign of life, such as an epoch and the seconds that it took."""
         self._heard = time.monotonic()
         if epoch_s is not None:
             self._slowest_s = max(epoch_s, self._slowest_s or 0.0)
 
     def get_patience(self) -> float:
-        """Return the seconds of silence that are no cause for a word."""
+        """Return the seconds of silence that are allowed."""
         if self._timeout_s is not None:
             return self._timeout_s
         return FIRST_S if self._slowest_s is None else max(LEAST_S, TIMES * self._slowest_s)
@@ -68,7 +68,7 @@ class Silence:
         self.hear()
 
     def close(self) -> None:
-        """Listen no more."""
+        """End the watch."""
         self._stop.set()
         self._thread.join()
 
@@ -81,5 +81,5 @@ class Silence:
                 said = heard
                 self._note(
                     f"no training has reported for {silent_s:.0f} seconds; search.trial_timeout_s ends a trial that "
-                    "hangs, Ctrl-C the command, which can be resumed"
+                    "hangs, Ctrl-C ends the command, which can be resumed"
                 )

@@ -1,9 +1,9 @@
-"""Brings what trials read from the driver's node to every other one, once per node, whenever the node joined.
+"""Copies what jobs read from the driver's node to every other node, once a node, whenever it joined.
 
-That is the pack, and the ImageNet weights where the space names them. A node that sees the driver's cache, on a shared
-folder, reads the pack there; any other asks the driver for the files, in pieces, and checks them: the pack against the
-checksums in its record, the weights against the checksum of the driver's. Before that, each process that trains is held
-against the driver (agreement.py).
+That is the pack, and the ImageNet weights if the space names them. A node that sees the driver's cache in a shared
+folder reads the pack there. Any other node fetches the files in pieces and verifies them: the pack by the checksums in
+its record, the weights by the checksum of the driver's file. Before that, each process that trains is checked
+(checks.py).
 """
 
 import dataclasses
@@ -15,21 +15,23 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.cluster.agreement import Terms, agree, can_use, describe_driver, has_arrived
+from search.cluster.checks import Terms, check_process, describe_driver
+from search.cluster.probe import Probe
 from search.config.schema import StudyConfig
 from search.config.space import Choice, list_specs
+from search.record.object_store import Store
 from trainables.durable import create_file, make_folder, replace_file, sync
 from trainables.errors import InputError
 from trainables.pack import lock_cache
 from trainables.pack_info import PACK_JSON, verify
 
 PIECE = 16 * 2**20
-"""Bytes sent at a time: a hundred nodes that ask at once take 1.6 GB of the head's memory, however large the pack."""
+"""Bytes sent at a time: a hundred nodes that fetch at once take 1.6 GB of the head's memory, for a pack of any size."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """Travels with a task; called on a node, it returns the folder of the pack there."""
+    """Is sent along with a job; called on a node, it returns the folder of the pack there."""
 
     pack: str
     """Its folder on the driver's node."""
@@ -38,36 +40,36 @@ class Delivery:
     weights: str | None
     """File of the ImageNet weights on the driver's node; None if no trial starts from them."""
     depot: Any
-    """Who sends files; None where there is no other node."""
+    """Handle of the actor that sends files; None if there is no other node."""
     terms: Terms | None
-    """What a process must agree with that trains; None where there is no other node."""
+    """What a process that trains must share with the driver; None if there is no other node."""
 
     def __call__(self) -> str:
-        """Return the pack's folder on this node, after fetching what is not there.
+        """Return the pack's folder on this node, after fetching the files that it lacks.
 
         Several processes may call this at once: one fetches, the others wait for it.
 
         Raises:
-            InputError: If what arrived is not what was sent.
-            NodeError: If this node has other code or versions than the driver, or cannot use the results.
+            InputError: If a file differs from the driver's after it was fetched.
+            NodeError: If this node has other code or versions than the driver, or does not share the results.
         """
         if self.terms is None:
             return self.pack
-        agree(
+        check_process(
             self.terms,
             ray.util.get_node_ip_address(),
-            arrives=lambda path, content: bool(ray.get(self.depot.has.remote(path, content))),
+            arrives=lambda probe: bool(ray.get(self.depot.has.remote(probe))),
             reaches=lambda url: bool(ray.get(self.depot.reaches.remote(url))),
         )
         if self.weights is not None:
             from trainables.models.resnet50.weights import locate_imagenet  # with torch, which this node needs
 
-            self._bring_weights(self.weights, locate_imagenet())
+            self._copy_weights(self.weights, locate_imagenet())
         if (Path(self.pack) / PACK_JSON).exists():
             return self.pack
-        return str(self._bring_pack())
+        return str(self._copy_pack())
 
-    def _bring_pack(self) -> Path:
+    def _copy_pack(self) -> Path:
         cache = Path(self.cache).expanduser()
         target = cache / Path(self.pack).name
         if not target.is_dir():
@@ -90,8 +92,8 @@ class Delivery:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def _bring_weights(self, source: str, target: Path) -> None:
-        """Put the weights where torchvision would have put them, so that it finds them and asks no network."""
+    def _copy_weights(self, source: str, target: Path) -> None:
+        """Copy the weights to where torchvision stores them, so that it finds them without the network."""
         if target.exists():
             return
         make_folder(target.parent)
@@ -101,7 +103,7 @@ class Delivery:
             temporary = target.with_name(f"{target.name}.partial")
             self._fetch(source, temporary)
             if hash_file(temporary) != ray.get(self.depot.hash.remote(source)):
-                raise InputError(f"{target.name} arrived otherwise than {source} is on the driver's node: start again")
+                raise InputError(f"{target.name}: its checksum differs from that of the driver's {source}: start again")
             replace_file(temporary, target)
 
     def _fetch(self, source: str, target: Path) -> None:
@@ -113,7 +115,7 @@ class Delivery:
 
 
 class Depot:
-    """An actor on the driver's node that hands out files."""
+    """An actor on the driver's node that sends files."""
 
     def __init__(self, pack: str) -> None:
         self._pack = Path(pack)
@@ -123,7 +125,7 @@ class Depot:
         return [str(path) for path in sorted(self._pack.iterdir())]
 
     def measure(self, path: str) -> int:
-        """Return a file's bytes."""
+        """Return the size of a file, in bytes."""
         return Path(path).stat().st_size
 
     def hash(self, path: str) -> str:
@@ -136,13 +138,17 @@ class Depot:
             file.seek(offset)
             return file.read(PIECE)
 
-    def has(self, path: str, content: bytes) -> bool:
+    def has(self, probe: Probe) -> bool:
         """Answer whether a file that a node wrote has arrived here."""
-        return has_arrived(path, content)
+        return probe.has_arrived()
 
     def reaches(self, url: str) -> bool:
         """Answer whether an object store can be used from here."""
-        return can_use(url)
+        try:
+            Store(url).check()
+        except InputError:
+            return False
+        return True
 
 
 def hash_file(path: Path) -> str:
@@ -152,11 +158,11 @@ def hash_file(path: Path) -> str:
 
 
 def build_delivery(config: StudyConfig, packed: Path) -> Delivery:
-    """Offer a pack, and the weights that the space names, to all nodes for as long as this process is connected."""
+    """Offer the pack, and the weights that the space names, to all nodes while this process is connected."""
     depot = weights = terms = None
     if config.cluster.address != "local":
-        place = config.url or str(config.directory.resolve())
-        terms = Terms(versions=tuple(describe_driver().items()), place=place)
+        folder = config.url or str(config.directory.resolve())
+        terms = Terms(versions=tuple(describe_driver().items()), folder=folder)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(str(packed.resolve()))
         if names_imagenet(config):

@@ -1,7 +1,7 @@
-"""What of Ray Tune is otherwise for as long as a study runs; each of these reaches into Tune's own names."""
+"""Patches to private methods of Ray Tune, active while jobs run; test_tune_patches.py tests each one."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -12,11 +12,18 @@ from ray.tune.execution.tune_controller import TuneController
 
 
 @contextmanager
-def take_waiting_workers() -> Iterator[None]:
-    """Let trials run in the workers that a Ray of our own has started already, with our whole environment.
+def patch_tune(*, is_local: bool) -> Iterator[None]:
+    """Apply all patches within the block, the first one only to a local Ray."""
+    with unwrap(), count_every_loss(), count_resets(), take_waiting_workers() if is_local else nullcontext():
+        yield
 
-    Tune sends some variables along with every trial, and for any that are sent Ray starts new processes beside those
-    that wait: half a second of processor time each (LOG.md, 2026-11-24).
+
+@contextmanager
+def take_waiting_workers() -> Iterator[None]:
+    """Run jobs in the processes that a local Ray has started already.
+
+    Tune sends some environment variables with every trial, and for these Ray starts new processes next to those that
+    wait: half a second of processor time each (LOG.md, 2026-11-24). Those that wait have the whole environment.
     """
     added, passed_on = class_cache.DEFAULT_ENV_VARS.copy(), class_cache.ENV_VARS_TO_PROPAGATE.copy()
     class_cache.DEFAULT_ENV_VARS.clear()
@@ -30,9 +37,9 @@ def take_waiting_workers() -> Iterator[None]:
 
 @contextmanager
 def count_every_loss() -> Iterator[None]:
-    """Let Tune take a worker that Ray ended to free memory for a lost one, as any other that is gone.
+    """Treat a worker that Ray's memory monitor killed as lost.
 
-    Ray has an error of its own for it, which is none of an actor, and Tune gives up the whole search at it.
+    Ray's error for it is not an actor's error, and Tune would end the whole run with it.
     """
     handlers = {name: getattr(RayActorManager, name) for name in ("_actor_start_failed", "_actor_task_failed")}
 
@@ -51,10 +58,10 @@ def count_every_loss() -> Iterator[None]:
 
 @contextmanager
 def count_resets() -> Iterator[None]:
-    """Let a worker that is lost, or breaks, as it is made ready for its next trial be one that is lost in that trial.
+    """Count a worker that dies or raises during reset as a failure of its next trial.
 
-    Tune hears of such a loss twice, of the worker's and of its task's; with the first it lines the trial up again, with
-    the second it gives it up without a word to anyone, and either way it takes it for one that is being made ready.
+    Tune receives two errors, of the worker and of its task. At the first it queues the trial again, at the second it
+    drops the trial silently; either way it keeps the trial among those that are being reset.
     """
     handlers = {name: getattr(TuneController, name) for name in ("_actor_failed", "_process_trial_failure")}
 
@@ -78,7 +85,7 @@ def count_resets() -> Iterator[None]:
 
 @contextmanager
 def unwrap() -> Iterator[None]:
-    """Raise what broke in the study, such as a journal on a full disk, instead of Tune's text about it."""
+    """Raise the error of the source, such as a full disk, instead of Tune's text about it."""
     try:
         yield
     except TuneError as error:

@@ -1,24 +1,22 @@
-"""The bridge: pulls epochs from `train` in a worker process and hands each to the driver.
+"""Runs a job in a worker process: pulls epochs from `train` and hands each to the driver.
 
-A checkpoint is on the disk before its epoch is reported, so an epoch that the driver has recorded is never trained
-again, and one that it has not recorded is reported from the checkpoint instead of being trained twice.
+A checkpoint is written before its epoch is reported. So an epoch that the driver recorded is never trained again, and
+one that it did not record is reported from the checkpoint instead.
 """
 
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
-from search.cluster.agreement import NodeError
-from search.cluster.job import Failure, Report, Task
-from search.record.checkpoints import Shelf
-from trainables.config import build_train_config
+from search.cluster.job import Failure, Finished, Job, NodeError, Report
+from trainables.config import TrainConfig, build_train_config
 from trainables.errors import DISK_FAULTS, TrainingError
-from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device
-from trainables.splits import open_train
+from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device, reset_peak_memory
+from trainables.splits import Split, open_full_train, open_train
 from trainables.train import train
 
 T = TypeVar("T")
@@ -29,24 +27,71 @@ OUT_OF_MEMORY = (
 )
 
 
-def run_trial(deliver: Callable[[], str], task: Task) -> Iterator[Report | Failure]:
-    """Train one trial, an epoch a step, from its checkpoint where there is one.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A job after its last epoch, in the process that trained it."""
+
+    config: TrainConfig
+    state: dict[str, Any]
+    """What `Epoch.state` gave after the last epoch."""
+    val_split: Split | None
+    """None if the job trained on all images."""
+    device: torch.device
+
+
+Finish = Callable[[Job, Trained], Any]
+"""Runs after the last epoch of a job; its value is the job's result."""
+
+
+def run_job(deliver: Callable[[], str], finish: Finish | None, job: Job) -> Iterator[Report | Finished | Failure]:
+    """Run a job, one message a step, from its checkpoint if there is one.
 
     Args:
-        deliver: Brings this node the packed images, unless it has them, and returns their folder here.
-        task: What to train.
+        deliver: Copies the packed images to this node if it lacks them, and returns their folder here.
+        finish: Runs after the last epoch; None ends the job with that epoch.
+        job: What to train.
     """
-    epochs = _run(deliver, task)
-    while (message := catch(lambda: next(epochs, None))) is not None:
+    messages = train_job(deliver, finish, job)
+    while (message := catch(lambda: next(messages, None))) is not None:
         yield message
 
 
+def train_job(deliver: Callable[[], str], finish: Finish | None, job: Job) -> Iterator[Report | Finished]:
+    """Do what `run_job` does, but raise what goes wrong."""
+    job = dataclasses.replace(job, pack=deliver())
+    device = prepare_device(job.cpus, job.gpus)
+    name = describe_device(device)
+    config = build_train_config(job.architecture, job.params, epochs=job.max_epochs, seed=job.seed)
+    train_split, val_split = _open_split(job)
+    reset_peak_memory(device)
+    shelf = job.build_shelf()
+    try:
+        state = shelf.load() if shelf else None
+        for metrics in state["history"][job.epochs_done :] if state else ():
+            yield Report(metrics, name, is_new=False)
+        if state is None or state["epoch"] < job.epochs:
+            for epoch in train(config, train_split, val_split, device=device, resume=state):
+                state = epoch.state()
+                if shelf:
+                    shelf.save(state)
+                if epoch.number > job.epochs_done:
+                    yield Report(epoch.metrics, name)
+                if epoch.number == job.epochs:
+                    break
+        assert state is not None, "a job has at least one epoch"
+        if finish is not None:
+            yield Finished(finish(job, Trained(config=config, state=state, val_split=val_split, device=device)))
+    finally:
+        if shelf and job.url is not None:  # the driver deletes on its own node and in the store only
+            shelf.delete(stored=False)
+
+
 def catch(work: Callable[[], T]) -> T | Failure:
-    """Return what the work returns, or why it cannot go on: that is one training's end and no other's.
+    """Return the value of the work, or why it failed: that ends one job and no other.
 
     Raises:
-        NodeError: If no training could go on here, so that it is none's end.
-        torch.AcceleratorError: If this process has lost its GPU: whatever it is given next would fail too.
+        NodeError: If no job may run on this node, so that this one does not count as failed.
+        torch.AcceleratorError: If this process lost its GPU: its next job would fail too.
     """
     try:
         return work()
@@ -59,15 +104,15 @@ def catch(work: Callable[[], T]) -> T | Failure:
     except OSError as error:
         fault = error.errno if error.errno in DISK_FAULTS else None
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), fault)
-    except Exception as error:  # noqa: BLE001 whatever a configuration does, the search goes on
+    except Exception as error:  # noqa: BLE001 the other jobs continue, however a configuration fails
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def prepare_device(cpus: float, gpus: float) -> torch.device:
-    """Hold this process to what it was granted and return where it computes.
+    """Limit this process to its resources and return the device to train on.
 
     Raises:
-        TrainingError: If that is a GPU, and PyTorch sees none.
+        TrainingError: If a GPU was granted and PyTorch finds none.
     """
     limit_threads(max(1, int(cpus)))
     device = pick_device() if gpus else torch.device("cpu")
@@ -81,24 +126,9 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
     return device
 
 
-def _run(deliver: Callable[[], str], task: Task) -> Iterator[Report]:
-    task = dataclasses.replace(task, pack=deliver())
-    device = prepare_device(task.cpus, task.gpus)
-    name = describe_device(device)
-    config = build_train_config(task.architecture, task.params, epochs=task.max_epochs, seed=task.seed)
-    train_split, val_split = open_train(
-        Path(task.pack), val_fraction=task.val_fraction, seed=task.split_seed, max_images=task.max_train_images
-    )
-    path = Path(task.checkpoint).expanduser()
-    shelf = Shelf(path=path, name=f"trial-{task.number}", identity=task.describe(), url=task.url)
-    try:
-        state = shelf.load()
-        for metrics in state["history"][task.epochs_done :] if state else ():
-            yield Report(metrics, name)
-        for epoch in train(config, train_split, val_split, device=device, resume=state):
-            shelf.save(epoch.state())
-            if epoch.number > task.epochs_done:
-                yield Report(epoch.metrics, name)
-    finally:
-        if task.url is not None:  # nobody else would: the driver deletes on its own node and in the store
-            shelf.delete(stored=False)
+def _open_split(job: Job) -> tuple[Split, Split | None]:
+    """Return the images to train on and those to validate on."""
+    pack = Path(job.pack)
+    if job.val_fraction is None:
+        return open_full_train(pack, seed=job.split_seed, max_images=job.max_train_images), None
+    return open_train(pack, val_fraction=job.val_fraction, seed=job.split_seed, max_images=job.max_train_images)

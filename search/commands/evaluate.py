@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from search.cluster.checks import check_nodes
 from search.cluster.nodes import connect
-from search.cluster.preflight import check_nodes
 from search.commands.terminal import build_console, explain_errors
 from search.config.load import dump
 from search.config.schema import Architecture, StudyConfig

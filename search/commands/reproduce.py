@@ -15,6 +15,7 @@ from torch import Tensor
 
 from search.cluster.worker import prepare_device
 from search.commands.terminal import build_console, explain_errors
+from search.config.schema import ResourceConfig
 from search.datasets.prepare import prepare_data
 from search.evaluation.model_file import RECORD, WEIGHTS, load_record, load_weights
 from search.evaluation.model_record import ModelRecord, Retraining
@@ -133,11 +134,12 @@ def _reproduce(study: Path, record: ModelRecord, pack: Path, console: Console) -
     stored = load_weights(study / "models" / (record.label + WEIGHTS), record)
     retraining = Retraining(**record.retraining | {"params": record.parameters})
     has_gpu = pick_device().type != "cpu"
-    device = prepare_device(record.hardware["cpus"], record.hardware["gpus"] if has_gpu else 0.0)
+    granted = ResourceConfig(cpus=record.hardware["cpus"], gpus=record.hardware["gpus"] if has_gpu else 0.0)
+    device = prepare_device(granted.cpus, granted.gpus)
     code = describe_code()
     obstacles = list_obstacles(record, describe_hardware(device), code)
     console.print(f"{record.label}: training {retraining.epochs} epochs again ...")
-    model, tested = train_and_test(retraining, pack, device)
+    model, tested = train_and_test(retraining, pack, granted)
     largest, metrics = compare(record, stored, model.state_dict(), tested.metrics)
     same = _judge(record, tested, largest, metrics, obstacles, console)
     if not same and record.code["commit"] != code["commit"]:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from search.cluster.agreement import NodeError
+from search.cluster.job import NodeError
 from search.cluster.signals import Interrupted, announce_end, explain
 from search.config.printable import escape, escape_lines
 from search.record.database import StorageLost, describe_loss

@@ -19,10 +19,11 @@ from search.evaluation.choices import (
     read_entry,
     recall,
 )
+from search.evaluation.model_record import Retraining
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.retrainer import Retrainer
-from search.evaluation.retrainings import Place, load_tested, load_tests
+from search.evaluation.retrainings import ModelFolder, load_tested, load_tests
 from search.record.choices import Choices
 from search.record.folder import OpenStudy
 from search.record.trial import Trial
@@ -32,14 +33,14 @@ from trainables.pack_info import load_info
 
 
 def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
-    """Answer whether every retraining of the evaluation is there already, so that no worker is needed."""
+    """Answer whether every retraining of the evaluation has its model already, so that no worker is needed."""
     choices = recall(record["evaluations"], choose(config, trials, record["data"]["fingerprint"]))
     retrainings = list_retrainings(config, trials, choices)
     return not choices.is_open() and all(load_tested(_get_folder(config), each) for each in retrainings)
 
 
 def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[str] = ()) -> Result:
-    """Retrain the winners and test each once; what an earlier evaluation finished is kept.
+    """Retrain the winners and test each once; keep the models of an earlier evaluation.
 
     Args:
         study: Open for writing, with Ray connected unless everything is trained.
@@ -47,46 +48,31 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
         console: Shows the progress.
         notes: Sentences for the report.
 
-    Returns:
-        All that the report says, but for the sentences that `search.report.notes` adds.
-
     Raises:
         InputError: If there is nothing to retrain, or every retraining failed.
-        OSError: If the disk is full; what is finished is kept.
+        OSError: If a disk failed or is full; the finished models are kept.
     """
     config, trials = study.config, study.journal.load()
     failures = check_winners(config, trials)
-    folder = _get_folder(config)
-    make_folder(folder)
-    retrainer = Retrainer(config=config, pack=packed, place=_get_place(config), console=console)
+    make_folder(_get_folder(config))
+    retrainer = Retrainer(config=config, pack=packed, folder=_get_model_folder(config), console=console)
     choices = recall(study.manifest["evaluations"], choose(config, trials, load_info(packed).fingerprint))
     choices = _calibrate(retrainer, trials, choices)
     _open(study, choices)
-    retrainings = list_retrainings(config, trials, choices)
-    found: dict[str, TestedModel | Failure | None] = {each.label: load_tested(folder, each) for each in retrainings}
-    for label, model in found.items():
-        if model is not None:  # a kill between the last two steps of its retraining leaves its checkpoint
-            retrainer.place.build_shelf(label).delete()
-    if pending := [each for each in retrainings if found[each.label] is None]:
-        console.print("Retraining the winners on train and validation, testing each once:")
-        found |= retrainer.retrain(pending)
-        study.fetch_models()
+    found = _retrain(retrainer, list_retrainings(config, trials, choices), study)
     models = [model for model in found.values() if isinstance(model, TestedModel)]
-    failures += [
-        f"The retraining {label} failed: {failure.reason}."
-        for label, failure in found.items()
-        if isinstance(failure, Failure)
-    ]
+    failed = {label: failure.reason for label, failure in found.items() if isinstance(failure, Failure)}
+    failures += [f"The retraining {label} failed: {reason}." for label, reason in failed.items()]
     if not models:
         raise InputError(f"there is nothing to report. {' '.join(failures)}")
     return _gather(study, models, [*notes, *failures])
 
 
 def load_result(study: OpenStudy) -> Result:
-    """Return the result of the evaluation in force, from what is stored.
+    """Return the result of the last evaluation, from what is stored.
 
     Raises:
-        InputError: If there was none.
+        InputError: If there is none.
     """
     config, evaluations = study.config, study.manifest["evaluations"]
     folder = _get_folder(config)
@@ -119,9 +105,24 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
             case float() as threshold:
                 winners.append(dataclasses.replace(winner, threshold=threshold))
             case failure:
-                reason = failure.reason if isinstance(failure, Failure) else "no word from its worker"
+                reason = failure.reason if isinstance(failure, Failure) else "its worker sent no threshold"
                 raise InputError(f"no threshold for {winner.label}: {reason}; evaluation.threshold=0.5 needs none")
     return dataclasses.replace(choices, winners=tuple(winners))
+
+
+def _retrain(
+    retrainer: Retrainer, retrainings: Sequence[Retraining], study: OpenStudy
+) -> dict[str, TestedModel | Failure]:
+    """Return by label every tested model, or why there is none; retrain only what has no model."""
+    stored = {each.label: load_tested(retrainer.folder.path, each) for each in retrainings}
+    found: dict[str, TestedModel | Failure] = {label: model for label, model in stored.items() if model is not None}
+    for label in found:  # a kill after the record was written leaves the checkpoint
+        retrainer.folder.delete_checkpoint(label)
+    if pending := [each for each in retrainings if each.label not in found]:
+        retrainer.console.print("Retraining the winners on train and validation, testing each once:")
+        found |= retrainer.retrain(pending)
+        study.fetch_models()
+    return {each.label: found[each.label] for each in retrainings}
 
 
 def _open(study: OpenStudy, choices: Choices) -> None:
@@ -132,7 +133,7 @@ def _open(study: OpenStudy, choices: Choices) -> None:
         evaluations.append(build_entry(choices))
     study.save_manifest()
     for winner in choices.winners:
-        _get_place(study.config).build_shelf(f"{winner.label}-threshold").delete()
+        _get_model_folder(study.config).delete_checkpoint(f"{winner.label}-threshold")
     if not evaluations[-1]["opened"]:
         opening = build_opening(evaluations, study.journal.list_openings())
         study.journal.add_opening(opening)
@@ -166,5 +167,5 @@ def _get_folder(config: StudyConfig) -> Path:
     return config.directory / "models"
 
 
-def _get_place(config: StudyConfig) -> Place:
-    return Place(f"{config.working_folder}/models", config.url)
+def _get_model_folder(config: StudyConfig) -> ModelFolder:
+    return ModelFolder(f"{config.working_folder}/models", config.url)

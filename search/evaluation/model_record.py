@@ -1,4 +1,4 @@
-"""What is known of a trained model, and the one schema by which its record is written and read."""
+"""The record of a trained model, and the one schema by which it is written and read."""
 
 import dataclasses
 import json
@@ -15,7 +15,7 @@ from trainables.errors import InputError
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Retraining:
-    """One winner, one seed: all that a worker needs, and what is written beside the weights."""
+    """One winner and one seed, as written into the record next to the weights."""
 
     label: Label
     """Name of the files in models/, without dots and slashes."""
@@ -25,14 +25,14 @@ class Retraining:
     seed: Index
     """Number of the retraining, from 0."""
     trial: Index
-    """Whose configuration it is."""
+    """Number of the trial whose configuration it is."""
     params: dict[str, Value]
     train_seed: Index
     """Root of the retraining's random draws."""
     max_epochs: Count
     """Length of the schedule."""
     epochs: Count
-    """Epochs to train: where the trial was best on validation."""
+    """Epochs to train: the epoch at which the trial was best on validation."""
     max_train_images: Count | None
     split_seed: Index
     fingerprint: str
@@ -41,17 +41,13 @@ class Retraining:
     """A test image is called REAL above this probability."""
 
     def describe(self) -> str:
-        """Return all that makes the model what it is, as JSON."""
+        """Return the identity of the model, as JSON."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
-
-    def build_config(self) -> TrainConfig:
-        """Return what is trained."""
-        return build_train_config(self.architecture, self.params, epochs=self.max_epochs, seed=self.train_seed)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """All that is known of a trained model; enough to train it again."""
+    """Everything about a trained model that is needed to train it again and to compare."""
 
     retraining: dict[str, Any]
     """Fields of Retraining: whose configuration, seed, epochs, images."""
@@ -62,7 +58,7 @@ class ModelRecord:
     preprocessing: dict[str, Any]
     """PREPROCESSING, and whether logits are averaged with those of the mirror image."""
     hardware: dict[str, Any]
-    """Device, its name, threads, and what the training was granted."""
+    """Device, its name, threads, and the granted resources."""
     code: dict[str, Any]
     """search.record.provenance.describe_code."""
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -83,7 +79,7 @@ class ModelRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """What a model was trained on: some of `trainables.runtime.describe_hardware`, and what it was granted."""
+    """The device that a model was trained on, as `trainables.runtime.describe_hardware` gives it, and its resources."""
 
     type: str
     name: str
@@ -103,7 +99,7 @@ PARTS: dict[str, Any] = {
 }
 """Schema of each field of a ModelRecord."""
 SHARED = ("label", "architecture", "rank", "seed", "trial")
-"""What a retraining and its test both say."""
+"""Fields that a retraining and its test have in common."""
 
 
 def build_record(content: Any, where: str) -> ModelRecord:

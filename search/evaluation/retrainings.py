@@ -1,4 +1,4 @@
-"""One retraining: what is trained, where its model and its checkpoint lie, and what it gave if it is done."""
+"""One retraining: its job, where its model and its checkpoint are stored, and its result if it has ended."""
 
 import dataclasses
 import json
@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from search.cluster.job import Job
+from search.config.schema import ResourceConfig
 from search.evaluation.model_file import (
     CARD,
     PREDICTIONS,
@@ -27,24 +29,28 @@ from trainables.metrics import to_probabilities
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """Where models and the checkpoints of their trainings lie, for the worker that is asked."""
+class ModelFolder:
+    """Where models and the checkpoints of their trainings are stored, on the node that asks."""
 
     folder: str
-    """`~` is the worker's home."""
+    """`~` is the home of the worker."""
     url: str | None = None
-    """Of the study in an object store, if it lies in one: models and checkpoints are then there too."""
+    """URL of the study if it is in an object store, which then gets models and checkpoints too."""
 
     @property
     def path(self) -> Path:
         """Return the folder."""
         return Path(self.folder).expanduser()
 
-    def build_shelf(self, label: str, identity: str = "") -> Shelf:
-        """Return where a training's checkpoint lies."""
-        return Shelf(path=self.path / f"{label}.ckpt", name=label, identity=identity, url=self.url)
+    def get_checkpoint(self, label: str) -> str:
+        """Return the file of a training's checkpoint."""
+        return f"{self.folder}/{label}.ckpt"
 
-    def ship(self, label: str) -> None:
+    def delete_checkpoint(self, label: str) -> None:
+        """Delete a training's checkpoint, here and in the store."""
+        Shelf(path=Path(self.get_checkpoint(label)).expanduser(), name=label, identity="", url=self.url).delete()
+
+    def upload(self, label: str) -> None:
         """Put a model into the store, its record last."""
         if self.url is not None:
             store = Store(self.url)
@@ -52,8 +58,46 @@ class Place:
                 store.upload({f"models/{label}{suffix}": self.path / f"{label}{suffix}" for suffix in suffixes})
 
 
+def build_job(
+    retraining: Retraining,
+    pack: Path,
+    granted: ResourceConfig,
+    *,
+    number: int = 0,
+    folder: ModelFolder | None = None,
+    val_fraction: float | None = None,
+) -> Job:
+    """Return the job of a retraining.
+
+    Args:
+        retraining: What is trained.
+        pack: Folder of the packed images.
+        granted: What the training may use.
+        number: Position among the jobs that run together.
+        folder: Keeps the checkpoint; None keeps none.
+        val_fraction: Share of the images that validates; None trains on all.
+    """
+    return Job(
+        label=retraining.label,
+        number=number,
+        architecture=retraining.architecture,
+        params=retraining.params,
+        seed=retraining.train_seed,
+        max_epochs=retraining.max_epochs,
+        epochs=retraining.epochs,
+        pack=str(pack.resolve()),
+        val_fraction=val_fraction,
+        max_train_images=retraining.max_train_images,
+        split_seed=retraining.split_seed,
+        checkpoint=folder.get_checkpoint(retraining.label) if folder else None,
+        url=folder.url if folder else None,
+        cpus=granted.cpus,
+        gpus=granted.gpus,
+    )
+
+
 def load_tested(folder: Path, retraining: Retraining) -> TestedModel | None:
-    """Return what an earlier evaluation found for exactly this retraining; None if there is none, or not whole."""
+    """Return the result of this very retraining in an earlier evaluation; None if it is missing or incomplete."""
     path = folder / (retraining.label + RECORD)
     if not path.exists():
         return None

@@ -6,8 +6,9 @@ from search.config.load import parse
 from search.record.journal import Journal
 from search.record.trial import State
 from search.samplers.sampler import SAMPLERS
+from search.schedulers.patience import is_converged
 from search.schedulers.scheduler import SCHEDULERS
-from search.study import Study, is_converged
+from search.study import Study
 
 SPACE = {
     "shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}},

@@ -67,7 +67,7 @@ def test_where_workers_were_to_come_and_none_did_that_is_what_is_said():
     config = build_config({"max_nodes": 8}, cnn={"cpus": 1, "gpus": 0.25}, resnet50={"cpus": 2, "gpus": 1})
     problem = find_problem(config, make_nodes((0, 0)))
     assert "but after 300 seconds the nodes that are up have 0 CPUs and 0 GPUs" in problem
-    assert "look at `ray status` or raise cluster.wait_s" in problem
+    assert "check `ray status` or raise cluster.wait_s" in problem
 
 
 def test_nodes_that_no_trial_fits_do_not_count_as_come_up():

@@ -11,8 +11,7 @@ import psutil
 import pytest
 import ray
 
-from search.cluster.agreement import NodeError
-from search.cluster.job import Failure, Report, Task
+from search.cluster.job import Failure, Job, NodeError, Report
 from search.cluster.nodes import connect, count_slots
 from search.cluster.runner import run_study
 from search.cluster.signals import Interrupted
@@ -36,19 +35,21 @@ def open_study(config, folder, listeners=()):
     return Study(config, Journal(folder / "study.journal", "x", note=print), listeners)
 
 
-def make_task(trial):
-    return Task(
+def make_job(trial):
+    return Job(
+        label=f"trial-{trial.number}",
         number=trial.number,
         architecture=trial.architecture,
         params=trial.params,
         seed=0,
         max_epochs=5,
+        epochs=5,
         epochs_done=len(trial.epochs),
         pack="",
         val_fraction=0.1,
         max_train_images=None,
         split_seed=0,
-        checkpoint="",
+        checkpoint=None,
         cpus=1,
         gpus=0,
     )
@@ -57,17 +58,17 @@ def make_task(trial):
 def make_work(folder):
     """Return a worker's function: trial 1 breaks, trial 2 loses its process once, trial 3 always."""
 
-    def work(task):
+    def work(job):
         import math
 
-        for epoch in range(task.epochs_done + 1, task.max_epochs + 1):
-            if task.number == 1 and epoch == 2:
+        for epoch in range(job.epochs_done + 1, job.max_epochs + 1):
+            if job.number == 1 and epoch == 2:
                 yield Failure("loss is nan in epoch 2", "")
-            marker = folder / f"died-{task.number}"
-            if task.number == 3 or (task.number == 2 and epoch == 2 and not marker.exists()):
+            marker = folder / f"died-{job.number}"
+            if job.number == 3 or (job.number == 2 and epoch == 2 and not marker.exists()):
                 marker.touch()
                 os._exit(1)
-            accuracy = 0.9 - 0.1 * abs(math.log10(task.params["learning_rate"]) + 2.5) / epoch
+            accuracy = 0.9 - 0.1 * abs(math.log10(job.params["learning_rate"]) + 2.5) / epoch
             metrics = {"epoch": epoch, "accuracy": accuracy, "seconds": 0.01, "images_per_second": 100.0}
             yield Report(metrics, "a closed form")
 
@@ -79,7 +80,7 @@ def test_a_search_with_broken_trials_and_lost_workers_ends_whole(tmp_path):
     study = open_study(config, tmp_path)
     with connect(config) as nodes:
         assert count_slots(config, nodes) == 2
-        run_study(study, make_work(tmp_path), make_task, slots=2)
+        run_study(study, make_work(tmp_path), make_job, slots=2)
     recorded = open_study(config, tmp_path)
     assert recorded.is_finished
     assert [(t.state, t.epochs) for t in recorded.trials] == [(t.state, t.epochs) for t in study.trials]
@@ -98,13 +99,13 @@ def test_a_worker_that_ray_ends_to_free_memory_counts_as_broken_down(tmp_path, m
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
 
-    def work(task):
+    def work(job):
         time.sleep(60)
-        yield Failure(f"trial {task.number} was left alone", "")
+        yield Failure(f"trial {job.number} was left alone", "")
 
     study = open_study(build_config(num_trials=2, max_failures=0), tmp_path)
     with connect(study.config):
-        run_study(study, work, make_task, slots=2)
+        run_study(study, work, make_job, slots=2)
     for trial in study.trials:
         assert trial.state is State.FAIL
         assert trial.reason.startswith("its worker broke down 1 times, last: ")
@@ -115,22 +116,22 @@ def test_a_full_object_store_costs_a_search_nothing(tmp_path, monkeypatch):
     """All that driver and worker tell each other is small enough to need no room there."""
     monkeypatch.setattr(ray._private.ray_constants, "DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES", 80 * 2**20)
 
-    def work(task):
+    def work(job):
         held = [ray.put(bytes(30 * 2**20)) for _ in range(4)]
-        yield from train(task)
+        yield from train(job)
         held.clear()
 
     study = open_study(build_config(num_trials=2, scheduler="none"), tmp_path)
     with connect(study.config):
         assert ray.cluster_resources()["object_store_memory"] <= 80 * 2**20
         filling = [ray.put(bytes(30 * 2**20)) for _ in range(4)]
-        run_study(study, work, make_task, slots=2)
+        run_study(study, work, make_job, slots=2)
         filling.clear()
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
 
 
-def train(task):
-    for epoch in range(task.epochs_done + 1, task.max_epochs + 1):
+def train(job):
+    for epoch in range(job.epochs_done + 1, job.max_epochs + 1):
         metrics = {"epoch": epoch, "accuracy": 0.5, "seconds": 0.01, "images_per_second": 100.0, "pid": os.getpid()}
         yield Report(metrics, "a closed form")
 
@@ -143,18 +144,18 @@ def test_a_worker_that_breaks_as_it_is_made_ready_for_its_next_trial_counts_once
 ):
     config = build_config(num_trials=3, scheduler="none", max_failures=max_failures)
 
-    def work(task):
+    def work(job):
         marker = tmp_path / "broke"
-        if task.number == 1 and "SERVED" in os.environ and not marker.exists():
+        if job.number == 1 and "SERVED" in os.environ and not marker.exists():
             marker.touch()
             if is_killed:
                 os._exit(1)
             raise OSError("the folder is gone")
         os.environ["SERVED"] = "this process has had a trial"
-        return train(task)
+        return train(job)
 
     study = open_study(config, tmp_path)
-    assert run_study(study, work, make_task, slots=1) is None
+    assert run_study(study, work, make_job, slots=1) is None
     assert (tmp_path / "broke").exists()
     assert [trial.state for trial in study.trials] == [State.COMPLETE, state, State.COMPLETE]
     assert (study.trials[1].reason or "").startswith("its worker broke down 1 times" if max_failures == 0 else "")
@@ -166,15 +167,15 @@ def test_a_worker_that_raises_is_not_used_again(tmp_path):
     config = build_config(num_trials=3, scheduler="none", max_failures=1)
     marker = tmp_path / "raised"
 
-    def work(task):
-        for report in train(task):
-            if task.number == 1 and report.metrics["epoch"] == 3 and not marker.exists():
+    def work(job):
+        for report in train(job):
+            if job.number == 1 and report.metrics["epoch"] == 3 and not marker.exists():
                 marker.write_text(str(os.getpid()))
                 raise RuntimeError("an illegal memory access was encountered")
             yield report
 
     study = open_study(config, tmp_path)
-    run_study(study, work, make_task, slots=1)
+    run_study(study, work, make_job, slots=1)
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 3
     broken = int(marker.read_text())
     assert [metrics["pid"] == broken for metrics in study.trials[1].epochs] == [True, True, False, False, False]
@@ -185,13 +186,13 @@ def test_a_worker_that_raises_is_not_used_again(tmp_path):
 def test_a_worker_that_always_raises_ends_its_trial_and_says_what(tmp_path):
     config = build_config(num_trials=2, scheduler="none", max_failures=1)
 
-    def work(task):
-        if task.number == 0:
+    def work(job):
+        if job.number == 0:
             raise RuntimeError("an illegal memory access was encountered")
-        yield from train(task)
+        yield from train(job)
 
     study = open_study(config, tmp_path)
-    run_study(study, work, make_task, slots=1)
+    run_study(study, work, make_job, slots=1)
     assert [trial.state for trial in study.trials] == [State.FAIL, State.COMPLETE]
     assert study.trials[0].reason.startswith("its worker broke down 2 times, last: ")
     assert study.trials[0].reason.endswith("an illegal memory access was encountered")
@@ -201,17 +202,17 @@ def test_a_worker_that_always_raises_ends_its_trial_and_says_what(tmp_path):
 def test_a_worker_that_is_asked_to_end_as_its_node_shuts_down_does_not_count(tmp_path):
     config = build_config(num_trials=2, scheduler="none", max_failures=0)
 
-    def work(task):
-        for report in train(task):
+    def work(job):
+        for report in train(job):
             marker = tmp_path / f"asked-{report.metrics['epoch']}"
-            if task.number == 0 and report.metrics["epoch"] in (2, 3) and not marker.exists():
+            if job.number == 0 and report.metrics["epoch"] in (2, 3) and not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGTERM)
                 time.sleep(100)
             yield report
 
     study = open_study(config, tmp_path)
-    run_study(study, work, make_task, slots=1)
+    run_study(study, work, make_job, slots=1)
     assert {path.name for path in tmp_path.glob("asked-*")} == {"asked-2", "asked-3"}
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
 
@@ -220,15 +221,15 @@ def test_a_worker_that_is_asked_to_end_as_its_node_shuts_down_does_not_count(tmp
 def test_a_search_that_ends_with_a_trial_left_says_so_and_can_go_on(tmp_path):
     config = build_config(num_trials=2, scheduler="none")
 
-    def leave(task):
-        reports = list(train(task))
-        yield from reports if task.number else reports[:2]
+    def leave(job):
+        reports = list(train(job))
+        yield from reports if job.number else reports[:2]
 
-    with pytest.raises(TrainingError, match=r"^Ray ended the search before trial 0 had ended; --resume goes on$"):
-        run_study(open_study(config, tmp_path), leave, make_task, slots=1)
+    with pytest.raises(TrainingError, match=r"^Ray ended the search before trial 0 had ended; --resume continues it$"):
+        run_study(open_study(config, tmp_path), leave, make_job, slots=1)
     resumed = open_study(config, tmp_path)
     assert [trial.state for trial in resumed.trials] == [State.RUNNING, State.COMPLETE]
-    assert run_study(resumed, train, make_task, slots=1) is None
+    assert run_study(resumed, train, make_job, slots=1) is None
     assert [trial.state for trial in resumed.trials] == [State.COMPLETE] * 2
 
 
@@ -237,9 +238,9 @@ def test_trials_run_side_by_side(tmp_path):
     """Each waits in its worker until the other one of its pair runs in another."""
     config = build_config(num_trials=4, scheduler="none", max_epochs=1)
 
-    def work(task):
-        (tmp_path / str(task.number)).touch()
-        while not (tmp_path / str(task.number ^ 1)).exists():
+    def work(job):
+        (tmp_path / str(job.number)).touch()
+        while not (tmp_path / str(job.number ^ 1)).exists():
             time.sleep(0.05)
         yield Report({"epoch": 1, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}, "a waiter")
 
@@ -262,7 +263,7 @@ def test_trials_run_side_by_side(tmp_path):
             pass
 
     study = open_study(config, tmp_path, [Watcher()])
-    run_study(study, work, make_task, slots=2)
+    run_study(study, work, make_job, slots=2)
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 4
 
 
@@ -280,7 +281,7 @@ def test_trials_run_in_the_workers_that_ray_has_started_already(tmp_path):
             family = {process.pid for process in psutil.Process().children(recursive=True)}
             titles = {process.pid: process.info["cmdline"] for process in psutil.process_iter(["cmdline"])}
             started = {pid: " ".join(titles[pid] or ()) for pid in family & titles.keys()}
-        run_study(study, work, make_task, slots=2)
+        run_study(study, work, make_job, slots=2)
     assert {trial.epochs[0]["pid"] for trial in study.trials} <= started.keys()
 
 
@@ -288,14 +289,14 @@ def test_trials_run_in_the_workers_that_ray_has_started_already(tmp_path):
 def test_a_trial_that_hangs_fails_and_the_search_goes_on(tmp_path):
     config = build_config(num_trials=3, scheduler="none", max_epochs=2, trial_timeout_s=10.0)
 
-    def work(task):
+    def work(job):
         for epoch in (1, 2):
-            if task.number == 1 and epoch == 2:
+            if job.number == 1 and epoch == 2:
                 time.sleep(10_000)  # longer than the test may take
             yield Report({"epoch": epoch, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}, "a sleeper")
 
     study = open_study(config, tmp_path)
-    run_study(study, work, make_task, slots=2)
+    run_study(study, work, make_job, slots=2)
     assert [trial.state for trial in study.trials] == [State.COMPLETE, State.FAIL, State.COMPLETE]
     assert study.trials[1].reason == "no epoch within 10 seconds"
     assert len(study.trials[1].epochs) == 1
@@ -333,7 +334,7 @@ def test_ctrl_c_waits_for_no_epoch_and_leaves_every_trial_to_go_on(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(Interrupted):
-            run_study(study, work, make_task, slots=2)
+            run_study(study, work, make_job, slots=2)
     finally:
         signal.signal(signal.SIGINT, before)
     resumed = open_study(config, tmp_path)
@@ -358,8 +359,8 @@ def be_another():
 @pytest.mark.parametrize(
     ("obstacle", "error", "message"),
     [
-        (be_full, OSError, r"\[Errno 28\] trial 1: .*No space left"),
-        (be_read_only, OSError, r"\[Errno 13\] trial 1: .*Permission denied"),
+        (be_full, OSError, r"\[Errno 28\] trial-1: .*No space left"),
+        (be_read_only, OSError, r"\[Errno 13\] trial-1: .*Permission denied"),
         (be_another, NodeError, r"^node 10\.0\.0\.7 has other code$"),
     ],
 )
@@ -370,18 +371,18 @@ def test_a_disk_that_fails_or_a_node_that_may_not_train_ends_the_search_but_no_t
     config = build_config(num_trials=2, scheduler="none", max_epochs=2, max_failures=0)
     marker = tmp_path / "mended"
 
-    def work(task):
-        if task.number == 1 and not marker.exists():
+    def work(job):
+        if job.number == 1 and not marker.exists():
             yield from obstacle()
-        for epoch in range(task.epochs_done + 1, 3):
+        for epoch in range(job.epochs_done + 1, 3):
             yield Report({"epoch": epoch, "accuracy": 0.5, "seconds": 1.0, "images_per_second": 1.0}, "any")
 
     with pytest.raises(error, match=message):
-        run_study(open_study(config, tmp_path), work, make_task, slots=1)
+        run_study(open_study(config, tmp_path), work, make_job, slots=1)
     resumed = open_study(config, tmp_path)
     assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.RUNNING]
     marker.touch()
-    run_study(resumed, work, make_task, slots=1)
+    run_study(resumed, work, make_job, slots=1)
     assert [trial.state for trial in resumed.trials] == [State.COMPLETE, State.COMPLETE]
 
 
@@ -401,11 +402,11 @@ def test_all_trials_that_may_run_are_waiting_at_once_for_nodes_that_are_still_to
     """An autoscaler starts a node for each placement group that waits; a worker counts them."""
     config = build_config(num_trials=4, scheduler="none", max_epochs=1)
 
-    def work(task):
+    def work(job):
         from ray.util import placement_group_table
 
         waiting, deadline = 0, time.monotonic() + 60
-        while task.number == 0 and waiting < 3 and time.monotonic() < deadline:
+        while job.number == 0 and waiting < 3 and time.monotonic() < deadline:
             waiting = sum(group["state"] == "PENDING" for group in placement_group_table().values())
         metrics = {"epoch": 1, "accuracy": waiting / 10, "seconds": 1.0, "images_per_second": 1.0}
         yield Report(metrics, "a counter")
@@ -414,5 +415,5 @@ def test_all_trials_that_may_run_are_waiting_at_once_for_nodes_that_are_still_to
     config = dataclasses.replace(config, cluster=dataclasses.replace(config.cluster, cpus=1, max_nodes=4))
     with connect(config) as nodes:
         assert count_slots(config, nodes) == 4
-        run_study(study, work, make_task, slots=count_slots(config, nodes))
+        run_study(study, work, make_job, slots=count_slots(config, nodes))
     assert study.trials[0].epochs[0]["accuracy"] == 0.3  # of four, one runs

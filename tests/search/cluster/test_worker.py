@@ -1,4 +1,4 @@
-"""The bridge of one trial, without Ray: what a worker goes on from, and what it does not."""
+"""One job, without Ray: from what a worker continues, and from what it does not."""
 
 import dataclasses
 from itertools import islice
@@ -6,20 +6,21 @@ from itertools import islice
 import pytest
 import torch
 
-from search.cluster.agreement import NodeError
-from search.cluster.job import Failure, Report, Task
-from search.cluster.worker import catch, run_trial
+from search.cluster.job import Failure, Finished, Job, NodeError, Report
+from search.cluster.worker import catch, run_job
 
 MEASURED = ("seconds", "images_per_second", "peak_memory_bytes")
 
 
-def make_task(packed, tmp_path, **changes):
-    task = Task(
+def make_job(packed, tmp_path, **changes):
+    job = Job(
+        label="trial-3",
         number=3,
         architecture="cnn",
         params={"filters": 4, "dense_units": 8, "batch_size": 8, "learning_rate": 0.001},
         seed=1,
         max_epochs=3,
+        epochs=3,
         epochs_done=0,
         pack=str(packed),
         val_fraction=0.25,
@@ -29,11 +30,11 @@ def make_task(packed, tmp_path, **changes):
         cpus=1,
         gpus=0,
     )
-    return dataclasses.replace(task, **changes)
+    return dataclasses.replace(job, **changes)
 
 
-def train(task):
-    return run_trial(lambda: task.pack, task)
+def train(job):
+    return run_job(lambda: job.pack, None, job)
 
 
 def read(messages):
@@ -42,24 +43,24 @@ def read(messages):
 
 
 def test_a_trial_goes_on_from_its_checkpoint_and_reports_what_was_not_recorded(packed, tmp_path):
-    straight = read(list(train(make_task(packed, tmp_path / "straight"))))
-    task = make_task(packed, tmp_path)
-    assert read(list(islice(train(task), 2))) == straight[:2]
-    assert read(list(train(dataclasses.replace(task, epochs_done=1)))) == straight[1:]
+    straight = read(list(train(make_job(packed, tmp_path / "straight"))))
+    job = make_job(packed, tmp_path)
+    assert read(list(islice(train(job), 2))) == straight[:2]
+    assert read(list(train(dataclasses.replace(job, epochs_done=1)))) == straight[1:]
 
 
 def test_a_number_that_is_proposed_again_with_other_parameters_begins_anew(packed, tmp_path):
     """A head that vanished may have lost the proposal whose checkpoint lies there."""
-    list(islice(train(make_task(packed, tmp_path)), 2))
+    list(islice(train(make_job(packed, tmp_path)), 2))
     other = {"params": {"filters": 4, "dense_units": 8, "batch_size": 8, "learning_rate": 0.01}}
-    fresh = read(list(train(make_task(packed, tmp_path / "fresh", **other))))
+    fresh = read(list(train(make_job(packed, tmp_path / "fresh", **other))))
     assert [metrics["epoch"] for metrics in fresh] == [1, 2, 3]
-    assert read(list(train(make_task(packed, tmp_path, **other)))) == fresh
+    assert read(list(train(make_job(packed, tmp_path, **other)))) == fresh
 
 
 def test_a_gpu_that_was_granted_and_is_not_there_is_the_trials_failure(packed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    [failure] = train(make_task(packed, tmp_path, gpus=0.5))
+    [failure] = train(make_job(packed, tmp_path, gpus=0.5))
     assert "a GPU was granted, but PyTorch" in failure.reason
 
 
@@ -87,8 +88,28 @@ def test_what_a_trial_does_is_its_failure_and_what_its_node_is_is_not(packed, tm
 
         return raise_error
 
-    task = make_task(packed, tmp_path)
-    (failure,) = run_trial(deliver(ValueError("torn")), task)
+    job = make_job(packed, tmp_path)
+    (failure,) = run_job(deliver(ValueError("torn")), None, job)
     assert isinstance(failure, Failure)
     with pytest.raises(NodeError, match="other code"):
-        next(run_trial(deliver(NodeError("other code")), task))
+        next(run_job(deliver(NodeError("other code")), None, job))
+
+
+def test_a_job_ends_with_its_last_epoch_which_may_come_before_the_end_of_the_schedule(packed, tmp_path):
+    """The epochs before it are those of the whole schedule; what follows them is given the state of the last one."""
+    straight = read(list(train(make_job(packed, tmp_path / "straight"))))
+    job = make_job(packed, tmp_path, epochs=2)
+
+    def finish(finished, trained):
+        return finished.label, trained.state["epoch"], len(trained.val_split)
+
+    for is_new in (True, False):
+        *reports, last = run_job(lambda: job.pack, finish, job)
+        assert read(reports) == straight[:2]
+        assert [report.is_new for report in reports] == [is_new] * 2
+        assert last == Finished(("trial-3", 2, 9))
+
+
+def test_a_job_without_a_checkpoint_writes_nothing(packed, tmp_path):
+    assert len(read(list(train(make_job(packed, tmp_path, checkpoint=None))))) == 3
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """Stored models trained again: the same bits here, a tolerance elsewhere, and exit code 1 when they differ."""
 
+import functools
 import json
 import shutil
 
@@ -8,12 +9,14 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from search.cluster.worker import run_job
 from search.commands.reproduce import compare, list_obstacles, main
 from search.config.load import parse
+from search.config.schema import ResourceConfig
 from search.evaluation.model_file import load_record
 from search.evaluation.model_record import Retraining
-from search.evaluation.retrainings import Place
-from search.evaluation.test import retrain
+from search.evaluation.retrainings import ModelFolder, build_job
+from search.evaluation.test import save_tested
 from search.record.manifest import build_manifest, save_manifest
 from search.record.object_store import Store
 from trainables.pack import pack
@@ -47,8 +50,11 @@ def study(tmp_path, image_folder, cache):
         fingerprint=fingerprint,
         threshold=0.5,
     )
-    *_, tested = retrain(retraining, str(packed), Place(str(folder / "models")), 1.0, 0.0)
-    assert tested.label == "cnn-seed0", tested
+    models = ModelFolder(str(folder / "models"))
+    finish = functools.partial(save_tested, models, {"cnn-seed0": retraining})
+    job = build_job(retraining, packed, ResourceConfig(), folder=models)
+    *_, tested = run_job(lambda: str(packed), finish, job)
+    assert tested.result.label == "cnn-seed0", tested
     return folder
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import typer
 
-from search.cluster.agreement import NodeError
+from search.cluster.job import NodeError
 from search.commands.terminal import explain_errors
 
 SCRIPT = """

@@ -1,0 +1,67 @@
+"""The trials of a study as jobs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from search.cluster.job import Failure, Finished, Job, Report
+from search.config.schema import StudyConfig
+from search.record.trial import Trial
+from search.study import Study
+from trainables.seed import derive_seed
+
+
+class Trials:
+    """A study as a source of jobs."""
+
+    def __init__(self, study: Study, make_job: Callable[[Trial], Job]) -> None:
+        self._study = study
+        self._make_job = make_job
+
+    @property
+    def halt_reason(self) -> str | None:
+        """Why no trial may continue, or None."""
+        return self._study.halt_reason
+
+    def ask(self) -> Job | None:
+        """Hand out the next trial."""
+        trial = self._study.ask()
+        return None if trial is None else self._make_job(trial)
+
+    def report(self, number: int, message: Report | Finished) -> bool:
+        """Record an epoch and return whether the trial ends with it."""
+        assert isinstance(message, Report), "a trial ends with an epoch"
+        return self._study.report(number, message.metrics, message.device)
+
+    def fail(self, number: int, failure: Failure) -> None:
+        """Record that a trial failed."""
+        self._study.fail(number, failure.reason, failure.traceback or None)
+
+
+def build_job(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Job:
+    """Return the job of a trial.
+
+    Args:
+        config: The study.
+        trial: As recorded.
+        packed: Folder of the packed images.
+        checkpoint: File of the trial's newest checkpoint, which need not exist.
+    """
+    granted = config.get_resources(trial.architecture)
+    return Job(
+        label=f"trial-{trial.number}",
+        number=trial.number,
+        architecture=trial.architecture,
+        params=trial.params,
+        seed=derive_seed(config.search.seed, f"trial {trial.number}"),
+        max_epochs=config.search.max_epochs,
+        epochs=config.search.max_epochs,
+        epochs_done=len(trial.epochs),
+        pack=str(packed.resolve()),
+        val_fraction=config.data.val_fraction,
+        max_train_images=config.data.max_train_images,
+        split_seed=config.search.seed,
+        checkpoint=str(checkpoint) if config.url is None else f"{config.working_folder}/checkpoints/{checkpoint.name}",
+        url=config.url,
+        cpus=granted.cpus,
+        gpus=granted.gpus,
+    )

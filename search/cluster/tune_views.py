@@ -1,0 +1,174 @@
+"""A source of jobs as Ray Tune sees it: a searcher that proposes, a scheduler that stops, a stopper that halts.
+
+Tune calls each job a trial, also those of an evaluation. It asks its searcher for configurations, its scheduler after
+each result, and its stopper between events.
+"""
+
+import math
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any, Self
+
+import ray
+from ray import cloudpickle
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+from ray.tune.stopper import Stopper
+
+from search.cluster.job import Failure, Finished, Job, NodeError, Report, Source
+
+
+class _Driver:
+    """Stays in the driver's process: Tune's snapshots, which nothing reads, contain an empty object instead."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object.__new__, (type(self),)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+
+class Proposals(_Driver, Searcher):
+    """Tune's view of `Source.ask`."""
+
+    def __init__(self, source: Source) -> None:
+        super().__init__()
+        self._source = source
+
+    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002 Tune's name
+        """Return the next job as a configuration of Tune's, or that there are no more."""
+        job = self._source.ask()
+        if job is None:
+            return Searcher.FINISHED
+        return {"job": job, "bundle": {"CPU": job.cpus, "GPU": job.gpus}}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Do nothing: the source has been informed."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Save nothing: the source keeps the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: the source keeps the state."""
+
+
+class Stopping(_Driver, FIFOScheduler):
+    """Tune's view of `Source.report` and `Source.fail`; counts how often the worker of a job broke down."""
+
+    def __init__(self, source: Source, *, max_failures: int, timeout_s: float | None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # Tune's own
+        self._source = source
+        self._max_failures = max_failures
+        self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self._errors_seen: dict[str, int] = {}
+        self._breakdowns: Counter[str] = Counter()
+        self._heard: dict[str, float] = {}
+        self._ended: list[Trial] = []
+        self._controller: Any = None
+
+    def choose_trial_to_run(self, tune_controller: Any) -> None:
+        """Look for jobs that hang or whose worker broke down; Tune calls this in each of its steps.
+
+        It chooses no job: Tune starts those that wait by itself, and FIFO would search all that there ever were.
+        """
+        self._controller = tune_controller
+        self._shrink_ended()
+        for trial in list(tune_controller.get_live_trials()):  # ending one changes Tune's own set
+            if trial.status != "RUNNING":
+                self._heard.pop(trial.trial_id, None)
+            elif time.monotonic() - self._heard.setdefault(trial.trial_id, time.monotonic()) > self._timeout_s:
+                trial.max_failures = 0  # so that Tune does not start it again
+                ray.kill(trial.temporary_state.ray_actor)
+                self._fail(trial, Failure(f"no epoch within {self._timeout_s:g} seconds", ""))
+                self._heard[trial.trial_id] = math.inf
+            if trial.num_failures > self._errors_seen.get(trial.trial_id, 0):
+                self._errors_seen[trial.trial_id] = trial.num_failures
+                self._judge(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:  # noqa: ARG002 Tune's
+        """Give a message to the source and return whether the job ends."""
+        if "message" not in result:  # the work ended before the source ended the job
+            return str(TrialScheduler.STOP)
+        self._heard[trial.trial_id] = time.monotonic()
+        message: Report | Finished | Failure = result["message"]
+        job: Job = trial.config["job"]
+        if isinstance(message, Failure):
+            if message.disk_fault is not None:
+                raise OSError(message.disk_fault, f"{job.label}: {message.reason}")
+            self._fail(trial, message)
+            stop = True
+        else:
+            stop = self._source.report(job.number, message)
+        if stop:
+            self._ended.append(trial)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
+
+    def kill_workers(self) -> None:
+        """End every worker during its epoch, for which Tune would wait; finished epochs are in its checkpoint."""
+        for trial in self._controller.get_live_trials():
+            if trial.temporary_state.ray_actor is not None:
+                ray.kill(trial.temporary_state.ray_actor)
+
+    def _judge(self, tune_controller: Any, trial: Trial) -> None:
+        """End a job whose worker broke down too often; a node that vanished does not count."""
+        error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+        if isinstance(error, NodeError):  # the next job on that node would meet it too
+            raise NodeError(str(error.args[0]))  # without what Ray adds
+        if is_node_lost(error):
+            return
+        self._breakdowns[trial.trial_id] += 1
+        times = self._breakdowns[trial.trial_id]
+        if times > self._max_failures:
+            text = str(error)
+            last_line = text.strip().splitlines()[-1]
+            self._fail(trial, Failure(f"its worker broke down {times} times, last: {last_line}", text))
+            tune_controller.stop_trial(trial)
+
+    def _fail(self, trial: Trial, failure: Failure) -> None:
+        self._source.fail(trial.config["job"].number, failure)
+
+    def _shrink_ended(self) -> None:
+        """Empty the jobs that ended: Tune keeps each until the run ends, and then writes all of them to disk."""
+        for trial in self._ended:
+            known = trial.run_metadata
+            for content in (trial.config, trial.evaluated_params, known.last_result, known.metric_analysis):
+                content.clear()
+            known.metric_n_steps.clear()
+            self._heard.pop(trial.trial_id, None)
+        self._ended.clear()
+
+
+class Halting(_Driver, Stopper):
+    """Tune's view of a source that halts, and of a signal that ends the run."""
+
+    def __init__(self, source: Source, pressed: list[int], stopping: Stopping) -> None:
+        self._source = source
+        self._pressed = pressed
+        self._stopping = stopping
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:  # noqa: ARG002 Tune's names
+        """Stop no job by itself."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Answer whether the run ends now; then end its workers."""
+        if not self._pressed and self._source.halt_reason is None:
+            return False
+        self._stopping.kill_workers()
+        return True
+
+
+def is_node_lost(error: Exception) -> bool:
+    """Answer whether a worker was lost with its node: a spot instance was taken back, power or network failed.
+
+    A node that shuts down in order sends SIGTERM to its processes, and the driver may hear of the worker's end before
+    the node's. A training that crashes ends by another signal; where memory is short, Ray and the kernel send SIGKILL.
+    A daemon that frees memory by SIGTERM would have its trials restarted without end.
+    """
+    if not isinstance(error, ray.exceptions.RayActorError):
+        return False
+    text = str(error)
+    signs = ("node has died", "node was terminated", "receives a SIGTERM")
+    return isinstance(error, ray.exceptions.ActorUnavailableError) or error.preempted or any(s in text for s in signs)
