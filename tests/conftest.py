@@ -26,6 +26,12 @@ MARK = "CIFAKE_SEARCH_TEST"
 """Variable by which what a test started is found when it ends."""
 
 
+def pytest_configure() -> None:
+    """Accept the signals that tests send; a background job of a shell ignores them, and its children would too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest first, so that no process is left with one of them when all others are done."""
     long = {item.path for item in items if item.get_closest_marker("ray") or item.get_closest_marker("slow")}

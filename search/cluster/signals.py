@@ -111,7 +111,7 @@ def keep_signals() -> Iterator[None]:
 def explain(number: int, again: str | None) -> str:
     """Return the sentence that says what ended the program, and which command continues its work."""
     what = "interrupted" if number == signal.SIGINT else f"ended by {signal.Signals(number).name}"
-    return f"{what}; {again} goes on from here" if again else what
+    return f"{what}; {again} continues from here" if again else what
 
 
 def give_up(what: str) -> NoReturn:
@@ -119,7 +119,7 @@ def give_up(what: str) -> NoReturn:
     if _received:
         time.sleep(GRACE_S)
         _leave()
-    leave(f"error: {what}; {_again or 'the same command'} goes on from here", 1)
+    leave(f"error: {what}; {_again or 'the same command'} continues from here", 1)
 
 
 def _enforce(reader: int) -> None:

@@ -33,9 +33,9 @@ def main():
 typer.run(main)
 """
 ENDS = {
-    signal.SIGINT: (130, "interrupted; the same command with --resume goes on from here\n"),
-    signal.SIGTERM: (143, "ended by SIGTERM; the same command with --resume goes on from here\n"),
-    signal.SIGHUP: (129, "ended by SIGHUP; the same command with --resume goes on from here\n"),
+    signal.SIGINT: (130, "interrupted; the same command with --resume continues from here\n"),
+    signal.SIGTERM: (143, "ended by SIGTERM; the same command with --resume continues from here\n"),
+    signal.SIGHUP: (129, "ended by SIGHUP; the same command with --resume continues from here\n"),
 }
 
 
