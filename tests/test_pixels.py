@@ -332,6 +332,19 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_takes_memory(tmp_path)
         pack(source, tmp_path / "cache")
 
 
+def test_a_tiff_with_a_tile_larger_than_the_limit_is_refused_before_it_takes_memory(tmp_path):
+    side = 32_000
+    tile = zlib.compress(bytes(side * side))
+    tags = [(256, 32), (257, 32), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side)]
+    tags += [(324, 8 + 2 + 12 * 10 + 4), (325, len(tile))]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + tile
+    source = write_source(tmp_path / "images", content)
+    lines, peak = measure_peak(PACK, source, tmp_path / "cache")
+    assert lines == ["['train/REAL/bomb.png'] ['has more than 89,478,485 pixels, as a decompression bomb has']"]
+    assert peak < 200_000_000
+
+
 def test_a_file_of_too_many_bytes_is_not_read(tmp_path):
     source = write_source(tmp_path / "images", b"")
     with (source / "train/REAL/bomb.png").open("wb") as file:

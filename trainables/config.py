@@ -83,6 +83,12 @@ class TrainConfig:
         check_field(self, "ema_decay", 0.0 <= self.ema_decay < 1.0, "0 up to, not including, 1")
 
 
+WITHOUT_EFFECT = {
+    "dense_units": ("dense_layers", 0),
+    "hidden_units": ("hidden_layers", 0),
+    "growth": ("num_blocks", 1),
+}
+"""Parameter -> another parameter and its value with which the first one has no effect."""
 RUN_FIELDS = ("model", "epochs", "seed")
 """Fields of TrainConfig that a search sets; all others may be searched."""
 
@@ -97,6 +103,16 @@ def list_defaults(architecture: str) -> dict[str, Value]:
         raise InputError(f"unknown architecture {architecture!r}; known: {', '.join(MODEL_CONFIGS)}")
     fields = (*dataclasses.fields(MODEL_CONFIGS[architecture]), *dataclasses.fields(TrainConfig))
     return {field.name: cast(Value, field.default) for field in fields if field.name not in RUN_FIELDS}
+
+
+def list_effective(architecture: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return flat parameters with all defaults, those without effect at their default: equal ones train alike."""
+    defaults = list_defaults(architecture)
+    known = {**defaults, **params}
+    for name, (other, value) in WITHOUT_EFFECT.items():
+        if name in defaults and known.get(other) == value:
+            known[name] = defaults[name]
+    return known
 
 
 def build_train_config(architecture: str, params: Mapping[str, Value], *, epochs: int, seed: int) -> TrainConfig:

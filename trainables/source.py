@@ -6,10 +6,12 @@ stranger: only regular files are opened, and no file is read beyond MAX_BYTES.
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import itertools
 import lzma
 import stat
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -29,7 +31,10 @@ CHUNK = 512
 CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """Files that file managers create; hidden files are ignored too."""
 LAYOUT = "{train,test}/{REAL,FAKE}/*"
-CORRUPT = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
+CORRUPT = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
+    *(EOFError, NotImplementedError, OverflowError, ValueError),  # ValueError: an offset that no file can have
+)
 """Errors of zipfile for a damaged zip."""
 T = TypeVar("T")
 
@@ -136,7 +141,14 @@ class Archive:
                     entry.file_size + 1
                 )  # one byte more, so that zipfile reaches the end and compares the CRC
         except CORRUPT as error:
-            raise InputError(f"{self.path} is corrupt at {name} ({error}): fetch it again") from error
+            raise self._name_damage(name, error) from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a negative offset
+                raise
+            raise self._name_damage(name, error) from error
+
+    def _name_damage(self, name: str, error: Exception) -> InputError:
+        return InputError(f"{self.path} is corrupt at {name} ({error}): fetch it again")
 
 
 Source = Folder | Archive

@@ -21,6 +21,9 @@ from search.record.database import StorageLost, describe_loss
 from search.record.object_store import StoreError
 from trainables.errors import DISK_FAULTS, DISK_FULL, InputError, TrainingError
 
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG)
+"""Errors of a path where something else is than the command writes there."""
+
 
 class _Terminal(Console):
     """A console that prints control characters escaped, also in tables.
@@ -93,6 +96,9 @@ def _explain_fault(error: OSError, again: str | None) -> int:
     if error.errno == errno.EPIPE:
         _discard_output()
         return 128 + signal.SIGPIPE
+    if error.errno in IN_THE_WAY and error.filename is not None:
+        _complain(f"{error.filename} is in the way ({(error.strerror or '').lower()}): remove it or rename it")
+        return 2
     if error.errno not in DISK_FAULTS:
         raise error
     what, cure = ("no space left", "free some") if error.errno in DISK_FULL else ("a disk failed", "mend it")

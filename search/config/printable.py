@@ -3,11 +3,13 @@
 All code that shows such text calls this module. Each function serves one output: terminal, CSV, Markdown, LaTeX.
 """
 
+import re
 from typing import Any
 
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001 full-width forms, which count too
 """First characters of a spreadsheet formula. Source: OWASP, CSV Injection; `escape` handles tab and carriage return."""
 MARKDOWN_ESCAPES = str.maketrans({sign: f"\\{sign}" for sign in "\\`*<>[]|"})
+ENTITY = re.compile(r"&(?=#?\w+;)")
 LATEX_ESCAPES = str.maketrans(
     {
         "\\": r"\textbackslash{}",
@@ -51,7 +53,7 @@ def defuse(cell: Any) -> Any:
 
 def escape_markdown(text: object) -> str:
     """Return Markdown that shows the text literally, also in a table."""
-    return escape(text).translate(MARKDOWN_ESCAPES)
+    return ENTITY.sub(r"\\&", escape(text).translate(MARKDOWN_ESCAPES))
 
 
 def escape_latex(text: object) -> str:

@@ -10,7 +10,15 @@ from typing import Any, Literal
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from trainables.config import MODEL_CONFIGS, RUN_FIELDS, TrainConfig, Value, build_train_config, list_defaults
+from trainables.config import (
+    MODEL_CONFIGS,
+    RUN_FIELDS,
+    TrainConfig,
+    Value,
+    build_train_config,
+    list_defaults,
+    list_effective,
+)
 from trainables.errors import InputError
 
 
@@ -45,6 +53,8 @@ Space = Mapping[str, Mapping[str, Spec]]
 
 MAX_CHECKED = 4096
 """Integers of a range that are checked one by one, at most."""
+MAX_POINTS = 10_000
+"""Most configurations that are compared to count the distinct ones."""
 MAX_CORNERS = 100_000
 """Combinations of choices and ends of ranges that are checked, at most; that takes a second or two."""
 
@@ -64,12 +74,21 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
 
 
 def count_points(space: Space, architecture: str) -> int | None:
-    """Return the number of configurations of one architecture; None if a parameter is continuous."""
-    counts = [
-        _count_values(each) for each in build_distributions(list_specs(space, architecture), architecture).values()
-    ]
-    known = [count for count in counts if count is not None]
-    return math.prod(known) if len(known) == len(counts) else None
+    """Return the number of configurations of one architecture; None if a parameter is continuous.
+
+    Configurations that differ only in parameters without effect count once, unless there are more than MAX_POINTS.
+    """
+    specs = list_specs(space, architecture)
+    searched = build_distributions(specs, architecture)
+    values = {name: _list_values(each) for name, each in searched.items()}
+    known = {name: found for name, found in values.items() if found is not None}
+    if len(known) < len(values):
+        return None
+    if (count := math.prod(map(len, known.values()))) > MAX_POINTS:
+        return count
+    fixed = {name: spec for name, spec in specs.items() if name not in searched}
+    points = (dict(zip(known, point, strict=True)) for point in itertools.product(*known.values()))
+    return len({frozenset(list_effective(architecture, fixed | point).items()) for point in points})
 
 
 def check_space(space: Space, architectures: Sequence[str]) -> None:
@@ -200,15 +219,15 @@ def _check_type(value: Value, hint: Any, where: str) -> None:
         raise InputError(f"{where} = {value!r}: expected {hint.__name__}, not {type(value).__name__}")
 
 
-def _count_values(distribution: BaseDistribution) -> int | None:
-    """Return the number of a distribution's values, steps counted in decimals as in Optuna; None if continuous."""
+def _list_values(distribution: BaseDistribution) -> Sequence[Any] | None:
+    """Return a distribution's values, or as many numbers; None if continuous. Steps are decimals, as in Optuna."""
     match distribution:
         case CategoricalDistribution(choices=choices):
-            return len(set(choices))  # 1 and 1.0 are the same value of a float
+            return list(dict.fromkeys(choices))  # 1 and 1.0 are the same value of a float
         case IntDistribution(low=low, high=high, step=step):
-            return (high - low) // step + 1
+            return range(low, high + 1, step)
         case FloatDistribution(low=low, high=high, step=float() | int() as step):
-            return int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1
+            return range(int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1)
     return None
 
 

@@ -73,9 +73,10 @@ def read_file(path: Path, limit: int) -> bytes:
         raise InputError(f"{path} is a link: name the file it points to, or replace the link by that file")
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise InputError(f"{path} is not a file: remove it")
-        content = file.read(limit + 1)
+        content = file.read(min(found.st_size, limit) + 1)  # reserves so many bytes; one more shows a larger file
     if len(content) > limit:
         raise InputError(f"{path} has more than {limit:,} bytes, the limit for such a file")
     return content

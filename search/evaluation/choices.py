@@ -14,7 +14,7 @@ from search.evaluation.model_record import Retraining
 from search.record.choices import Choices, Winner
 from search.record.provenance import describe_code
 from search.record.trial import State, Trial
-from trainables.config import list_defaults
+from trainables.config import list_effective
 from trainables.errors import InputError
 from trainables.seed import derive_seed
 
@@ -39,7 +39,7 @@ def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
     best: dict[frozenset[tuple[str, Any]], Trial] = {}
     for trial in sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number)):
-        best.setdefault(frozenset(_complete(architecture, trial.params).items()), trial)
+        best.setdefault(frozenset(list_effective(architecture, trial.params).items()), trial)
     return list(best.values())[:top_k]
 
 
@@ -106,9 +106,9 @@ def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]
     """Return by number every trial of a point of `search.first`, also one proposed later, with the point's file."""
     found: dict[int, str] = {}
     for path, recipe in zip(config.search.first, config.recipes, strict=False):
-        params = _complete(recipe.architecture, recipe.params)
+        params = list_effective(recipe.architecture, recipe.params)
         for trial in trials:
-            if trial.architecture == recipe.architecture and _complete(trial.architecture, trial.params) == params:
+            if trial.architecture == recipe.architecture and list_effective(trial.architecture, trial.params) == params:
                 found.setdefault(trial.number, Path(path).stem)
     return found
 
@@ -181,11 +181,6 @@ def stamp() -> dict[str, Any]:
     """Return time and commit of an act."""
     code = describe_code()
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": code["commit"], "dirty": code["dirty"]}
-
-
-def _complete(architecture: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return parameters with their defaults, which a trial of older code may lack: equal ones are one configuration."""
-    return {**list_defaults(architecture), **params}
 
 
 def _plain(choices: Choices) -> dict[str, Any]:

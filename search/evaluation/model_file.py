@@ -38,6 +38,8 @@ PREPROCESSING = {
     "positive": "REAL",
 }
 """What a model expects of an image, training and prediction the same, and what its probability is of."""
+MAX_TEST_IMAGES = 1_000_000
+"""Most test images of a model; the bootstrap takes 1 kB for each."""
 ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "logits": ("float32", ()),
     "labels": ("uint8", ()),
@@ -178,6 +180,8 @@ def check_predictions(found: Mapping[str, NDArray[Any]], record: ModelRecord) ->
     """
     counts = {"mistakes": len(found["mistakes"])} if "mistakes" in found else {}
     images = sum(map(sum, record.tested["confusion"]))
+    if images > MAX_TEST_IMAGES:
+        raise InputError(f"the predictions of {record.label} are of {images:,} images, more than {MAX_TEST_IMAGES:,}")
     for name, (dtype, shape) in ARRAYS.items():
         expected = (counts.get("mistakes" if name.startswith("mistake") else "", images), *shape)
         if name not in found or found[name].dtype != dtype or found[name].shape != expected:

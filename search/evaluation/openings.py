@@ -11,7 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.config.load import check
 from search.evaluation.choices import stamp
+from search.record.choices import Stamp
 
 Opening = Mapping[str, Any]
 """time, commit, dirty, previous (hash of the opening before, null for the first) and hash."""
@@ -26,10 +28,15 @@ def build_opening(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[
 
 
 def complete_entries(evaluations: Sequence[dict[str, Any]], journaled: Sequence[Opening]) -> None:
-    """Complete the entries whose opening a kill kept out of study.yaml."""
+    """Complete the entries whose opening a kill kept out of study.yaml.
+
+    Raises:
+        InputError: If such an opening is damaged.
+    """
     for entry in evaluations:
         for opening in journaled:
             if not entry.get("opened") and _hash(entry, opening) == _get_hash(opening):
+                check(Stamp, opening, "the journal's opening of the test split")
                 entry["opened"] = dict(opening)
 
 

@@ -90,5 +90,5 @@ def format_value(value: Value) -> str:
 
 def _is_text(rows: Sequence[Sequence[str]]) -> list[bool]:
     """Return for each column whether it is text: no cell below the header begins like a number."""
-    columns = zip(*rows[1:], strict=True)
+    columns = [column[1:] for column in zip(*rows, strict=True)]
     return [not any(cell[:1] in set("0123456789+-") and cell for cell in column) for column in columns]

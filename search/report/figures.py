@@ -5,6 +5,7 @@ The only file that imports matplotlib.
 
 import html
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -141,7 +142,7 @@ def _plot_curve(axes: Axes, trial: Trial, name: str) -> None:
         (f"train_{name}", "train", TRAIN_COLOUR, "o"),
         (name, "validation", VAL_COLOUR, "s"),
     ):
-        values = [metrics[key] for metrics in trial.epochs]
+        values = [metrics.get(key, math.nan) for metrics in trial.epochs]
         axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
     axes.axvline(trial.get_peak()[1], color="grey", linestyle=":", label="best on validation")
     axes.set(xlabel="epoch", ylabel=name)

@@ -1,14 +1,18 @@
 """A study's trials as Optuna studies in memory, for parameter importance and Optuna's plots."""
 
+import dataclasses
+import html
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.config.printable import escape
 from search.config.schema import StudyConfig
-from search.config.space import build_distributions, list_specs
+from search.config.space import Choice, Spec, build_distributions, list_specs
 from search.record.trial import State, Trial
 
 NUM_BEST = 5
@@ -29,7 +33,8 @@ def build_study(
         count_stopped: Whether stopped trials count as complete, with their best epoch as value. Optuna's importance and
             most of its plots leave out PRUNED trials, which are most of the bad ones.
     """
-    distributions = build_distributions(list_specs(config.space, architecture), architecture)
+    specs = {name: _escape_spec(spec) for name, spec in list_specs(config.space, architecture).items()}
+    distributions = build_distributions(specs, architecture)
     study = _create_study()
     for trial in trials:
         if trial.architecture == architecture and (frozen := _freeze(trial, distributions)) is not None:
@@ -77,14 +82,23 @@ def _create_study() -> optuna.Study:
     return optuna.create_study(direction="maximize")
 
 
+def _escape(value: Any) -> Any:
+    """Return a value whose text plotly shows literally: its labels are a subset of HTML."""
+    return html.escape(escape(value), quote=False) if isinstance(value, str) else value
+
+
+def _escape_spec(spec: Spec) -> Spec:
+    return dataclasses.replace(spec, choice=tuple(map(_escape, spec.choice))) if isinstance(spec, Choice) else spec
+
+
 def _freeze(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial | None:
     try:
         frozen = create_trial(
             state=TrialState[trial.state],
             value=trial.get_peak()[0] if trial.state in (State.COMPLETE, State.PRUNED) else None,
-            params={name: trial.params[name] for name in distributions},
+            params={name: _escape(trial.params[name]) for name in distributions},
             distributions=dict(distributions),
-            user_attrs={"trial": trial.number, "architecture": trial.architecture},
+            user_attrs={"trial": trial.number, "architecture": _escape(trial.architecture)},
             intermediate_values=dict(enumerate(trial.list_values(), start=1)),
         )
     except (ValueError, KeyError, TypeError):

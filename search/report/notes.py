@@ -42,8 +42,10 @@ def list_notes(
         *_describe_shortage(manifest),
         *_describe_recipes(manifest, trials),
         *_describe_start(models, trials),
+        *_describe_threshold(manifest, models),
+        *_describe_averaging(models, trials),
+        *_describe_data(config, manifest),
     ]
-    notes += [*_describe_decision(models, trials), *_describe_data(config, manifest)]
     evaluations = manifest.get("evaluations", ())
     return [*notes, *_describe_lost_baselines(config, trials), *_describe_openings(evaluations)]
 
@@ -143,24 +145,27 @@ def _describe_shortage(manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _describe_decision(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
-    notes = []
+def _describe_threshold(manifest: Mapping[str, Any], models: Sequence[TestedModel]) -> list[str]:
     thresholds = {(model.architecture, model.rank): model.threshold for model in models}
+    told = ", ".join(f"{name}{_rank(rank)} {value:.4f}" for (name, rank), value in thresholds.items())
+    if (manifest.get("evaluations") or [{}])[-1].get("threshold") == "validation":
+        chosen = "that was best on validation for a training on train alone"
+        return [f"An image is called REAL above the probability {chosen}: {told}."]
     if any(threshold != 0.5 for threshold in thresholds.values()):
-        told = ", ".join(f"{name}{_rank(rank)} {value:.4f}" for (name, rank), value in thresholds.items())
-        notes.append(
-            f"An image is called REAL above the probability that was best on validation for a training on train alone: "
-            f"{told}."
-        )
+        return [f"An image is called REAL above the probability that evaluation.threshold sets: {told}."]
+    return []
+
+
+def _describe_averaging(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
     averaging = {
         model.architecture + _rank(model.rank) for model in models if trials[model.trial].params.get("flip_average")
     }
-    if averaging:
-        notes.append(
-            f"Flip averaging (flip_average) is part of {', '.join(sorted(averaging))}: the mean of the logits of an "
-            "image and its mirror image, at twice the cost."
-        )
-    return notes
+    if not averaging:
+        return []
+    return [
+        f"Flip averaging (flip_average) is part of {', '.join(sorted(averaging))}: the mean of the logits of an "
+        "image and its mirror image, at twice the cost."
+    ]
 
 
 def _describe_data(config: StudyConfig, manifest: Mapping[str, Any]) -> list[str]:

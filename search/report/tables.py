@@ -148,10 +148,10 @@ def _tabulate_difference(difference: Difference) -> list[Table]:
         for seed, pairing in difference.pairings.items()
     ]
     header = ["Seed", f"Only {first} right", f"Only {second} right", "p"]
-    return [
-        Table(title=f"{first} minus {second}, in points", header=["Metric", "Difference", "95 % interval"], rows=rows),
-        Table(title=f"McNemar's exact test, {first} and {second} of the same seed", header=header, rows=pairs),
-    ]
+    test = Table(title=f"McNemar's exact test, {first} and {second} of the same seed", header=header, rows=pairs)
+    title = f"{first} minus {second}, in points"
+    differences = Table(title=title, header=["Metric", "Difference", "95 % interval"], rows=rows)
+    return [differences, test] if pairs else [differences]  # failed retrainings may leave no common seed
 
 
 def _tabulate_costs(result: Result) -> Table:

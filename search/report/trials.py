@@ -28,24 +28,25 @@ def write_trials(trials: Sequence[Trial], path: Path) -> Path:
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     results = list(_describe(Trial(number=0, architecture="", params={})))
     rows = [_describe(trial) | _list_params(trial, names) for trial in trials]
-    if path.suffix != ".parquet":
-        plain = [{defuse(name): defuse(value) for name, value in row.items()} for row in rows]
-        table = pd.DataFrame(plain, columns=[defuse(name) for name in (*results, *names)], dtype=object)
+    is_parquet = path.suffix == ".parquet"
+    show = _escape if is_parquet else defuse
+    plain = [{show(name): show(value) for name, value in row.items()} for row in rows]
+    table = pd.DataFrame(plain, columns=[show(name) for name in (*results, *names)], dtype=object)
+    if not is_parquet:
         return write_file(path, table.to_csv(index=False, lineterminator="\n").encode())
-    table = pd.DataFrame(rows, columns=[*results, *names], dtype=object)
     for name in results:
-        table[name] = table[name].astype(TYPES[name]) if name in TYPES else _to_text(table[name])
-    for name in names:
+        table[name] = table[name].astype(TYPES.get(name, "string"))
+    for name in table.columns[len(results) :]:
         is_text = any(isinstance(value, str) for value in table[name])
-        table[name] = _to_text(table[name]) if is_text else table[name].convert_dtypes()
+        table[name] = table[name].astype("string") if is_text else table[name].convert_dtypes()
     buffer = io.BytesIO()
-    table.rename(columns=escape).to_parquet(buffer, index=False)
+    table.to_parquet(buffer, index=False)
     return write_file(path, buffer.getvalue())
 
 
-def _to_text(column: Any) -> Any:
-    """Return a column of text that is UTF-8, where a stranger's need not be."""
-    return column.map(escape, na_action="ignore").astype("string")
+def _escape(value: Any) -> Any:
+    """Return a value whose text is UTF-8, where a stranger's need not be."""
+    return escape(value) if isinstance(value, str) else value
 
 
 def _describe(trial: Trial) -> dict[str, Any]:

@@ -259,6 +259,34 @@ def test_a_truncated_zip_is_corrupt(image_zip, cache):
         pack(image_zip, cache)
 
 
+@pytest.mark.parametrize("offset", [2**64 - 1, 2**63])
+def test_a_zip_with_an_offset_that_no_file_has_is_corrupt(image_zip, cache, offset, monkeypatch):
+    """The offsets of a ZIP64 have 64 bits, more than a position in a file."""
+    read = zipfile.ZipFile._RealGetContents
+
+    def alter(file):
+        read(file)
+        for entry in file.infolist():
+            entry.header_offset = offset
+
+    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", alter)
+    with pytest.raises(InputError, match=r"zipped\.zip is corrupt at .*: fetch it again"):
+        pack(image_zip, cache)
+
+
+def test_a_zip_with_a_negative_offset_is_corrupt(image_zip, cache, monkeypatch):
+    read = zipfile.ZipFile._RealGetContents
+
+    def alter(file):
+        read(file)
+        for entry in file.infolist():
+            entry.header_offset = -1
+
+    monkeypatch.setattr(zipfile.ZipFile, "_RealGetContents", alter)
+    with pytest.raises(InputError, match=r"zipped\.zip is corrupt at .*: fetch it again"):
+        pack(image_zip, cache)
+
+
 @pytest.mark.parametrize("on_bad_image", ["stop", "skip"])
 def test_a_zip_with_an_altered_byte_is_corrupt_at_that_image(image_zip, cache, on_bad_image):
     content = bytearray(image_zip.read_bytes())

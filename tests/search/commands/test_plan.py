@@ -66,6 +66,11 @@ def test_a_space_in_which_a_number_has_no_step_has_no_end():
     assert list_repetitions(parse({"name": "x", "search": search, "space": space})) == []
 
 
+def test_points_that_differ_in_parameters_without_effect_are_one():
+    space = {"cnn": {"dense_layers": {"choice": [0, 1]}, "dense_units": {"low": 64, "high": 66}}}
+    assert count_points(parse({"name": "x", "space": space}).space, "cnn") == 1 + 3
+
+
 def test_the_points_are_those_that_a_sampler_proposes():
     space = parse({"name": "x", "space": {"cnn": FINITE}}).space
     sampler = Sampler("random", build_distributions(list_specs(space, "cnn"), "cnn"), seed=0, startup=1)

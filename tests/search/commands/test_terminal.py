@@ -1,13 +1,16 @@
 import errno
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 
 from search.cluster.job import NodeError
 from search.commands.terminal import explain_errors
+from trainables.durable import write_file
 
 SCRIPT = """
 import os, signal, time
@@ -53,6 +56,26 @@ def test_any_fault_of_a_disk_is_a_sentence(capsys, number, said):
         raise OSError(number, os.strerror(number), "here")
     assert end.value.exit_code == 1
     assert capsys.readouterr().err == f"{said} the same command continues\n"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, lambda path: path.with_name("comparison.csv.partial").mkdir()])
+def test_a_folder_in_the_way_of_a_file_is_named(capsys, tmp_path, make):
+    target = tmp_path / "comparison.csv"
+    make(target)
+    with pytest.raises(typer.Exit) as end, explain_errors("the same command"):
+        write_file(target, b"x")
+    assert end.value.exit_code == 2
+    assert re.fullmatch(
+        r"error: .*comparison\.csv.* is in the way \(.*\): remove it or rename it\n", capsys.readouterr().err
+    )
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(capsys, tmp_path):
+    (tmp_path / "report").touch()
+    with pytest.raises(typer.Exit) as end, explain_errors("the same command"):
+        write_file(tmp_path / "report" / "report.html", b"x")
+    assert end.value.exit_code == 2
+    assert "report is in the way" in capsys.readouterr().err
 
 
 def test_an_error_that_is_no_disk_s_is_no_sentence():

@@ -74,6 +74,7 @@ def test_a_cell_of_markdown_and_latex_is_text_alone():
     latex = format_latex(table)
     assert r"{[}2cm] {*}x{*}" in latex
     assert r"\input" not in latex
+    assert escape_markdown("&#8238; &lt;b&gt; & c") == r"\&#8238; \&lt;b\&gt; & c"
     assert escape_markdown("0.98 ± 0.01, learning_rate") == "0.98 ± 0.01, learning_rate"
     assert escape_latex("50 %") == r"50 \%"
 

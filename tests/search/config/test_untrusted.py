@@ -1,12 +1,15 @@
 """A study, a model, a bucket and a server of a stranger: what they may not do."""
 
 import copy
+import dataclasses
 import json
 import os
 import random
 import shutil
 import socket
 import struct
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -523,6 +526,40 @@ def test_a_model_with_a_weight_that_is_no_number_is_refused(tmp_path, make_recor
     save_model(tmp_path, record, weights)
     with pytest.raises(InputError, match="a weight is not finite"):
         load_model(tmp_path / "cnn-seed0.safetensors")
+
+
+def test_a_small_file_reserves_no_more_memory_than_it_has(saved_model):
+    """In a process that may have less memory than the limit for a model's file."""
+    limit = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))\n"
+    program = "from pathlib import Path; from search.config.untrusted import WEIGHTS_BYTES, read_file\n"
+    program += "print(len(read_file(Path(sys.argv[1]), WEIGHTS_BYTES)))"
+    done = subprocess.run(
+        [sys.executable, "-c", limit + program, saved_model], capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == saved_model.stat().st_size
+
+
+def test_a_test_of_more_images_than_the_limit_is_refused(make_record):
+    from search.evaluation.model_file import check_predictions
+
+    record = make_record()
+    record = dataclasses.replace(record, tested=record.tested | {"confusion": ((10**6, 1), (0, 0))})
+    with pytest.raises(InputError, match=r"are of 1,000,001 images, more than 1,000,000"):
+        check_predictions(build_predictions(), record)
+
+
+def test_a_report_of_a_study_with_epochs_of_accuracy_alone_is_written(study):
+    code, said = call(search.commands.evaluate, study, "--report")
+    assert (code, "Traceback" in said) in ((0, False), (2, False)), said
+
+
+@pytest.mark.parametrize("counts", [{}, {"train": {}}])
+def test_a_report_of_a_study_without_counts_is_written_or_refused(study, counts):
+    manifest = load_manifest(study)
+    manifest["data"]["counts"] = counts
+    save_manifest(study, manifest)
+    code, said = call(search.commands.evaluate, study, "--report")
+    assert code in (0, 2), said
 
 
 def build_predictions(**changes):

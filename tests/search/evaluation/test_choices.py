@@ -162,6 +162,14 @@ def test_a_configuration_that_was_tried_twice_is_chosen_once():
     assert [trial.number for trial in choose_winners(trials, "cnn", None)] == [1, 3]
 
 
+def test_configurations_that_differ_in_parameters_without_effect_are_one():
+    trials = [make_trial(number, accuracy) for number, accuracy in enumerate((0.9, 0.8, 0.7))]
+    for trial, units in zip(trials, (64, 128, 64), strict=True):
+        trial.params = list_defaults("cnn") | {"dense_layers": 0, "dense_units": units}
+    trials[2].params["dense_layers"] = 1
+    assert [trial.number for trial in choose_winners(trials, "cnn", None)] == [0, 2]
+
+
 def test_the_rule_says_that_configurations_are_distinct_where_more_than_one_is_chosen():
     rules = [choose(make_config(top_k=top_k), [make_trial(0, 0.7)], FINGERPRINT).rule for top_k in (1, 2)]
     assert ["equal configurations" in rule for rule in rules] == [False, True]

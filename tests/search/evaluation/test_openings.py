@@ -5,8 +5,10 @@ import pytest
 
 from search.config.yaml import format_yaml, read_yaml
 from search.evaluation.choices import stamp
+from search.evaluation.openings import _hash as build_hash
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
 from search.record.journal import Journal
+from trainables.errors import InputError
 
 
 def choose(seeds):
@@ -47,6 +49,14 @@ def test_openings_follow_one_another_by_hash_and_are_counted(opened):
     (first,) = describe_openings(evaluations[:1], journaled[:1])
     assert first.startswith("The test split was opened once.")
     assert describe_openings([choose(1)], []) == []
+
+
+def test_an_opening_of_the_journal_that_is_damaged_is_not_copied():
+    evaluations = [choose(1)]
+    opening = {"x": 1}
+    opening["hash"] = build_hash(evaluations[0], opening)
+    with pytest.raises(InputError, match="opening of the test split is damaged"):
+        complete_entries(evaluations, [opening])
 
 
 def test_the_hash_survives_the_file_and_the_journal(opened, tmp_path):

@@ -5,6 +5,7 @@ from optuna.trial import TrialState
 
 from search.config.load import parse
 from search.record.trial import State, Trial
+from search.report.charts import build_charts
 from search.report.history import MIN_TRIALS, build_study, build_timeline, measure_importance
 
 CONFIG = parse(
@@ -41,6 +42,18 @@ def test_a_study_has_one_architectures_trials_under_plain_names():
     ]
     assert [trial.user_attrs["trial"] for trial in study.trials] == [0, 2]
     assert study.best_value == 0.8
+
+
+def test_text_that_plotly_would_render_is_escaped():
+    link = '<a href="https://example.org">x</a>\u202e'
+    config = parse({"name": "x", "space": {"resnet50": {"weights": {"choice": ["none", link]}}}})
+    trials = [make_trial(number, architecture="resnet50", weights=link) for number in range(3)]
+    for chart in build_charts(config, trials, "resnet50"):
+        assert "<a" not in chart.figure
+        assert "u202e&" not in chart.figure
+        assert "\u202e" not in chart.figure
+    study = build_study(config, trials, "resnet50")
+    assert study.trials[0].params == {"weights": '&lt;a href="https://example.org"&gt;x&lt;/a&gt;\\u202e'}
 
 
 def test_a_stopped_trial_is_pruned_with_its_curve_and_a_failed_one_has_no_value():

@@ -56,8 +56,18 @@ def test_flip_averaging_is_named_with_the_configuration_it_is_part_of():
 
 
 def test_a_threshold_from_validation_is_told():
-    notes = list_notes(CONFIG, RECORD, [make_trial(0), make_trial(1)], [make_model(threshold=0.4321)])
+    record = RECORD | {"evaluations": [{"seeds": 1, "top_k": 1, "winners": [], "threshold": "validation"}]}
+    notes = list_notes(CONFIG, record, [make_trial(0), make_trial(1)], [make_model(threshold=0.4321)])
     assert any("training on train alone: cnn 0.4321." in note for note in notes)
+    notes = list_notes(CONFIG, record, [make_trial(0), make_trial(1)], [make_model(threshold=0.5)])
+    assert any("training on train alone: cnn 0.5000." in note for note in notes)
+
+
+def test_a_threshold_that_the_user_set_is_not_called_one_of_validation():
+    record = RECORD | {"evaluations": [{"seeds": 1, "top_k": 1, "winners": [], "threshold": 0.7}]}
+    notes = list_notes(CONFIG, record, [make_trial(0), make_trial(1)], [make_model(threshold=0.7)])
+    assert any("above the probability that evaluation.threshold sets: cnn 0.7000." in note for note in notes)
+    assert not any("validation for a training" in note for note in notes)
 
 
 def test_images_left_out_are_told_and_that_near_duplicates_are_not():

@@ -134,6 +134,19 @@ def test_two_architectures_are_compared_on_the_same_images():
     assert list_differences(make_result([make_model(accuracy=0.95)])) == []
 
 
+def test_a_report_is_written_where_failed_retrainings_left_no_common_seed(tmp_path):
+    models = [make_model(seed=0), make_model("resnet50", seed=1)]
+    write_report(make_result(models), tmp_path)
+    text = (tmp_path / "comparison.md").read_text()
+    assert "cnn minus resnet50" in text
+    assert "McNemar" not in text
+
+
+def test_a_report_is_written_where_all_retrainings_of_the_best_failed(tmp_path):
+    write_report(make_result([make_model(rank=2)]), tmp_path)
+    assert (tmp_path / "report.html").exists()
+
+
 def test_costs_are_means_over_the_seeds_where_they_are_known():
     models = [make_model(cost={"macs": 5.0, "training_seconds": 10.0}), make_model(seed=1, cost={"macs": 5.0})]
     row = summarize(make_result(models)).loc[0]
