@@ -73,8 +73,7 @@ class Study:
         }
         self._schedulers: dict[str, Scheduler] = {name: SCHEDULERS[search.scheduler](search) for name in names}
         self._recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
-        first = [trial.number for trial in own if trial.enqueued is None]
-        self._first = first[: len(self._recipes)]  # the trials of the recipes that were handed out
+        self._first = [trial.number for trial in own if trial.enqueued is None][: len(self._recipes)]  # of recipes
         self._waiting: deque[Trial] = deque()
         self._running: dict[int, Trial] = {}
         self._ends: list[str | None] = []  # in their order: why a trial failed, or None

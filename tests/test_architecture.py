@@ -1,11 +1,15 @@
 """The shape of the code, kept by a machine; the layers are import-linter's (`make check`)."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
+NUM_LOADED, NUM_LINES_LOADED = 87, 8_650
+"""Most modules, and lines, that `search.run` loads before its first trial. LOG.md has the figures."""
 MODULES = sorted(path for package in ("search", "trainables") for path in (ROOT / package).rglob("*.py"))
 
 DOORS = {
@@ -70,8 +74,6 @@ def test_each_library_has_its_doors(library):
 
 
 def test_trainables_import_only_torch_numpy_pillow_and_the_standard_library():
-    import sys
-
     allowed = {"torch", "torchvision", "numpy", "PIL", "trainables"} | set(sys.stdlib_module_names)
     for path in MODULES:
         if path.is_relative_to(ROOT / "trainables"):
@@ -104,9 +106,45 @@ def imports_images(node):
     return node.module == "search.datasets.audit.images" or "search.datasets.audit.images" in names
 
 
-def test_no_module_outgrows_what_one_sitting_reads():
+def test_no_module_has_more_than_260_lines():
     lengths = {name(path): len(path.read_text().splitlines()) for path in MODULES}
-    assert {path: length for path, length in lengths.items() if length > 450} == {}
+    assert {path: length for path, length in lengths.items() if length > 260} == {}
+
+
+def count_lines(function):
+    """Return the lines of a function without its docstring."""
+    first = function.body[0]
+    has_docstring = ast.get_docstring(function) is not None
+    return function.end_lineno - function.lineno + 1 - has_docstring * (first.end_lineno - first.lineno + 1)
+
+
+def test_no_function_has_more_than_40_lines():
+    functions = [
+        (name(path), node)
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+    ]
+    assert [(path, node.name) for path, node in functions if count_lines(node) > 40] == []
+
+
+def test_a_newcomer_sees_at_most_twelve_names_at_the_top_of_the_search():
+    names = {path.stem for path in (ROOT / "search").iterdir() if path.suffix == ".py" or path.is_dir()}
+    assert len(names - {"__init__", "__main__", "__pycache__"}) <= 12
+
+
+def list_modules(program):
+    """Return the project's modules that a fresh interpreter has loaded after a program, with their lines."""
+    program += "; import sys; print(*(n for n in sys.modules if n.partition('.')[0] in ('search', 'trainables')))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    files = [ROOT / each.replace(".", "/") for each in done.stdout.split()]
+    return [file / "__init__.py" if file.is_dir() else file.with_suffix(".py") for file in files]
+
+
+def test_a_search_loads_few_modules_before_its_first_trial():
+    files = list_modules("import search.run")
+    assert len(files) <= NUM_LOADED
+    assert sum(len(file.read_text().splitlines()) for file in files) <= NUM_LINES_LOADED
 
 
 def test_no_module_has_a_name_that_says_nothing():

@@ -52,8 +52,7 @@ UNSOUND = "is not a sound JPEG, PNG, GIF, WebP, BMP or TIFF image"
 TOO_LARGE = f"has more than {MAX_PIXELS:,} pixels, as a decompression bomb has"
 NO_RANGE = "pixels, whose range is not known"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-TILE_SIDES = (0x0142, 0x0143)
-"""Tags of TIFF for width and height of a tile."""
+TILE_SIDES = (0x0142, 0x0143)  # TIFF's tags for width and height of a tile
 ORIENTATION = 0x0112
 """Tag of the orientation in EXIF."""
 TURNS = {

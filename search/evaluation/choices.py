@@ -23,18 +23,18 @@ RULE = (
     "retrained on train and validation up to that epoch; tested once"
 )
 DISTINCT = "; of equal configurations the best trial alone"
-"""What the rule adds where more than the best of an architecture are chosen."""
+"""Addition to the rule where several configurations of an architecture are chosen."""
 
 
 def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None) -> list[Trial]:
-    """Return an architecture's best finished trials by their best validation accuracy; the earlier one wins a tie.
+    """Return an architecture's best finished trials by their best validation accuracy, the earlier one in a tie.
 
     Trials of the same configuration count once, as the best of them.
 
     Args:
-        trials: Of any architecture.
-        architecture: The one.
-        top_k: How many at most; None is all.
+        trials: Trials of any architecture.
+        architecture: The one to choose from.
+        top_k: Most trials to return; None returns all.
     """
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
     best: dict[frozenset[tuple[str, Any]], Trial] = {}
@@ -44,7 +44,7 @@ def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None
 
 
 def is_finished(trial: Trial) -> bool:
-    """Answer whether a trial may win."""
+    """Return whether a trial may be chosen."""
     return trial.state in (State.COMPLETE, State.PRUNED) and bool(trial.epochs)
 
 
@@ -52,10 +52,10 @@ def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
     """Check that there is something to retrain.
 
     Returns:
-        A sentence for each architecture that has nothing: no finished trial, or none that did not fail.
+        A sentence for each architecture that has no finished trial, or failed ones only.
 
     Raises:
-        InputError: If no architecture has anything.
+        InputError: If no architecture has one.
     """
     missing = []
     for architecture in config.search.architectures:
@@ -73,9 +73,9 @@ def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
 
 
 def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Choices:
-    """Choose the winners by validation; thresholds that are to be chosen on validation stay None."""
+    """Choose the winners by validation; the threshold is None if validation is to choose it."""
     wanted = config.evaluation
-    # a float32, so that it is the same number wherever a probability, which is one, is compared with it
+    # as float32, the type of the probabilities that are compared with it
     threshold = None if isinstance(wanted.threshold, str) else float(np.float32(wanted.threshold))
     recipes = name_recipes(config, trials) if wanted.baselines else {}
     winners = [
@@ -103,7 +103,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
 
 
 def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]:
-    """Return by number every trial of a point of `search.first`, also one proposed later, with the point's file."""
+    """Return, by trial number, the recipe of `search.first` that the trial has, also if a sampler proposed it."""
     found: dict[int, str] = {}
     for path, recipe in zip(config.search.first, config.recipes, strict=False):
         params = list_effective(recipe.architecture, recipe.params)
@@ -114,7 +114,7 @@ def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]
 
 
 def list_retrainings(config: StudyConfig, trials: Sequence[Trial], choices: Choices) -> list[Retraining]:
-    """Return every retraining that choices come to; a threshold that is still to be chosen counts as 0.5."""
+    """Return every retraining of the choices; a threshold that is not chosen yet counts as 0.5."""
     return [
         build_retraining(config, trials, winner, choices.fingerprint, seed)
         for winner in choices.winners
@@ -128,7 +128,7 @@ def build_retraining(
     """Return one retraining of a winner.
 
     Raises:
-        InputError: If the trials do not have the winner among them.
+        InputError: If the winner is not among the trials.
     """
     trial = trials[winner.trial] if winner.trial < len(trials) else None
     if trial is None or trial.architecture != winner.architecture or not is_finished(trial):
@@ -151,34 +151,34 @@ def build_retraining(
 
 
 def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winner, fingerprint: str) -> Retraining:
-    """Return the training on train alone that a winner's threshold is chosen with."""
+    """Return the training on train alone that chooses a winner's threshold on validation."""
     retraining = build_retraining(config, trials, winner, fingerprint, seed=0)
     seed = derive_seed(config.search.seed, f"threshold {winner.architecture} {winner.rank}")
     return dataclasses.replace(retraining, label=f"{winner.label}-threshold", train_seed=seed)
 
 
 def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choices:
-    """Return the choices that are in force if they are these, for they have their thresholds; else these."""
+    """Return the last recorded choices if they equal these, since they have thresholds; else these."""
     last = read_entry(evaluations[-1]) if evaluations else None
     return last if last is not None and last.is_same(choices) else choices
 
 
 def build_entry(choices: Choices) -> dict[str, Any]:
-    """Return the entry for `evaluations` that says what was chosen, when and by which code."""
+    """Return the entry for `evaluations`: what was chosen, when, and by which code."""
     return {"chosen": stamp(), **_plain(choices), "opened": None}
 
 
 def read_entry(entry: Mapping[str, Any]) -> Choices:
-    """Read what `build_entry` gave.
+    """Return the choices of an entry.
 
     Raises:
-        InputError: If it is something else.
+        InputError: If the entry is damaged.
     """
     return check(Choices, entry, "study.yaml, evaluations,")
 
 
 def stamp() -> dict[str, Any]:
-    """Return time and commit of an act."""
+    """Return the current time and commit."""
     code = describe_code()
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": code["commit"], "dirty": code["dirty"]}
 

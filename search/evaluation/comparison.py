@@ -1,7 +1,4 @@
-"""A study's result in figures: means over seeds, intervals over test images, differences; pure functions of the result.
-
-The only file that knows pandas.
-"""
+"""The figures of a result: means over seeds, intervals over test images, differences; pure functions of the result."""
 
 import dataclasses
 import functools
@@ -19,7 +16,7 @@ from search.evaluation.result import Result, TestedModel
 from search.evaluation.statistics import Interval, Pairing, bound, compare_pair, resample
 
 METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
-"""What is compared, with its heading; REAL is the positive class."""
+"""Compared metrics with their headings; REAL is the positive class."""
 DETAILS = {
     "precision_fake": "Precision of FAKE",
     "recall_fake": "Recall of FAKE",
@@ -28,10 +25,10 @@ DETAILS = {
     "brier": "Brier score",
     "ece": "Calibration error",
 }
-"""What else is known of ours."""
+"""Further metrics of our models."""
 COSTS = ("macs", "training_seconds", "images_per_second_1", "images_per_second_256", "peak_memory_bytes")
 ENDS = ("", "_std", "_low", "_high")
-"""Mean, deviation over seeds, 95 % interval over test images, which `ece` has none of."""
+"""Suffixes of a metric's columns: mean, deviation over seeds, 95 % interval over test images (not for `ece`)."""
 COLUMNS = (
     "model",
     "source",
@@ -44,26 +41,26 @@ COLUMNS = (
 COUNTS = ("seeds", "parameters")
 TEXTS = ("model", "source", "protocol")
 Key = tuple[str, int]
-"""Architecture and rank, which tell a configuration from the others."""
+"""Architecture and rank, which identify a configuration."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """Two configurations against each other."""
+    """The difference between two configurations."""
 
     first: str
     second: str
     metrics: dict[str, tuple[float, Interval]]
-    """By name in METRICS: mean of the first minus mean of the second, and where that lies."""
+    """By name in METRICS: mean of the first minus mean of the second, with its interval."""
     pairings: dict[int, Pairing]
-    """McNemar's test by seed: the first's model of that seed against the second's."""
+    """McNemar's test by seed, between the two models of that seed."""
 
 
 def summarize(result: Result) -> pd.DataFrame:
     """Compare each architecture's best configuration with the baselines and the published results.
 
     Returns:
-        COLUMNS. Metrics lie in [0, 1]: means over the seeds, their sample standard deviations, and 95 % intervals
+        COLUMNS. Metrics are in [0, 1]: means over the seeds, their sample standard deviations, and 95 % intervals
         over test images; costs are means over the seeds; empty where unknown.
     """
     distributions, baselines = _resample(result), result.baselines
@@ -94,7 +91,7 @@ def summarize_lower(result: Result) -> pd.DataFrame:
 
 
 def list_differences(result: Result) -> list[Difference]:
-    """Compare every two architectures, as they stand in the table, and each with its baselines."""
+    """Compare every two architectures, in the order of the table, and each with its baselines."""
     groups = group_models(result.models)
     best = [key for key in groups if key[1] == 1]
     names = {key: key[0] for key in best} | result.baselines
@@ -128,7 +125,7 @@ def group_models(models: Iterable[TestedModel]) -> dict[Key, list[TestedModel]]:
 
 @functools.lru_cache(maxsize=1)
 def _resample(result: Result) -> dict[Key, dict[str, NDArray[np.float64]]]:
-    """Resample what the comparison shows of ours; kept, for every table needs it and it takes seconds."""
+    """Resample the metrics of our models; cached, since every table needs it and it takes seconds."""
     return {
         key: resample(result.labels, [_predict(result, model) for model in models])
         for key, models in group_models(result.models).items()

@@ -1,4 +1,4 @@
-"""What a model costs: arithmetic, speed."""
+"""The cost of a model: arithmetic and speed."""
 
 import torch
 from torch import nn
@@ -10,16 +10,16 @@ from trainables.train import score_batch
 
 BATCH_SIZES = (1, 256)
 TIMING_S = 0.3
-"""Shortest time to spend on one batch size; the median of what fits is told."""
+"""Fewest seconds of measurement for one batch size; the result is the median."""
 
 
 def measure_cost(model: nn.Module, *, device: torch.device, flip_average: bool) -> dict[str, float]:
-    """Count multiply-accumulates per image and time predictions, as the model predicts: mirror images included.
+    """Count multiply-accumulates per image and time predictions, with mirror images if the model averages them.
 
     Returns:
         macs, images_per_second_1 and images_per_second_256. Other work on the machine slows the latter two.
     """
-    # Imported here, for it looks for compilers and warns where it finds half of CUDA; the driver needs none of it.
+    # Imported here: it looks for compilers and warns at incomplete CUDA, which the driver does not need.
     from torch.utils.benchmark import Timer
 
     model.to(device).to(memory_format=torch.channels_last).eval()

@@ -12,43 +12,32 @@ from search.record.provenance import describe_commit
 LIMITS = (
     "The model knows only the kind of 32x32 images that it was trained on; of CIFAKE, CIFAR-10 and Stable Diffusion 1.4"
 )
-"""What every answer has to say."""
+"""Limits that every answer of a model comes with."""
+CARD = """# {retraining[label]}
 
-
-def build_card(record: Mapping[str, Any]) -> str:
-    """Write the card from a model's record (search.evaluation.model_file.ModelRecord, as a mapping)."""
-    retraining, tested, code, hardware = (record[key] for key in ("retraining", "tested", "code", "hardware"))
-    metrics = "\n".join(f"| {escape_markdown(name)} | {value:.4f} |" for name, value in tested["metrics"].items())
-    parameters = "\n".join(
-        f"| {escape_markdown(name)} | {escape_markdown(value)} |" for name, value in record["parameters"].items()
-    )
-    label, size = retraining["label"], f"{tested['parameters']:,}"
-    threads = f", {hardware['threads']} threads" if hardware["type"] == "cpu" else ""
-    return f"""# {label}
-
-Tells photographs (REAL) from generated images (FAKE): {retraining["architecture"]} of {size} parameters.
+Tells photographs (REAL) from generated images (FAKE): {retraining[architecture]} of {tested[parameters]:,} parameters.
 
 ## Use
 
 ```bash
-python -m search predict {label}.safetensors picture.jpg
-python -m search export {label}.safetensors --format onnx
+python -m search predict {retraining[label]}.safetensors picture.jpg
+python -m search export {retraining[label]}.safetensors --format onnx
 ```
 
-An image is called REAL if its probability of being REAL is above {tested["threshold"]!r}, both as float32.
+An image is called REAL if its probability of being REAL is above {tested[threshold]!r}, both as float32.
 
 ## Limits
 
-{LIMITS}. Pictures of other sizes are scored on a
+{limits}. Pictures of other sizes are scored on a
 32x32 reduction, which loses most traces of a generator; other generators were never seen. Do not use the answer as
 evidence about a picture or about who made it.
 
 ## Training
 
-Trial {retraining["trial"]} of the study, rank {retraining["rank"]} of its architecture on validation, retrained on
-train and validation with seed {retraining["seed"]} for {retraining["epochs"]} of {retraining["max_epochs"]} epochs on
-{escape_markdown(hardware["name"])} ({hardware["type"]}{threads}). Data: fingerprint
-`{retraining["fingerprint"]}`. Code: commit {describe_commit(code, digits=40)}.
+Trial {retraining[trial]} of the study, rank {retraining[rank]} of its architecture on validation, retrained on
+train and validation with seed {retraining[seed]} for {retraining[epochs]} of {retraining[max_epochs]} epochs on
+{hardware}. Data: fingerprint
+`{retraining[fingerprint]}`. Code: commit {commit}.
 
 | parameter | value |
 |---|---|
@@ -62,3 +51,22 @@ Once, on the sealed test split; REAL is the positive class.
 |---|---|
 {metrics}
 """
+
+
+def build_card(record: Mapping[str, Any]) -> str:
+    """Return the card of a model, given its record as a mapping."""
+    hardware = record["hardware"]
+    threads = f", {hardware['threads']} threads" if hardware["type"] == "cpu" else ""
+    return CARD.format(
+        retraining=record["retraining"],
+        tested=record["tested"],
+        limits=LIMITS,
+        hardware=f"{escape_markdown(hardware['name'])} ({hardware['type']}{threads})",
+        commit=describe_commit(record["code"], digits=40),
+        parameters=_list_rows(record["parameters"]),
+        metrics=_list_rows({name: f"{value:.4f}" for name, value in record["tested"]["metrics"].items()}),
+    )
+
+
+def _list_rows(values: Mapping[str, Any]) -> str:
+    return "\n".join(f"| {escape_markdown(name)} | {escape_markdown(value)} |" for name, value in values.items())

@@ -1,7 +1,7 @@
-"""A trained model on disk: LABEL.safetensors, LABEL.json and LABEL.md, and what was predicted with it.
+"""A trained model on disk: LABEL.safetensors, LABEL.json and LABEL.md, and its predictions.
 
-The record (LABEL.json) is taken away first and written last, and holds the checksums of the rest: whatever is killed
-in between leaves weights without a record, which nothing takes for a model.
+The record (LABEL.json) has the checksums of the other files. It is deleted first and written last. So a kill in between
+leaves weights without a record, which no command accepts as a model.
 """
 
 import dataclasses
@@ -28,16 +28,16 @@ from trainables.models.model import restore_model
 from trainables.pixels import RULE
 
 WEIGHTS, PREDICTIONS, RECORD, CARD = ".safetensors", ".predictions.safetensors", ".json", ".md"
-"""What the files of a model are called behind its label."""
+"""Suffixes of a model's files."""
 KINDS = {"weights": WEIGHTS, "predictions": PREDICTIONS}
-"""Files with a checksum in the record."""
+"""Files whose checksum is in the record."""
 PREPROCESSING = {
     "size": [32, 32],
     **RULE,
     "range": [0.0, 1.0],
     "positive": "REAL",
 }
-"""What a model expects of an image, training and prediction the same, and what its probability is of."""
+"""How images are prepared, in training and prediction alike, and which class the probability is of."""
 MAX_TEST_IMAGES = 1_000_000
 """Most test images of a model; the bootstrap takes 1 kB for each."""
 ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -46,9 +46,9 @@ ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "mistakes": ("int64", ()),
     "mistake_images": ("uint8", (IMAGE_SIZE, IMAGE_SIZE, 3)),
 }
-"""What is saved of a test: dtype, and shape behind the number of images."""
+"""Arrays of a test: dtype, and shape after the number of images."""
 UNREADABLE = (safetensors.SafetensorError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
-"""What safetensors raises where a file is not one of its own."""
+"""Errors of safetensors for a file of another kind."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,11 +66,11 @@ def save_model(
     weights: Mapping[str, Tensor],
     predictions: Mapping[str, NDArray[Any]] | None = None,
 ) -> None:
-    """Write a model, in place of an earlier one of the same label.
+    """Write a model; an earlier one of the same label is replaced.
 
     Args:
-        folder: Where models lie.
-        record: Without checksums.
+        folder: The study's models.
+        record: The record, without checksums.
         weights: The model's state dict.
         predictions: Arrays by name, for `load_predictions`.
     """
@@ -79,7 +79,7 @@ def save_model(
     paths = {suffix: folder / (record.label + suffix) for suffix in (WEIGHTS, PREDICTIONS, RECORD, CARD)}
     make_folder(folder)
     paths[RECORD].unlink(missing_ok=True)
-    sync(folder)  # or a power cut might leave the earlier record with files that are not its own
+    sync(folder)  # or a power cut could leave the earlier record with other files
     paths[PREDICTIONS].unlink(missing_ok=True)
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     contents = {"weights": safetensors.torch.save(plain)}
@@ -93,10 +93,10 @@ def save_model(
 
 
 def load_model(path: Path) -> TrainedModel:
-    """Load the model whose file of weights lies at a path, its record beside it.
+    """Load a model from its file of weights, with the record next to it.
 
     Raises:
-        InputError: If that is no model, or weights or record are missing, damaged or altered.
+        InputError: If it is not a model, or weights or record are missing, damaged or altered.
     """
     if path.suffix != WEIGHTS:
         raise InputError(f"{path} is not a model: give a .safetensors file of results/NAME/models")
@@ -116,14 +116,14 @@ def load_record(path: Path) -> ModelRecord:
     """Read a model's record.
 
     Raises:
-        InputError: If it is missing, or not one.
+        InputError: If it is missing or damaged.
     """
     cure = "evaluate the study again"
     try:
         content = read_file(path, MANIFEST_BYTES)
     except FileNotFoundError:
         weights = path.with_suffix(WEIGHTS)
-        what = f"has no record ({path.name}) beside it: copy it there too" if weights.exists() else "does not exist"
+        what = f"has no record ({path.name}) next to it: copy that file too" if weights.exists() else "does not exist"
         raise InputError(f"{weights} {what}, or {cure}") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from None
@@ -137,7 +137,7 @@ def load_weights(path: Path, record: ModelRecord) -> dict[str, Tensor]:
     """Read a model's weights.
 
     Raises:
-        InputError: If they are missing, or not those of the record.
+        InputError: If they are missing, or differ from the record.
     """
     content = _read(path, record.sha256["weights"])
     try:
@@ -147,7 +147,7 @@ def load_weights(path: Path, record: ModelRecord) -> dict[str, Tensor]:
 
 
 def check_files(folder: Path, record: ModelRecord) -> None:
-    """Check that the files of a model are those of its record.
+    """Check the files of a model against the checksums in its record.
 
     Raises:
         InputError: If one is missing or altered.
@@ -157,10 +157,10 @@ def check_files(folder: Path, record: ModelRecord) -> None:
 
 
 def load_predictions(folder: Path, record: ModelRecord) -> dict[str, NDArray[Any]]:
-    """Read the arrays that were saved with a model.
+    """Read the predictions of a model.
 
     Raises:
-        InputError: If they are missing, or not those of the record.
+        InputError: If they are missing, or differ from the record.
     """
     path = folder / (record.label + PREDICTIONS)
     if "predictions" not in record.sha256:
@@ -173,10 +173,10 @@ def load_predictions(folder: Path, record: ModelRecord) -> dict[str, NDArray[Any
 
 
 def check_predictions(found: Mapping[str, NDArray[Any]], record: ModelRecord) -> None:
-    """Check that arrays are ARRAYS, and fit one another and the test that the record tells of.
+    """Check predictions: names, types and shapes of ARRAYS, and agreement with each other and with the record.
 
     Raises:
-        InputError: If they are not.
+        InputError: If a check fails.
     """
     counts = {"mistakes": len(found["mistakes"])} if "mistakes" in found else {}
     images = sum(map(sum, record.tested["confusion"]))
@@ -195,11 +195,11 @@ def check_predictions(found: Mapping[str, NDArray[Any]], record: ModelRecord) ->
 
 
 def _read(path: Path, sha256: str) -> bytes:
-    """Read a file whose checksum is known."""
+    """Read a file and check its checksum."""
     try:
         content = read_file(path, WEIGHTS_BYTES)
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): evaluate the study again") from None
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise InputError(f"{path} is not what its record describes: it was altered; evaluate the study again")
+        raise InputError(f"{path} differs from its record: it was altered; evaluate the study again")
     return content

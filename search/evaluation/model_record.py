@@ -54,7 +54,7 @@ class ModelRecord:
     parameters: dict[str, Any]
     """The configuration with every default written out, as `trainables.config.list_values` gives it."""
     tested: dict[str, Any]
-    """Fields of search.evaluation.result.TestedModel: metrics, and the probability above which an image is REAL."""
+    """Fields of search.evaluation.result.TestedModel: metrics, and the threshold on the probability of REAL."""
     preprocessing: dict[str, Any]
     """PREPROCESSING, and whether logits are averaged with those of the mirror image."""
     hardware: dict[str, Any]
@@ -117,7 +117,7 @@ def build_record(content: Any, where: str) -> ModelRecord:
         parts[name] = dataclasses.asdict(checked) if kind in (Retraining, TestedModel) else known[name]
     record = ModelRecord(**parts)
     if wrong := [name for name in SHARED if record.retraining[name] != record.tested[name]]:
-        raise InputError(f"{where} is damaged: `retraining` and `tested` have not the same {wrong[0]}")
+        raise InputError(f"{where} is damaged: `retraining` and `tested` differ in {wrong[0]}")
     if "weights" not in record.sha256:
         raise InputError(f"{where} is damaged: sha256.weights: missing")
     metrics = record.tested["metrics"]

@@ -1,9 +1,9 @@
-"""The openings of the test split: each holds the hash of the one before, in study.yaml and in the journal.
+"""The openings of the test split, in study.yaml and in the journal: each has the hash of the previous one.
 
-An opening is recorded in the journal, then in study.yaml, and then the test split is opened. A kill between the first
-two leaves an opening that the journal alone has; its entry in study.yaml is completed from there. So an opening that is
-missing in one of the two was removed by hand. One that is removed from both shows where a later one follows it; the
-last one, removed from both, does not show here. W&B's run of the evaluation and the report hold its hash.
+An opening is recorded in the journal, then in study.yaml; then the test split is opened. After a kill between the first
+two steps, the entry in study.yaml is completed from the journal. So an opening that one of the two lacks was removed by
+hand. Removed from both, it shows if a later one follows. The last one, removed from both, does not show here, but its
+hash is in W&B's run of the evaluation and in the report.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ Opening = Mapping[str, Any]
 
 
 def build_opening(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> dict[str, Any]:
-    """Return the opening of the last of the evaluations, which follows all that are known."""
+    """Return an opening for the last evaluation, chained to all known ones."""
     chained, unchained = _list_chained(evaluations, journaled), _list_unchained(evaluations)
     previous = next(reversed([*unchained, *chained]), None)
     opening = {**stamp(), "previous": previous}
@@ -28,7 +28,7 @@ def build_opening(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[
 
 
 def complete_entries(evaluations: Sequence[dict[str, Any]], journaled: Sequence[Opening]) -> None:
-    """Complete the entries whose opening a kill kept out of study.yaml.
+    """Complete the entries whose opening a kill left in the journal alone.
 
     Raises:
         InputError: If such an opening is damaged.
@@ -41,7 +41,7 @@ def complete_entries(evaluations: Sequence[dict[str, Any]], journaled: Sequence[
 
 
 def describe_openings(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> list[str]:
-    """Say how often the test split was opened, and what was removed or changed since."""
+    """Return notes on how often the test split was opened, and on openings removed or changed since."""
     chained, unchained = _list_chained(evaluations, journaled), _list_unchained(evaluations)
     count = len(chained) + len(unchained)
     if not count:
@@ -52,7 +52,7 @@ def describe_openings(evaluations: Sequence[Mapping[str, Any]], journaled: Seque
     if unchained:
         notes.append(
             f"Openings of the test split that are not chained: {len(unchained)}. An earlier version recorded them, so "
-            "a removed one before them does not show."
+            "an opening removed before them does not show."
         )
     return [*notes, *_describe_faults(evaluations, journaled)]
 
@@ -76,7 +76,7 @@ def _describe_faults(evaluations: Sequence[Mapping[str, Any]], journaled: Sequen
 
 
 def _list_chained(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> dict[str, Opening]:
-    """Return every opening that has a hash by it, those of the journal first."""
+    """Return the openings that have a hash, by hash, those of the journal first."""
     found = [*journaled, *(entry.get("opened") for entry in evaluations)]
     chained: dict[str, Opening] = {}
     for opening in found:
@@ -101,6 +101,6 @@ def _hash(entry: Mapping[str, Any], opening: Any) -> str:
     plain = {key: value for key, value in opening.items() if key != "hash"} if isinstance(opening, Mapping) else opening
     try:
         text = json.dumps({**entry, "opened": plain}, sort_keys=True, default=str)
-    except TypeError:  # keys of several kinds, as no entry of ours has
+    except TypeError:  # keys of several types, which a stranger wrote
         text = repr(entry)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""Results on CIFAKE's test split that others published, as they published them; REAL is the positive class."""
+"""Published results on CIFAKE's test split, as their authors report them; REAL is the positive class."""
 
 import dataclasses
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from trainables.metrics import Confusion
 
 Protocol = Literal["sealed", "peak on test", "not stated"]
-"""How the tested epoch and configuration were chosen: without the test split, as its best epoch there, or unknown."""
+"""How epoch and configuration were chosen: without the test split, by its best epoch there, or unknown."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,12 +14,12 @@ class PublishedModel:
     """One published result."""
 
     model: str
-    """Architecture and whose it is."""
+    """Architecture and authors."""
     protocol: Protocol
     metrics: dict[str, float]
-    """What was published of accuracy, precision, recall, f1 and auroc, in [0, 1]."""
+    """The published ones of accuracy, precision, recall, f1 and auroc, in [0, 1]."""
     parameters: int | None
-    """Trainable parameters, where the architecture is described fully."""
+    """Trainable parameters, if the description allows to count them."""
     confusion: Confusion | None
     """Counts on the 20,000 test images."""
 
@@ -54,7 +54,7 @@ PUBLISHED = (
         confusion=None,
     ),
 )
-"""The paper's two were taken at the epoch that was best on the test split; of the others' abstracts none says how.
+"""The paper's two were taken at the epoch that was best on the test split; the abstracts of the others do not say.
 
 Source: Eboreime et al., AI-Generated Synthetic Images Differentiation: Table 1 and the confusion matrices, Figures 6
 and 7 (of Figure 7, the only counts of 10,000 + 10,000 images that round to Table 1); the accuracies follow from them.

@@ -1,4 +1,4 @@
-"""What an evaluation found: all that a report, a tracker or a reader is told."""
+"""The result of an evaluation: everything that the report and the trackers show."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class TestedModel:
     architecture: str
     """Key of trainables.config.MODEL_CONFIGS."""
     rank: Count
-    """1 for the architecture's best configuration on validation, which is the one compared."""
+    """1 for the architecture's best configuration on validation, which the comparison shows."""
     seed: Index
     """Number of the retraining, from 0."""
     trial: Index
@@ -34,31 +34,31 @@ class TestedModel:
     parameters: Index
     """Parameters of the model."""
     threshold: Finite
-    """An image is called REAL where its probability of REAL is above this, a float32 below 1; below 0 if all are."""
+    """An image is called REAL above this probability, a float32 below 1; below 0 if all images are."""
     metrics: dict[str, Finite]
     """RATES, brier and loss."""
     confusion: tuple[tuple[Index, Index], tuple[Index, Index]]
     """Counts of test images: rows true FAKE, REAL; columns predicted FAKE, REAL."""
     cost: dict[str, Finite]
     """macs (per image), training_seconds, images_per_second_1 and images_per_second_256 (prediction at these batch
-    sizes), peak_memory_bytes (of training: tensors on a GPU, else the whole process); what is not known is missing."""
+    sizes), peak_memory_bytes (of training: tensors on a GPU, else the whole process); unknown ones are missing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mistake:
-    """A test image that a model called wrong."""
+    """A test image that a model classified wrongly."""
 
     image: NDArray[np.uint8]
     """(32, 32, 3), RGB."""
     truth: int
     """0 FAKE, 1 REAL."""
     probability: float
-    """Of REAL, in [0, 1]."""
+    """Probability of REAL, in [0, 1]."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
-    """All that a report says."""
+    """Everything that a report shows."""
 
     study: str
     """Name of the study."""
@@ -74,11 +74,11 @@ class Result:
     mistakes: dict[str, list[Mistake]]
     """By a model's label, the most confident first."""
     notes: list[str]
-    """Sentences to print under the table."""
+    """Sentences under the table."""
 
     @property
     def baselines(self) -> dict[tuple[str, int], str]:
-        """Names of the recipes retrained to compare with, by architecture and rank; no winner is among them."""
+        """Names of the recipes retrained as baselines, by architecture and rank, without winners."""
         choices = (self.manifest.get("evaluations") or [{}])[-1]
         return {
             (winner["architecture"], winner["rank"]): winner["recipe"].replace("_", " ")

@@ -1,7 +1,6 @@
-"""What predictions are worth, and how sure that is: scores, bootstrap intervals, the test of a difference.
+"""Statistics of predictions: scores, bootstrap intervals, the test of a difference.
 
-The only file that knows scikit-learn's metrics, torchmetrics and scipy. They are imported where they are used: two
-seconds that no search waits for before its first trial.
+scikit-learn, torchmetrics and scipy are imported where they are used: no search waits two seconds for them.
 """
 
 import dataclasses
@@ -17,7 +16,7 @@ from trainables.metrics import cross_entropy, to_probabilities
 
 NUM_RESAMPLES = 1000
 NUM_BINS = 15
-"""Bins of equal width of the calibration error; as many as Guo et al. 2017 (arXiv:1706.04599), section 4, have."""
+"""Bins of equal width of the calibration error. Source: Guo et al. 2017 (arXiv:1706.04599), section 4."""
 CONFIDENCE = 0.95
 NUM_AT_ONCE = 50
 """Resamples in memory together: 8 MB of indices for CIFAKE's 20,000 test images."""
@@ -28,7 +27,7 @@ Predictions = tuple[NDArray[np.float32], float]
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Interval:
-    """Where a figure lies with a confidence of 95 %, as far as the choice of test images decides."""
+    """The 95 % interval of a figure over the choice of test images."""
 
     low: float
     high: float
@@ -39,11 +38,11 @@ class Pairing:
     """McNemar's test of two models on the same images."""
 
     only_first: int
-    """Images that only the first model calls right."""
+    """Images that only the first model classifies correctly."""
     only_second: int
-    """Images that only the second model calls right."""
+    """Images that only the second model classifies correctly."""
     p: float
-    """Chance of a split at least as uneven if both were right equally often."""
+    """Probability of a split at least as uneven if both were equally accurate."""
 
 
 def call_real(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
@@ -52,12 +51,12 @@ def call_real(probabilities: NDArray[np.float32], threshold: float) -> NDArray[n
 
 
 def score(labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: float) -> dict[str, Any]:
-    """Score a test; all figures follow from what is stored of a tested model.
+    """Score a test; every figure can be computed again from the stored predictions.
 
     Args:
         labels: (M,), 0 is FAKE and 1 is REAL.
         logits: (M,).
-        threshold: An image is called REAL where its probability is above it.
+        threshold: Probability above which an image is called REAL.
 
     Returns:
         `metrics` by name, as TestedModel has them, and `confusion`: rows true FAKE, REAL; columns predicted.
@@ -91,15 +90,15 @@ def score(labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: flo
 
 
 def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
-    """Return the threshold on probabilities (M,) of REAL that calls most images right; nearest to 0.5 in a tie.
+    """Return the threshold on probabilities (M,) of REAL with the most correct images; nearest to 0.5 in a tie.
 
-    It lies halfway between two neighbouring probabilities, or between the outermost and 0 or 1. It is a float32 in any
-    case, for `call_real` compares float32: between two probabilities with no other in between it is the lower one.
+    It is halfway between two neighbouring probabilities, or between the outermost and 0 or 1, as float32, since
+    `call_real` compares float32. Between two adjacent float32 numbers it is the lower one.
     """
     scores, places = np.unique(probabilities, return_inverse=True)
-    # How many images more are called right than with all called REAL, if the 0, 1, ... lowest scores are called FAKE.
+    # Correct images in addition to those with all called REAL, if the 0, 1, ... lowest scores are called FAKE.
     gains = np.append(0.0, np.cumsum(np.bincount(places, weights=1.0 - 2.0 * labels)))
-    lowest = 0.0 if scores[0] > 0 else -1.0  # no threshold above 0 calls a probability of 0 REAL
+    lowest = 0.0 if scores[0] > 0 else -1.0  # above any threshold from 0 on, a probability of 0 is FAKE
     below, above = np.append(np.float32(lowest), scores), np.append(scores, np.float32(1.0))
     halfway = ((below.astype(np.float64) + above) / 2).astype(np.float32)
     best = np.where(halfway < above, halfway, below)[gains == gains.max()]
@@ -107,7 +106,7 @@ def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float3
 
 
 def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[str, NDArray[np.float64]]:
-    """Draw test images with replacement, as many of each class as there are, and score them, again and again.
+    """Score bootstrap resamples of the test images: drawn with replacement, each class as often as it has images.
 
     Args:
         labels: (M,), 0 is FAKE and 1 is REAL.
@@ -116,7 +115,7 @@ def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[s
     Returns:
         (NUM_RESAMPLES,) by metric: its mean over the models. The same images are drawn in every call with as many
         labels, so that differences between two calls are paired. The calibration error is not among them: images
-        drawn twice raise it, so its resampled values say nothing of where it lies.
+        drawn twice raise it, so its resampled values give no interval.
     """
     generator = np.random.default_rng(0)
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
@@ -131,23 +130,23 @@ def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[s
 
 
 def bound(distribution: NDArray[np.float64]) -> Interval:
-    """Return the percentile interval of resampled figures (R,); NaN where they are all the same.
+    """Return the percentile interval of resampled figures (R,); NaN if all are equal.
 
     Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, section 13.3.
     """
     tail = (1.0 - CONFIDENCE) / 2
     low, high = np.quantile(distribution, [tail, 1.0 - tail])
-    if low == high:  # such as of a model that is never wrong here, which says nothing of other images
+    if low == high:  # such as for a model without errors here
         low = high = np.nan
     return Interval(low=float(low), high=float(high))
 
 
 def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predictions) -> Pairing:
-    """Test whether two models are right equally often, by those images that only one of them calls right.
+    """Test whether two models are equally accurate, by the images that only one of them classifies correctly.
 
     Source: McNemar 1947, Psychometrika 12:153, in its exact form, the binomial test.
     """
-    from scipy.stats import binomtest  # type: ignore[attr-defined]  # which SciPy defines without a word to mypy
+    from scipy.stats import binomtest  # type: ignore[attr-defined]  # SciPy has no types for it
 
     rights = [call_real(*model) == (labels == 1) for model in (first, second)]
     only_first, only_second = int((rights[0] & ~rights[1]).sum()), int((rights[1] & ~rights[0]).sum())
@@ -156,7 +155,7 @@ def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predicti
 
 
 def _measure_calibration(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
-    """Return how far the mean probability of REAL lies from the share of REAL, over the bins, weighted by images."""
+    """Return the mean distance between predicted probability and share of REAL over the bins, weighted by images."""
     bins = np.minimum((probabilities * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     gaps = np.bincount(bins, weights=probabilities.astype(np.float64) - labels, minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / len(labels))

@@ -1,7 +1,7 @@
-"""What was chosen for an evaluation, as study.yaml records it under `evaluations`.
+"""The choices of an evaluation, as study.yaml records them under `evaluations`.
 
-One entry per set of choices, the last one in force. An entry is written whole before the test split is opened, and gets
-`opened` when it is about to be.
+Each set of choices is one entry; the last one counts. An entry is written before the test split is opened; `opened` is
+added just before the opening.
 """
 
 import dataclasses
@@ -19,23 +19,23 @@ class Winner:
     """1 for the best of its architecture on validation."""
     trial: Index
     accuracy: Finite
-    """Its best on validation."""
+    """Best validation accuracy of the trial."""
     epochs: Count
-    """Where it had it: so long is it retrained."""
+    """Epoch of that accuracy; the retraining trains so many epochs."""
     threshold: Finite | None
-    """An image is called REAL where its probability is above this, a float32; None until it is chosen on validation."""
+    """Probability above which an image is called REAL, a float32; None until validation has chosen it."""
     recipe: str | None = None
-    """Name of the recipe whose point it is, if baselines are wished and it is one's."""
+    """Recipe it came from, if baselines are enabled."""
 
     @property
     def label(self) -> str:
-        """Name that the files of its retrainings begin with."""
+        """Prefix of the files of its retrainings."""
         return self.architecture + ("" if self.rank == 1 else f"-rank{self.rank}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stamp:
-    """When something was done, and by which code."""
+    """Time and commit of an action."""
 
     time: str
     """In UTC, ISO 8601."""
@@ -45,10 +45,10 @@ class Stamp:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """All that is decided before the test split is opened."""
+    """Everything that is decided before the test split is opened."""
 
     rule: str
-    """How the winners were chosen and will be tested."""
+    """How the winners were chosen and will be tested, in words."""
     seeds: Few
     """Retrainings of each winner."""
     top_k: Few
@@ -58,14 +58,14 @@ class Choices:
     fingerprint: str
     """Of the data."""
     winners: tuple[Winner, ...]
-    """And the baselines, which are those of a rank beyond `top_k`."""
+    """The winners, and the baselines, whose rank is above `top_k`."""
 
     def is_open(self) -> bool:
-        """Answer whether a threshold is still to be chosen."""
+        """Return whether a threshold is still to be chosen."""
         return any(winner.threshold is None for winner in self.winners)
 
     def is_same(self, other: "Choices") -> bool:
-        """Answer whether the other choices are these, whatever thresholds validation gave."""
+        """Return whether other choices equal these, apart from thresholds chosen on validation."""
         return self._blank() == other._blank()
 
     def _blank(self) -> "Choices":
@@ -75,7 +75,7 @@ class Choices:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation(Choices):
-    """An entry of `evaluations`: what was chosen when, and when the test split was opened for it."""
+    """An entry of `evaluations`: the choices, their time, and the time of the opening of the test split."""
 
     chosen: Stamp
     opened: Stamp | None

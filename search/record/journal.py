@@ -246,10 +246,8 @@ class Journal:
         try:
             yield
         except TrialEnded:
-            raise InputError(
-                f"another program ended trial {trial.number} of {self._where} while it was trained: stop that program, "
-                "then resume"
-            ) from None
+            what = f"another program ended trial {trial.number} of {self._where} while it was trained"
+            raise InputError(f"{what}: stop that program, then resume") from None
 
 
 def _is_change(change: Any) -> bool:

@@ -49,7 +49,7 @@ class Data:
     counts: dict[str, dict[str, int]]
     """By split and class."""
     skipped: list[str]
-    """Files that are no images."""
+    """Files that are not images."""
     leaked: int
     duplicates: int
 

@@ -173,7 +173,7 @@ def test_altered_weights_are_refused_before_anything_is_trained(study):
     code, stdout, stderr = call(study)
     assert code == 2
     assert "training" not in stdout
-    assert "is not what its record describes" in stderr
+    assert "differs from its record" in stderr
 
 
 def test_a_record_names_what_a_retraining_needs(study):

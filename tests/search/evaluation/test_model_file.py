@@ -73,7 +73,7 @@ def test_a_kill_between_any_two_files_leaves_no_model(saved, model, make_record,
     with pytest.raises(Killed):
         save_model(saved.parent, make_record(seed=1), model.state_dict(), {"probabilities": np.zeros(2)})
     assert not saved.with_suffix(".json").exists()
-    with pytest.raises(InputError, match=r"has no record \(cnn-seed0\.json\) beside it"):
+    with pytest.raises(InputError, match=r"has no record \(cnn-seed0\.json\) next to it"):
         load_model(saved)
 
 
@@ -81,7 +81,7 @@ def test_altered_weights_are_refused(saved):
     content = bytearray(saved.read_bytes())
     content[-1] ^= 1
     saved.write_bytes(content)
-    with pytest.raises(InputError, match=r"cnn-seed0\.safetensors is not what its record describes"):
+    with pytest.raises(InputError, match=r"cnn-seed0\.safetensors differs from its record"):
         load_model(saved)
 
 
@@ -89,7 +89,7 @@ def test_altered_predictions_are_refused(saved):
     record = load_record(saved.with_suffix(".json"))
     check_files(saved.parent, record)
     (saved.parent / "cnn-seed0.predictions.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match=r"predictions\.safetensors is not what its record describes"):
+    with pytest.raises(InputError, match=r"predictions\.safetensors differs from its record"):
         check_files(saved.parent, record)
 
 
