@@ -310,7 +310,7 @@ def test_a_new_head_goes_on_with_a_database_and_a_bucket(database, tmp_path, buc
     results, cache = f"s3://{bucket}/studies", {"cache": str(tmp_path / "cache")}
     config = parse({**SETTINGS, "storage": database, "results": results, "data": cache})
     open_study(database)._journal.close()
-    with pytest.raises(InputError, match=f"shared already, but {results}/shared is not there"):
+    with pytest.raises(InputError, match=f"shared, but {results}/shared is missing"):
         check_absent(config, resume=True)
     Store(config.url).write("study.yaml", b"name: shared")
     check_absent(config, resume=True)
