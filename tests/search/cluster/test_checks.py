@@ -31,7 +31,8 @@ from search.config.load import parse
 from search.record.object_store import Store
 from trainables.config import ResNet50Config
 from trainables.errors import InputError
-from trainables.models import build_model, locate_imagenet
+from trainables.models.model import build_model
+from trainables.models.resnet50.weights import locate_imagenet
 from trainables.pack_info import verify
 
 ROOT = Path(__file__).parents[3]

@@ -18,7 +18,7 @@ from search.record.manifest import save_manifest
 from search.record.trial import State
 from search.report.artifacts import publish
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SEARCHER = """
 import sys, time
 from pathlib import Path

@@ -183,7 +183,7 @@ def test_a_search_that_used_its_budget_has_ended(inspect, folder, journal):
 
 def test_watching_sees_what_another_process_writes_and_ends_with_the_search(folder, journal, spawn):
     command = [sys.executable, "-m", "search", "inspect", folder, "--watch"]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     watcher = spawn(command, stdout=subprocess.PIPE, text=True, cwd=root)
     trial = journal.load()[3]
     for accuracy in (0.9, 0.95):

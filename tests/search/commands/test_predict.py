@@ -24,7 +24,7 @@ from trainables.augment import to_float
 
 APP = typer.Typer()
 APP.command()(main)
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -77,7 +77,7 @@ def test_every_run_reaches_the_server_with_the_journals_values(trials, wandb_ser
     code, stdout, _ = sync(config.directory)
 
     assert code == 0
-    assert "3 uploaded, 0 were there already, 0 failed" in stdout
+    assert "3 uploaded, 0 already there, 0 failed" in stdout
     for trial, state in zip(trials, ("finished", "failed", "killed"), strict=True):
         run_id = f"demo-1d-000{trial.number}"
         known = wandb_server.describe(run_id)
@@ -103,10 +103,10 @@ def test_a_study_in_an_object_store_is_uploaded_from_it(wandb_server, config, bu
     shutil.rmtree(config.directory)
 
     code, stdout, _ = sync(config.location)
-    assert (code, "3 uploaded, 0 were there already, 0 failed" in stdout) == (0, True), stdout
+    assert (code, "3 uploaded, 0 already there, 0 failed" in stdout) == (0, True), stdout
     for trial in trials:
         assert list_metrics(wandb_server.list_history(f"demo-1d-000{trial.number}")) == trial.epochs
-    assert "0 uploaded, 3 were there already" in sync(config.location)[1]
+    assert "0 uploaded, 3 already there" in sync(config.location)[1]
     assert "study.lock" not in copy.store.list()
 
 
@@ -115,7 +115,7 @@ def test_a_second_call_sends_nothing_again(trials, wandb_server, config):
     before = len(wandb_server.runs)
     code, stdout, _ = sync(config.directory)
     assert code == 0
-    assert f"0 uploaded, {len(trials)} were there already" in stdout
+    assert f"0 uploaded, {len(trials)} already there" in stdout
     assert len(wandb_server.runs) == before
 
 
@@ -124,7 +124,7 @@ def test_a_call_that_was_cut_is_gone_on_with(trials, wandb_server, config):
     kept = [request for request in wandb_server.requests if "demo-1d-0001" not in json.dumps(request)]
     wandb_server.requests[:] = kept
     _, stdout, _ = sync(config.directory)
-    assert "1 uploaded, 2 were there already, 0 failed" in stdout
+    assert "1 uploaded, 2 already there, 0 failed" in stdout
     assert list_metrics(wandb_server.list_history("demo-1d-0001")) == trials[1].epochs
     assert len(wandb_server.list_variables("UpsertSweep")) == 1
 
@@ -166,7 +166,7 @@ def test_a_folder_without_study_or_runs_is_one_sentence(config, tmp_path):
     write_yaml(config.directory / "study.yaml", {"id": "1d", **record})
     code, _, stderr = sync(config.directory)
     assert code == 2
-    assert "has no trials yet" in stderr
+    assert "has no study.journal: nothing was searched there" in stderr
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def result(config, trials):
     return found.Result(
         study="demo",
         config=config,
-        record=add_evaluation(config),
+        manifest=add_evaluation(config),
         models=[tested],
         trials=trials,
         labels=np.array([0, 0, 1, 1], np.uint8),
@@ -236,7 +236,7 @@ def test_a_later_evaluation_is_a_run_of_its_own_and_is_uploaded_last(result, wan
     track(config, result)
     sync(config.directory)
     better = dataclasses.replace(result.models[0], metrics={"accuracy": 1.0})
-    track(config, dataclasses.replace(result, models=[better], record=add_evaluation(config)))
+    track(config, dataclasses.replace(result, models=[better], manifest=add_evaluation(config)))
     code, stdout, _ = sync(config.directory)
 
     assert (code, "evaluation 2" in stdout, "evaluation 1" in stdout) == (0, True, False)

@@ -26,7 +26,7 @@ from search.record.trial import State
 from search.study import Study
 from trainables.errors import InputError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SECRET = "s3cret{}%/@"
 SETTINGS = {
     "name": "shared",

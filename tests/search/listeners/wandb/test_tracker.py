@@ -139,7 +139,7 @@ def test_an_end_that_was_not_told_before_a_kill_still_closes_the_run(build, read
 def test_off_never_imports_wandb(tmp_path):
     script = (
         "import sys\n"
-        "from search.config.schema import parse\n"
+        "from search.config.load import parse\n"
         "from search.record.trial import Trial\n"
         "from search.listeners.wandb.tracker import build_tracker\n"
         "config = parse({'name': 's', 'results': sys.argv[1], 'tracking': {'mode': 'off'}})\n"
@@ -358,4 +358,4 @@ def test_the_death_of_its_process_ends_tracking_with_one_warning(build, warnings
     play(tracker, make_trial(1))
     tracker.close()
     cure = f"`python -m search sync {tmp_path}/demo` uploads what is missing"
-    assert warnings == [f"Weights & Biases: its process died; tracking ends; {cure}"]
+    assert warnings == [f"Weights & Biases: its service died; tracking ends; {cure}"]
