@@ -31,7 +31,7 @@ from search.datasets.prepare import prepare_data, prepare_weights
 from search.listeners.live import build_live
 from search.listeners.tensorboard import EventFiles
 from search.listeners.wandb.tracker import build_tracker
-from search.record.checkpoints import Checkpoints
+from search.record.checkpoints import TrialCheckpoints
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.manifest import fetch_manifest, load_manifest
 from search.record.trial import State
@@ -115,7 +115,7 @@ def _search(
         stack.callback(live.close)
         tracker = build_tracker(config, opened.manifest["id"], live.note)
         stack.callback(tracker.close)
-        checkpoints = Checkpoints(config.directory / "checkpoints")
+        checkpoints = TrialCheckpoints(config.directory / "checkpoints")
         stack.callback(checkpoints.close)
         silence = Silence(config.search.trial_timeout_s, live.note)
         stack.callback(silence.close)
@@ -123,7 +123,7 @@ def _search(
         if config.tracking.tensorboard:
             listeners.append(events := EventFiles(config.directory / "tensorboard"))
             stack.callback(events.close)
-            events.sweep(trials)
+            events.write_missing(trials)
         study = Study(config, journal, listeners)
         checkpoints.delete_leftovers(study.trials)
         if opened.mirror:

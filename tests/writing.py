@@ -19,7 +19,7 @@ from search.evaluation.choices import choose
 from search.evaluation.evaluate import _open
 from search.evaluation.model_file import PREPROCESSING, ModelRecord, load_model, save_model
 from search.evaluation.result import RATES
-from search.record.checkpoints import Checkpoints
+from search.record.checkpoints import TrialCheckpoints
 from search.record.folder import OpenStudy, check_absent, create_folder
 from search.record.journal import Journal
 from search.record.manifest import compare_manifest, save_manifest
@@ -83,7 +83,7 @@ class Writer:
         self.conclude(self.configure(seeds=2), manifest, 0.75)
 
     def search(self, config):
-        self.checkpoints = Checkpoints(self.folder / "checkpoints")
+        self.checkpoints = TrialCheckpoints(self.folder / "checkpoints")
         study = Study(config, self.journal, [self, self.checkpoints])
         self.checkpoints.delete_leftovers(study.trials)
         while (trial := study.ask()) is not None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from search.record.checkpoints import Shelf
+from search.record.checkpoints import Checkpoint
 
 IDENTITY = ("architecture", "params", "seed", "max_epochs", "epochs", "val_fraction", "max_train_images", "split_seed")
 """Fields that decide what a job trains."""
@@ -51,12 +51,12 @@ class Job:
         known = {name: getattr(self, name) for name in IDENTITY}
         return json.dumps(known | {"pack": Path(self.pack).name}, sort_keys=True)
 
-    def build_shelf(self) -> Shelf | None:
+    def build_checkpoint(self) -> Checkpoint | None:
         """Return where the checkpoint is stored, on the node that asks."""
         if self.checkpoint is None:
             return None
         path = Path(self.checkpoint).expanduser()
-        return Shelf(path=path, name=self.label, identity=self.describe(), url=self.url)
+        return Checkpoint(path=path, name=self.label, identity=self.describe(), url=self.url)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

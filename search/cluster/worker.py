@@ -64,16 +64,16 @@ def train_job(deliver: Callable[[], str], finish: Finish | None, job: Job) -> It
     config = build_train_config(job.architecture, job.params, epochs=job.max_epochs, seed=job.seed)
     train_split, val_split = _open_split(job)
     reset_peak_memory(device)
-    shelf = job.build_shelf()
+    checkpoint = job.build_checkpoint()
     try:
-        state = shelf.load() if shelf else None
+        state = checkpoint.load() if checkpoint else None
         for metrics in state["history"][job.epochs_done :] if state else ():
             yield Report(metrics, name, is_new=False)
         if state is None or state["epoch"] < job.epochs:
             for epoch in train(config, train_split, val_split, device=device, resume=state):
                 state = epoch.state()
-                if shelf:
-                    shelf.save(state)
+                if checkpoint:
+                    checkpoint.save(state)
                 if epoch.number > job.epochs_done:
                     yield Report(epoch.metrics, name)
                 if epoch.number == job.epochs:
@@ -82,8 +82,8 @@ def train_job(deliver: Callable[[], str], finish: Finish | None, job: Job) -> It
         if finish is not None:
             yield Finished(finish(job, Trained(config=config, state=state, val_split=val_split, device=device)))
     finally:
-        if shelf and job.url is not None:  # the driver deletes on its own node and in the store only
-            shelf.delete(stored=False)
+        if checkpoint and job.url is not None:  # the driver deletes on its own node and in the store only
+            checkpoint.delete(stored=False)
 
 
 def catch(work: Callable[[], T]) -> T | Failure:

@@ -22,7 +22,7 @@ from search.evaluation.model_file import (
 )
 from search.evaluation.model_record import Retraining
 from search.evaluation.result import Mistake, TestedModel
-from search.record.checkpoints import Shelf
+from search.record.checkpoints import Checkpoint
 from search.record.object_store import Store
 from trainables.errors import InputError
 from trainables.metrics import to_probabilities
@@ -48,7 +48,7 @@ class ModelFolder:
 
     def delete_checkpoint(self, label: str) -> None:
         """Delete a training's checkpoint, here and in the store."""
-        Shelf(path=Path(self.get_checkpoint(label)).expanduser(), name=label, identity="", url=self.url).delete()
+        Checkpoint(path=Path(self.get_checkpoint(label)).expanduser(), name=label, identity="", url=self.url).delete()
 
     def upload(self, label: str) -> None:
         """Put a model into the store, its record last."""

@@ -22,7 +22,7 @@ class EventFiles:
         self._directory = directory
         self._writers: dict[int, Any] = {}
 
-    def sweep(self, trials: Iterable[Trial]) -> None:
+    def write_missing(self, trials: Iterable[Trial]) -> None:
         """Write the ended trials whose files a kill left incomplete, or that ended before event files were enabled."""
         for trial in trials:
             if trial.state is not State.RUNNING and not (self._get_folder(trial) / FINISHED).exists():

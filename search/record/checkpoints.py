@@ -16,11 +16,11 @@ from search.record.trial import State, Trial
 FOLDER = "checkpoints/"
 """Prefix in a store; then the training's name, a hash of its identity, and the epoch."""
 NUM_KEPT = 2
-"""Checkpoints of a training that are kept in the store, as on the disk."""
+"""TrialCheckpoints of a training that are kept in the store, as on the disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
+class Checkpoint:
     """Where the checkpoint of a training is stored."""
 
     path: Path
@@ -86,7 +86,7 @@ class Shelf:
         return f"{FOLDER}{self.name}/{hashlib.sha256(self.identity.encode()).hexdigest()[:16]}/"
 
 
-class Checkpoints:
+class TrialCheckpoints:
     """Listener that deletes the checkpoints of a trial that ended; winners are retrained, so nothing needs them.
 
     So a study has at most two checkpoints, and one being written, per trial that runs or waits to be resumed.

@@ -88,7 +88,7 @@ def test_a_resumed_trial_has_every_point_once(tmp_path):
     recorded = copy.deepcopy(trial)
     killed.close()
     resumed = EventFiles(tmp_path)
-    resumed.sweep([recorded])
+    resumed.write_missing([recorded])
     resumed.on_start(recorded)
     resumed.on_epoch(add_epoch(recorded, 0.75))
     recorded.state = State.COMPLETE
@@ -106,9 +106,9 @@ def test_an_ended_trial_that_was_not_written_to_its_end_is_written_from_the_reco
         killed.close()
     trial.state = State.PRUNED
     files = EventFiles(tmp_path)
-    files.sweep([trial, make_trial(1)])
+    files.write_missing([trial, make_trial(1)])
     before = sorted(tmp_path.rglob("events.*"))
-    files.sweep([trial])
+    files.write_missing([trial])
     assert sorted(tmp_path.rglob("events.*")) == before
     assert read_points(tmp_path / "trial-0000-cnn")[-1] == ("best_accuracy", 1, 0.5)
     assert [path.name for path in tmp_path.iterdir()] == ["trial-0000-cnn"]

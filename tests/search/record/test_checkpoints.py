@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from search.config.load import parse
-from search.record.checkpoints import Checkpoints, Shelf
+from search.record.checkpoints import Checkpoint, TrialCheckpoints
 from search.record.journal import Journal
 from search.record.object_store import Store
 from search.record.trial import State, Trial
@@ -16,13 +16,13 @@ def make_state(epoch):
 
 @pytest.fixture(params=["a folder", "a store"])
 def build(request, tmp_path):
-    """Build the shelf of a training on a node."""
+    """Build the checkpoint of a training on a node."""
     url = None
     if request.param == "a store":
         url = f"s3://{request.getfixturevalue('bucket')}/studies/mine"
 
     def build(identity="mine", node="one", name="trial-3"):
-        return Shelf(path=tmp_path / node / f"{name}.ckpt", name=name, identity=identity, url=url)
+        return Checkpoint(path=tmp_path / node / f"{name}.ckpt", name=name, identity=identity, url=url)
 
     return build
 
@@ -57,7 +57,7 @@ def url(bucket):
 
 
 def test_another_node_finds_the_newest_in_the_store(tmp_path, url):
-    one, two = (Shelf(path=tmp_path / node / "c", name="t", identity="mine", url=url) for node in ("one", "two"))
+    one, two = (Checkpoint(path=tmp_path / node / "c", name="t", identity="mine", url=url) for node in ("one", "two"))
     one.save(make_state(1))
     assert two.load()["epoch"] == 1
     two.save(make_state(2))
@@ -69,7 +69,7 @@ def test_another_node_finds_the_newest_in_the_store(tmp_path, url):
 
 def test_a_store_keeps_two_checkpoints_of_a_training_and_none_of_its_predecessor(tmp_path, url):
     def save(identity, epoch):
-        Shelf(path=tmp_path / "c", name="t", identity=identity, url=url).save(make_state(epoch))
+        Checkpoint(path=tmp_path / "c", name="t", identity=identity, url=url).save(make_state(epoch))
 
     for epoch in range(1, 5):
         save("lost", epoch)
@@ -79,7 +79,7 @@ def test_a_store_keeps_two_checkpoints_of_a_training_and_none_of_its_predecessor
 
 
 def test_a_damaged_object_is_passed_over_for_the_one_before(tmp_path, url):
-    one, two = (Shelf(path=tmp_path / node / "c", name="t", identity="mine", url=url) for node in ("one", "two"))
+    one, two = (Checkpoint(path=tmp_path / node / "c", name="t", identity="mine", url=url) for node in ("one", "two"))
     one.save(make_state(1))
     one.save(make_state(2))
     newest = list(Store(url).list("checkpoints/t/"))[-1]
@@ -89,12 +89,12 @@ def test_a_damaged_object_is_passed_over_for_the_one_before(tmp_path, url):
 
 def test_a_store_that_is_away_stops_no_training(tmp_path, url):
     away = url.replace("bucket-", "no-bucket-")
-    shelf = Shelf(path=tmp_path / "c", name="t", identity="mine", url=away)
-    assert shelf.load() is None
-    shelf.save(make_state(1))
-    assert shelf.load()["epoch"] == 1
-    shelf.delete()
-    assert shelf.load() is None
+    checkpoint = Checkpoint(path=tmp_path / "c", name="t", identity="mine", url=away)
+    assert checkpoint.load() is None
+    checkpoint.save(make_state(1))
+    assert checkpoint.load()["epoch"] == 1
+    checkpoint.delete()
+    assert checkpoint.load() is None
 
 
 def make_trial(number, state):
@@ -102,7 +102,7 @@ def make_trial(number, state):
 
 
 def test_an_ended_trial_leaves_nothing_and_a_running_one_keeps_two(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = TrialCheckpoints(tmp_path / "checkpoints")
     for number in (0, 1):
         for _ in range(3):
             save(checkpoints.get_path(number), {"weights": torch.zeros(3)})
@@ -113,7 +113,7 @@ def test_an_ended_trial_leaves_nothing_and_a_running_one_keeps_two(tmp_path):
 
 
 def test_what_a_kill_left_of_an_ended_trial_is_deleted(tmp_path):
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = TrialCheckpoints(tmp_path / "checkpoints")
     for number in (0, 1):
         save(checkpoints.get_path(number), {"weights": torch.zeros(3)})
     checkpoints.delete_leftovers([make_trial(0, State.COMPLETE), make_trial(1, State.RUNNING)])
@@ -127,7 +127,7 @@ def test_what_a_kill_left_of_an_ended_trial_is_deleted(tmp_path):
 def test_a_study_never_holds_more_than_two_checkpoints_a_trial_under_way_and_none_at_its_end(tmp_path):
     space = {"shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}}}
     config = parse({"name": "x", "search": {"num_trials": 30, "max_epochs": 9, "reduction_factor": 2}, "space": space})
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints = TrialCheckpoints(tmp_path / "checkpoints")
     study = Study(config, Journal(tmp_path / "study.journal", "x", note=print), [checkpoints])
     slots, running, most = 3, {}, 0
     while True:
