@@ -16,7 +16,7 @@ from search.record.trial import State, Trial
 FOLDER = "checkpoints/"
 """Prefix in a store; then the training's name, a hash of its identity, and the epoch."""
 NUM_KEPT = 2
-"""TrialCheckpoints of a training that are kept in the store, as on the disk."""
+"""Checkpoints of a training that are kept in the store, as on the disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
