@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from search.cluster.checks import check_nodes
-from search.cluster.job import run_trial
+from search.cluster.launch import run_trial
 from search.cluster.nodes import Node, clear_nodes, connect, count_slots
 from search.cluster.silence import Silence
 from search.cluster.transfer import build_delivery

@@ -114,15 +114,3 @@ class Source(Protocol):
 
     def fail(self, number: int, failure: Failure) -> None:
         """Receive that a job failed; the other jobs continue."""
-
-
-def run_trial(deliver: Callable[[], str], job: Job) -> Iterator[Report | Finished | Failure]:
-    """Train a trial in a worker.
-
-    Args:
-        deliver: Copies the packed images to this node if it lacks them, and returns their folder here.
-        job: What to train.
-    """
-    from search.cluster.worker import run_job  # in the worker, with torch: the driver hands out trials without it
-
-    return run_job(deliver, None, job)

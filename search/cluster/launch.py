@@ -1,0 +1,17 @@
+"""The function that Ray sends to workers; its module loads nothing that a worker does not need."""
+
+from collections.abc import Callable, Iterator
+
+from search.cluster.job import Failure, Finished, Job, Report
+
+
+def run_trial(deliver: Callable[[], str], job: Job) -> Iterator[Report | Finished | Failure]:
+    """Train a trial in a worker.
+
+    Args:
+        deliver: Copies the packed images to this node if it lacks them, and returns their folder here.
+        job: What to train.
+    """
+    from search.cluster.worker import run_job  # in the worker, with torch: the driver hands out trials without it
+
+    return run_job(deliver, None, job)
