@@ -1,4 +1,4 @@
-"""What `benchmarks.replay` compares: who proposes, who stops, and from when on."""
+"""The arms that `benchmarks.replay` compares: sampler, scheduler and first rung."""
 
 from typing import Any
 

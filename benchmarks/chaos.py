@@ -6,8 +6,8 @@ A closed form in place of training, so that only the search is tried; real Ray T
 tree is killed with SIGKILL at random moments, the study is resumed each time, and at its end compared with one that was
 never killed. One trial at a time, so the two must be equal.
 
-With --infrastructure one process is killed at a time, any of those that Ray and W&B started. The search must then go on
-by itself, or end with a sentence and be resumable, within HANG_S.
+With --infrastructure one process is killed at a time, any of those that Ray and W&B started. The search must then
+continue by itself, or end with a sentence and be resumable, within HANG_S.
 """
 
 import argparse
@@ -45,13 +45,13 @@ MAX_EPOCHS = 9
 SLOW_S = 0.2
 """Seconds per epoch where single processes are killed, so that the search outlasts the kills."""
 HANG_S = 60.0
-"""Seconds after a kill within which the search goes on or has ended."""
+"""Seconds after a kill within which the search continues or has ended."""
 START_S = 300.0
 """Seconds that the search may take to start."""
 SETTLE_S = 5.0
 """Seconds after a kill in which what is trained does not count as going on: a death may take effect late."""
 SCRIPTS = ("dashboard.py", "log_monitor.py", "monitor.py")
-"""What Ray's processes that are Python scripts are told by."""
+"""Names of Ray's processes that are Python scripts."""
 
 
 def main() -> None:
@@ -103,8 +103,8 @@ def measure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, Any]:
 def measure_infrastructure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, Any]:
     """Return what came of so many kills of single processes, by their kind, and what was lost, repeated and different.
 
-    A kill after which the search neither goes on nor ends within HANG_S is a hang; an end that does not say in a
-    sentence how to go on is unexplained.
+    A kill after which the search neither continues nor ends within HANG_S is a hang. An end without a sentence that
+    says how to continue is unexplained.
     """
     draw = random.Random(seed)
     straight, killed = folder / "straight", folder / "killed"
@@ -115,7 +115,7 @@ def measure_infrastructure(folder: Path, kills: int, trials: int, seed: int) -> 
     while outcomes.total() < kills:
         process = _start(killed, trials, "--infrastructure", log=killed / "log")
         try:
-            while outcomes.total() < kills and _await_progress(killed, process, patience_s=START_S) == "goes on":
+            while outcomes.total() < kills and _await_progress(killed, process, patience_s=START_S) == "continues":
                 time.sleep(draw.uniform(0.0, 5.0))
                 family = {kind: pid for pid, kind in list_infrastructure(process.pid)}
                 if not family:
@@ -145,7 +145,7 @@ def measure_infrastructure(folder: Path, kills: int, trials: int, seed: int) -> 
 
 
 def _compare(expected: list[Trial], killed: Path, trials: int) -> dict[str, float]:
-    """Return what a study that was killed has lost, repeated and otherwise than one that was not."""
+    """Return what a killed study has lost, repeated, and different from an uncut one."""
     found = open_study(killed, trials).trials
     trained = Counter((killed / "trained").read_text().splitlines())
     return {
@@ -180,14 +180,14 @@ def _await_progress(
     before = _count_trained(folder)
     while process.poll() is None and time.monotonic() < until:
         if _count_trained(folder) > before:
-            return "goes on"
+            return "continues"
         time.sleep(0.1)
     if process.poll() is None:
         return "hangs"
     if process.returncode == 0:
         return "has ended"
     said = (folder / "log").read_text(errors="replace")
-    return "ends resumable" if process.returncode == 1 and "goes on from here" in said else "ends unexplained"
+    return "ends resumable" if process.returncode == 1 and "continues from here" in said else "ends unexplained"
 
 
 def _count_trained(folder: Path) -> int:

@@ -69,7 +69,7 @@ STUDY = {
 
 
 def build_study(**search: Any) -> StudyConfig:
-    """Return the study that the curves belong to, its search changed as told."""
+    """Return the study that the curves belong to, with its search changed."""
     return parse(STUDY | {"search": STUDY["search"] | search})
 
 
@@ -144,7 +144,7 @@ _opened: list[Split] = []
 
 
 def _open(packed: Path) -> None:
-    """Open the data in a worker process, which gives way to whoever else wants the machine."""
+    """Open the data in a worker process, which yields to other processes."""
     os.nice(10)
     limit_threads(1)
     images = NUM_TRAIN + NUM_VAL

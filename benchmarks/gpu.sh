@@ -4,7 +4,7 @@
 #   benchmarks/gpu.sh FOLDER [STEP ...]
 #
 # For a machine with torch, torchvision, numpy and pytest that may be lent for minutes: what each step prints and finds
-# lies in FOLDER as it comes, none takes longer than its limit in seconds, and one that fails keeps no other from running.
+# is written to FOLDER at once, none takes longer than its limit in seconds, and one that fails keeps no other from running.
 # All steps, or those that are named. PYTHON in the environment names the interpreter; SHORT=1 tries the steps on few
 # images, on a CPU too. Exit code: 1 if a step failed, 2 for no FOLDER or a name that no step has.
 set -uo pipefail

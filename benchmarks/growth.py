@@ -1,4 +1,4 @@
-"""Measures what a search costs beside training, by the number of trials and of slots, on a real Ray Tune.
+"""Measures the cost of a search without training, by the number of trials and of slots, on a real Ray Tune.
 
     python -m benchmarks.growth [--trials 1 10 100 1000 2000] [--slots 1 2 4 8] [--sampler tpe] [--epochs 1]
         [--json PATH] [--plot PATH] [--short]

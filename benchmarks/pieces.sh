@@ -3,7 +3,7 @@
 #
 #   benchmarks/pieces.sh SECONDS CONFIG [MORE ARGUMENTS OF search.run]
 #
-# A piece is interrupted after SECONDS, as by Ctrl-C, and killed if it has not ended 30 s later; the next one goes on, in
+# A piece is interrupted after SECONDS, as by Ctrl-C, and killed if it has not ended 30 s later; the next one continues, in
 # the search and in the evaluation alike. SECONDS must hold the start (half a minute) and the longest epoch, better twice.
 # PIECES in the environment says how many there may be. Exit code: 124 if they did not suffice, else that of search.run:
 # 0 with the report, 130 for a Ctrl-C by hand.

@@ -1,7 +1,7 @@
 """Trains recipes of one architecture on the same few images for the same epochs, and compares them on validation.
 
 Run `python -m benchmarks.recipes --data PATH [RECIPE ...] [--images 4000] [--epochs 5] [--seeds 5] [--json PATH]`;
-by default the best small CNN that is known against the paper's CNN. Each seed draws images, weights and order anew.
+by default the best small CNN that is known against the paper's CNN. Each seed draws new images, weights and orders.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Replays trained learning curves under simulated time, to choose who proposes and who stops.
+"""Replays trained learning curves under simulated time, to choose sampler and scheduler.
 
     python -m benchmarks.replay [--repetitions 50] [--slots 1 4 16 64] [--arms NAME ...] [--epochs 180]
         [--half all|even|odd|table] [--first-seed 0] [--processes 2] [--json PATH] [--plot PATH] [--short]
 
 Each search is a real `search.study.Study` with its samplers and schedulers; only the training is a curve of
 `benchmarks.surrogate`, only the clock is simulated, and the record is kept in memory, for nothing resumes it. Regret is
-how far the configuration that the search would choose lies below the best there is, in points of accuracy to be
+how far the configuration that the search would choose is below the best one, in points of accuracy to be
 expected, not of the lucky seed. Over the repetitions stand the interquartile mean and its 95 % interval (bootstrap over
 repetitions), after Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical Precipice
 (arXiv:2108.13264). All arms share their seeds, so differences are taken search by search: to random + ASHA, and to the

@@ -1,4 +1,4 @@
-"""Measures how long a recorded study takes to be ready to go on, in a new process.
+"""Measures how long a recorded study takes until it can continue, in a new process.
 
     python -m benchmarks.resuming [--trials 100 1000 2000] [--rounds 3] [--json PATH]
 

@@ -30,7 +30,7 @@ from search.record.journal import Journal
 NODE_BYTES = 260 * MEGABYTE
 """Memory of a pretended node with its worker. Source: LOG.md, 2026-11-24."""
 STORE_BYTES = 80 * 2**20
-"""Of each node's object store, the least that Ray accepts; nothing of a closed form's study lies there."""
+"""Bytes of each node's object store, the least that Ray accepts; a study of a closed form stores nothing there."""
 WEIGHING_S = 2.0
 """Seconds between two looks at the memory of all nodes."""
 COLUMNS = (

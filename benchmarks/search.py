@@ -96,7 +96,7 @@ def measure(side: str, plan: Plan, *, kill_after_s: float | None = None) -> dict
 def count_lost(lines: Collection[str], held: int, plan: Plan) -> int:
     """Return how many epochs a finished search does not hold, and how many it has trained again.
 
-    A trial that was killed and is never taken up again is missing with all its epochs, those too that nobody trained.
+    A trial that was killed and never continues is missing with all its epochs, also those that were never trained.
 
     Args:
         lines: What `note` wrote: learning rate, epoch, seconds. An epoch that was reported twice and trained once has

@@ -1,6 +1,6 @@
 """The learning curve of any configuration, guessed from the trained ones of `benchmarks.curves`.
 
-A search asks for configurations that nobody trained, and for more of them than a table holds: with early stopping,
+A search asks for configurations that were never trained, and for more of them than a table has: with early stopping,
 the epochs of 60 whole trials start some 200. So a Gaussian process over the parameters predicts the whole curve, and
 each trial deviates from it as two trainings of one configuration with two seeds did from one another. A choice made on
 such curves is judged by the prediction, so that a lucky seed earns nothing.
@@ -27,7 +27,7 @@ from search.config.space import build_distributions, list_specs
 
 Array = NDArray[np.float64]
 NUM_ALIKE = 4
-"""Deviations are drawn from so many repeated configurations of the nearest final accuracy: at chance there is none."""
+"""Deviations are drawn from so many repeated configurations of the nearest final accuracy."""
 NUM_LATE = 3
 """Epochs at the end."""
 

@@ -1,6 +1,6 @@
-"""Measures what Weights & Biases costs the driver: our tracker beside the stock WandbLoggerCallback, both offline.
+"""Measures the cost of Weights & Biases for the driver: our tracker against Ray's WandbLoggerCallback, both offline.
 
-Run `python -m benchmarks.tracking [--json PATH] [--short]`. Both are told the same rows of the same trials, in turns,
+Run `python -m benchmarks.tracking [--json PATH] [--short]`. Both log the same rows of the same trials, in turns,
 each time in a new process; nothing is trained. Prints medians: seconds that the driver waits per trial and per epoch,
 seconds from the first trial to the last word on disk, and seconds that the driver's process, threads included, computes
 meanwhile: what is not waited for still takes processor time from the search.

@@ -201,7 +201,7 @@ class Study:
         """Return architecture and all parameters of an enqueued trial; those not given are fixed or proposed.
 
         Raises:
-            InputError: If the point lies outside the space.
+            InputError: If the point is outside the space.
         """
         if not trial.is_foreign:
             return trial.architecture, trial.params  # a kill came before the trial's state was recorded

@@ -53,7 +53,7 @@ def work(folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Search, or go on with the search that lies in the folder."""
+    """Search, or continue the search in the folder."""
     plan = Plan.read(folder)
     study = open_study(folder, plan)
     if not study.trials:

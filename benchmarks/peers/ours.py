@@ -14,7 +14,7 @@ from search.record.trial import State
 
 
 def main(folder: Path) -> None:
-    """Search, or go on with the search that lies in the folder."""
+    """Search, or continue the search in the folder."""
     plan = Plan.read(folder)
     study = {
         "name": "ours",

@@ -36,7 +36,7 @@ def train_cifake(config: dict[str, Any], plan: Plan, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
-    """Search, or go on with the search that lies in the folder."""
+    """Search, or continue the search in the folder."""
     os.environ["WANDB_MODE"] = "offline"
     plan = Plan.read(folder)
     ray.init(address="local", num_cpus=plan.slots, include_dashboard=False, log_to_driver=False)

@@ -17,7 +17,7 @@ from benchmarks.peers.plan import Plan, tell
 
 
 def main(folder: Path) -> None:
-    """Search, or go on with the search that lies in the folder."""
+    """Search, or continue the search in the folder."""
     os.environ["SYNETUNE_FOLDER"] = str(folder)
     plan = Plan.read(folder)
     place = folder / "syne"

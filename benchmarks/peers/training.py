@@ -19,13 +19,13 @@ from trainables.models.model import build_model
 def train(
     config: dict[str, Any], plan: Plan, folder: Path, checkpoint: dict[str, Any] | None = None
 ) -> Iterator[tuple[dict[str, float], dict[str, Any]]]:
-    """Train one configuration on one core; yield metrics and the state to go on from, after each epoch.
+    """Train one configuration on one core; yield metrics and the state after each epoch.
 
     Args:
         config: One of the plan's.
         plan: What all searches do.
         folder: Of the search; its file `trained` takes a line for each epoch, `stepped` one for each process.
-        checkpoint: A state, to go on from.
+        checkpoint: A state to continue from.
     """
     torch.set_num_threads(1)
     watch_first_step(folder)

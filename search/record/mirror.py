@@ -22,7 +22,7 @@ from trainables.durable import write_file
 
 INDEX = ".store.json"
 SHIP_S = 5.0
-"""Seconds between journal uploads; bounds what a lost head loses, beside lines written while an upload lasts."""
+"""Seconds between journal uploads; bounds what a lost head loses, apart from lines written during an upload."""
 FILES_EVERY = 12
 """Journal uploads between two uploads of changed files, which are W&B's while a search runs."""
 NOT_SENT = (JOURNAL, MANIFEST, LEASE, INDEX, "checkpoints")
