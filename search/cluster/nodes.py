@@ -69,11 +69,10 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
             time, or a trial fits none of them.
     """
     os.environ.update(QUIET)
-    local = config.cluster.address == "local"
     _check_answer(config.cluster.address)
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
-        _join(config.cluster, stack.enter_context(keep_private()) if local else None)
+        _join(config.cluster, stack)
         try:
             logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
             with watch_ray():
@@ -82,10 +81,11 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
             ray.shutdown()
 
 
-def _join(cluster: ClusterConfig, folder: str | None) -> None:
-    """Start a local Ray in a folder of its own, or join the cluster's if there is no folder."""
-    local = folder is not None
+def _join(cluster: ClusterConfig, stack: ExitStack) -> None:
+    """Start a local Ray, private until the stack is closed, or join the cluster's."""
+    local = cluster.address == "local"
     try:
+        folder = stack.enter_context(keep_private()) if local else None
         with keep_signals():  # Ray would replace the handler of SIGTERM
             ray.init(
                 address=cluster.address,

@@ -48,18 +48,17 @@ def run_study(study: Study, work: Work, make_job: Callable[[Trial], Job], *, slo
 
 
 def run_jobs(source: Source, work: Work, config: StudyConfig, *, slots: int, timeout_s: float | None = None) -> None:
-    """Run the jobs of a source until it hands out no more, or halts.
+    """Run the jobs of a source, which decides everything, until there are no more or it halts.
 
     Args:
-        source: Decides everything.
         work: Runs a job in a worker.
-        config: The study, for its name, its cluster and `search.max_failures`.
+        config: The study.
         slots: Jobs at a time; those that fit no node yet wait for one.
         timeout_s: Seconds without a message after which a job fails; None waits for ever.
 
     Raises:
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP.
-        NodeError: If a node turned out to be one on which no job may run.
+        NodeError: If no job may run on one of the nodes.
         OSError: If a disk failed or is full.
     """
     with (
