@@ -48,9 +48,10 @@ def run_study(study: Study, work: Work, make_job: Callable[[Trial], Job], *, slo
 
 
 def run_jobs(source: Source, work: Work, config: StudyConfig, *, slots: int, timeout_s: float | None = None) -> None:
-    """Run the jobs of a source, which decides everything, until there are no more or it halts.
+    """Run the jobs of a source until there are no more, or it halts.
 
     Args:
+        source: Decides everything.
         work: Runs a job in a worker.
         config: The study.
         slots: Jobs at a time; those that fit no node yet wait for one.
@@ -58,8 +59,7 @@ def run_jobs(source: Source, work: Work, config: StudyConfig, *, slots: int, tim
 
     Raises:
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP.
-        NodeError: If no job may run on one of the nodes.
-        OSError: If a disk failed or is full.
+        NodeError, OSError: If no job may run on one of the nodes; if a disk failed or is full.
     """
     with (
         tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch,
