@@ -332,17 +332,51 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_takes_memory(tmp_path)
         pack(source, tmp_path / "cache")
 
 
-def test_a_tiff_with_a_tile_larger_than_the_limit_is_refused_before_it_takes_memory(tmp_path):
-    side = 32_000
-    tile = zlib.compress(bytes(side * side))
-    tags = [(256, 32), (257, 32), (258, 8), (259, 8), (262, 1), (277, 1), (322, side), (323, side)]
-    tags += [(324, 8 + 2 + 12 * 10 + 4), (325, len(tile))]
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
-    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + tile
-    source = write_source(tmp_path / "images", content)
-    lines, peak = measure_peak(PACK, source, tmp_path / "cache")
-    assert lines == ["['train/REAL/bomb.png'] ['has more than 89,478,485 pixels, as a decompression bomb has']"]
+def write_tiled(side, kinds=((4, 32_000),), *, is_big=False):
+    """Write a TIFF of 32x32, deflated in one tile, with an entry of each kind and value for each side of the tile."""
+    tags = [(256, 3, 32), (257, 3, 32), (258, 3, 8), (259, 3, 8), (262, 3, 1), (277, 3, 1)]
+    tags += [(tag, *known) for tag in (322, 323) for known in kinds]
+    body = zlib.compress(bytes(side * side))
+    start = (16 + 8 + 20 * (len(tags) + 2) + 8) if is_big else (8 + 2 + 12 * (len(tags) + 2) + 4)
+    tags += [(324, 4, start), (325, 4, len(body))]
+    if is_big:
+        head = struct.pack("<2sHHHQQ", b"II", 43, 8, 0, 16, len(tags))
+        return head + b"".join(struct.pack("<HHQQ", tag, kind, 1, value) for tag, kind, value in tags) + bytes(8) + body
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags))
+    return head + b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags) + bytes(4) + body
+
+
+DECODE = """
+import sys
+from trainables.pixels import decode
+try:
+    print(decode(open(sys.argv[1], "rb").read()).pixels.shape)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kinds", "is_big"),
+    [
+        (((4, 32_000),), False),
+        (((3, 32_000),), True),
+        (((3, 32), (3, 32_000)), False),
+        (((17, 32_000), (3, 32)), True),  # a type that libtiff knows and Pillow does not
+    ],
+)
+def test_a_small_tiff_of_one_large_tile_is_refused_before_it_takes_memory(tmp_path, kinds, is_big):
+    path = tmp_path / "bomb.tiff"
+    path.write_bytes(write_tiled(32_000, kinds, is_big=is_big))
+    assert path.stat().st_size < 1_100_000
+    lines, peak = measure_peak(DECODE, path)
+    assert lines[0].startswith("is not a sound" if kinds[0][0] == 17 else "has more than 89,478,485 pixels")
     assert peak < 200_000_000
+
+
+@pytest.mark.parametrize("is_big", [False, True])
+def test_a_tiff_whose_tile_is_larger_than_the_image_is_decoded(is_big):
+    assert decode(write_tiled(64, ((4, 64),), is_big=is_big)).pixels.shape == (32, 32, 3)
 
 
 def test_a_file_of_too_many_bytes_is_not_read(tmp_path):

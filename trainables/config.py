@@ -83,12 +83,11 @@ class TrainConfig:
         check_field(self, "ema_decay", 0.0 <= self.ema_decay < 1.0, "0 up to, not including, 1")
 
 
-WITHOUT_EFFECT = {
-    "dense_units": ("dense_layers", 0),
-    "hidden_units": ("hidden_layers", 0),
-    "growth": ("num_blocks", 1),
+WITHOUT_EFFECT: dict[str, dict[tuple[str, Value], tuple[str, ...]]] = {
+    "cnn": {("num_blocks", 1): ("growth",), ("num_blocks", 5): ("head",), ("dense_layers", 0): ("dense_units",)},
+    "resnet50": {("hidden_layers", 0): ("hidden_units",), ("weights", "none"): ("trainable_stages",)},
 }
-"""Parameter -> another parameter and its value with which the first one has no effect."""
+"""By architecture, and by a parameter with its value: the parameters that have no effect then."""
 RUN_FIELDS = ("model", "epochs", "seed")
 """Fields of TrainConfig that a search sets; all others may be searched."""
 
@@ -105,14 +104,17 @@ def list_defaults(architecture: str) -> dict[str, Value]:
     return {field.name: cast(Value, field.default) for field in fields if field.name not in RUN_FIELDS}
 
 
-def list_effective(architecture: str, params: Mapping[str, Any]) -> dict[str, Any]:
+def list_without_effect(architecture: str, params: Mapping[str, Value]) -> set[str]:
+    """Return the names of the parameters that have no effect, given at least those that WITHOUT_EFFECT names first."""
+    rules = WITHOUT_EFFECT[architecture].items()
+    return {name for (other, value), names in rules if params[other] == value for name in names}
+
+
+def complete_params(architecture: str, params: Mapping[str, Value]) -> dict[str, Value]:
     """Return flat parameters with all defaults, those without effect at their default: equal ones train alike."""
     defaults = list_defaults(architecture)
-    known = {**defaults, **params}
-    for name, (other, value) in WITHOUT_EFFECT.items():
-        if name in defaults and known.get(other) == value:
-            known[name] = defaults[name]
-    return known
+    known = defaults | dict(params)
+    return known | {name: defaults[name] for name in list_without_effect(architecture, known)}
 
 
 def build_train_config(architecture: str, params: Mapping[str, Value], *, epochs: int, seed: int) -> TrainConfig:

@@ -7,7 +7,6 @@ memory is bounded. `trainables.source` reads the bytes.
 import contextlib
 import dataclasses
 import io
-import math
 import threading
 import warnings
 import zlib
@@ -22,12 +21,13 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
-    TiffImagePlugin,  # noqa: F401
+    TiffImagePlugin,
     WebPImagePlugin,  # noqa: F401
 )
 
 from trainables.config import IMAGE_SIZE
 from trainables.errors import ImageError
+from trainables.tiff import measure_tile
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 """Pillow's names of the accepted formats. Each is common, part of every build of Pillow, and contains only pixels.
@@ -52,7 +52,6 @@ UNSOUND = "is not a sound JPEG, PNG, GIF, WebP, BMP or TIFF image"
 TOO_LARGE = f"has more than {MAX_PIXELS:,} pixels, as a decompression bomb has"
 NO_RANGE = "pixels, whose range is not known"
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-TILE_SIDES = (0x0142, 0x0143)  # TIFF's tags for width and height of a tile
 ORIENTATION = 0x0112
 """Tag of the orientation in EXIF."""
 TURNS = {
@@ -134,7 +133,9 @@ def decode(data: bytes) -> Decoded:
         if data.startswith(PNG_SIGNATURE):
             _check_png(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            pixels = max(image.width * image.height, _count_tile(image))
+            pixels = image.width * image.height
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                pixels = max(pixels, measure_tile(data, image.tag_v2.offset))
             if pixels > MAX_PIXELS:
                 raise ImageError(TOO_LARGE)
             with _ROOM.take(pixels) if pixels > SMALL else contextlib.nullcontext():
@@ -172,13 +173,6 @@ def _decode(image: ImageFile.ImageFile, data: bytes) -> Decoded:
     return Decoded(
         pixels=np.asarray(upright), width=width, height=height, notes=[name for name, holds in notes.items() if holds]
     )
-
-
-def _count_tile(image: Image.Image) -> int:
-    """Return the pixels of a tile of a TIFF, which may be larger than the image and is decoded whole."""
-    tags = getattr(image, "tag_v2", {})
-    sides = [tags.get(tag, 0) for tag in TILE_SIDES]
-    return math.prod(side for side in sides if isinstance(side, int))
 
 
 def _read_orientation(image: Image.Image) -> int:

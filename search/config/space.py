@@ -13,11 +13,12 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from trainables.config import (
     MODEL_CONFIGS,
     RUN_FIELDS,
+    WITHOUT_EFFECT,
     TrainConfig,
     Value,
     build_train_config,
     list_defaults,
-    list_effective,
+    list_without_effect,
 )
 from trainables.errors import InputError
 
@@ -53,8 +54,6 @@ Space = Mapping[str, Mapping[str, Spec]]
 
 MAX_CHECKED = 4096
 """Integers of a range that are checked one by one, at most."""
-MAX_POINTS = 10_000
-"""Most configurations that are compared to count the distinct ones."""
 MAX_CORNERS = 100_000
 """Combinations of choices and ends of ranges that are checked, at most; that takes a second or two."""
 
@@ -76,19 +75,22 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
 def count_points(space: Space, architecture: str) -> int | None:
     """Return the number of configurations of one architecture; None if a parameter is continuous.
 
-    Configurations that differ only in parameters without effect count once, unless there are more than MAX_POINTS.
+    Configurations that differ only in parameters without effect count once.
     """
     specs = list_specs(space, architecture)
-    searched = build_distributions(specs, architecture)
-    values = {name: _list_values(each) for name, each in searched.items()}
-    known = {name: found for name, found in values.items() if found is not None}
-    if len(known) < len(values):
-        return None
-    if (count := math.prod(map(len, known.values()))) > MAX_POINTS:
-        return count
-    fixed = {name: spec for name, spec in specs.items() if name not in searched}
-    points = (dict(zip(known, point, strict=True)) for point in itertools.product(*known.values()))
-    return len({frozenset(list_effective(architecture, fixed | point).items()) for point in points})
+    distributions = build_distributions(specs, architecture)
+    counts = {name: _count_values(each) for name, each in distributions.items()}
+    deciding = sorted({name for name, _ in WITHOUT_EFFECT[architecture]})
+    options = [_list_values(distributions[name]) if name in distributions else [specs[name]] for name in deciding]
+    total = 0
+    for values in itertools.product(*options):
+        excluded = {*deciding, *list_without_effect(architecture, dict(zip(deciding, values, strict=True)))}
+        found = [count for name, count in counts.items() if name not in excluded]
+        known = [count for count in found if count is not None]
+        if len(known) < len(found):
+            return None
+        total += math.prod(known)
+    return total
 
 
 def check_space(space: Space, architectures: Sequence[str]) -> None:
@@ -219,16 +221,24 @@ def _check_type(value: Value, hint: Any, where: str) -> None:
         raise InputError(f"{where} = {value!r}: expected {hint.__name__}, not {type(value).__name__}")
 
 
-def _list_values(distribution: BaseDistribution) -> Sequence[Any] | None:
-    """Return a distribution's values, or as many numbers; None if continuous. Steps are decimals, as in Optuna."""
+def _count_values(distribution: BaseDistribution) -> int | None:
+    """Return the number of a distribution's values, steps counted in decimals as in Optuna; None if continuous."""
     match distribution:
         case CategoricalDistribution(choices=choices):
-            return list(dict.fromkeys(choices))  # 1 and 1.0 are the same value of a float
+            return len(set(choices))  # 1 and 1.0 are the same value of a float
         case IntDistribution(low=low, high=high, step=step):
-            return range(low, high + 1, step)
+            return (high - low) // step + 1
         case FloatDistribution(low=low, high=high, step=float() | int() as step):
-            return range(int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1)
+            return int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1
     return None
+
+
+def _list_values(distribution: BaseDistribution) -> Sequence[Any]:
+    """Return the values of a choice or of a range of integers."""
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    assert isinstance(distribution, CategoricalDistribution)
+    return distribution.choices
 
 
 def _build_distribution(spec: Range | Choice, *, is_int: bool) -> BaseDistribution:

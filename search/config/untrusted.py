@@ -21,6 +21,8 @@ MANIFEST_BYTES = 8 * 2**20
 """Most bytes of a study.yaml or of a model record, which usually have some kilobytes."""
 WEIGHTS_BYTES = 4 * 2**30
 """Most bytes of a file of weights or predictions; a ResNet-50 takes 0.1 GB."""
+MAX_TEST_IMAGES = 1_000_000
+"""Most test images of a data set; the bootstrap takes 0.4 kB for each."""
 LINE_BYTES = 64 * 2**20
 """Most bytes of a line of a journal, which usually has some hundred."""
 HOSTLESS = ("local", "auto")

@@ -7,17 +7,20 @@ from rich.progress import Progress
 
 from search.config.schema import StudyConfig
 from search.config.space import Choice, list_specs
+from search.config.untrusted import MAX_TEST_IMAGES
 from search.datasets.sample import build_sample
 from trainables.config import build_train_config
+from trainables.errors import InputError
 from trainables.pack import pack
-from trainables.pack_info import split_train
+from trainables.pack_info import load_info, split_train
 
 
 def prepare_data(config: StudyConfig, console: Console) -> Path:
     """Return the folder of the packed images; pack them first, with a progress bar, if the cache does not have them.
 
     Raises:
-        InputError: If the data are missing, have another layout, or are too few to train and validate on.
+        InputError: If the data are missing, have another layout, are too few to train and validate on, or have too
+            many test images.
     """
     cache = Path(config.data.cache).expanduser()
     source = build_sample(cache) if config.data.path == "sample" else Path(config.data.path).expanduser()
@@ -29,6 +32,8 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
             on_bad_image=config.data.on_bad_image,
             progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
         )
+    if (num_tested := sum(load_info(packed).counts["test"].values())) > MAX_TEST_IMAGES:
+        raise InputError(f"{source} has {num_tested:,} test images, more than {MAX_TEST_IMAGES:,}: remove some")
     data = config.data
     split_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
     return packed

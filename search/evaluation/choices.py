@@ -14,7 +14,7 @@ from search.evaluation.model_record import Retraining
 from search.record.choices import Choices, Winner
 from search.record.provenance import describe_code
 from search.record.trial import State, Trial
-from trainables.config import list_effective
+from trainables.config import complete_params
 from trainables.errors import InputError
 from trainables.seed import derive_seed
 
@@ -39,7 +39,7 @@ def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
     best: dict[frozenset[tuple[str, Any]], Trial] = {}
     for trial in sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number)):
-        best.setdefault(frozenset(list_effective(architecture, trial.params).items()), trial)
+        best.setdefault(frozenset(complete_params(architecture, trial.params).items()), trial)
     return list(best.values())[:top_k]
 
 
@@ -106,9 +106,12 @@ def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]
     """Return, by trial number, the recipe of `search.first` that the trial has, also if a sampler proposed it."""
     found: dict[int, str] = {}
     for path, recipe in zip(config.search.first, config.recipes, strict=False):
-        params = list_effective(recipe.architecture, recipe.params)
+        params = complete_params(recipe.architecture, recipe.params)
         for trial in trials:
-            if trial.architecture == recipe.architecture and list_effective(trial.architecture, trial.params) == params:
+            if (
+                trial.architecture == recipe.architecture
+                and complete_params(trial.architecture, trial.params) == params
+            ):
                 found.setdefault(trial.number, Path(path).stem)
     return found
 

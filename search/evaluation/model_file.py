@@ -18,7 +18,7 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search.config.untrusted import MANIFEST_BYTES, WEIGHTS_BYTES, parse_json, read_file
+from search.config.untrusted import MANIFEST_BYTES, MAX_TEST_IMAGES, WEIGHTS_BYTES, parse_json, read_file
 from search.evaluation.model_card import build_card
 from search.evaluation.model_record import ModelRecord, build_record
 from trainables.config import IMAGE_SIZE, TrainConfig
@@ -38,8 +38,6 @@ PREPROCESSING = {
     "positive": "REAL",
 }
 """How images are prepared, in training and prediction alike, and which class the probability is of."""
-MAX_TEST_IMAGES = 1_000_000
-"""Most test images of a model; the bootstrap takes 1 kB for each."""
 ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "logits": ("float32", ()),
     "labels": ("uint8", ()),

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from trainables.config import ModelConfig
+from trainables.config import WITHOUT_EFFECT, ModelConfig, Value, build_train_config, complete_params
 from trainables.errors import InputError
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.model import build_model, count_parameters, fetch_weights
@@ -207,3 +207,35 @@ def test_models_that_start_from_nothing_fetch_nothing(config: ModelConfig, monke
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *given, **known: asked.append((given, known)))
     fetch_weights(config)
     assert asked == []
+
+
+OTHERS: dict[str, Value] = {"growth": 2.0, "head": "gap", "dense_units": 8, "hidden_units": 8, "trainable_stages": 1}
+"""A value other than the default of each parameter that changes nothing somewhere."""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason", "name"),
+    [
+        (architecture, reason, name)
+        for architecture, rules in WITHOUT_EFFECT.items()
+        for reason, names in rules.items()
+        for name in names
+    ],
+)
+def test_a_parameter_that_is_said_to_change_nothing_changes_nothing(
+    architecture: str, reason: tuple[str, Value], name: str
+) -> None:
+    params = dict([reason])
+    changed = params | {name: OTHERS[name]}
+    assert complete_params(architecture, changed) == complete_params(architecture, params)
+    first, second = (
+        build_model(build_train_config(architecture, each, epochs=1, seed=0).model).eval() for each in (params, changed)
+    )
+    assert [weight.requires_grad for weight in first.parameters()] == [one.requires_grad for one in second.parameters()]
+    weights = (
+        each.state_dict().values() for each in (first, second)
+    )  # of which a layer without weights moves the names
+    assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
+    assert torch.equal(first(draw_images(2)), second(draw_images(2)))
+    params = {reason[0]: 2 if reason[1] != "none" else "imagenet"}
+    assert complete_params(architecture, params | {name: OTHERS[name]})[name] == OTHERS[name]

@@ -67,8 +67,23 @@ def test_a_space_in_which_a_number_has_no_step_has_no_end():
 
 
 def test_points_that_differ_in_parameters_without_effect_are_one():
-    space = {"cnn": {"dense_layers": {"choice": [0, 1]}, "dense_units": {"low": 64, "high": 66}}}
-    assert count_points(parse({"name": "x", "space": space}).space, "cnn") == 1 + 3
+    cnn = {
+        "dense_layers": {"low": 0, "high": 2},
+        "dense_units": {"choice": [64, 128]},
+        "flip": {"choice": [True, False]},
+    }
+    space = {
+        "cnn": cnn,
+        "resnet50": {"weights": {"choice": ["none", "imagenet"]}, "trainable_stages": {"low": 1, "high": 5}},
+    }
+    assert count_points(parse({"name": "x", "space": space}).space, "cnn") == 2 * (1 + 2 + 2)
+    assert count_points(parse({"name": "x", "space": space}).space, "resnet50") == 1 + 5
+    growth = {"growth": {"low": 1.0, "high": 2.0}}
+    assert count_points(parse({"name": "x", "space": {"cnn": growth | {"num_blocks": 1}}}).space, "cnn") == 1
+    assert (
+        count_points(parse({"name": "x", "space": {"cnn": growth | {"num_blocks": {"choice": [1, 2]}}}}).space, "cnn")
+        is None
+    )
 
 
 def test_the_points_are_those_that_a_sampler_proposes():

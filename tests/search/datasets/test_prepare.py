@@ -46,3 +46,10 @@ def test_a_folder_that_is_no_studys_or_damaged_is_named(tmp_path, packed):
     (tmp_path / "results" / "results").write_text("a file")
     with pytest.raises(InputError, match="cannot write the results"):
         create_folder(blocked, packed)
+
+
+def test_more_test_images_than_a_report_can_compare_are_refused_before_the_first(tmp_path, image_folder, monkeypatch):
+    config = build(tmp_path, data={"path": str(image_folder), "cache": str(tmp_path / "cache")})
+    monkeypatch.setattr("search.datasets.prepare.MAX_TEST_IMAGES", 5)
+    with pytest.raises(InputError, match=r"has \d+ test images, more than 5: remove some"):
+        prepare_data(config, Console(quiet=True))

@@ -222,6 +222,7 @@ def test_no_text_becomes_markup(tmp_path):
             {"predictions": lambda _: {}, "labels": lambda labels: labels[:0], "mistakes": lambda _: {}},
         ),
         ("an empty manifest", {"manifest": lambda _: {}}),
+        ("no counts", {"manifest": lambda manifest: manifest | {"data": {"counts": {}}}}),
     ],
 )
 def test_a_page_of_less_leaves_out_what_is_not_there(name, changes, tmp_path):
@@ -371,3 +372,25 @@ def test_hostile_text_stays_text_in_the_browser(browser, tmp_path):
     _, told = browser.open(path)
     assert told == []
     assert browser.ask("document.title") == f"Study {HOSTILE}"
+
+
+LINK = '<a href="https://example.org">x</a>\u202e<b>&amp;'
+
+
+def test_a_choice_that_is_hostile_is_no_link_in_a_chart(browser, tmp_path):
+    space = {"resnet50": {"weights": {"choice": ["none", LINK]}, "learning_rate": {"low": 1e-4, "high": 1e-1}}}
+    result = dataclasses.replace(make_result(), config=parse({"name": "mine", "space": space}))
+    for number, trial in enumerate(result.trials):
+        trial.params["weights"] = ("none", LINK)[number % 2]
+        trial.architecture = "resnet50"
+    path = write(result, tmp_path)
+    assert "resnet50-slice-weights" in Outline(path).identifiers
+    _, told = browser.open(path)
+    assert told == []
+    assert browser.ask("[...document.querySelectorAll('a')].filter((link) => !link.hash).length") == 0
+    shown = browser.ask("[...document.querySelectorAll('.chart text')].map((text) => text.textContent).join('|')")
+    assert '<a href="https' in shown
+    assert "\u202e" not in browser.ask("document.documentElement.outerHTML")
+    hover = browser.ask("JSON.stringify([...document.querySelectorAll('.chart')].map((chart) => chart.data))")
+    assert "<a " not in hover
+    assert "\u202e" not in hover
