@@ -129,7 +129,7 @@ def log_in() -> bool:
         wandb.Error: If the key is malformed.
     """
     import wandb
-    import wandb.apis.public.sweeps  # now: a time-out of open_sweep must not interrupt this import
+    import wandb.apis.public  # now, as W&B's threads do: a later import may be interrupted, or meet another thread's
 
     return bool(wandb.login(prompt=False, verify=False))
 
