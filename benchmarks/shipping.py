@@ -25,7 +25,6 @@ from search.config.load import parse
 from search.config.schema import StudyConfig
 from search.record.journal import Journal
 from search.record.mirror import Mirror
-from search.record.object_store import Store
 from search.record.remote import read_parts
 from search.study import Study
 
@@ -68,9 +67,10 @@ def _search(kind: str, folder: Path, num_trials: int, num_epochs: int) -> dict[s
     results = str(folder) if kind == "folder" else f"s3://bench/{secrets.token_hex(4)}"
     config = _build_config(results, folder, num_trials, num_epochs)
     config.directory.mkdir(parents=True)
-    copy = Mirror(config, print)
-    study = Study(config, Journal(config.journal, config.name, note=print), [copy])
-    copy.start(lambda: None)
+    mirror = Mirror(config, print) if config.url else None
+    study = Study(config, Journal(config.journal, config.name, note=print), [mirror] if mirror else [])
+    if mirror:
+        mirror.start(lambda: None)
     thread_s, process_s, wall_s = time.thread_time(), time.process_time(), time.perf_counter()
     while (trial := study.ask()) is not None:
         for epoch in range(1, num_epochs + 1):
@@ -83,12 +83,12 @@ def _search(kind: str, folder: Path, num_trials: int, num_epochs: int) -> dict[s
         "process_ms": (time.process_time() - process_s) / epochs * 1e3,
         "wall_s": time.perf_counter() - wall_s,
     }
-    if config.url is None:
+    if mirror is None:
         return row
     started = time.perf_counter()
-    copy.close()
+    mirror.close()
     row["last_ship_s"] = time.perf_counter() - started
-    store = Store(config.url)
+    store = mirror.store
     started = time.perf_counter()
     journal = read_parts(store)
     row["restore_s"] = time.perf_counter() - started

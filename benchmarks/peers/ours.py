@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
     (folder / "study.yaml").write_text(json.dumps(study), encoding="utf-8")  # JSON is YAML, and 1e-06 a number in it
     search.run.run_trial = functools.partial(run_trial, folder)
     held: list[int] = []
-    search.run.evaluate = lambda _config, _record, journal, *_: held.append(count_epochs(journal))
+    search.run.evaluate = lambda opened, *_: held.append(count_epochs(opened.journal))
     search.run.main(folder / "study.yaml", resume=(folder / "ours").exists(), plain=True)
     tell(held[0])
 
