@@ -123,7 +123,7 @@ def test_a_study_that_cannot_run_is_refused_in_one_sentence(running):
     refused = {sentence: start_on_head(running, settings) for settings, sentence in REFUSALS.items()}
     for sentence, process in refused.items():
         check_refusal(process, sentence)
-    changed = running.hosts[1].home / "cifake-search" / "search" / "task.py"
+    changed = running.hosts[1].home / "cifake-search" / "search" / "study.py"
     before = changed.read_text()
     changed.write_text(f"{before}# another version\n")
     check_refusal(start_on_head(running, ""), "node 10.77.0.2 has project ")
