@@ -195,7 +195,7 @@ def test_a_new_head_finishes_the_study_of_one_that_died(running):
     write_study(running, "moved", trials=5, epochs=12, images=1000)
     resumed = running.laptop.start(f"ray exec ~/cluster.yaml '{SEARCH} --resume'")
     assert resumed.wait(timeout=400) == 0, resumed.output.read_text()
-    assert "goes on at epoch" in resumed.output.read_text()
+    assert "continues at epoch" in resumed.output.read_text()
     assert [trial.user_attrs.get("reason") for trial in load_trials(running, "moved")] == [None] * 5
     assert count_epochs(running, "moved") == [12] * 5
     assert set(count_reports(running, "moved").values()) == {1}
