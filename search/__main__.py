@@ -25,9 +25,8 @@ def main() -> None:
     program = "python -m search" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        typer.echo(f"Usage: {program} COMMAND [--help] ...\n")
-        for known, (_, purpose) in COMMANDS.items():
-            typer.echo(f"  {known:<10} {purpose}")
+        lines = [f"  {known:<10} {purpose}" for known, (_, purpose) in COMMANDS.items()]
+        typer.echo("\n".join([f"Usage: {program} COMMAND [--help] ...", "", *lines]))
         return
     if name not in COMMANDS:
         typer.echo(f"error: unknown command {name!r}; known: {', '.join(COMMANDS)}", err=True)

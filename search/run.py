@@ -1,4 +1,4 @@
-"""The command line: read the study, run it, evaluate the winners, write the report.
+"""The story of a search: read the study, open it, run its trials, evaluate the winners, write the report.
 
 python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [--accept-changes]
     [--dry-run] [--plain]
@@ -47,11 +47,11 @@ def main(
     config: Annotated[Path | None, typer.Argument(help=f"Study file; {DEFAULT_CONFIG} by default.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a key.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study and of its folder in results/.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of this name.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the study of this name.")] = False,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Go on although settings, data or code differ; recorded.")
+        bool, typer.Option("--accept-changes", help="Continue although settings, data or code differ; recorded.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done; train nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train nothing.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="One line per event instead of the live view.")] = False,
 ) -> None:
     """Search both architectures, retrain the winners, test them, and write the comparison."""
