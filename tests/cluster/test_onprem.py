@@ -154,6 +154,8 @@ def test_a_study_runs_its_trials_on_every_host_and_those_of_one_that_vanishes_go
         )
         if submitted.wait(timeout=120) == 0:
             break
+        dashboard.kill()
+        dashboard.wait()
     assert submitted.returncode == 0, submitted.output.read_text()
     job = running.laptop.start(submit.format("logs", "--follow cut"))
 
