@@ -22,8 +22,8 @@ from rich.table import Table
 
 from search.cluster.job import NodeError
 from search.cluster.nodes import Node, list_nodes
-from search.cluster.probe import FILE, Probe, open_scratch, read_file
-from search.config.schema import StudyConfig
+from search.cluster.probe import Probe, open_scratch, read_file
+from search.config.schema import MANIFEST, StudyConfig
 from search.config.urls import is_url
 from search.record.provenance import ROOT, hash_source
 from trainables.errors import InputError
@@ -43,7 +43,7 @@ class Terms:
     versions: tuple[tuple[str, str], ...]
     """The driver's, by name."""
     folder: str
-    """Folder of the results, or its URL in an object store; the driver has written FILE there."""
+    """Folder of the results, or its URL in an object store; the driver has written study.yaml there."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +131,8 @@ def examine(terms: Terms) -> Condition:
     problem = None
     try:
         probe.write()
-        if read_file(terms.folder, FILE) is None:
-            raise InputError(f"{FILE}, which the driver wrote, is not there")
+        if read_file(terms.folder, MANIFEST) is None:
+            raise InputError(f"{MANIFEST}, which the driver wrote, is not there")
     except (OSError, InputError) as error:
         problem = getattr(error, "strerror", None) or str(error)
         probe.delete()

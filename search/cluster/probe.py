@@ -7,13 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from search.config.schema import MANIFEST
 from search.config.urls import is_url
 from search.record.object_store import Store
 from trainables.durable import make_folder
 from trainables.errors import InputError
-
-FILE = "study.yaml"
-"""File that the driver writes and that every process must be able to read."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,12 +52,12 @@ def read_file(folder: str, name: str) -> bytes | None:
 
 @contextmanager
 def open_scratch(results: str) -> Iterator[str]:
-    """Yield a new folder in the results that contains FILE, and delete it after the block."""
+    """Yield a new folder in the results that contains a study.yaml; delete it after the block."""
     folder = f"{results.rstrip('/')}/.reaching-{secrets.token_hex(4)}"
     try:
         if not is_url(folder):
             make_folder(Path(folder))
-        Probe(folder, FILE, b"").write()
+        Probe(folder, MANIFEST, b"").write()
         yield folder
     finally:
         if is_url(folder):

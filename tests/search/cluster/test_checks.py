@@ -25,9 +25,10 @@ from search.cluster.checks import (
 )
 from search.cluster.job import NodeError
 from search.cluster.nodes import Node, list_nodes
-from search.cluster.probe import FILE, Probe, open_scratch
+from search.cluster.probe import Probe, open_scratch
 from search.cluster.transfer import build_delivery
 from search.config.load import parse
+from search.config.schema import MANIFEST
 from search.record.object_store import Store
 from trainables.config import ResNet50Config
 from trainables.errors import InputError
@@ -135,7 +136,7 @@ def test_a_folder_that_is_mounted_late_is_waited_for(monkeypatch, study):
 def test_a_node_that_alone_cannot_use_the_store_is_refused(bucket):
     """Where the driver's node cannot either, the store is away, which a search survives."""
     study = f"s3://{bucket}/results/x"
-    Store(study).write(FILE, b"name: x")
+    Store(study).write(MANIFEST, b"name: x")
     check_process(build_terms(study), "10.0.0.7", arrives=Probe.has_arrived, reaches=refuse)
     assert list(Store(f"s3://{bucket}/results").list()) == ["x/study.yaml"]
     elsewhere = build_terms(f"s3://no-{bucket}/results/x")
@@ -147,7 +148,7 @@ def test_a_node_that_alone_cannot_use_the_store_is_refused(bucket):
 @pytest.mark.usefixtures("hasty")
 def test_a_node_with_a_store_of_its_own_under_that_name_is_refused(bucket):
     study = f"s3://{bucket}/results/x"
-    Store(study).write(FILE, b"name: x")
+    Store(study).write(MANIFEST, b"name: x")
     with pytest.raises(NodeError, match="does not arrive on the driver's node"):
         check_process(build_terms(study), "10.0.0.7", arrives=lambda _: False, reaches=lambda _: True)
 
@@ -237,7 +238,7 @@ def test_a_node_with_another_folder_of_the_name_is_found_out(tmp_path):
         (tmp_path / "own").mkdir()
         own = dataclasses.replace(terms, folder=str(tmp_path / "own"))
         assert (examine(own).problem, examine(own).probe) == ("No such file or directory", None)
-        (tmp_path / "own" / FILE).touch()
+        (tmp_path / "own" / MANIFEST).touch()
         assert not dataclasses.replace(examine(own).probe, folder=terms.folder).has_arrived()
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
