@@ -236,7 +236,9 @@ def test_the_workflow_on_github_is_what_continuous_integration_runs():
 def test_the_hooks_before_a_commit_are_what_make_check_runs():
     [repository] = load(".pre-commit-config.yaml")["repos"]
     hooks = {hook["entry"].replace(".venv/bin/", "") for hook in repository["hooks"]}
-    recipe = subprocess.run(["make", "-n", "check"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    recipe = subprocess.run(
+        ["make", "--no-print-directory", "-n", "check"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     checks = recipe.splitlines()[-1].replace(".venv/bin/", "").split(" && ")
     assert hooks == {*checks, "make docs"}
     assert "mkdocs build --strict" in recipe
