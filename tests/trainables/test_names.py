@@ -1,0 +1,48 @@
+import sys
+
+import pytest
+
+from trainables.errors import InputError
+from trainables.names import add_folder, is_own, resolve, shorten
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    add_folder(tmp_path)
+    yield tmp_path
+    sys.modules.pop("own_names", None)
+
+
+def test_a_name_is_one_of_ours_or_one_of_a_module_beside_the_study(folder):
+    (folder / "own_names.py").write_text("class Thing: pass\n")
+    assert resolve("a", {"a": 1}, "key") == 1
+    assert resolve("own_names:Thing", {"a": 1}, "key").__name__ == "Thing"
+    assert (is_own("a"), is_own("own_names:Thing"), shorten("own_names:Thing"), shorten("a")) == (
+        False,
+        True,
+        "Thing",
+        "a",
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["b", ":Thing", "own_names:", "own_names:Other", "absent_module:Thing", "own_names:a.b"]
+)
+def test_a_name_that_stands_for_nothing_is_refused_in_a_sentence(folder, name):
+    (folder / "own_names.py").write_text("class Thing: pass\n")
+    with pytest.raises(InputError, match=r"^search.key = '"):
+        resolve(name, {"a": 1}, "search.key")
+
+
+@pytest.mark.parametrize("code", ["1 / 0", "raise KeyError('x')", "import", "raise SystemExit(3)"])
+def test_a_module_that_fails_on_import_is_refused_in_a_sentence(folder, code):
+    (folder / "own_names.py").write_text(code)
+    with pytest.raises(InputError):
+        resolve("own_names:Thing", {}, "search.key")
+
+
+def test_a_module_of_the_users_folder_replaces_no_installed_one(folder):
+    (folder / "json.py").write_text("x = 1")
+    sys.modules.pop("json", None)
+    assert not hasattr(resolve("json:dumps", {}, "key"), "x")

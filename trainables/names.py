@@ -1,0 +1,51 @@
+"""Finds what a name of a study's file stands for: one of ours, or `module:Name`, which is the user's own code."""
+
+import importlib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import InputError
+
+
+def is_own(name: str) -> bool:
+    """Answer whether a name stands for code of the user."""
+    return ":" in name
+
+
+def shorten(name: str) -> str:
+    """Return the part of a name that files, tables and keys of a study use: Vit for my_vit:Vit."""
+    return name.rpartition(":")[2]
+
+
+def add_folder(folder: Path) -> None:
+    """Let imports find the modules of a folder, after all others, so that they replace none of them."""
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+
+
+def resolve(name: str, table: Mapping[str, Any], where: str) -> Any:
+    """Return what a name stands for; the module of `module:Name` is imported.
+
+    Args:
+        name: A key of the table, or `module:Name`.
+        table: What we have, by name.
+        where: Key of the study's file, for the message.
+
+    Raises:
+        InputError: If there is no such name, or the module cannot be imported.
+    """
+    if name in table:
+        return table[name]
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
+        raise InputError(f"{where} = {name!r}: expected one of {', '.join(table)}, or module:Name of your own code")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{where} = {name!r} cannot be imported ({reason}): modules are searched in the folder of the study's file "
+            "and among the installed packages"
+        ) from error
