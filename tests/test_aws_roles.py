@@ -264,7 +264,7 @@ def test_the_head_may_not(account, action, resource, context):
         ("s3:ListBucket", "", True, True),
     ],
 )
-def test_of_the_bucket_a_worker_deletes_checkpoints_the_head_locks_too_and_nobody_the_record(
+def test_a_worker_deletes_checkpoints_the_head_locks_too_and_neither_deletes_the_record(
     account, action, name, head, worker
 ):
     resource = f"arn:aws:s3:::{account['Bucket']}{name and f'/{name}'}"

@@ -108,7 +108,7 @@ def test_the_training_benchmark_compares_three_loops(run, data, image_zip, tmp_p
     }
     assert row["parameters"] == 141_345
     # Forward: 864 + 9,216 a pixel of the first and second layer, and two dense ones; backward twice that, but for
-    # the gradient of the images, which nobody needs.
+    # the gradient of the images, which no weight needs.
     forward = 864 * 1024 + 9216 * 256 + 64 * 2048 + 64
     assert row["macs_per_image"] == 3 * forward - 864 * 1024
 
@@ -281,7 +281,7 @@ def test_lost_is_what_a_search_does_not_hold_or_trained_again(lines, held, lost)
 
 
 @pytest.mark.slow
-def test_optuna_alone_loses_nothing_where_nobody_kills_it(image_folder):
+def test_optuna_alone_loses_nothing_if_it_is_not_killed(image_folder):
     plan = Plan(data=str(image_folder), val_fraction=0.2, epochs=2, slots=1, configs=draw_configs(4))
     assert measure("optuna_alone", plan)["epochs_lost"] == 0
 

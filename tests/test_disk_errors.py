@@ -1,4 +1,4 @@
-"""Every write of a study fails once: never a wrong record, always a sentence, and the study goes on to the same end."""
+"""Each write of a study fails once: no record is wrong, a sentence says why, and the resumed study ends the same."""
 
 import json
 import os

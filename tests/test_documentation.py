@@ -45,9 +45,9 @@ def list_files():
 
 def test_the_tree_in_the_documentation_is_the_real_tree():
     tree = next(block for name, language, block in BLOCKS if name == "docs/design.md" and not language)
-    told = {line.split()[0] for line in tree.splitlines() if line.strip()}
+    listed = {line.split()[0] for line in tree.splitlines() if line.strip()}
     real = {name if not name.startswith("tests/") else "tests/" for name in list_files()}
-    assert told == real
+    assert listed == real
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("python -m search.run")])

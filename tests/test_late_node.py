@@ -71,7 +71,7 @@ def wait_for(project, process, text):
         time.sleep(0.1)
 
 
-def test_a_node_that_joins_with_other_code_ends_the_search_and_mended_it_goes_on(project, cluster, start):
+def test_a_node_that_joins_with_other_code_ends_the_search_and_mended_it_continues(project, cluster, start):
     search = start()
     wait_for(project, search, "trial 0 cnn epoch 1/")
     code = project / "search" / "cluster" / "job.py"

@@ -1,4 +1,4 @@
-"""A search loses a process that it needs, is asked to end, or has no room: it goes on, or says how to go on."""
+"""A search that loses a process, is asked to end or has no room continues, or says how to continue."""
 
 import os
 import signal
@@ -165,7 +165,7 @@ def test_a_temporary_folder_with_too_long_a_path_for_a_socket_is_refused_with_th
 
 @pytest.mark.parametrize("variable", ["TMPDIR", "HOME"])
 def test_a_folder_that_ray_cannot_write_is_refused_with_the_cure_or_not_needed(variable):
-    done = run_connect(**{variable: "/proc/1"})  # where nobody can write
+    done = run_connect(**{variable: "/proc/1"})  # where no process can write
     if done.returncode == 0:
         assert done.stderr == "it started\n"
         return

@@ -115,7 +115,7 @@ def load_trials(store, tmp_path):
     return optuna.load_study(study_name="tiny", storage=storage).trials
 
 
-def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(tmp_path, bucket, start, finish):
+def test_a_study_whose_head_vanishes_continues_from_the_bucket_on_another_machine(tmp_path, bucket, start, finish):
     study = tmp_path / "study.yaml"
     study.write_text(STUDY.format(bucket=bucket))
     url = f"s3://{bucket}/studies/tiny"
@@ -156,7 +156,7 @@ def test_a_study_whose_head_vanishes_goes_on_from_the_bucket_on_another_machine(
     assert "All trials have ended." in finish("search", "inspect", url)
 
 
-def test_a_search_goes_on_while_its_store_is_out_of_reach_and_ships_afterwards(
+def test_a_search_continues_while_its_store_is_out_of_reach_and_ships_afterwards(
     tmp_path, bucket, s3_server, monkeypatch, start
 ):
     study = tmp_path / "study.yaml"

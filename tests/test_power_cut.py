@@ -1,4 +1,4 @@
-"""What is promised of a study's files, held against everything that a power cut may leave of them.
+"""Checks what a study promises of its files on every disk that a power cut may leave.
 
 The functions that write a study (writing.py) run under strace. Their calls are replayed on a model of a disk that keeps
 only what was synced: of a file the content at its last fsync, of a folder the names at its last fsync, and of all that

@@ -119,7 +119,7 @@ def check_whole(trials, count):
         assert set(trial.user_attrs) >= {"architecture", "params", "seconds", "device", "images_per_second"}
 
 
-def test_a_killed_search_goes_on_to_the_same_end_as_an_unkilled_one(tmp_path, study, start, finish):
+def test_a_killed_search_continues_to_the_same_end_as_one_that_was_not_killed(tmp_path, study, start, finish):
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
     settings = ["--set", "search.max_concurrent=1"]
@@ -185,7 +185,7 @@ def test_a_killed_worker_costs_its_trial_no_epoch(tmp_path, study, start):
 
 
 def check_results(folder):
-    """Check that everything the README promises lies there, and fits together."""
+    """Check that every file that the README names exists, and that they agree."""
     record = read_yaml(folder / "study.yaml")
     assert set(record) == {"id", "command", "config", "data", "code", "evaluations"}
     assert len(pd.read_csv(folder / "trials.csv")) == 6

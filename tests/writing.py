@@ -34,7 +34,7 @@ MODEL = {"filters": 4, "dense_units": 8}
 
 
 class Writer:
-    """A study of a closed-form objective; a second one in the same place goes on where the first ended."""
+    """A study of a closed-form objective; a second one in the same place continues the first."""
 
     def __init__(self, root, source, marks):
         self.marks = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -1,1 +1,1 @@
-"""Told what happens in a search: live view, TensorBoard, Weights & Biases."""
+"""Listeners are informed of what happens in a search: live view, TensorBoard, Weights & Biases."""

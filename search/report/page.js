@@ -1,5 +1,5 @@
 "use strict";
-// Unpacks plotly.js, which lies in the page gzipped, and draws every chart; what it cannot draw keeps its sentence.
+// Unpacks plotly.js, which the page contains gzipped, and draws every chart; a chart that it cannot draw keeps its sentence.
 async function unpack(text) {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));

@@ -93,7 +93,7 @@ class Host:
         return self._process is not None
 
     def switch_on(self, switch):
-        """Start its first process, link it to the switch, and let it go on to sshd."""
+        """Start its first process, link it to the switch, and start sshd in it."""
         flags = ["--net", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc"]
         first = ["sh", "-c", ENTER, "sh", str(self.folder), self.name, find_program("sshd"), sys.prefix]
         with (self.folder / "sshd.log").open("w") as log:

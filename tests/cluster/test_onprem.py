@@ -63,7 +63,7 @@ def list_busy(cluster):
 
 
 def find_folder(cluster, name):
-    """Return the folder of a study, which lies where all hosts see it."""
+    """Return the folder of a study, which all hosts share."""
     return cluster.shared / "results" / name
 
 
@@ -187,7 +187,7 @@ def test_a_new_head_finishes_the_study_of_one_that_died(running):
     before = count_epochs(running, "moved")
     checkpoints = find_folder(running, "moved") / "checkpoints"
     for number, epochs in enumerate(before):
-        if 0 < epochs < 12:  # it goes on from its last epoch: the journal's, or one that was not reported any more
+        if 0 < epochs < 12:  # it continues after its last epoch: the journal's, or one that was not reported any more
             assert len(checkpoint.load(checkpoints / f"trial-{number}.ckpt")["history"]) - epochs in (0, 1)
 
     running.appoint(new)

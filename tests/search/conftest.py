@@ -383,7 +383,7 @@ def saved_model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def describe_record() -> Callable[[StudyConfig], dict[str, Any]]:
-    """Returns the study.yaml of a study without id whose images nobody needs."""
+    """Returns the study.yaml of a study without id whose images no test needs."""
 
     def describe(config: StudyConfig) -> dict[str, Any]:
         data = {"fingerprint": "0" * 64, "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}

@@ -119,7 +119,7 @@ def test_any_number_of_kills_loses_and_doubles_nothing(kills, slots, seed):
 
 @SLOW
 @given(share=st.floats(0, 1), slots=st.integers(1, 3))
-def test_a_journal_cut_off_at_any_byte_is_gone_on_with(share, slots):
+def test_a_journal_cut_off_at_any_byte_is_continued(share, slots):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "study.journal"
         Cluster(path, 0).run(slots, [10**6])

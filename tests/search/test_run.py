@@ -83,7 +83,7 @@ def test_weights_that_cannot_be_had_are_one_error_before_the_search(run, tmp_pat
     assert not (tmp_path / "results").exists()
 
 
-def test_a_study_whose_folder_was_moved_goes_on_where_it_lies_now(tmp_path, monkeypatch, packed):
+def test_a_study_whose_folder_was_moved_continues_where_it_is_now(tmp_path, monkeypatch, packed):
     monkeypatch.chdir(tmp_path)
     create_folder(parse({"name": "mine", "results": str(tmp_path / "large disk")}), packed)
     (tmp_path / "large disk").rename(tmp_path / "results")

@@ -98,7 +98,7 @@ def test_every_sampler_with_every_scheduler_survives_a_kill(tmp_path, sampler, s
     assert all(trial.state is not State.RUNNING for trial in killed.trials)
 
 
-def test_extending_a_finished_study_goes_on_as_if_it_had_been_longer_from_the_start(tmp_path):
+def test_extending_a_finished_study_continues_as_if_it_had_been_longer_from_the_start(tmp_path):
     (tmp_path / "short").mkdir()
     (tmp_path / "long").mkdir()
     run(open_study(tmp_path / "short", num_trials=10))
@@ -123,7 +123,7 @@ def test_a_skipped_epoch_is_a_bug(tmp_path):
         study.report(trial.number, measure(trial, 2), "cpu")
 
 
-def test_a_failed_trial_keeps_its_reason_and_the_search_goes_on(tmp_path):
+def test_a_failed_trial_keeps_its_reason_and_the_search_continues(tmp_path):
     study = open_study(tmp_path, num_trials=3)
     study.fail(study.ask().number, "loss is nan in epoch 1", "the traceback")
     run(study)
@@ -328,7 +328,7 @@ def test_a_killed_study_that_divides_what_is_measured_equals_one_that_is_not(tmp
     assert summarize(killed) == summarize(straight)
 
 
-def test_a_study_whose_space_was_changed_by_hand_goes_on(tmp_path):
+def test_a_study_whose_space_was_changed_by_hand_continues(tmp_path):
     run(open_study(tmp_path, num_trials=6))
     config = parse(
         {

@@ -178,7 +178,7 @@ def run(config: TrainConfig, device: torch.device, resume: dict[str, Any] | None
 
 
 def assert_equal(one: Any, other: Any) -> None:
-    """Require two states to be the same to the bit; how an optimizer is told its rate does not count."""
+    """Require two states to be the same to the bit; the form of the optimizer's rate does not count."""
     for name in ("epoch", "history", *(name for name in ("model", "last") if name in one)):
         left, right = tree_leaves(one[name]), tree_leaves(other[name])
         assert all(map(is_same, left, right)), name

@@ -20,7 +20,7 @@ TRIALS = [{"CPU": 1, "GPU": 0.25}] * 12
 
 
 def load_types():
-    """Return the node types of the cluster file with the resources that Ray is told by AWS."""
+    """Return the node types of the cluster file with the resources that AWS reports to Ray."""
     types = yaml.safe_load(CLUSTER.read_text())["available_node_types"]
     for name, gpu in GPUS.items():
         types[name]["resources"] = {"CPU": 4, "GPU": 1, "memory": 12 * 2**30, f"accelerator_type:{gpu}": 1}

@@ -300,7 +300,7 @@ def test_a_process_with_other_code_trains_nothing_and_fails_no_trial(packed, tmp
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """What lies on the driver's node in place of torchvision's file: a real state dict with one number changed."""
+    """What the driver's node has in place of torchvision's file: a real state dict with one number changed."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "driver"))
     state = build_model(ResNet50Config()).state_dict() | {"fc.weight": torch.zeros(1000, 2048)}
     state |= {"fc.bias": torch.zeros(1000), "bn1.weight": torch.full((64,), 0.25)}

@@ -86,7 +86,7 @@ print(json.dumps({
 
 
 def find_lack():
-    """Return why nobody can attack here, or None."""
+    """Return why no other user can attack here, or None."""
     if os.geteuid() != 0:
         return "needs root, to become another user"
     if shutil.which("setpriv") is None:
@@ -108,7 +108,7 @@ def temporary():
 def searching(tmp_path, temporary, spawn):
     """The process of a search that trains, and the folder in which all of its temporary files are."""
     if lack := find_lack():
-        pytest.skip(f"nobody can attack: {lack}")
+        pytest.skip(f"no other user can attack: {lack}")
     (tmp_path / "study.yaml").write_text(STUDY.format(cache=tmp_path / "cache"))
     (tmp_path / "home" / ".ray").mkdir(parents=True)
     (tmp_path / "home" / ".ray" / "auth_token").write_text("of-a-cluster")

@@ -95,7 +95,7 @@ def test_a_search_with_broken_trials_and_lost_workers_ends_whole(tmp_path):
 
 
 def test_a_worker_that_ray_ends_to_free_memory_counts_as_broken_down(tmp_path, monkeypatch):
-    """Ray is told that the machine's memory is too full as soon as a hundredth of it is used, which it is."""
+    """Ray takes the machine's memory as full from a hundredth on, so it is full."""
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
 
@@ -286,7 +286,7 @@ def test_trials_run_in_the_workers_that_ray_has_started_already(tmp_path):
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_a_trial_that_hangs_fails_and_the_search_goes_on(tmp_path):
+def test_a_trial_that_hangs_fails_and_the_search_continues(tmp_path):
     config = build_config(num_trials=3, scheduler="none", max_epochs=2, trial_timeout_s=10.0)
 
     def work(job):

@@ -42,15 +42,15 @@ def read(messages):
     return [{name: value for name, value in each.metrics.items() if name not in MEASURED} for each in messages]
 
 
-def test_a_trial_goes_on_from_its_checkpoint_and_reports_what_was_not_recorded(packed, tmp_path):
+def test_a_trial_continues_from_its_checkpoint_and_reports_what_was_not_recorded(packed, tmp_path):
     straight = read(list(train(make_job(packed, tmp_path / "straight"))))
     job = make_job(packed, tmp_path)
     assert read(list(islice(train(job), 2))) == straight[:2]
     assert read(list(train(dataclasses.replace(job, epochs_done=1)))) == straight[1:]
 
 
-def test_a_number_that_is_proposed_again_with_other_parameters_begins_anew(packed, tmp_path):
-    """A head that vanished may have lost the proposal whose checkpoint lies there."""
+def test_a_number_that_is_proposed_again_with_other_parameters_starts_at_epoch_1(packed, tmp_path):
+    """A head that vanished may have lost the proposal of the stored checkpoint."""
     list(islice(train(make_job(packed, tmp_path)), 2))
     other = {"params": {"filters": 4, "dense_units": 8, "batch_size": 8, "learning_rate": 0.01}}
     fresh = read(list(train(make_job(packed, tmp_path / "fresh", **other))))

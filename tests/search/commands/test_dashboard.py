@@ -40,7 +40,7 @@ while True:
 
 @pytest.fixture
 def folder(tmp_path, describe_record):
-    """A study of one complete trial whose accuracy nobody beats, and a published picture."""
+    """A study of one complete trial with an accuracy of 1, and a published picture."""
     folder = tmp_path / "mine"
     folder.mkdir()
     save_manifest(folder, describe_record(parse({"name": "mine"})))
@@ -87,7 +87,7 @@ def test_the_page_shows_the_study_and_its_pictures(address):
         ("POST", "/api/studies/0/rename", b'{"study_name": "other"}'),
     ],
 )
-def test_nobody_changes_a_study_through_the_page(address, folder, method, path, body):
+def test_the_page_changes_no_study(address, folder, method, path, body):
     before = (folder / "study.journal").read_bytes()
     with pytest.raises(urllib.error.HTTPError, match="403") as refusal:
         ask(address + path, method, body)
@@ -191,7 +191,7 @@ def browser():
 
 
 @pytest.mark.slow
-def test_a_browser_shows_study_best_value_and_plots_while_the_search_goes_on(address, folder, browser, spawn):
+def test_a_browser_shows_study_best_value_and_plots_while_the_search_continues(address, folder, browser, spawn):
     searcher = spawn([sys.executable, "-c", SEARCHER, folder / "study.journal"], cwd=ROOT)
     browser.get(f"{address}/dashboard")
     wait_for(browser, "mine", lambda: "mine" in read_text(browser))

@@ -119,7 +119,7 @@ def test_a_second_call_sends_nothing_again(trials, wandb_server, config):
     assert len(wandb_server.runs) == before
 
 
-def test_a_call_that_was_cut_is_gone_on_with(trials, wandb_server, config):
+def test_a_call_that_was_cut_is_continued(trials, wandb_server, config):
     sync(config.directory)
     kept = [request for request in wandb_server.requests if "demo-1d-0001" not in json.dumps(request)]
     wandb_server.requests[:] = kept
@@ -291,7 +291,7 @@ def list_artifacts(server):
     return [variables.get("input", variables) for variables in server.list_variables("CreateArtifact")]
 
 
-def test_an_evaluation_goes_online_at_once(result, wandb_server, config):
+def test_an_evaluation_continuesline_at_once(result, wandb_server, config):
     warnings = []
     online = parse({**dump(config), "tracking": {"mode": "online"}})
     tracker = build_tracker(online, "1d", warnings.append)

@@ -103,7 +103,7 @@ def test_a_retraining_whose_worker_breaks_down_is_started_again_so_often_and_the
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_a_retraining_whose_worker_is_asked_to_end_as_its_node_shuts_down_goes_on(packed, tmp_path):
+def test_a_retraining_whose_worker_is_asked_to_end_as_its_node_shuts_down_continues(packed, tmp_path):
     retrainer = build_retrainer(packed, tmp_path, max_failures=0)
     assert retrainer.run([make_job("breaks")], make_work(tmp_path, be_asked_twice)) == {"breaks": 0.25}
     assert (tmp_path / "breaks").read_text() == "xxx"
@@ -130,7 +130,7 @@ def add_node(cluster):
 
 
 @pytest.mark.parametrize("in_order", [False, True])
-def test_a_retraining_whose_node_vanishes_goes_on_elsewhere_and_that_does_not_count(packed, tmp_path, in_order):
+def test_a_retraining_whose_node_vanishes_continues_elsewhere_and_that_does_not_count(packed, tmp_path, in_order):
     def wait_at_first(_, before):
         while before == 0:
             time.sleep(1)

@@ -72,7 +72,7 @@ def test_it_tells_every_epoch_and_then_the_tested_model_and_leaves_only_its_file
     assert names == {".json", ".md", ".safetensors", ".predictions.safetensors"}
 
 
-def test_a_killed_retraining_goes_on_to_the_same_weights_bit_for_bit(packed, tmp_path):
+def test_a_killed_retraining_continues_to_the_same_weights_bit_for_bit(packed, tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     list(retrain(make_retraining(), packed, straight))
     steps = retrain(make_retraining(), packed, killed)
@@ -92,7 +92,7 @@ def test_one_killed_after_its_last_epoch_is_only_tested_again(packed, tmp_path):
     assert isinstance(tested.result, result.TestedModel)
 
 
-def test_the_checkpoint_of_another_retraining_is_not_gone_on_with(packed, tmp_path):
+def test_the_checkpoint_of_another_retraining_is_not_continued(packed, tmp_path):
     steps = retrain(make_retraining(train_seed=6), packed, tmp_path)
     next(steps)
     assert checkpoint.load(tmp_path / "cnn-seed0.ckpt") is not None

@@ -34,7 +34,7 @@ def test_a_checkpoint_of_another_training_of_the_same_number_is_none(build):
     assert build("mine").load()["epoch"] == 1
 
 
-def test_a_training_goes_on_from_its_newest_checkpoint(build):
+def test_a_training_continues_from_its_newest_checkpoint(build):
     for epoch in (1, 2, 3):
         build().save(make_state(epoch))
     state = build().load()

@@ -89,7 +89,7 @@ def test_a_line_that_no_kill_can_damage_is_named_and_nothing_is_changed(tmp_path
     assert path.read_bytes() == damaged
 
 
-def test_a_study_on_a_full_disk_ends_and_goes_on_when_there_is_room(run_on_small_disk, tmp_path):
+def test_a_study_on_a_full_disk_ends_and_continues_when_there_is_room(run_on_small_disk, tmp_path):
     script = """
 import errno, pathlib, subprocess, sys
 from search.config.load import parse
@@ -140,7 +140,7 @@ def test_a_last_line_that_is_no_record_is_cut_off(tmp_path):
     assert "cut off 65 bytes" in notes[0]
 
 
-def test_a_lock_that_a_killed_writer_left_stops_nobody(tmp_path, monkeypatch):
+def test_a_lock_that_a_killed_writer_left_stops_no_other_writer(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = Path("results")
     folder.mkdir()

@@ -128,7 +128,7 @@ def test_a_part_whose_answer_was_lost_is_ones_own_although_the_journal_has_grown
     copy = Mirror(config, print)
     write(config, b"one\n")
     copy._ship_journal()
-    Store(config.url).write(name_part(4), b"two\n")  # it is there, and nobody said so
+    Store(config.url).write(name_part(4), b"two\n")  # it was written, but the answer was lost
     write(config, b"one\ntwo\nthree\n")
     copy._ship_journal()
     assert read_parts(Store(config.url)) == b"one\ntwo\nthree\n"

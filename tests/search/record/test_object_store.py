@@ -136,7 +136,7 @@ def test_without_credentials_the_variables_are_named(store, monkeypatch, tmp_pat
         store.check()
 
 
-def test_a_store_that_nobody_serves_is_given_up(store, monkeypatch):
+def test_a_store_that_does_not_answer_ends_the_command(store, monkeypatch):
     import s3fs
 
     with socket.socket() as free:
@@ -173,7 +173,7 @@ def test_a_living_holder_of_the_lock_is_refused_and_shown(store, start):
         pass
 
 
-def test_a_heartbeat_goes_on_when_an_answer_was_lost(store, monkeypatch):
+def test_a_heartbeat_continues_when_an_answer_was_lost(store, monkeypatch):
     slot = StoreSlot(store)
     assert slot.create(b"beat 0")
 

@@ -173,7 +173,7 @@ def server(request, tmp_path_factory, spawn_for_module):
     """A server of each kind, running."""
     folder = tmp_path_factory.mktemp(request.param)
     folder.chmod(0o755)
-    for parent in folder.parents[:3]:  # pytest's own folders let nobody else in
+    for parent in folder.parents[:3]:  # pytest's own folders are closed to other users
         if parent.name.startswith(("pytest", "popen")):  # pytest-xdist's are between them
             parent.chmod(0o711)
     server = SERVERS[request.param](folder)
@@ -224,7 +224,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_space_that_was_changed_goes_on_in_a_database_as_in_a_file(database, tmp_path, change):
+def test_a_space_that_was_changed_continues_in_a_database_as_in_a_file(database, tmp_path, change):
     places, found = {"file": tmp_path / "study.journal", "database": database}, {}
     for kind, place in places.items():
         for num_trials, spec in zip((5, 10, 12), (*CHANGES[change], CHANGES[change][1]), strict=True):
@@ -246,7 +246,7 @@ def test_a_space_that_was_changed_goes_on_in_a_database_as_in_a_file(database, t
 
 
 @pytest.mark.parametrize("limit", [2, 9])
-def test_a_killed_search_goes_on_as_if_it_had_not_been(database, tmp_path, limit, spawn):
+def test_a_killed_search_continues_as_if_it_had_not_been(database, tmp_path, limit, spawn):
     straight = open_study(tmp_path / "study.journal")
     run(straight)
     command = [sys.executable, "-c", SEARCHER, Path(__file__).parent, database, str(limit)]
@@ -283,7 +283,7 @@ def test_a_reader_writes_nothing(database):
     assert Journal.read(database, "nobody") is None
 
 
-def test_a_search_that_loses_its_connection_ends_and_goes_on_later(server, database, tmp_path):
+def test_a_search_that_loses_its_connection_ends_and_continues_later(server, database, tmp_path):
     study = open_study(database)
     trial = study.ask()
     server.cut(database.rpartition("/")[2])
@@ -298,7 +298,7 @@ def test_a_search_that_loses_its_connection_ends_and_goes_on_later(server, datab
     assert summarize(resumed) == summarize(straight)
 
 
-def test_a_study_of_somebody_else_with_the_same_name_is_not_gone_on_with(database, tmp_path):
+def test_a_study_of_another_owner_with_the_same_name_is_not_continued(database, tmp_path):
     config = parse({**SETTINGS, "storage": database, "results": str(tmp_path)})
     check_absent(config, resume=False)
     open_study(database)._journal.close()
@@ -308,7 +308,7 @@ def test_a_study_of_somebody_else_with_the_same_name_is_not_gone_on_with(databas
     check_absent(config, resume=True)
 
 
-def test_a_new_head_goes_on_with_a_database_and_a_bucket(database, tmp_path, bucket):
+def test_a_new_head_continues_with_a_database_and_a_bucket(database, tmp_path, bucket):
     results, cache = f"s3://{bucket}/studies", {"cache": str(tmp_path / "cache")}
     config = parse({**SETTINGS, "storage": database, "results": results, "data": cache})
     open_study(database)._journal.close()

@@ -162,7 +162,7 @@ def test_a_study_with_enqueued_points_that_is_cut_off_after_any_line_equals_one_
         ({"cnn.learning_rate": float("nan")}, "is outside the space"),
     ],
 )
-def test_an_enqueued_point_that_cannot_be_trained_fails_with_its_reason_and_the_search_goes_on(folder, point, reason):
+def test_an_enqueued_point_that_cannot_be_trained_fails_with_its_reason_and_the_search_continues(folder, point, reason):
     run(open_study(folder), 3)
     open_plain(folder).enqueue_trial(point)
     number = len(open_study(folder).trials) - 1
@@ -183,7 +183,7 @@ def test_a_point_of_an_architecture_that_is_not_searched_fails(folder):
     assert "this study does not search resnet50" in study.trials[1].reason
 
 
-def test_what_plain_optuna_asked_told_or_added_counts_as_failed_and_the_search_goes_on(folder):
+def test_a_trial_that_plain_optuna_asked_reported_or_added_counts_as_failed_and_the_search_continues(folder):
     run(open_study(folder), 5)
     plain = open_plain(folder)
     first = len(plain.trials)

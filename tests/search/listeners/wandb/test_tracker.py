@@ -69,7 +69,7 @@ def list_metrics(history: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 @pytest.mark.usefixtures("wandb_home")
-def test_every_value_of_a_trial_lies_in_its_offline_file(build, read_wandb_files, tmp_path, warnings):
+def test_every_value_of_a_trial_is_in_its_offline_file(build, read_wandb_files, tmp_path, warnings):
     tracker, trial = build("offline"), make_trial(7)
     trial.attributes = {"seconds": 6.0, "device": "cpu", "images_per_second": 1800.0, "peak_memory_bytes": 2e6}
     trial.reason = "stopped by asha at epoch 3"
@@ -237,7 +237,7 @@ def test_a_server_that_fails_later_moves_running_trials_offline(
 @pytest.mark.parametrize(
     ("mode", "key", "reason"), [("online", None, "no API key is set"), ("auto", "short", "must have 40+ characters")]
 )
-def test_a_missing_or_malformed_key_goes_on_offline(
+def test_a_missing_or_malformed_key_continues_offline(
     build, warnings, monkeypatch, read_wandb_files, tmp_path, mode, key, reason
 ):
     if key:
