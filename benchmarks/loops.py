@@ -14,7 +14,7 @@ from torchvision import datasets, transforms
 import trainables.train
 from benchmarks.roofline import wait
 from trainables.augment import to_float
-from trainables.config import ModelConfig, TrainConfig
+from trainables.config import IMAGE_SIZE, Architecture, TrainConfig
 from trainables.models.model import build_model
 from trainables.optim import build_optimizer
 from trainables.runtime import autocast
@@ -99,8 +99,8 @@ def choose_workers(config: TrainConfig, folder: Path, num: int, device: torch.de
 def compile_models() -> None:
     """Let trainables.train compile every model from now on: a lever to measure, not one that ships."""
 
-    def build(config: ModelConfig, *, seed: int = 0) -> nn.Module:
-        model = build_model(config, seed=seed)
+    def build(config: Architecture, *, seed: int = 0, size: int = IMAGE_SIZE) -> nn.Module:
+        model = build_model(config, seed=seed, size=size)
         model.compile()
         return model
 

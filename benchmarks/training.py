@@ -27,7 +27,7 @@ from torchvision.io import write_jpeg
 
 from benchmarks.loops import choose_workers, compile_models, measure_speed, run_bare, run_loop
 from benchmarks.roofline import Roof, count_work, measure_roof
-from trainables.config import ModelConfig, TrainConfig
+from trainables.config import Architecture, TrainConfig
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.model import build_model, count_parameters
 from trainables.models.resnet50.config import ResNet50Config
@@ -40,7 +40,7 @@ from trainables.train import train
 SMALL_CNN = CnnConfig(
     num_blocks=3, convs_per_block=2, filters=32, growth=2.0, batch_norm=True, head="gap", dense_layers=0
 )
-MODELS: dict[str, ModelConfig] = {
+MODELS: dict[str, Architecture] = {
     "paper_cnn": CnnConfig(),
     "small_cnn": SMALL_CNN,
     "resnet50": ResNet50Config(),

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from search.config.schema import StudyConfig
-from trainables.config import MODEL_CONFIGS, RUN_FIELDS, TrainConfig
+from trainables.config import ARCHITECTURES, RUN_FIELDS, TrainConfig
 
 LOG = Path(__file__).parent.parent / "LOG.md"
 KINDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
@@ -69,7 +69,7 @@ def render_keys() -> str:
 
 def render_parameters() -> str:
     """Return the tables of all parameters that a space may name: of each architecture, then of every training."""
-    tables = [f"### {name}\n\n{_render_parameters(config)}" for name, config in MODEL_CONFIGS.items()]
+    tables = [f"### {name}\n\n{_render_parameters(config)}" for name, config in ARCHITECTURES.items()]
     return "\n\n".join([*tables, f"### Training, for every architecture\n\n{_render_parameters(TrainConfig)}"])
 
 

@@ -5,45 +5,71 @@ differences.
 """
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from trainables.errors import InputError, check_field
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.resnet50.config import ResNet50Config
+from trainables.names import IMPORTED, is_own
+from trainables.parameters import Parameter, list_parameters
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Value = bool | int | float | str
 """Value of a parameter."""
 
 IMAGE_SIZE = 32
-"""Height and width of every stored image, in pixels."""
+"""Height and width of CIFAKE's images, in pixels."""
 
 
+OPTIMIZERS = ("adam", "adamw", "sgd")
 LARGEST = 1e38
 """Bound of an optimizer's factors; the largest float32 is 3.4e38."""
 
 
-ModelConfig = CnnConfig | ResNet50Config
+class Architecture(Protocol):
+    """Configuration of a network: a frozen dataclass, whose fields are parameters of a search.
 
-MODEL_CONFIGS: dict[str, type[CnnConfig] | type[ResNet50Config]] = {
-    config.architecture: config for config in (CnnConfig, ResNet50Config)
-}
+    It may also have:
+        check(*, size, batch_size): Raises InputError if the network cannot train so.
+        load_weights(model): Loads the weights that training starts from; a trained model is restored without it.
+        WITHOUT_EFFECT: By a parameter with its value, the parameters that have no effect then.
+    """
+
+    def build(self, *, size: int) -> "nn.Module":
+        """Build the network, with random weights.
+
+        Args:
+            size: Height and width of the images in pixels.
+
+        Returns:
+            A module that maps images (N, 3, size, size) in [0, 1] to logits (N,).
+        """
+
+
+ARCHITECTURES: dict[str, type[Architecture]] = {"cnn": CnnConfig, "resnet50": ResNet50Config}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """One training, complete: the same configuration and data give the same weights."""
 
-    model: ModelConfig
+    model: Architecture
     """Configuration of the network."""
     epochs: int
     """Passes over the training images, at least 1; the learning-rate schedule spans them."""
     seed: int = 0
     """Root of every random draw, at least 0."""
+    size: int = IMAGE_SIZE
+    """Height and width of the images in pixels."""
     batch_size: int = 128
     """Images in a step, at least 1; 2 if the model normalises 1x1 maps. An epoch drops its last partial batch."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimizer; sgd has Nesterov momentum 0.9."""
+    optimizer: str = "adam"
+    """Optimizer: adam, adamw, sgd (with Nesterov momentum 0.9), or module:Name of a class of your own that takes
+    (params, lr, weight_decay)."""
     learning_rate: float = 1e-3
     """Peak learning rate, above 0, at most 1e38."""
     weight_decay: float = 0.0
@@ -71,25 +97,61 @@ class TrainConfig:
         check_field(self, "epochs", self.epochs >= 1, "at least 1")
         check_field(self, "seed", self.seed >= 0, "at least 0")
         check_field(self, "batch_size", self.batch_size >= 1, "at least 1")
-        smallest = self.model.min_batch_size
-        what = f"at least {smallest}, because batch normalisation of 1x1 maps cannot train on single images"
-        check_field(self, "batch_size", self.batch_size >= smallest, what)
+        if check := getattr(self.model, "check", None):
+            check(size=self.size, batch_size=self.batch_size)
+        is_known = self.optimizer in OPTIMIZERS or is_own(self.optimizer)
+        check_field(self, "optimizer", is_known, f"one of {', '.join(OPTIMIZERS)}, or module:Name of your own")
         check_field(self, "learning_rate", 0.0 < self.learning_rate <= LARGEST, f"above 0, at most {LARGEST:g}")
         check_field(self, "weight_decay", 0.0 <= self.weight_decay <= LARGEST, f"0 to {LARGEST:g}")
         check_field(self, "warmup_frac", 0.0 <= self.warmup_frac < 1.0, "0 up to, not including, 1")
-        check_field(self, "crop_padding", 0 <= self.crop_padding <= IMAGE_SIZE // 2, "0 to 16")
-        check_field(self, "cutout", 0 <= self.cutout <= IMAGE_SIZE, "0 to 32")
+        check_field(self, "crop_padding", 0 <= self.crop_padding <= self.size // 2, f"0 to {self.size // 2}")
+        check_field(self, "cutout", 0 <= self.cutout <= self.size, f"0 to {self.size}")
         check_field(self, "label_smoothing", 0.0 <= self.label_smoothing < 1.0, "0 up to, not including, 1")
         check_field(self, "ema_decay", 0.0 <= self.ema_decay < 1.0, "0 up to, not including, 1")
 
 
-WITHOUT_EFFECT: dict[str, dict[tuple[str, Value], tuple[str, ...]]] = {
-    "cnn": {("num_blocks", 1): ("growth",), ("num_blocks", 5): ("head",), ("dense_layers", 0): ("dense_units",)},
-    "resnet50": {("hidden_layers", 0): ("hidden_units",), ("weights", "none"): ("trainable_stages",)},
-}
-"""By architecture, and by a parameter with its value: the parameters that have no effect then."""
-RUN_FIELDS = ("model", "epochs", "seed")
+RUN_FIELDS = ("model", "epochs", "seed", "size")
 """Fields of TrainConfig that a search sets; all others may be searched."""
+
+
+def check_architecture(name: str, kind: Any) -> None:
+    """Check a class of the user.
+
+    Raises:
+        InputError: If it is no architecture, or its parameters cannot be searched.
+    """
+    if not (inspect.isclass(kind) and dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen):
+        raise InputError(f"{name} is no frozen dataclass: write @dataclass(frozen=True, kw_only=True) above its class")
+    if not callable(getattr(kind, "build", None)):
+        raise InputError(f"{name} has no build: give it a method `build(self, *, size: int) -> nn.Module`")
+    if twice := sorted(list_parameters(kind).keys() & {field.name for field in dataclasses.fields(TrainConfig)}):
+        raise InputError(f"{name} has the parameter {twice[0]}, which every training has: give it another name")
+
+
+def get_schema(architecture: str) -> dict[str, Parameter]:
+    """Return all parameters of an architecture's training: those of the network, then those of the training.
+
+    Of code of the user that this process did not import, nothing is known.
+
+    Raises:
+        InputError: If no architecture has this name.
+    """
+    if is_own(architecture) and architecture not in IMPORTED:
+        return {}
+    kind = get_architecture(architecture)
+    return {**list_parameters(kind), **list_parameters(TrainConfig, RUN_FIELDS)}
+
+
+def get_architecture(name: str) -> type[Architecture]:
+    """Return the class of an architecture.
+
+    Raises:
+        InputError: If no architecture has this name, or it is the user's and was not imported.
+    """
+    known = ARCHITECTURES | IMPORTED
+    if name not in known:
+        raise InputError(f"unknown architecture {name!r}; known: {', '.join(known)}")
+    return known[name]
 
 
 def list_defaults(architecture: str) -> dict[str, Value]:
@@ -98,15 +160,18 @@ def list_defaults(architecture: str) -> dict[str, Value]:
     Raises:
         InputError: If no architecture has this name.
     """
-    if architecture not in MODEL_CONFIGS:
-        raise InputError(f"unknown architecture {architecture!r}; known: {', '.join(MODEL_CONFIGS)}")
-    fields = (*dataclasses.fields(MODEL_CONFIGS[architecture]), *dataclasses.fields(TrainConfig))
-    return {field.name: cast(Value, field.default) for field in fields if field.name not in RUN_FIELDS}
+    return {name: each.default for name, each in get_schema(architecture).items()}
+
+
+def list_rules(architecture: str) -> Mapping[tuple[str, Value], tuple[str, ...]]:
+    """Return by a parameter with its value: the parameters that have no effect then."""
+    rules: Mapping[tuple[str, Value], tuple[str, ...]] = getattr(get_architecture(architecture), "WITHOUT_EFFECT", {})
+    return rules
 
 
 def list_without_effect(architecture: str, params: Mapping[str, Value]) -> set[str]:
-    """Return the names of the parameters that have no effect, given at least those that WITHOUT_EFFECT names first."""
-    rules = WITHOUT_EFFECT[architecture].items()
+    """Return the names of the parameters that have no effect, given at least those that `list_rules` names first."""
+    rules = list_rules(architecture).items()
     return {name for (other, value), names in rules if params[other] == value for name in names}
 
 
@@ -117,29 +182,33 @@ def complete_params(architecture: str, params: Mapping[str, Value]) -> dict[str,
     return known | {name: defaults[name] for name in list_without_effect(architecture, known)}
 
 
-def build_train_config(architecture: str, params: Mapping[str, Value], *, epochs: int, seed: int) -> TrainConfig:
+def build_train_config(
+    architecture: str, params: Mapping[str, Value], *, epochs: int, seed: int, size: int = IMAGE_SIZE
+) -> TrainConfig:
     """Build a training from flat parameters; missing ones keep their defaults.
 
     Args:
-        architecture: A key of MODEL_CONFIGS.
+        architecture: Its name.
         params: Values by the names of `list_defaults`.
         epochs: Length of the schedule.
         seed: Root of every random draw.
+        size: Height and width of the images in pixels.
 
     Raises:
         InputError: If a name is unknown or a value is outside its range.
     """
-    known = list_defaults(architecture)
+    kind = get_architecture(architecture)
+    known = get_schema(architecture)
     if unknown := sorted(set(params) - set(known)):
         raise InputError(f"{architecture} has no parameter {', '.join(unknown)}; known: {', '.join(known)}")
-    model_class = MODEL_CONFIGS[architecture]
-    model_names = {field.name for field in dataclasses.fields(model_class)}
-    model: dict[str, Any] = {name: value for name, value in params.items() if name in model_names}
-    training: dict[str, Any] = {name: value for name, value in params.items() if name not in model_names}
-    return TrainConfig(model=model_class(**model), epochs=epochs, seed=seed, **training)
+    own = list_parameters(kind)
+    model: dict[str, Any] = {name: value for name, value in params.items() if name in own}
+    training: dict[str, Any] = {name: value for name, value in params.items() if name not in own}
+    return TrainConfig(model=kind(**model), epochs=epochs, seed=seed, size=size, **training)
 
 
 def list_values(config: TrainConfig) -> dict[str, Value]:
     """Return the flat parameters of a training, as `build_train_config` takes them."""
-    merged = dataclasses.asdict(config.model) | dataclasses.asdict(config)
-    return {name: merged[name] for name in list_defaults(config.model.architecture)}
+    model: Any = config.model  # a dataclass
+    merged = dataclasses.asdict(model) | dataclasses.asdict(config)
+    return {name: value for name, value in merged.items() if name not in RUN_FIELDS}

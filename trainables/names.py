@@ -8,6 +8,9 @@ from typing import Any
 
 from trainables.errors import InputError
 
+IMPORTED: dict[str, Any] = {}
+"""Code of the user by its name `module:Name`, as far as the user asked for it; a reader of a study imports none."""
+
 
 def is_own(name: str) -> bool:
     """Answer whether a name stands for code of the user."""

@@ -90,7 +90,7 @@ class _Training:
 
     def __init__(self, config: TrainConfig, device: torch.device, resume: dict[str, Any] | None) -> None:
         self.config = config
-        self.model = build_model(config.model, seed=derive_seed(config.seed, "weights"))
+        self.model = build_model(config.model, seed=derive_seed(config.seed, "weights"), size=config.size)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(config, self.model)
         self.average = Average(self.model, decay=config.ema_decay) if config.ema_decay else None

@@ -104,7 +104,7 @@ def load_model(path: Path) -> TrainedModel:
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
             raise InputError("a weight is not finite")
         config = record.build_config()
-        return TrainedModel(model=restore_model(config.model, weights), config=config, record=record)
+        return TrainedModel(model=restore_model(config.model, weights, size=config.size), config=config, record=record)
     except (InputError, OverflowError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} does not fit its record ({reason}): evaluate the study again") from None

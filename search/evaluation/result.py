@@ -24,7 +24,7 @@ class TestedModel:
     label: Label
     """Name of its files in models/, such as cnn-seed0."""
     architecture: str
-    """Key of trainables.config.MODEL_CONFIGS."""
+    """Name of its architecture."""
     rank: Count
     """1 for the architecture's best configuration on validation, which the comparison shows."""
     seed: Index

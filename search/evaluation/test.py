@@ -77,7 +77,7 @@ def choose_on_validation(job: Job, trained: Trained) -> float:  # noqa: ARG001 t
     No test image is read.
     """
     assert trained.val_split is not None, "a threshold needs images to validate on"
-    model = restore_model(trained.config.model, trained.state["model"])
+    model = restore_model(trained.config.model, trained.state["model"], size=trained.config.size)
     logits = _score(model, trained.val_split, trained)
     labels = trained.val_split.labels.index_select(0, trained.val_split.indices)
     return choose_threshold(labels.numpy(), to_probabilities(logits).numpy())
@@ -97,7 +97,7 @@ def _test(retraining: Retraining, job: Job, trained: Trained) -> Tested:
     cost = {"training_seconds": sum(metrics["seconds"] for metrics in trained.state["history"])}
     if (peak := read_peak_memory(trained.device)) is not None:
         cost["peak_memory_bytes"] = float(peak)
-    model = restore_model(trained.config.model, trained.state["model"])
+    model = restore_model(trained.config.model, trained.state["model"], size=trained.config.size)
     predictions = _predict(model, open_test(Path(job.pack)), retraining.threshold, trained)
     cost |= measure_cost(model, device=trained.device, flip_average=trained.config.flip_average)
     summary = TestedModel(

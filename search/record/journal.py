@@ -120,7 +120,7 @@ class Journal:
         """Record a suggestion.
 
         Args:
-            architecture: Key of trainables.config.MODEL_CONFIGS.
+            architecture: Name of its architecture.
             params: All flat parameters, fixed ones included.
             distributions: Optuna's distributions of the searched ones.
         """
@@ -140,7 +140,7 @@ class Journal:
 
         Args:
             trial: A waiting trial.
-            architecture: Key of trainables.config.MODEL_CONFIGS.
+            architecture: Name of its architecture.
             params: All flat parameters, fixed ones included; where a kill left some in the trial, those.
             distributions: Optuna's distributions of the searched ones.
         """

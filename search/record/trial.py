@@ -27,7 +27,7 @@ class Trial:
     number: int
     """Position in the study, from 0."""
     architecture: str
-    """Key of trainables.config.MODEL_CONFIGS; `foreign` for a trial that plain Optuna wrote, until it is handed out."""
+    """Name of its architecture; `foreign` for a trial that plain Optuna wrote, until it is handed out."""
     params: dict[str, Any]
     """Flat parameters, as trainables.config.build_train_config takes them."""
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torchvision.models import resnet50
 
-from trainables.config import WITHOUT_EFFECT, ModelConfig, Value, build_train_config, complete_params
+from trainables.config import ARCHITECTURES, Architecture, Value, build_train_config, complete_params, list_rules
 from trainables.errors import InputError
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.model import build_model, count_parameters, fetch_weights
@@ -69,7 +69,7 @@ def test_every_corner_of_the_cnn_gives_one_logit_per_image(corner: dict[str, obj
 
 
 @pytest.mark.parametrize("config", [CnnConfig(), ResNet50Config(hidden_layers=1)], ids=["cnn", "resnet50"])
-def test_logits_are_not_rounded_under_autocast(config: ModelConfig) -> None:
+def test_logits_are_not_rounded_under_autocast(config: Architecture) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = build_model(config)(draw_images(8))
     assert logits.dtype == torch.float32
@@ -83,7 +83,7 @@ def test_the_head_has_as_many_hidden_layers_as_asked(dense_layers: int) -> None:
 
 
 @pytest.mark.parametrize("config", [CnnConfig(), ResNet50Config()], ids=["cnn", "resnet50"])
-def test_weights_follow_from_the_seed_alone_and_the_callers_generator_is_untouched(config: ModelConfig) -> None:
+def test_weights_follow_from_the_seed_alone_and_the_callers_generator_is_untouched(config: Architecture) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = build_model(config, seed=3)
@@ -202,7 +202,7 @@ def test_weights_that_are_no_mapping_are_an_input_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [CnnConfig(), ResNet50Config()], ids=["cnn", "resnet50"])
-def test_models_that_start_from_nothing_fetch_nothing(config: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_that_start_from_nothing_fetch_nothing(config: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *given, **known: asked.append((given, known)))
     fetch_weights(config)
@@ -217,8 +217,8 @@ OTHERS: dict[str, Value] = {"growth": 2.0, "head": "gap", "dense_units": 8, "hid
     ("architecture", "reason", "name"),
     [
         (architecture, reason, name)
-        for architecture, rules in WITHOUT_EFFECT.items()
-        for reason, names in rules.items()
+        for architecture in ARCHITECTURES
+        for reason, names in list_rules(architecture).items()
         for name in names
     ],
 )

@@ -1,43 +1,29 @@
-"""Models by name: each maps float images (N, 3, 32, 32) in [0, 1] to logits (N,) float32, above 0 for REAL."""
+"""Builds and restores networks, which map images (N, 3, size, size) in [0, 1] to logits (N,), above 0 for REAL."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from trainables.config import ModelConfig
-from trainables.models.cnn.net import build_cnn
-from trainables.models.resnet50.config import ResNet50Config
+from trainables.config import IMAGE_SIZE, Architecture
+from trainables.errors import InputError
 from trainables.runtime import seed_block
 
 
-def _build_resnet50(config: ResNet50Config) -> nn.Module:
-    from trainables.models.resnet50.net import ResNet50  # imports torchvision, which takes two seconds
-
-    return ResNet50(config)
-
-
-MODELS: dict[str, Callable[[Any], nn.Module]] = {"cnn": build_cnn, "resnet50": _build_resnet50}
-"""Architecture -> function that builds the network from its configuration."""
-
-
-def build_model(config: ModelConfig, *, seed: int = 0) -> nn.Module:
+def build_model(config: Architecture, *, seed: int = 0, size: int = IMAGE_SIZE) -> nn.Module:
     """Build a model on the CPU; the same configuration and seed give the same weights.
 
     Raises:
         InputError: If the initial weights cannot be fetched, found or loaded.
     """
     with seed_block(seed, torch.device("cpu")):
-        model = MODELS[config.architecture](config)
-    if isinstance(config, ResNet50Config) and config.weights != "none":
-        from trainables.models.resnet50.weights import load_initial
-
-        load_initial(model, config)
+        model = config.build(size=size)
+    if load := getattr(config, "load_weights", None):
+        load(model)
     return model
 
 
-def restore_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn.Module:
+def restore_model(config: Architecture, weights: Mapping[str, Tensor], *, size: int = IMAGE_SIZE) -> nn.Module:
     """Build a trained model on the CPU from its weights; initial weights are not loaded.
 
     Shapes are compared before the model is built, so a file's configuration cannot make it larger than its weights.
@@ -46,23 +32,44 @@ def restore_model(config: ModelConfig, weights: Mapping[str, Tensor]) -> nn.Modu
         RuntimeError: If the names or shapes of the weights are not those of the model.
     """
     with torch.device("meta"):
-        outline = MODELS[config.architecture](config).state_dict()
+        outline = config.build(size=size).state_dict()
     if {name: tensor.shape for name, tensor in outline.items()} != {n: tensor.shape for n, tensor in weights.items()}:
         raise RuntimeError("the weights have other names or shapes")
     with seed_block(0, torch.device("cpu")):
-        model = MODELS[config.architecture](config)
+        model = config.build(size=size)
     model.load_state_dict(weights)
     return model
 
 
-def fetch_weights(config: ModelConfig) -> None:
+def fetch_weights(config: Architecture) -> None:
     """Fetch and check a model's initial weights before any trial needs them.
 
     Raises:
         InputError: If they cannot be fetched, found or loaded; the message says what to do.
     """
-    if isinstance(config, ResNet50Config) and config.weights != "none":
+    if getattr(config, "weights", "none") != "none":
         build_model(config)
+
+
+def check_model(name: str, config: Architecture, *, size: int) -> None:
+    """Check that a model of the user can be built, and that it gives one logit for each image.
+
+    Raises:
+        InputError: If it cannot, or does not.
+    """
+    try:
+        model = build_model(config, size=size).eval()
+        with torch.inference_mode():
+            logits = model(torch.zeros(2, 3, size, size))
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{name} cannot be built for images of {size} pixels: {type(error).__name__}: {error}"
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (2,):
+        raise InputError(f"{name}: expected logits of shape (N,) for N images, not {shape} for 2: use .squeeze(1)")
 
 
 def count_parameters(model: nn.Module) -> int:

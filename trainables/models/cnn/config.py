@@ -1,18 +1,24 @@
 """The configuration of the CNN."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trainables.errors import check_field
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CnnConfig:
     """The paper's CNN, generalised: blocks of convolutions, each block ending in 2x2 max-pooling."""
 
-    architecture: ClassVar[str] = "cnn"
-    min_batch_size: ClassVar[int] = 1
-    """Smallest batch that can train; normalised maps have at least 2x2 pixels, as the last pooling follows them."""
+    WITHOUT_EFFECT: ClassVar[Mapping[tuple[str, int], tuple[str, ...]]] = {
+        ("num_blocks", 1): ("growth",),
+        ("num_blocks", 5): ("head",),
+        ("dense_layers", 0): ("dense_units",),
+    }
 
     num_blocks: int = 2
     """Number of blocks, in [1, 5]; each halves height and width, so five reduce 32x32 to 1x1."""
@@ -53,3 +59,9 @@ class CnnConfig:
     def channels(self) -> tuple[int, ...]:
         """Output channels of each block."""
         return tuple(round(self.filters * self.growth**block) for block in range(self.num_blocks))
+
+    def build(self, *, size: int) -> "nn.Module":
+        """Build the network for images of size x size pixels."""
+        from trainables.models.cnn.net import build_cnn  # imports torch
+
+        return build_cnn(self, size)

@@ -1,16 +1,23 @@
 """The configuration of ResNet-50."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from trainables.errors import check_field
+from trainables.errors import InputError, check_field
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ResNet50Config:
     """torchvision's ResNet-50 with a single-logit head."""
 
-    architecture: ClassVar[str] = "resnet50"
+    WITHOUT_EFFECT: ClassVar[Mapping[tuple[str, int | str], tuple[str, ...]]] = {
+        ("hidden_layers", 0): ("hidden_units",),
+        ("weights", "none"): ("trainable_stages",),
+    }
 
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First layers: 7x7, stride 2, with max-pooling (imagenet); or 3x3, stride 1, without (cifar; He et al. 2016,
@@ -25,7 +32,7 @@ class ResNet50Config:
     dropout: float = 0.0
     """Probability of dropping an input of a layer of the head, in [0, 1)."""
     input_size: Literal[32, 64, 128] = 32
-    """Side in pixels to which images are scaled up on the device."""
+    """Side in pixels to which smaller images are scaled up on the device."""
     weights: str = "none"
     """Initial weights: none (random), imagenet (torchvision's IMAGENET1K_V2), or the path of a state dict."""
 
@@ -36,11 +43,34 @@ class ResNet50Config:
         check_field(self, "dropout", 0.0 <= self.dropout < 1.0, "0 up to, not including, 1")
         check_field(self, "input_size", self.input_size in (32, 64, 128), "32, 64 or 128")
 
-    @property
-    def min_batch_size(self) -> int:
-        """Smallest batch that can train: batch normalisation needs two values, and a 1x1 map has one for each image.
+    def check(self, *, size: int, batch_size: int) -> None:
+        """Check that a batch can train: batch normalisation needs two values, and a 1x1 map has one for each image.
 
         The last maps have 1/32 of the images' side with the ImageNet stem, and 1/8 with the CIFAR stem.
+
+        Raises:
+            InputError: If it cannot.
         """
         is_normalised = self.weights == "none" or self.trainable_stages >= 1
-        return 2 if is_normalised and self.stem == "imagenet" and self.input_size == 32 else 1
+        if is_normalised and self.stem == "imagenet" and max(size, self.input_size) <= 32 and batch_size < 2:
+            raise InputError(
+                f"batch_size = {batch_size}: expected at least 2, because batch normalisation of 1x1 maps cannot train "
+                "on single images"
+            )
+
+    def build(self, *, size: int) -> "nn.Module":
+        """Build the network, with random weights, for images of size x size pixels."""
+        from trainables.models.resnet50.net import ResNet50  # imports torchvision, which takes two seconds
+
+        return ResNet50(self, size)
+
+    def load_weights(self, model: "nn.Module") -> None:
+        """Load the weights that training starts from.
+
+        Raises:
+            InputError: If they cannot be fetched, found or loaded.
+        """
+        if self.weights != "none":
+            from trainables.models.resnet50.weights import load_initial
+
+            load_initial(model, self)

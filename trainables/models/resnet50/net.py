@@ -8,7 +8,6 @@ from torch.nn import functional
 from torchvision.models import ResNet
 from torchvision.models.resnet import Bottleneck
 
-from trainables.config import IMAGE_SIZE
 from trainables.models.head import build_head
 from trainables.models.resnet50.config import ResNet50Config
 
@@ -23,7 +22,7 @@ class ResNet50(ResNet):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: ResNet50Config) -> None:
+    def __init__(self, config: ResNet50Config, size: int) -> None:
         super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=1)
         if config.stem == "cifar":
             self.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
@@ -31,7 +30,7 @@ class ResNet50(ResNet):
             self.add_module("maxpool", nn.Identity())
         hidden = [config.hidden_units] * config.hidden_layers
         self.add_module("fc", build_head(4 * 512, hidden, config.dropout))
-        self.input_size = config.input_size
+        self.input_size = config.input_size if config.input_size > size else None
         self.is_pretrained = config.weights != "none"
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
@@ -50,13 +49,13 @@ class ResNet50(ResNet):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, 3, 32, 32) in [0, 1] to logits (N,).
+        """Map images (N, 3, size, size) in [0, 1] to logits (N,).
 
         The paper feeds [0, 1]; pretrained weights get inputs normalised as in their training.
         """
         if self.is_pretrained:
             images = (images - self.mean) / self.std
-        if self.input_size != IMAGE_SIZE:
+        if self.input_size is not None:
             images = functional.interpolate(images, size=self.input_size, mode="bilinear")
         logits: Tensor = super().forward(images)
         return logits

@@ -1,0 +1,49 @@
+"""The signature of a training is its schema: the names, types and defaults of its parameters."""
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from trainables.errors import InputError
+
+TYPES = (bool, int, float, str)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """One parameter of a dataclass or of a function."""
+
+    hint: Any
+    """One of TYPES, or a Literal."""
+    default: bool | int | float | str
+
+
+@functools.cache
+def list_parameters(taker: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapping[str, Parameter]:
+    """Return the parameters of a dataclass, or of a training function without its first, `run`, by name.
+
+    Args:
+        taker: The dataclass or the function.
+        skip: Names to leave out.
+
+    Raises:
+        InputError: If one has no type of the known ones, or no default of that type.
+    """
+    known = list(inspect.signature(taker).parameters.values())[0 if inspect.isclass(taker) else 1 :]
+    hints = typing.get_type_hints(taker)
+    found = {}
+    for each in known:
+        if each.name in skip:
+            continue
+        hint = hints.get(each.name)
+        options = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
+        if not (hint in TYPES and type(each.default) in (hint, {float: int}.get(hint)) or each.default in options):
+            raise InputError(
+                f"{taker.__qualname__}: give its parameter {each.name} a type (bool, int, float, str or Literal) and a "
+                f"default of that type, such as `{each.name}: float = 0.1`"
+            )
+        found[each.name] = Parameter(hint=hint, default=each.default)
+    return found
