@@ -5,9 +5,10 @@ python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [-
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,19 +23,21 @@ from search.cluster.transfer import build_delivery
 from search.cluster.trials import build_job
 from search.commands.plan import describe_plan
 from search.commands.terminal import build_console, explain_errors
-from search.config.load import load, parse
+from search.config.load import load, locate, parse, take_function
 from search.config.schema import MANIFEST, StudyConfig
+from search.config.space import Choice, Range
 from search.config.untrusted import check_address, check_storage
 from search.config.urls import is_url
 from search.config.yaml import set_value
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.listeners.live import build_live
+from search.listeners.status import rank_trials
 from search.listeners.tensorboard import EventFiles
 from search.listeners.wandb.tracker import build_tracker
 from search.record.checkpoints import TrialCheckpoints
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.manifest import fetch_manifest, load_manifest
-from search.record.trial import State
+from search.record.trial import State, Trial
 from search.report.trials import write_trials
 from search.samplers.shares import check_shares
 from search.study import Listener, Study
@@ -66,6 +69,36 @@ def main(
             _run(study, console, resume=resume, accept_changes=accept_changes, plain=plain)
 
 
+def search_function(
+    function: Any, space: Mapping[str, Any], *, accept_changes: bool = False, **settings: Any
+) -> list[Trial]:
+    """Do what `search.search` says."""
+    with _end_script() if function.__module__ == "__main__" else contextlib.nullcontext():
+        module, folder = locate(function)
+        trainable = f"{module}:{function.__name__}"
+        take_function(trainable, function)
+        known = {field.name for field in dataclasses.fields(StudyConfig)}
+        values = {key: value for key, value in settings.items() if key in known}
+        values |= {"trainable": trainable, "code": str(folder)}
+        values["search"] = {key: value for key, value in settings.items() if key not in known}
+        specs = {
+            key: dataclasses.asdict(spec) if isinstance(spec, Range | Choice) else spec for key, spec in space.items()
+        }
+        values["space"] = {function.__name__: specs}
+        study = _run(parse(values), build_console(), resume=True, accept_changes=accept_changes, plain=False)
+        return rank_trials(study.trials)
+
+
+@contextlib.contextmanager
+def _end_script() -> Iterator[None]:
+    """End a script as a command ends: one sentence and an exit code."""
+    try:
+        with explain_errors("the same script"):
+            yield
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from None
+
+
 def _read_stored(overrides: list[str]) -> StudyConfig:
     """Return the configuration of the stored study that the overrides name, as it was started last."""
     default = load(DEFAULT_CONFIG) if DEFAULT_CONFIG.exists() else None
@@ -87,10 +120,10 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
     return config
 
 
-def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> None:
+def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> Study:
     check_absent(config, resume=resume)
     check_shares(config)
-    packed = prepare_data(config, console)
+    packed = None if config.trainable else prepare_data(config, console)
     prepare_weights(config)
     with connect(config) as nodes:
         check_nodes(config, nodes, console)
@@ -100,10 +133,11 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
                 write_trials(study.trials, config.directory / name)
             notes = [f"The search ended early: {halted}."] if halted else []
             evaluate(opened, packed, console, notes)
+            return study
 
 
 def _search(
-    opened: OpenStudy, packed: Path, nodes: Sequence[Node], console: Console, *, plain: bool
+    opened: OpenStudy, packed: Path | None, nodes: Sequence[Node], console: Console, *, plain: bool
 ) -> tuple[Study, str | None]:
     """Run the trials; return the study, and why it halted early or None."""
     from search.cluster.runner import run_study  # with all of Ray Tune, while the workers of a new Ray start
@@ -132,7 +166,9 @@ def _search(
         halted = run_study(
             study,
             functools.partial(run_trial, build_delivery(config, packed)),
-            lambda trial: build_job(config, trial, packed, checkpoints.get_path(trial.number)),
+            lambda trial: build_job(
+                config, trial, packed, checkpoints.get_path(trial.number), study=opened.manifest["id"]
+            ),
             slots=count_slots(config, nodes),
         )
         _clear_nodes(config, study)
@@ -146,11 +182,15 @@ def _clear_nodes(config: StudyConfig, study: Study) -> None:
         clear_nodes(f"{config.working_folder}/checkpoints", kept)
 
 
-def evaluate(opened: OpenStudy, packed: Path, console: Console, notes: Sequence[str]) -> None:
-    """Evaluate the winners and write the report, as the command `evaluate` does."""
+def evaluate(opened: OpenStudy, packed: Path | None, console: Console, notes: Sequence[str]) -> None:
+    """Evaluate the winners and write the report, as the command `evaluate` does; of a function report the search."""
     from search.commands.evaluate import conclude  # with torch, pandas, matplotlib and plotly: no trial waits for them
+    from search.report.publish import publish_search
 
-    conclude(opened, packed, console, notes)
+    if packed is None:
+        publish_search(opened, console, notes)
+    else:
+        conclude(opened, packed, console, notes)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from typing import Any, Literal, cast
 from trainables.errors import InputError, check_field
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.resnet50.config import ResNet50Config
+from trainables.names import IMPORTED, is_own
+from trainables.parameters import list_parameters
 
 Value = bool | int | float | str
 """Value of a parameter."""
@@ -98,6 +100,9 @@ def list_defaults(architecture: str) -> dict[str, Value]:
     Raises:
         InputError: If no architecture has this name.
     """
+    if is_own(architecture):  # of a training function that was not imported nothing is known
+        taker = IMPORTED.get(architecture)
+        return {name: each.default for name, each in list_parameters(taker).items()} if taker else {}
     if architecture not in MODEL_CONFIGS:
         raise InputError(f"unknown architecture {architecture!r}; known: {', '.join(MODEL_CONFIGS)}")
     fields = (*dataclasses.fields(MODEL_CONFIGS[architecture]), *dataclasses.fields(TrainConfig))
@@ -106,7 +111,7 @@ def list_defaults(architecture: str) -> dict[str, Value]:
 
 def list_without_effect(architecture: str, params: Mapping[str, Value]) -> set[str]:
     """Return the names of the parameters that have no effect, given at least those that WITHOUT_EFFECT names first."""
-    rules = WITHOUT_EFFECT[architecture].items()
+    rules = WITHOUT_EFFECT.get(architecture, {}).items()
     return {name for (other, value), names in rules if params[other] == value for name in names}
 
 

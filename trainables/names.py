@@ -8,10 +8,19 @@ from typing import Any
 
 from trainables.errors import InputError
 
+IMPORTED: dict[str, Any] = {}
+"""Code of the user by its name `module:Name`, as far as the user asked for it; a reader of a study imports none."""
+
 
 def is_own(name: str) -> bool:
-    """Answer whether a name stands for code of the user."""
-    return ":" in name
+    """Answer whether a name stands for code of the user, as module:Name."""
+    module, _, attribute = name.partition(":")
+    return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def is_unknown(name: str) -> bool:
+    """Answer whether a name stands for code of the user that this process did not import."""
+    return is_own(name) and name not in IMPORTED
 
 
 def shorten(name: str) -> str:

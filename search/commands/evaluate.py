@@ -89,7 +89,10 @@ def _read_config(study: str, settings: Sequence[str]) -> StudyConfig:
         if not setting.startswith(MAY_SET):
             known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
             raise InputError(f"--set {setting}: an evaluation may change {known} only")
-    return load_study(study, settings)[0]
+    config, _ = load_study(study, settings)
+    if config.trainable:
+        raise InputError(f"{study} searched the training function {config.trainable}: it has no models to test")
+    return config
 
 
 def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:

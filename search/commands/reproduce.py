@@ -48,7 +48,8 @@ def main(
     """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
     console = build_console()
     with explain_errors():
-        load_study(place, uses_journal=False)
+        if (trainable := load_study(place, uses_journal=False)[0].trainable) is not None:
+            raise InputError(f"{place} searched the training function {trainable}: it has no models to train again")
         with fetch_folder(place) as study:
             records = choose_records(study, place, model, seed)
             pack = _prepare(study, records, data, cache, console)

@@ -4,6 +4,7 @@ This is the only file that validates with pydantic. All other code receives the 
 """
 
 import dataclasses
+import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,10 @@ from search.config.schema import Recipe, SearchConfig, StudyConfig
 from search.config.space import check_space, contains, list_specs
 from search.config.urls import check_database_url, check_store_url, is_url
 from search.config.yaml import read_yaml, set_value
-from trainables.config import build_train_config, list_defaults
+from trainables.config import MODEL_CONFIGS, build_train_config, list_defaults
 from trainables.errors import InputError
+from trainables.names import IMPORTED, add_folder, resolve, shorten
+from trainables.parameters import list_parameters
 
 T = TypeVar("T")
 
@@ -38,7 +41,38 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     search = values.get("search")
     if isinstance(search, dict) and isinstance(search.get("first"), list):
         values["recipes"] = [read_yaml(path.parent / str(name)) for name in search["first"]]
+    if isinstance(trainable := values.get("trainable"), str):
+        values["code"] = str(path.parent.resolve())
+        add_folder(path.parent.resolve())
+        take_function(trainable, resolve(trainable, {}, "trainable"))
     return parse(values)
+
+
+def take_function(name: str, function: Any) -> None:
+    """Take in a training function of the user, so that a study may name it.
+
+    Raises:
+        InputError: If it is no generator function, or its parameters cannot be searched.
+    """
+    if not inspect.isgeneratorfunction(function):
+        raise InputError(f"trainable = {name!r}: expected a generator function, which yields its metrics in each epoch")
+    list_parameters(function)
+    IMPORTED[name] = function
+
+
+def locate(function: Any) -> tuple[str, Path]:
+    """Return the module of a function, and the folder in which a worker finds it.
+
+    Raises:
+        InputError: If a worker cannot import it: it is in no file, or not at the top of one.
+    """
+    path = inspect.getsourcefile(function) if inspect.isfunction(function) else None
+    if path is None or function.__name__ != function.__qualname__ or not Path(path).is_file():
+        raise InputError(f"{function!r}: define the function at the top of a .py file, so that workers can import it")
+    if function.__module__ == "__main__":
+        return Path(path).stem, Path(path).resolve().parent
+    package = Path(path).resolve().parents[function.__module__.count(".")]
+    return function.__module__, package if Path(path).name != "__init__.py" else package.parent
 
 
 def parse(values: Mapping[str, Any]) -> StudyConfig:
@@ -50,9 +84,9 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
         InputError: If a key, a value or a corner of the space is wrong; the message names the key.
     """
     try:
-        study = pydantic.TypeAdapter(StudyConfig).validate_json(json.dumps(values), strict=True)
+        study = pydantic.TypeAdapter(StudyConfig).validate_json(json.dumps(_place_trainable(values)), strict=True)
     except pydantic.ValidationError as error:
-        raise InputError("; ".join(_describe_problems(error))) from None
+        raise InputError("; ".join(_describe_problems(error)[:10])) from None
     except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
@@ -62,6 +96,8 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
         check_database_url(study.storage)
     check_space(study.space, study.search.architectures)
     for architecture, granted in study.resources.items():
+        if architecture not in (known := [*MODEL_CONFIGS, *map(shorten, study.search.architectures)]):
+            raise InputError(f"resources.{architecture}: expected one of {', '.join(known)}")
         if granted.cpus + granted.gpus == 0:
             raise InputError(f"resources.{architecture}: expected cpus or gpus above 0")
     for recipe in study.recipes:
@@ -94,9 +130,19 @@ def dump(study: StudyConfig) -> dict[str, Any]:
     return plain
 
 
+def _place_trainable(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a study's values with its training function in the place of the architectures."""
+    trainable, search = values.get("trainable"), values.get("search", {})
+    if trainable is None or not isinstance(search, dict):
+        return values
+    if search.get("architectures", [trainable]) != [trainable]:
+        raise InputError("search.architectures: leave it out, because `trainable` takes its place")
+    return {**values, "search": {**search, "architectures": [trainable]}}
+
+
 def _check_search(search: SearchConfig) -> None:
     if len(set(search.architectures)) < len(search.architectures):
-        raise InputError(f"search.architectures = {list(search.architectures)}: expected distinct names")
+        raise InputError(f"search.architectures = {str(list(search.architectures))[:200]}: expected distinct names")
     if search.shares is not None and set(search.shares) != set(search.architectures):
         raise InputError("search.shares: expected one weight for each of search.architectures")
     if search.first_rung > search.max_epochs:
@@ -121,7 +167,7 @@ def _describe_problems(error: pydantic.ValidationError) -> list[str]:
     """Return one sentence for each wrong key, without the names of pydantic's union branches."""
     problems: dict[str, Any] = {}
     for problem in error.errors():
-        loc = problem["loc"]
+        loc = problem["loc"][: -1 if problem["loc"][-1:] in (("ours",), ("own",)) else None]
         if loc[:1] == ("space",) and len(loc) > 3:
             loc = (*loc[:3], *loc[4:5]) if loc[3] != "value" else loc[:3]
         if loc[:2] == ("evaluation", "threshold"):

@@ -45,7 +45,7 @@ def prepare_weights(config: StudyConfig) -> None:
     Raises:
         InputError: If they cannot be fetched, found or loaded; the message says what to do.
     """
-    for architecture in config.search.architectures:
+    for architecture in () if config.trainable else config.search.architectures:
         spec = list_specs(config.space, architecture).get("weights")
         for weights in spec.choice if isinstance(spec, Choice) else [spec] if spec else []:
             if isinstance(weights, str) and weights != "none":

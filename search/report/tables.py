@@ -18,6 +18,7 @@ from search.evaluation.comparison import (
     summarize_lower,
 )
 from search.evaluation.result import Result
+from search.listeners.status import rank_trials
 from search.report.cells import (
     Table,
     format_chance,
@@ -34,6 +35,8 @@ from search.report.summary import SearchSummary, summarize_search
 from trainables.config import Value, list_defaults
 from trainables.durable import write_file
 
+NUM_BEST = 10
+"""Most trials in the table of the best."""
 HEADER = [
     "Model",
     "Source",
@@ -95,6 +98,19 @@ def list_search_tables(result: Result) -> list[Table]:
         _tabulate_searches(searches),
         *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
     ]
+
+
+def tabulate_best(result: Result) -> Table:
+    """Return the best trials of a search, as many as NUM_BEST, with what was searched."""
+    trials = rank_trials(result.trials)[:NUM_BEST]
+    searched = dict.fromkeys(name for trial in trials for name in trial.params)
+    rows = []
+    for trial in trials:
+        value, epoch = trial.get_peak()
+        params = [format_value(trial.params[name]) if name in trial.params else "" for name in searched]
+        rows.append([str(trial.number), f"{value:.6g}", str(epoch), trial.state.value, *params])
+    header = ["Trial", result.config.search.metric, "Epoch", "State", *searched]
+    return Table(title="Best trials", header=header, rows=rows)
 
 
 def format_markdown(result: Result) -> str:
