@@ -1,13 +1,14 @@
 """The story of a search: read the study, open it, run its trials, evaluate the winners, write the report.
 
 python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [--accept-changes]
-    [--dry-run] [--plain]
+    [--dry-run] [--plain] [--code FOLDER]
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,20 +22,23 @@ from search.cluster.silence import Silence
 from search.cluster.transfer import build_delivery
 from search.cluster.trials import build_job
 from search.commands.plan import describe_plan
-from search.commands.terminal import build_console, explain_errors
+from search.commands.terminal import CodeOption, build_console, explain_errors
+from search.config.code import import_code, locate, require_code, take_function
 from search.config.load import load, parse
 from search.config.schema import MANIFEST, StudyConfig
+from search.config.space import Choice, Range
 from search.config.untrusted import check_address, check_storage
 from search.config.urls import is_url
 from search.config.yaml import set_value
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.listeners.live import build_live
+from search.listeners.status import rank_trials
 from search.listeners.tensorboard import EventFiles
 from search.listeners.wandb.tracker import build_tracker
 from search.record.checkpoints import TrialCheckpoints
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.manifest import fetch_manifest, load_manifest
-from search.record.trial import State
+from search.record.trial import State, Trial
 from search.report.trials import write_trials
 from search.samplers.shares import check_shares
 from search.study import Listener, Study
@@ -53,12 +57,13 @@ def main(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train nothing.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="One line per event instead of the live view.")] = False,
+    code: CodeOption = None,
 ) -> None:
     """Search both architectures, retrain the winners, test them, and write the comparison."""
     with explain_errors("the same command with --resume"):
         overrides = [*(settings or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
         stored = resume and config is None
-        study = _read_stored(overrides) if stored else load(config or DEFAULT_CONFIG, overrides)
+        study = _read_stored(overrides, code) if stored else load(config or DEFAULT_CONFIG, overrides)
         console = build_console()
         if dry_run:
             describe_plan(study, console)
@@ -66,7 +71,37 @@ def main(
             _run(study, console, resume=resume, accept_changes=accept_changes, plain=plain)
 
 
-def _read_stored(overrides: list[str]) -> StudyConfig:
+def search_function(
+    function: Any, space: Mapping[str, Any], *, accept_changes: bool = False, **settings: Any
+) -> list[Trial]:
+    """Do what `search.search` says."""
+    with _end_script() if function.__module__ == "__main__" else contextlib.nullcontext():
+        module, folder = locate(function)
+        trainable = f"{module}:{function.__name__}"
+        take_function(trainable, function)
+        known = {field.name for field in dataclasses.fields(StudyConfig)}
+        values = {key: value for key, value in settings.items() if key in known}
+        values |= {"trainable": trainable, "code": str(folder)}
+        values["search"] = {key: value for key, value in settings.items() if key not in known}
+        specs = {
+            key: dataclasses.asdict(spec) if isinstance(spec, Range | Choice) else spec for key, spec in space.items()
+        }
+        values["space"] = {function.__name__: specs}
+        study = _run(parse(values), build_console(), resume=True, accept_changes=accept_changes, plain=False)
+        return rank_trials(study.trials)
+
+
+@contextlib.contextmanager
+def _end_script() -> Iterator[None]:
+    """End a script as a command ends: one sentence and an exit code."""
+    try:
+        with explain_errors("the same script"):
+            yield
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from None
+
+
+def _read_stored(overrides: list[str], code: Path | None) -> StudyConfig:
     """Return the configuration of the stored study that the overrides name, as it was started last."""
     default = load(DEFAULT_CONFIG) if DEFAULT_CONFIG.exists() else None
     wanted: dict[str, Any] = {"results": "results", "name": default.name if default else "local"}
@@ -81,16 +116,19 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
     before: dict[str, Any] = manifest["config"] | {"results": wanted["results"]}  # the study may have been moved
     for override in overrides:
         set_value(before, override)
+    if code is not None and import_code(before, code):
+        before["code"] = str(code.resolve())
+    require_code(before, "name its CONFIG, or its folder with --code")
     config = parse(before)
     check_storage(config.storage, overrides)
     check_address(config.cluster.address, overrides)
     return config
 
 
-def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> None:
+def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> Study:
     check_absent(config, resume=resume)
     check_shares(config)
-    packed = prepare_data(config, console)
+    packed = None if config.trainable else prepare_data(config, console)
     prepare_weights(config)
     with connect(config) as nodes:
         check_nodes(config, nodes, console)
@@ -100,10 +138,11 @@ def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes:
                 write_trials(study.trials, config.directory / name)
             notes = [f"The search ended early: {halted}."] if halted else []
             evaluate(opened, packed, console, notes)
+            return study
 
 
 def _search(
-    opened: OpenStudy, packed: Path, nodes: Sequence[Node], console: Console, *, plain: bool
+    opened: OpenStudy, packed: Path | None, nodes: Sequence[Node], console: Console, *, plain: bool
 ) -> tuple[Study, str | None]:
     """Run the trials; return the study, and why it halted early or None."""
     from search.cluster.runner import run_study  # with all of Ray Tune, while the workers of a new Ray start
@@ -132,7 +171,9 @@ def _search(
         halted = run_study(
             study,
             functools.partial(run_trial, build_delivery(config, packed)),
-            lambda trial: build_job(config, trial, packed, checkpoints.get_path(trial.number)),
+            lambda trial: build_job(
+                config, trial, packed, checkpoints.get_path(trial.number), study=opened.manifest["id"]
+            ),
             slots=count_slots(config, nodes),
         )
         _clear_nodes(config, study)
@@ -146,11 +187,15 @@ def _clear_nodes(config: StudyConfig, study: Study) -> None:
         clear_nodes(f"{config.working_folder}/checkpoints", kept)
 
 
-def evaluate(opened: OpenStudy, packed: Path, console: Console, notes: Sequence[str]) -> None:
-    """Evaluate the winners and write the report, as the command `evaluate` does."""
+def evaluate(opened: OpenStudy, packed: Path | None, console: Console, notes: Sequence[str]) -> None:
+    """Evaluate the winners and write the report, as the command `evaluate` does; of a function report the search."""
     from search.commands.evaluate import conclude  # with torch, pandas, matplotlib and plotly: no trial waits for them
+    from search.report.publish import publish_search
 
-    conclude(opened, packed, console, notes)
+    if packed is None:
+        publish_search(opened, console, notes)
+    else:
+        conclude(opened, packed, console, notes)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,13 @@ class Study:
             self._ends.append(reason)
             self._end(self._running[number], State.FAIL, reason, traceback)
 
+    def complete(self, number: int) -> None:
+        """Record that a trial ended by itself before its last epoch. Nothing changes if the trial has ended."""
+        if number in self._running:
+            trial = self._running[number]
+            self._ends.append(None)
+            self._end(trial, State.COMPLETE, f"its function ended after epoch {len(trial.epochs)}")
+
     def halt(self, reason: str) -> None:
         """End every trial under way as pruned, for this reason."""
         for trial in [*self._running.values(), *self._waiting]:
@@ -205,7 +212,7 @@ class Study:
         """
         if not trial.is_foreign:
             return trial.architecture, trial.params  # a kill came before the trial's state was recorded
-        architecture, given = read_point(trial.enqueued)
+        architecture, given = read_point(trial.enqueued, self.config.search.architectures)
         if architecture not in self.config.search.architectures:
             raise InputError(f"this study does not search {architecture}")
         check_point(self._specs[architecture], architecture, given)
@@ -226,15 +233,7 @@ class Study:
         return True
 
     def _end(self, trial: Trial, state: State, reason: str | None, traceback: str | None = None) -> None:
-        seconds = sum(metrics.get("seconds", 0.0) for metrics in trial.epochs)
-        attributes: dict[str, Any] = {"seconds": round(seconds, 3)}
-        if trial.epochs:
-            speeds = [metrics.get("images_per_second", 0.0) for metrics in trial.epochs]
-            attributes["images_per_second"] = round(sum(speeds) / len(speeds), 1)
-            if "peak_memory_bytes" in trial.epochs[-1]:
-                attributes["peak_memory_bytes"] = max(metrics["peak_memory_bytes"] for metrics in trial.epochs)
-        if traceback is not None:
-            attributes["traceback"] = traceback
+        attributes = trial.measure_cost() | ({} if traceback is None else {"traceback": traceback})
         self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
         if trial.architecture in self._samplers:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from trainables.errors import InputError, check_field
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.resnet50.config import ResNet50Config
-from trainables.names import IMPORTED, is_own
+from trainables.names import IMPORTED, is_own, is_unknown
 from trainables.parameters import Parameter, list_parameters
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Architecture(Protocol):
         """
 
 
-ARCHITECTURES: dict[str, type[Architecture]] = {"cnn": CnnConfig, "resnet50": ResNet50Config}
+ARCHITECTURES: dict[str, Any] = {"cnn": CnnConfig, "resnet50": ResNet50Config}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,8 @@ def check_architecture(name: str, kind: Any) -> None:
     Raises:
         InputError: If it is no architecture, or its parameters cannot be searched.
     """
-    if not (inspect.isclass(kind) and dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen):
+    options: Any = getattr(kind, "__dataclass_params__", None)
+    if options is None or not options.frozen:
         raise InputError(f"{name} is no frozen dataclass: write @dataclass(frozen=True, kw_only=True) above its class")
     if not callable(getattr(kind, "build", None)):
         raise InputError(f"{name} has no build: give it a method `build(self, *, size: int) -> nn.Module`")
@@ -131,27 +132,35 @@ def check_architecture(name: str, kind: Any) -> None:
 def get_schema(architecture: str) -> dict[str, Parameter]:
     """Return all parameters of an architecture's training: those of the network, then those of the training.
 
-    Of code of the user that this process did not import, nothing is known.
+    A training function of the user has its own parameters alone. Of code that was not imported nothing is known.
 
     Raises:
         InputError: If no architecture has this name.
     """
-    if is_own(architecture) and architecture not in IMPORTED:
+    if is_unknown(architecture):
         return {}
     kind = get_architecture(architecture)
-    return {**list_parameters(kind), **list_parameters(TrainConfig, RUN_FIELDS)}
+    training = list_parameters(TrainConfig, RUN_FIELDS) if inspect.isclass(kind) else {}
+    return {**list_parameters(kind), **training}
 
 
-def get_architecture(name: str) -> type[Architecture]:
-    """Return the class of an architecture.
+def get_architecture(name: str) -> Any:
+    """Return the class of an architecture, or the training function of the user.
 
     Raises:
-        InputError: If no architecture has this name, or it is the user's and was not imported.
+        InputError: If nothing has this name, or it is code of the user that was not imported.
     """
     known = ARCHITECTURES | IMPORTED
+    if is_unknown(name):
+        raise InputError(f"{name} is code of its author, which is not imported: name its folder with --code")
     if name not in known:
         raise InputError(f"unknown architecture {name!r}; known: {', '.join(known)}")
     return known[name]
+
+
+def is_function(architecture: str) -> bool:
+    """Answer whether a name stands for a training function of the user, which has no network of ours to build."""
+    return architecture in IMPORTED and not inspect.isclass(IMPORTED[architecture])
 
 
 def list_defaults(architecture: str) -> dict[str, Value]:
@@ -165,7 +174,8 @@ def list_defaults(architecture: str) -> dict[str, Value]:
 
 def list_rules(architecture: str) -> Mapping[tuple[str, Value], tuple[str, ...]]:
     """Return by a parameter with its value: the parameters that have no effect then."""
-    rules: Mapping[tuple[str, Value], tuple[str, ...]] = getattr(get_architecture(architecture), "WITHOUT_EFFECT", {})
+    kind = None if is_unknown(architecture) else get_architecture(architecture)
+    rules: Mapping[tuple[str, Value], tuple[str, ...]] = getattr(kind, "WITHOUT_EFFECT", {})
     return rules
 
 

@@ -13,8 +13,14 @@ IMPORTED: dict[str, Any] = {}
 
 
 def is_own(name: str) -> bool:
-    """Answer whether a name stands for code of the user."""
-    return ":" in name
+    """Answer whether a name stands for code of the user, as module:Name."""
+    module, _, attribute = name.partition(":")
+    return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def is_unknown(name: str) -> bool:
+    """Answer whether a name stands for code of the user that this process did not import."""
+    return is_own(name) and name not in IMPORTED
 
 
 def shorten(name: str) -> str:
@@ -26,6 +32,24 @@ def add_folder(folder: Path) -> None:
     """Let imports find the modules of a folder, after all others, so that they replace none of them."""
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
+
+
+def import_own(name: str, folder: str | None, where: str) -> Any:
+    """Import code of the user, whose consent this needs, and keep it under its name; return it.
+
+    Args:
+        name: `module:Name`.
+        folder: Folder of the user's modules.
+        where: Key of the study's file, for the message.
+
+    Raises:
+        InputError: If it cannot be imported.
+    """
+    if folder is not None:
+        add_folder(Path(folder))
+    if name not in IMPORTED:
+        IMPORTED[name] = resolve(name, {}, where)
+    return IMPORTED[name]
 
 
 def resolve(name: str, table: Mapping[str, Any], where: str) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import TrainConfig
-from trainables.names import resolve
+from trainables.names import IMPORTED
 
 
 def _drop_compiler(kind: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
@@ -33,9 +33,12 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of the trainable weights; ours are fused, one pass over memory, on CUDA and CPU alike."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    build = resolve(config.optimizer, OPTIMIZERS, "optimizer")
+    build = {**OPTIMIZERS, **IMPORTED}[config.optimizer]
     fused = {"fused": True} if config.optimizer in OPTIMIZERS else {}
-    return build(learning, lr=config.learning_rate, weight_decay=config.weight_decay, **fused)
+    optimizer: torch.optim.Optimizer = build(
+        learning, lr=config.learning_rate, weight_decay=config.weight_decay, **fused
+    )
+    return optimizer
 
 
 def set_capturable(optimizer: torch.optim.Optimizer, enabled: bool) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from trainables.errors import InputError
@@ -22,7 +22,7 @@ class Parameter:
 
 
 @functools.cache
-def list_parameters(taker: Callable[..., Any], skip: tuple[str, ...] = ()) -> Mapping[str, Parameter]:
+def list_parameters(taker: Any, skip: tuple[str, ...] = ()) -> Mapping[str, Parameter]:
     """Return the parameters of a dataclass, or of a training function without its first, `run`, by name.
 
     Args:
@@ -40,7 +40,7 @@ def list_parameters(taker: Callable[..., Any], skip: tuple[str, ...] = ()) -> Ma
             continue
         hint = hints.get(each.name)
         options = typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-        if not (hint in TYPES and type(each.default) in (hint, {float: int}.get(hint)) or each.default in options):
+        if not ((hint in TYPES and type(each.default) in (hint, {float: int}.get(hint))) or each.default in options):
             raise InputError(
                 f"{taker.__qualname__}: give its parameter {each.name} a type (bool, int, float, str or Literal) and a "
                 f"default of that type, such as `{each.name}: float = 0.1`"

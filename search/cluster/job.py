@@ -8,8 +8,11 @@ from typing import Any, Protocol
 
 from search.record.checkpoints import Checkpoint
 
-IDENTITY = ("architecture", "params", "seed", "max_epochs", "epochs", "val_fraction", "max_train_images", "split_seed")
-"""Fields that decide what a job trains."""
+IDENTITY = (
+    *("architecture", "params", "seed", "max_epochs", "epochs", "val_fraction", "max_train_images", "split_seed"),
+    "study",
+)
+"""Fields that decide what a job trains, and for which study."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +33,12 @@ class Job:
     """Last epoch to train, at most `max_epochs`."""
     epochs_done: int = 0
     """Epochs that the source has recorded: they are not reported again."""
-    pack: str
-    """Folder of the packed images."""
+    study: str | None = None
+    """The id in the study's study.yaml: no other study reads the checkpoints of its trials."""
+    code: str | None = None
+    """Folder of the user's own modules."""
+    pack: str | None
+    """Folder of the packed images; None for a training function of the user."""
     val_fraction: float | None
     """Share of the training images that validates; None trains on all of them and validates on none."""
     max_train_images: int | None
@@ -49,7 +56,7 @@ class Job:
     def describe(self) -> str:
         """Return the identity of the training, the same on every node and after any number of epochs."""
         known = {name: getattr(self, name) for name in IDENTITY}
-        return json.dumps(known | {"pack": Path(self.pack).name}, sort_keys=True)
+        return json.dumps(known | {"pack": self.pack and Path(self.pack).name}, sort_keys=True)
 
     def build_checkpoint(self) -> Checkpoint | None:
         """Return where the checkpoint is stored, on the node that asks."""
@@ -72,9 +79,9 @@ class Report:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
-    """The last message of a job that does something after its last epoch."""
+    """The last message of a job that does something after its last epoch, or that ends before it."""
 
-    result: Any
+    result: Any = None
     """What that gave, such as a tested model."""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from search.cluster.job import Failure, Finished, Job, Report
 
 
-def run_trial(deliver: Callable[[], str], job: Job) -> Iterator[Report | Finished | Failure]:
+def run_trial(deliver: Callable[[], str | None], job: Job) -> Iterator[Report | Finished | Failure]:
     """Train a trial in a worker.
 
     Args:

@@ -19,6 +19,7 @@ from search.cluster.private import explain_start, keep_private
 from search.cluster.signals import keep_signals
 from search.config.schema import ClusterConfig, ResourceConfig, StudyConfig
 from trainables.errors import InputError
+from trainables.names import shorten
 
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -212,7 +213,8 @@ def find_problem(config: StudyConfig, nodes: Sequence[Node]) -> str | None:
         granted = config.get_resources(architecture)
         if not any(node.count(granted) for node in nodes):
             largest = ", ".join(f"{node.cpus:g} CPUs and {node.gpus:g} GPUs" for node in nodes)
-            asked = f"resources.{architecture}: a trial asks for {granted.cpus:g} CPUs and {granted.gpus:g} GPUs, but"
+            what = f"resources.{shorten(architecture)}"
+            asked = f"{what}: a trial asks for {granted.cpus:g} CPUs and {granted.gpus:g} GPUs, but"
             if config.cluster.address == "local":
                 return f"{asked} the nodes have {largest}; lower it or use a larger node"
             return (

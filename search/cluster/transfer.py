@@ -33,8 +33,8 @@ PIECE = 16 * 2**20
 class Delivery:
     """Is sent along with a job; called on a node, it returns the folder of the pack there."""
 
-    pack: str
-    """Its folder on the driver's node."""
+    pack: str | None
+    """Its folder on the driver's node; None if there is none."""
     cache: str
     """Folder of the packs on every other node."""
     weights: str | None
@@ -44,8 +44,8 @@ class Delivery:
     terms: Terms | None
     """What a process that trains must share with the driver; None if there is no other node."""
 
-    def __call__(self) -> str:
-        """Return the pack's folder on this node, after fetching the files that it lacks.
+    def __call__(self) -> str | None:
+        """Return the pack's folder on this node, if there is one, after fetching the files that it lacks.
 
         Several processes may call this at once: one fetches, the others wait for it.
 
@@ -65,13 +65,13 @@ class Delivery:
             from trainables.models.resnet50.weights import locate_imagenet  # with torch, which this node needs
 
             self._copy_weights(self.weights, locate_imagenet())
-        if (Path(self.pack) / PACK_JSON).exists():
+        if self.pack is None or (Path(self.pack) / PACK_JSON).exists():
             return self.pack
-        return str(self._copy_pack())
+        return str(self._copy_pack(Path(self.pack).name))
 
-    def _copy_pack(self) -> Path:
+    def _copy_pack(self, name: str) -> Path:
         cache = Path(self.cache).expanduser()
-        target = cache / Path(self.pack).name
+        target = cache / name
         if not target.is_dir():
             make_folder(cache)
             with lock_cache(cache):
@@ -117,12 +117,12 @@ class Delivery:
 class Depot:
     """An actor on the driver's node that sends files."""
 
-    def __init__(self, pack: str) -> None:
-        self._pack = Path(pack)
+    def __init__(self, pack: str | None) -> None:
+        self._pack = pack
 
     def list_files(self) -> list[str]:
         """Return the paths of the pack's files."""
-        return [str(path) for path in sorted(self._pack.iterdir())]
+        return [str(path) for path in sorted(Path(self._pack).iterdir())] if self._pack else []
 
     def measure(self, path: str) -> int:
         """Return the size of a file, in bytes."""
@@ -157,22 +157,25 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def build_delivery(config: StudyConfig, packed: Path) -> Delivery:
+def build_delivery(config: StudyConfig, packed: Path | None) -> Delivery:
     """Offer the pack, and the weights that the space names, to all nodes while this process is connected."""
     depot = weights = terms = None
+    pack = None if packed is None else str(packed.resolve())
     if config.cluster.address != "local":
         folder = config.url or str(config.directory.resolve())
         terms = Terms(versions=tuple(describe_driver().items()), folder=folder)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(str(packed.resolve()))
+        depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(pack)
         if names_imagenet(config):
             from trainables.models.resnet50.weights import locate_imagenet  # with torch, which the driver avoids
 
             weights = str(locate_imagenet())
-    return Delivery(pack=str(packed.resolve()), cache=config.data.cache, weights=weights, depot=depot, terms=terms)
+    return Delivery(pack=pack, cache=config.data.cache, weights=weights, depot=depot, terms=terms)
 
 
 def names_imagenet(config: StudyConfig) -> bool:
     """Answer whether a trial may start from ImageNet weights."""
+    if config.trainable:
+        return False
     specs = [list_specs(config.space, architecture).get("weights") for architecture in config.search.architectures]
     return any("imagenet" in (spec.choice if isinstance(spec, Choice) else [spec]) for spec in specs)

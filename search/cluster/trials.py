@@ -29,7 +29,9 @@ class Trials:
 
     def report(self, number: int, message: Report | Finished) -> bool:
         """Record an epoch and return whether the trial ends with it."""
-        assert isinstance(message, Report), "a trial ends with an epoch"
+        if isinstance(message, Finished):
+            self._study.complete(number)
+            return True
         return self._study.report(number, message.metrics, message.device)
 
     def fail(self, number: int, failure: Failure) -> None:
@@ -37,14 +39,15 @@ class Trials:
         self._study.fail(number, failure.reason, failure.traceback or None)
 
 
-def build_job(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path) -> Job:
+def build_job(config: StudyConfig, trial: Trial, packed: Path | None, checkpoint: Path, *, study: str) -> Job:
     """Return the job of a trial.
 
     Args:
         config: The study.
         trial: As recorded.
-        packed: Folder of the packed images.
+        packed: Folder of the packed images; None for a training function of the user.
         checkpoint: File of the trial's newest checkpoint, which need not exist.
+        study: The id in its study.yaml.
     """
     granted = config.get_resources(trial.architecture)
     return Job(
@@ -56,7 +59,9 @@ def build_job(config: StudyConfig, trial: Trial, packed: Path, checkpoint: Path)
         max_epochs=config.search.max_epochs,
         epochs=config.search.max_epochs,
         epochs_done=len(trial.epochs),
-        pack=str(packed.resolve()),
+        study=study,
+        code=config.code,
+        pack=None if packed is None else str(packed.resolve()),
         val_fraction=config.data.val_fraction,
         max_train_images=config.data.max_train_images,
         split_seed=config.search.seed,

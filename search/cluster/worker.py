@@ -1,10 +1,11 @@
-"""Runs a job in a worker process: pulls epochs from `train` and hands each to the driver.
+"""Runs a job in a worker process: pulls epochs from a training and hands each to the driver.
 
 A checkpoint is written before its epoch is reported. So an epoch that the driver recorded is never trained again, and
 one that it did not record is reported from the checkpoint instead.
 """
 
 import dataclasses
+import functools
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,11 @@ import torch
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
 from trainables.config import TrainConfig, build_train_config
 from trainables.errors import DISK_FAULTS, TrainingError
+from trainables.names import import_own, is_own
+from trainables.own import Run, train_own
 from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device, reset_peak_memory
 from trainables.splits import Split, open_full_train, open_train
-from trainables.train import train
+from trainables.train import Epoch, train
 
 T = TypeVar("T")
 
@@ -39,11 +42,15 @@ class Trained:
     device: torch.device
 
 
+Start = Callable[..., Iterator[Epoch]]
+"""Trains from the state `resume`, or from the beginning if that is None."""
 Finish = Callable[[Job, Trained], Any]
 """Runs after the last epoch of a job; its value is the job's result."""
 
 
-def run_job(deliver: Callable[[], str], finish: Finish | None, job: Job) -> Iterator[Report | Finished | Failure]:
+def run_job(
+    deliver: Callable[[], str | None], finish: Finish | None, job: Job
+) -> Iterator[Report | Finished | Failure]:
     """Run a job, one message a step, from its checkpoint if there is one.
 
     Args:
@@ -56,13 +63,12 @@ def run_job(deliver: Callable[[], str], finish: Finish | None, job: Job) -> Iter
         yield message
 
 
-def train_job(deliver: Callable[[], str], finish: Finish | None, job: Job) -> Iterator[Report | Finished]:
+def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job) -> Iterator[Report | Finished]:
     """Do what `run_job` does, but raise what goes wrong."""
     job = dataclasses.replace(job, pack=deliver())
     device = prepare_device(job.cpus, job.gpus)
     name = describe_device(device)
-    config = build_train_config(job.architecture, job.params, epochs=job.max_epochs, seed=job.seed)
-    train_split, val_split = _open_split(job)
+    start, config, val_split = _prepare_own(job, device) if job.pack is None else _prepare_images(job, device)
     reset_peak_memory(device)
     checkpoint = job.build_checkpoint()
     try:
@@ -70,7 +76,7 @@ def train_job(deliver: Callable[[], str], finish: Finish | None, job: Job) -> It
         for metrics in state["history"][job.epochs_done :] if state else ():
             yield Report(metrics, name, is_new=False)
         if state is None or state["epoch"] < job.epochs:
-            for epoch in train(config, train_split, val_split, device=device, resume=state):
+            for epoch in start(resume=state):
                 state = epoch.state()
                 if checkpoint:
                     checkpoint.save(state)
@@ -78,8 +84,10 @@ def train_job(deliver: Callable[[], str], finish: Finish | None, job: Job) -> It
                     yield Report(epoch.metrics, name)
                 if epoch.number == job.epochs:
                     break
+            else:
+                yield _end_early(state)
         assert state is not None, "a job has at least one epoch"
-        if finish is not None:
+        if finish is not None and config is not None:
             yield Finished(finish(job, Trained(config=config, state=state, val_split=val_split, device=device)))
     finally:
         if checkpoint and job.url is not None:  # the driver deletes on its own node and in the store only
@@ -97,8 +105,8 @@ def catch(work: Callable[[], T]) -> T | Failure:
         return work()
     except (NodeError, torch.AcceleratorError):
         raise
-    except TrainingError as error:
-        return Failure(str(error), "")
+    except TrainingError as error:  # with a cause if the user's code raised it
+        return Failure(str(error), traceback.format_exc() if error.__cause__ else "")
     except torch.OutOfMemoryError as error:
         return Failure(OUT_OF_MEMORY, str(error))
     except OSError as error:
@@ -126,8 +134,36 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
     return device
 
 
+def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig, Split | None]:
+    """Return what trains an image classifier, its configuration, and the images to validate on."""
+    for name in filter(is_own, (job.architecture, str(job.params.get("optimizer")))):
+        import_own(name, job.code, "architecture")
+    config = build_train_config(job.architecture, job.params, epochs=job.max_epochs, seed=job.seed)
+    train_split, val_split = _open_split(job)
+    return functools.partial(train, config, train_split, val_split, device=device), config, val_split
+
+
+def _prepare_own(job: Job, device: torch.device) -> tuple[Start, None, None]:
+    """Return what runs the training function of a job."""
+    function = import_own(job.architecture, job.code, "trainable")
+
+    def start(resume: dict[str, Any] | None) -> Iterator[Epoch]:
+        run = Run(seed=job.seed, device=device, max_epochs=job.max_epochs, number=job.number, resume=resume)
+        return train_own(function, job.params, run)
+
+    return start, None, None
+
+
+def _end_early(state: dict[str, Any] | None) -> Finished:
+    """Return the message of a function that ended before its last epoch."""
+    if state is None:
+        raise TrainingError("the function ended before its first yield")
+    return Finished()
+
+
 def _open_split(job: Job) -> tuple[Split, Split | None]:
     """Return the images to train on and those to validate on."""
+    assert job.pack is not None, "an image classifier is trained"
     pack = Path(job.pack)
     if job.val_fraction is None:
         return open_full_train(pack, seed=job.split_seed, max_images=job.max_train_images), None

@@ -14,9 +14,10 @@ from rich.console import Console
 
 from search.cluster.checks import check_nodes
 from search.cluster.nodes import connect
-from search.commands.terminal import build_console, explain_errors
+from search.commands.terminal import CodeOption, build_console, explain_errors
+from search.config.code import import_code, require_code
 from search.config.load import dump
-from search.config.schema import Architecture, StudyConfig
+from search.config.schema import StudyConfig
 from search.config.untrusted import check_address
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.evaluation import evaluate as evaluation
@@ -27,6 +28,7 @@ from search.record.manifest import load_study
 from search.record.trial import Trial
 from search.report.publish import publish_report
 from trainables.errors import InputError
+from trainables.names import shorten
 from trainables.pack_info import load_info
 
 MAY_SET = ("evaluation.", "resources.", "cluster.", "tracking.", "data.path=", "data.cache=")
@@ -46,13 +48,14 @@ def main(
     report: Annotated[
         bool, typer.Option("--report", help="Write the report again from what is stored; train nothing.")
     ] = False,
+    code: CodeOption = None,
 ) -> None:
     """Retrain a study's winners, test each once on the sealed split, and write the report."""
     with explain_errors("the same command"), contextlib.ExitStack() as stack:
         console = build_console()
         if report and (architectures or any(each.startswith("evaluation.") for each in settings or ())):
             raise InputError("--report writes what is stored: leave out --architecture and --set evaluation.*")
-        config = _select(_read_config(study, settings or []), architectures)
+        config = _select(_read_config(study, settings or [], code, needs_code=not report), architectures)
         opened = stack.enter_context(open_study(config, console.print))
         if report:
             publish_report(evaluation.load_result(opened), opened.journal, console)
@@ -83,21 +86,28 @@ def conclude(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     tracker.close()
 
 
-def _read_config(study: str, settings: Sequence[str]) -> StudyConfig:
-    """Read a study's configuration with overrides."""
+def _read_config(study: str, settings: Sequence[str], code: Path | None, *, needs_code: bool) -> StudyConfig:
+    """Read a study's configuration with overrides, and import the code that it names."""
     for setting in settings:
         if not setting.startswith(MAY_SET):
             known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
             raise InputError(f"--set {setting}: an evaluation may change {known} only")
-    return load_study(study, settings)[0]
+    config, _ = load_study(study, settings)
+    if config.trainable:
+        raise InputError(f"{study} searched the training function {config.trainable}: it has no models to test")
+    if code is not None and import_code(dump(config), code):
+        config = dataclasses.replace(config, code=str(code.resolve()))
+    if needs_code:
+        require_code(dump(config), "name its folder with --code")
+    return config
 
 
 def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:
     """Return the study with only the architectures to evaluate."""
-    known: dict[str, Architecture] = {str(name): name for name in config.search.architectures}
+    known = {shorten(name): name for name in config.search.architectures}
     if unknown := [name for name in architectures or () if name not in known]:
         raise InputError(f"--architecture {unknown[0]}: the study has {', '.join(known)}")
-    wanted = tuple(name for text, name in known.items() if not architectures or text in architectures)
+    wanted = tuple(name for short, name in known.items() if not architectures or short in architectures)
     return dataclasses.replace(config, search=dataclasses.replace(config.search, architectures=wanted))
 
 

@@ -15,7 +15,7 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from search.commands.terminal import explain_errors
+from search.commands.terminal import CodeOption, explain_errors
 from search.config.printable import escape
 from search.evaluation.model_card import LIMITS
 from search.evaluation.model_file import TrainedModel, load_model
@@ -35,10 +35,11 @@ def main(
     model: Annotated[Path, typer.Argument(help="A .safetensors file of results/NAME/models.")],
     form: Annotated[Literal["onnx"], typer.Option("--format", help="The only format so far.")] = "onnx",
     output: Annotated[Path | None, typer.Option(help="File to write; MODEL's name with .onnx by default.")] = None,
+    code: CodeOption = None,
 ) -> None:
     """Export a trained model: uint8 images (N, 32, 32, 3) in, the probability of REAL of each out."""
     with explain_errors():
-        trained = load_model(model)
+        trained = load_model(model, code)
         target = output or model.with_suffix(f".{form}")
         check_target(target)
         difference = export_onnx(trained, target)

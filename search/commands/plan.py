@@ -43,6 +43,8 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
     for repetition in list_repetitions(config):
         console.print(repetition)
+    if config.trainable:
+        return
     recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
     baselines = len(recipes) if config.evaluation.baselines else 0  # fewer if a recipe wins itself
     models = config.evaluation.seeds * (config.evaluation.top_k * len(search.architectures) + baselines)

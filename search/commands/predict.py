@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from search.commands.terminal import explain_errors
+from search.commands.terminal import CodeOption, explain_errors
 from search.config.printable import defuse, escape
 from search.datasets.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture
 from search.evaluation.model_card import LIMITS
@@ -60,12 +60,13 @@ def main(
     pictures: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Pictures, or folders of them.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    code: CodeOption = None,
 ) -> None:
     """Print REAL or FAKE for each picture, and the probability of REAL. Exit code 1 if a file cannot be read."""
     with explain_errors():
         if as_json and as_csv:
             raise InputError("--json and --csv exclude each other: pass one")
-        trained = load_model(model)
+        trained = load_model(model, code)
         answers, bad = _ask(trained, pictures)
         for picture in bad:
             typer.echo(f"skipped: {escape(picture.path)} {escape(picture.reason)}", err=True)

@@ -14,7 +14,9 @@ from rich.console import Console
 from torch import Tensor
 
 from search.cluster.worker import prepare_device
-from search.commands.terminal import build_console, explain_errors
+from search.commands.terminal import CodeOption, build_console, explain_errors
+from search.config.code import import_code, require_code
+from search.config.load import dump
 from search.config.schema import ResourceConfig
 from search.datasets.prepare import prepare_data
 from search.evaluation.model_file import RECORD, WEIGHTS, load_record, load_weights
@@ -25,6 +27,7 @@ from search.record.folder import fetch_folder
 from search.record.manifest import load_study
 from search.record.provenance import describe_code, describe_commit
 from trainables.errors import InputError
+from trainables.names import shorten
 from trainables.pack_info import load_info
 from trainables.runtime import describe_hardware, pick_device
 
@@ -44,11 +47,17 @@ def main(
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     data: Annotated[Path | None, typer.Option(help="Where the images are stored now, if they were moved.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for the packed images; by default the user's.")] = None,
+    code: CodeOption = None,
 ) -> None:
     """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
     console = build_console()
     with explain_errors():
-        load_study(place, uses_journal=False)
+        config, _ = load_study(place, uses_journal=False)
+        if config.trainable is not None:
+            raise InputError(f"{place} searched the training function {config.trainable}: it has no models")
+        if code is not None:
+            import_code(dump(config), code)
+        require_code(dump(config), "name its folder with --code")
         with fetch_folder(place) as study:
             records = choose_records(study, place, model, seed)
             pack = _prepare(study, records, data, cache, console)
@@ -70,7 +79,8 @@ def choose_records(study: Path, place: str, architecture: str | None, seed: int 
     chosen = [
         record
         for record in records
-        if architecture in (None, record.retraining["architecture"]) and seed in (None, record.retraining["seed"])
+        if architecture in (None, shorten(record.retraining["architecture"]))
+        and seed in (None, record.retraining["seed"])
     ]
     if not chosen:
         raise InputError(f"{place} has no such model; there are {', '.join(record.label for record in records)}")

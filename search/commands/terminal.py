@@ -8,7 +8,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -23,6 +24,10 @@ from trainables.errors import DISK_FAULTS, DISK_FULL, InputError, TrainingError
 
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG)
 """Errors of a path where something else is than the command writes there."""
+
+CodeOption = Annotated[
+    Path | None, typer.Option("--code", help="Folder of the code that the study names as module:Name; it will run.")
+]
 
 
 class _Terminal(Console):

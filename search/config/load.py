@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 
 import pydantic
 
+from search.config.code import import_code
 from search.config.schema import Recipe, SearchConfig, StudyConfig
 from search.config.space import check_space, contains, list_specs
 from search.config.urls import check_database_url, check_store_url, is_url
 from search.config.yaml import read_yaml, set_value
-from trainables.config import build_train_config, list_defaults
+from trainables.config import ARCHITECTURES, build_train_config, list_defaults
 from trainables.errors import InputError
+from trainables.names import is_unknown, shorten
 
 T = TypeVar("T")
 
@@ -38,6 +40,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     search = values.get("search")
     if isinstance(search, dict) and isinstance(search.get("first"), list):
         values["recipes"] = [read_yaml(path.parent / str(name)) for name in search["first"]]
+    if import_code(values, folder := path.parent.resolve()):
+        values["code"] = str(folder)
     return parse(values)
 
 
@@ -50,9 +54,9 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
         InputError: If a key, a value or a corner of the space is wrong; the message names the key.
     """
     try:
-        study = pydantic.TypeAdapter(StudyConfig).validate_json(json.dumps(values), strict=True)
+        study = pydantic.TypeAdapter(StudyConfig).validate_json(json.dumps(_place_trainable(values)), strict=True)
     except pydantic.ValidationError as error:
-        raise InputError("; ".join(_describe_problems(error))) from None
+        raise InputError("; ".join(_describe_problems(error)[:10])) from None
     except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
@@ -62,6 +66,8 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
         check_database_url(study.storage)
     check_space(study.space, study.search.architectures)
     for architecture, granted in study.resources.items():
+        if architecture not in (known := [*ARCHITECTURES, *map(shorten, study.search.architectures)]):
+            raise InputError(f"resources.{architecture}: expected one of {', '.join(known)}")
         if granted.cpus + granted.gpus == 0:
             raise InputError(f"resources.{architecture}: expected cpus or gpus above 0")
     for recipe in study.recipes:
@@ -94,10 +100,21 @@ def dump(study: StudyConfig) -> dict[str, Any]:
     return plain
 
 
+def _place_trainable(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a study's values with its training function in the place of the architectures."""
+    trainable, search = values.get("trainable"), values.get("search", {})
+    if trainable is None or not isinstance(search, dict):
+        return values
+    if search.get("architectures", [trainable]) != [trainable]:
+        raise InputError("search.architectures: leave it out, because `trainable` takes its place")
+    return {**values, "search": {**search, "architectures": [trainable]}}
+
+
 def _check_search(search: SearchConfig) -> None:
-    if len(set(search.architectures)) < len(search.architectures):
-        raise InputError(f"search.architectures = {list(search.architectures)}: expected distinct names")
-    if search.shares is not None and set(search.shares) != set(search.architectures):
+    names = set(map(shorten, search.architectures))
+    if len(names) < len(search.architectures):
+        raise InputError(f"search.architectures = {str(list(search.architectures))[:200]}: expected distinct names")
+    if search.shares is not None and set(search.shares) != names:
         raise InputError("search.shares: expected one weight for each of search.architectures")
     if search.first_rung > search.max_epochs:
         raise InputError(f"search.grace_epochs = {search.grace_epochs}: expected at most search.max_epochs")
@@ -105,13 +122,15 @@ def _check_search(search: SearchConfig) -> None:
 
 def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
     """Check that a recipe can be built and is a point of the space."""
+    if is_unknown(recipe.architecture):
+        return
     build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0)
     if recipe.architecture not in study.search.architectures:
         return
     params = list_defaults(recipe.architecture) | recipe.params
     for name, spec in list_specs(study.space, recipe.architecture).items():
         if not contains(spec, params[name]):
-            where = f"space.{recipe.architecture}.{name}"
+            where = f"space.{shorten(recipe.architecture)}.{name}"
             raise InputError(
                 f"search.first: the {recipe.architecture} recipe has {name} = {params[name]!r}, outside {where}"
             )
@@ -121,7 +140,7 @@ def _describe_problems(error: pydantic.ValidationError) -> list[str]:
     """Return one sentence for each wrong key, without the names of pydantic's union branches."""
     problems: dict[str, Any] = {}
     for problem in error.errors():
-        loc = problem["loc"]
+        loc = problem["loc"][: -1 if problem["loc"][-1:] in (("ours",), ("own",)) else None]
         if loc[:1] == ("space",) and len(loc) > 3:
             loc = (*loc[:3], *loc[4:5]) if loc[3] != "value" else loc[:3]
         if loc[:2] == ("evaluation", "threshold"):

@@ -12,6 +12,7 @@ from pydantic import Discriminator, Field, Tag
 from search.config.space import Choice, Range
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
+from trainables.names import shorten
 
 MANIFEST, JOURNAL, LEASE = "study.yaml", "study.journal", "study.lock"
 """Files of a study's folder: what it was started with, its facts, and the right to write it."""
@@ -24,7 +25,12 @@ Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
-Architecture = Literal["cnn", "resnet50"]
+OwnName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+Architecture = Annotated[
+    Annotated[Literal["cnn", "resnet50"], Tag("ours")] | Annotated[OwnName, Tag("own")],
+    Discriminator(lambda value: "own" if ":" in str(value) else "ours"),
+]
+"""One of ours, or an architecture or training function of the user as module:Name."""
 
 
 def _name_branch(value: Any) -> str:
@@ -62,7 +68,11 @@ class SearchConfig:
 
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ("cnn", "resnet50")
     """Architectures to search. Each has its own sampler history and its own rungs."""
-    shares: dict[Architecture, Positive] | None = None
+    metric: str = "accuracy"
+    """Validation metric by which trials are compared."""
+    goal: Literal["max", "min"] = "max"
+    """Whether a larger or a smaller metric is better."""
+    shares: dict[Label, Positive] | None = None
     """Weight of each architecture in what `divide` names; null gives all the same weight."""
     divide: Literal["trials", "epochs", "seconds"] = "trials"
     """What the shares apply to: the number of trials, the epochs trained, or the seconds of training times the granted
@@ -194,11 +204,15 @@ class StudyConfig:
     storage: str | None = None
     """URL of a PostgreSQL or MySQL database that holds the journal, without the password; null is a file in the study's
     folder."""
+    trainable: OwnName | None = None
+    """A training function of your own, as module:function; it takes the place of architectures, data and evaluation."""
+    code: str | None = None
+    """Folder of your own modules: that of this file; set when the study is loaded."""
     data: DataConfig = DataConfig()
     search: SearchConfig = SearchConfig()
     space: dict[str, dict[str, SpecField]] = dataclasses.field(default_factory=dict)
     """What each parameter may be, by architecture; `shared` applies to all. Parameters left out keep their defaults."""
-    resources: dict[Architecture, ResourceConfig] = dataclasses.field(default_factory=dict)
+    resources: dict[Label, ResourceConfig] = dataclasses.field(default_factory=dict)
     """What each trial is granted, by architecture."""
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
@@ -235,5 +249,4 @@ class StudyConfig:
 
     def get_resources(self, architecture: str) -> ResourceConfig:
         """Return what one trial of an architecture is granted."""
-        # An architecture is a Literal in the configuration, but any text in the journal.
-        return {str(name): granted for name, granted in self.resources.items()}.get(architecture, ResourceConfig())
+        return self.resources.get(shorten(architecture), ResourceConfig())

@@ -11,19 +11,24 @@ from typing import Any, Literal
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from trainables.config import (
-    MODEL_CONFIGS,
+    ARCHITECTURES,
     RUN_FIELDS,
-    WITHOUT_EFFECT,
     TrainConfig,
     Value,
     build_train_config,
+    get_architecture,
+    get_schema,
+    is_function,
     list_defaults,
+    list_rules,
     list_without_effect,
 )
 from trainables.errors import InputError
+from trainables.names import is_unknown, shorten
+from trainables.parameters import list_parameters
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Range:
     """Numbers from low to high, both included."""
 
@@ -31,13 +36,14 @@ class Range:
     """Smallest value."""
     high: int | float
     """Largest value, above low."""
+    _: dataclasses.KW_ONLY
     log: bool = False
     """Whether values are drawn on a logarithmic scale; low must be above 0 and step null."""
     step: int | float | None = None
     """Distance between neighbouring values, at most high - low; null is 1 for integers, any distance for floats."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Choice:
     """One of a few values."""
 
@@ -60,13 +66,15 @@ MAX_CORNERS = 100_000
 
 def list_specs(space: Space, architecture: str) -> dict[str, Spec]:
     """Return what each parameter of one architecture may be; the default for those that the space leaves out."""
-    return list_defaults(architecture) | dict(space.get("shared", {})) | dict(space.get(architecture, {}))
+    return list_defaults(architecture) | dict(space.get("shared", {})) | dict(space.get(shorten(architecture), {}))
 
 
 def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[str, BaseDistribution]:
     """Return Optuna's distributions of the searched parameters, sorted by name."""
     return {
-        name: _build_distribution(spec, is_int=_get_hint(architecture, name) is int)
+        name: _build_distribution(
+            spec, is_int=(_get_hint(architecture, name) or type(getattr(spec, "low", None))) is int
+        )
         for name, spec in sorted(specs.items())
         if isinstance(spec, Range | Choice)
     }
@@ -80,7 +88,7 @@ def count_points(space: Space, architecture: str) -> int | None:
     specs = list_specs(space, architecture)
     distributions = build_distributions(specs, architecture)
     counts = {name: _count_values(each) for name, each in distributions.items()}
-    deciding = sorted({name for name, _ in WITHOUT_EFFECT[architecture]})
+    deciding = sorted({name for name, _ in list_rules(architecture)})
     options = [_list_values(distributions[name]) if name in distributions else [specs[name]] for name in deciding]
     total = 0
     for values in itertools.product(*options):
@@ -99,15 +107,16 @@ def check_space(space: Space, architectures: Sequence[str]) -> None:
     Raises:
         InputError: If a check fails; the message names the key in the study's file.
     """
-    training = {field.name for field in dataclasses.fields(TrainConfig)} - set(RUN_FIELDS)
+    has_function = any(map(is_function, architectures))
+    names = {shorten(name): name for name in (*(() if has_function else ARCHITECTURES), *architectures)}
     for section, specs in space.items():
-        if section != "shared" and section not in MODEL_CONFIGS:
-            raise InputError(f"space.{section}: expected `shared` or one of {', '.join(MODEL_CONFIGS)}")
-        allowed = training if section == "shared" else set(list_defaults(section))
-        if unknown := sorted(set(specs) - allowed):
-            known = ", ".join(sorted(allowed))
-            raise InputError(f"space.{section}.{unknown[0]}: unknown parameter; known: {known}")
-    for architecture in architectures:
+        if section not in names and (has_function or section != "shared"):
+            shared = "" if has_function else "`shared` or "
+            raise InputError(f"space.{section}: expected {shared}one of {', '.join(names)}")
+        allowed = set(list_defaults(names[section]) if section in names else list_parameters(TrainConfig, RUN_FIELDS))
+        if (unknown := sorted(set(specs) - allowed)) and not is_unknown(names.get(section, section)):
+            raise InputError(f"space.{section}.{unknown[0]}: unknown parameter; known: {', '.join(sorted(allowed))}")
+    for architecture in (name for name in architectures if not is_unknown(name)):
         _check_corners(space, architecture)
 
 
@@ -136,6 +145,11 @@ def contains(spec: Spec, value: Value) -> bool:
     return math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
+def pick(spec: Spec) -> Value:
+    """Return one value that a parameter may have: its first choice, its low end, or the fixed one."""
+    return spec.choice[0] if isinstance(spec, Choice) else spec.low if isinstance(spec, Range) else spec
+
+
 def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value]) -> None:
     """Check that parameters, not necessarily all, are a point of the space.
 
@@ -148,7 +162,8 @@ def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[st
         _check_type(value, _get_hint(architecture, name), f"{architecture}.{name}")
         if not contains(specs[name], value):
             raise InputError(f"{architecture}.{name} = {value!r} is outside the space")
-    build_train_config(architecture, params, epochs=1, seed=0)
+    if not (is_function(architecture) or is_unknown(architecture)):
+        build_train_config(architecture, params, epochs=1, seed=0)
 
 
 def _check_corners(space: Space, architecture: str) -> None:
@@ -156,10 +171,10 @@ def _check_corners(space: Space, architecture: str) -> None:
 
     The other parameters of a training do not depend on each other, so they are checked one by one.
     """
-    model = {field.name for field in dataclasses.fields(MODEL_CONFIGS[architecture])}
+    model = set(list_parameters(get_architecture(architecture)))
     corners: dict[str, list[Value]] = {}
     for name, spec in list_specs(space, architecture).items():
-        section = architecture if name in space.get(architecture, {}) else "shared"
+        section = shorten(architecture) if name in space.get(shorten(architecture), {}) else "shared"
         where = f"space.{section}.{name}"
         corners[name] = _list_extremes(spec, where)
         hint = _get_hint(architecture, name)
@@ -167,9 +182,12 @@ def _check_corners(space: Space, architecture: str) -> None:
             _check_type(value, hint, where)
         if isinstance(spec, Range):
             _check_range(spec, hint, where)
-        if isinstance(spec, Range) and hint is int and name in model:  # such as an even kernel_size
+        if isinstance(spec, Range) and hint is int and name in model and not is_function(architecture):
+            # such as an even kernel_size
             for value in range(int(spec.low), int(spec.high) + 1, int(spec.step or 1))[:MAX_CHECKED]:
                 _build({name: value}, architecture)
+    if is_function(architecture):  # nothing is built of it before it runs
+        return
     together = model | {"batch_size"}
     groups = [[name for name in corners if name in together], *([name] for name in corners if name not in together)]
     for names in groups:
@@ -208,8 +226,9 @@ def _list_extremes(spec: Spec, where: str) -> list[Value]:
 
 
 def _get_hint(architecture: str, name: str) -> Any:
-    """Return the type of a parameter, as its dataclass declares it."""
-    return (typing.get_type_hints(TrainConfig) | typing.get_type_hints(MODEL_CONFIGS[architecture]))[name]
+    """Return the type of a parameter, as its dataclass or function declares it; None if that was not imported."""
+    schema = get_schema(architecture)
+    return schema[name].hint if schema else None
 
 
 def _check_type(value: Value, hint: Any, where: str) -> None:

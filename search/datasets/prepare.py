@@ -6,11 +6,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from search.config.schema import StudyConfig
-from search.config.space import Choice, list_specs
+from search.config.space import Choice, list_specs, pick
 from search.config.untrusted import MAX_TEST_IMAGES
 from search.datasets.sample import build_sample
-from trainables.config import build_train_config
+from trainables.config import build_train_config, is_function
 from trainables.errors import InputError
+from trainables.names import is_own
 from trainables.pack import pack
 from trainables.pack_info import load_info, split_train
 
@@ -40,12 +41,14 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
 
 
 def prepare_weights(config: StudyConfig) -> None:
-    """Fetch all initial weights that the space names, so that missing ones stop the search and not each trial.
+    """Fetch all initial weights that the space names, and build a model of each architecture of the user.
+
+    So a fault stops the search, and not each trial.
 
     Raises:
-        InputError: If they cannot be fetched, found or loaded; the message says what to do.
+        InputError: If weights cannot be fetched, found or loaded, or a model does not give one logit an image.
     """
-    for architecture in config.search.architectures:
+    for architecture in () if config.trainable else config.search.architectures:
         spec = list_specs(config.space, architecture).get("weights")
         for weights in spec.choice if isinstance(spec, Choice) else [spec] if spec else []:
             if isinstance(weights, str) and weights != "none":
@@ -54,3 +57,8 @@ def prepare_weights(config: StudyConfig) -> None:
                 )  # imports torch, which a search without initial weights does not need here
 
                 fetch_weights(build_train_config(architecture, {"weights": weights}, epochs=1, seed=0).model)
+        if is_own(architecture) and not is_function(architecture):
+            from trainables.models.model import check_model  # imports torch
+
+            point = {name: pick(spec) for name, spec in list_specs(config.space, architecture).items()}
+            check_model(architecture, build_train_config(architecture, point, epochs=1, seed=0))

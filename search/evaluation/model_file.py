@@ -18,6 +18,7 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from search.config.code import import_code, require_code
 from search.config.untrusted import MANIFEST_BYTES, MAX_TEST_IMAGES, WEIGHTS_BYTES, parse_json, read_file
 from search.evaluation.model_card import build_card
 from search.evaluation.model_record import ModelRecord, build_record
@@ -90,8 +91,12 @@ def save_model(
     write_file(paths[RECORD], json.dumps(described, indent=2).encode())
 
 
-def load_model(path: Path) -> TrainedModel:
+def load_model(path: Path, code: Path | None = None) -> TrainedModel:
     """Load a model from its file of weights, with the record next to it.
+
+    Args:
+        path: The file of weights.
+        code: Folder of the user's module with the model's architecture; None imports none.
 
     Raises:
         InputError: If it is not a model, or weights or record are missing, damaged or altered.
@@ -99,6 +104,10 @@ def load_model(path: Path) -> TrainedModel:
     if path.suffix != WEIGHTS:
         raise InputError(f"{path} is not a model: give a .safetensors file of results/NAME/models")
     record = load_record(path.with_suffix(RECORD))
+    named = {"search": {"architectures": [record.retraining["architecture"]]}}
+    if code is not None:
+        import_code(named, code)
+    require_code(named, "name its folder with --code")
     weights = load_weights(path, record)
     try:
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):

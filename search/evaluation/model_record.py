@@ -11,6 +11,7 @@ from search.evaluation.result import RATES, TestedModel
 from search.record.provenance import Code
 from trainables.config import TrainConfig, Value, build_train_config
 from trainables.errors import InputError
+from trainables.names import is_unknown
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +128,16 @@ def build_record(content: Any, where: str) -> ModelRecord:
         raise InputError(f"{where} is damaged: tested.metrics.{wrong[0]} is above 1")
     if not all(map(sum, record.tested["confusion"])):
         raise InputError(f"{where} is damaged: tested.confusion: a class without images")
+    if not is_unknown(record.retraining["architecture"]):
+        _check_config(record, where)
+    return record
+
+
+def _check_config(record: ModelRecord, where: str) -> None:
+    """Check that a training can be built from a record."""
     for name, params in (("parameters", record.parameters), ("retraining.params", record.retraining["params"])):
         check_params(params, record.retraining["architecture"], f"{where}, {name}")
     try:
         record.build_config()
     except (ArithmeticError, InputError) as error:
         raise InputError(f"{where} is damaged: {error}") from None
-    return record

@@ -81,6 +81,7 @@ class Retrainer:
                 number=number,
                 folder=self.folder,
                 val_fraction=val_fraction,
+                code=self.config.code,
             )
             for number, retraining in enumerate(retrainings)
         ]

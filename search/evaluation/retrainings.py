@@ -66,6 +66,7 @@ def build_job(
     number: int = 0,
     folder: ModelFolder | None = None,
     val_fraction: float | None = None,
+    code: str | None = None,
 ) -> Job:
     """Return the job of a retraining.
 
@@ -76,6 +77,7 @@ def build_job(
         number: Position among the jobs that run together.
         folder: Keeps the checkpoint; None keeps none.
         val_fraction: Share of the images that validates; None trains on all.
+        code: Folder of the user's own modules.
     """
     return Job(
         label=retraining.label,
@@ -85,6 +87,7 @@ def build_job(
         seed=retraining.train_seed,
         max_epochs=retraining.max_epochs,
         epochs=retraining.epochs,
+        code=code,
         pack=str(pack.resolve()),
         val_fraction=val_fraction,
         max_train_images=retraining.max_train_images,

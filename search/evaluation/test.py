@@ -97,6 +97,7 @@ def _test(retraining: Retraining, job: Job, trained: Trained) -> Tested:
     cost = {"training_seconds": sum(metrics["seconds"] for metrics in trained.state["history"])}
     if (peak := read_peak_memory(trained.device)) is not None:
         cost["peak_memory_bytes"] = float(peak)
+    assert job.pack is not None, "a retraining reads images"
     model = restore_model(trained.config.model, trained.state["model"], size=trained.config.size)
     predictions = _predict(model, open_test(Path(job.pack)), retraining.threshold, trained)
     cost |= measure_cost(model, device=trained.device, flip_average=trained.config.flip_average)

@@ -32,9 +32,8 @@ class PlainLog:
         """Print the last epoch."""
         last = trial.epochs[-1]
         epoch = f"epoch {len(trial.epochs)}/{self._max_epochs}"
-        self.note(
-            f"{name_trial(trial)} {epoch}: accuracy {last['accuracy']:.4f}, loss {last['loss']:.4f}, {_speed(trial)}"
-        )
+        loss = f", loss {last['loss']:.4f}" if "loss" in last else ""
+        self.note(f"{name_trial(trial)} {epoch}: accuracy {last['accuracy']:.4f}{loss}{_speed(trial)}")
 
     def on_end(self, trial: Trial) -> None:
         """Print how the trial ended."""
@@ -43,7 +42,7 @@ class PlainLog:
             result = escape(trial.reason)
         else:
             last, best = trial.epochs[-1]["accuracy"], trial.get_peak()[0]
-            result = f"accuracy {last:.4f} (best {best:.4f}), {_speed(trial)}"
+            result = f"accuracy {last:.4f} (best {best:.4f}){_speed(trial)}"
         self.note(f"{name_trial(trial)} {trial.state} after {count}: {result}")
 
     def note(self, message: str) -> None:
@@ -124,4 +123,6 @@ def build_live(
 
 
 def _speed(trial: Trial) -> str:
-    return f"{trial.epochs[-1].get('images_per_second', 0.0):.0f} images/s"
+    """Return the speed of the last epoch behind a comma, if it was measured."""
+    last = trial.epochs[-1]
+    return f", {last['images_per_second']:.0f} images/s" if "images_per_second" in last else ""

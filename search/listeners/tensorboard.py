@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.record.trial import State, Trial
+from trainables.names import shorten
 
 FINISHED = "finished"
 """File in the folder of a trial that was written completely."""
@@ -68,7 +69,7 @@ class EventFiles:
         self._writers.clear()
 
     def _get_folder(self, trial: Trial) -> Path:
-        return self._directory / f"trial-{trial.number:04d}-{trial.architecture}"
+        return self._directory / f"trial-{trial.number:04d}-{shorten(trial.architecture)}"
 
     def _add_epoch(self, trial: Trial, epoch: int) -> None:
         for name, value in trial.epochs[epoch - 1].items():

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Literal
 
 from search.config.schema import Architecture, Count, Few, Finite, Index
+from trainables.names import shorten
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +31,7 @@ class Winner:
     @property
     def label(self) -> str:
         """Prefix of the files of its retrainings."""
-        return self.architecture + ("" if self.rank == 1 else f"-rank{self.rank}")
+        return shorten(self.architecture) + ("" if self.rank == 1 else f"-rank{self.rank}")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

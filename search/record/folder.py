@@ -59,21 +59,23 @@ def open_study(
         config: The study.
         note: Receives sentences for the user, such as that the journal had to be repaired.
         packed: Folder of the packed images, if a search starts or continues: then a missing study is created, and one
-            that exists must have the same settings, images and code. None opens an existing study as it is.
+            that exists must have the same settings, images and code. None opens an existing study as it is, unless it
+            has a training function, which nothing but a search opens for writing.
         accept_changes: Whether a search continues although settings, images or code differ; the journal records it.
 
     Raises:
         InputError: If another process writes the study, something of it is missing or damaged, or it differs.
     """
     mirror = Mirror(config, note) if config.url else None
-    if packed is not None:
+    is_search = packed is not None or config.trainable is not None
+    if is_search:
         _create(config, packed, mirror)
     changes: list[str] = []
     with ExitStack() as stack:
         lease = stack.enter_context(hold(mirror.slot if mirror else config.directory / LEASE, note))
         if mirror:
             mirror.restore()
-        if packed is None:
+        if not is_search:
             manifest = load_manifest(config.directory)
             _check_journal(config)
         else:
@@ -88,7 +90,7 @@ def open_study(
         study = OpenStudy(config=config, manifest=manifest, journal=journal, mirror=mirror)
         if changes:
             journal.add_change(changes)
-        if packed is not None:
+        if is_search:
             study.save_manifest()
         yield study
 
@@ -165,7 +167,7 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
         )
 
 
-def create_folder(config: StudyConfig, packed: Path) -> None:
+def create_folder(config: StudyConfig, packed: Path | None) -> None:
     """Create the study's folder with its study.yaml in one step, unless it exists.
 
     Raises:
@@ -191,7 +193,7 @@ def create_folder(config: StudyConfig, packed: Path) -> None:
         raise InputError(f"cannot write the results into {directory}: {reason}") from None
 
 
-def _create(config: StudyConfig, packed: Path, mirror: Mirror | None) -> None:
+def _create(config: StudyConfig, packed: Path | None, mirror: Mirror | None) -> None:
     """Create the folder of a study that neither this machine nor the object store has."""
     if mirror and not (config.directory / MANIFEST).exists():
         mirror.fetch([MANIFEST])

@@ -33,6 +33,7 @@ from search.record.storage import TrialEnded, check_names, close_storage, open_s
 from search.record.trial import METRIC, State, Trial
 from search.record.trial_reader import list_rows, name_epoch, read_trial
 from trainables.errors import InputError
+from trainables.names import shorten
 
 
 class Journal:
@@ -120,18 +121,18 @@ class Journal:
         """Record a suggestion.
 
         Args:
-            architecture: Name of its architecture.
+            architecture: As `Trial.architecture`.
             params: All flat parameters, fixed ones included.
             distributions: Optuna's distributions of the searched ones.
         """
+        full = {f"{shorten(architecture)}.{name}": name for name in distributions}
         template = create_trial(
             state=TrialState.RUNNING,
-            params={f"{architecture}.{name}": params[name] for name in distributions},
-            distributions={f"{architecture}.{name}": distribution for name, distribution in distributions.items()},
+            params={each: params[name] for each, name in full.items()},
+            distributions={each: distributions[name] for each, name in full.items()},
             user_attrs={"architecture": architecture, "params": dict(params)},
         )
-        trial_id = self._storage.create_new_trial(self._study_id, template)
-        return self._thaw(self._storage.get_trial(trial_id))
+        return self._thaw(self._storage.get_trial(self._storage.create_new_trial(self._study_id, template)))
 
     def take_up(
         self, trial: Trial, architecture: str, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
@@ -149,7 +150,7 @@ class Journal:
         for key, value in (("architecture", architecture), ("params", dict(params))):
             self._storage.set_trial_user_attr(trial_id, key, value)
         for name, distribution in distributions.items():
-            if (full := f"{architecture}.{name}") not in written:
+            if (full := f"{shorten(architecture)}.{name}") not in written:
                 self._storage.set_trial_param(trial_id, full, distribution.to_internal_repr(params[name]), distribution)
         with self._watch(trial):
             if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):

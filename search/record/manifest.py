@@ -23,6 +23,7 @@ from trainables.pack_info import load_info
 
 MAY_CHANGE = (
     "cluster.",
+    "code",
     "data.cache",
     "data.path",
     "evaluation.",
@@ -67,16 +68,18 @@ class Manifest:
     evaluations: tuple[Evaluation, ...] = ()
 
 
-def build_manifest(config: StudyConfig, packed: Path) -> dict[str, Any]:
-    """Return the manifest of a study that starts now."""
-    info = load_info(packed)
-    data = {
-        "fingerprint": info.fingerprint,
-        "counts": info.counts,
-        "skipped": [escape(name) for name in info.skipped],  # a name need not be text
-        "leaked": info.leaked,
-        "duplicates": info.duplicates,
-    }
+def build_manifest(config: StudyConfig, packed: Path | None) -> dict[str, Any]:
+    """Return the manifest of a study that starts now; that of a training function has no data."""
+    data = {"fingerprint": "none", "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}
+    if packed is not None:
+        info = load_info(packed)
+        data = {
+            "fingerprint": info.fingerprint,
+            "counts": info.counts,
+            "skipped": [escape(name) for name in info.skipped],  # a name need not be text
+            "leaked": info.leaked,
+            "duplicates": info.duplicates,
+        }
     return {
         "id": secrets.token_hex(4),  # tells it from other studies of its name in a shared account
         "command": describe_command(),
@@ -88,7 +91,7 @@ def build_manifest(config: StudyConfig, packed: Path) -> dict[str, Any]:
 
 
 def compare_manifest(
-    config: StudyConfig, packed: Path, *, accept_changes: bool = False
+    config: StudyConfig, packed: Path | None, *, accept_changes: bool = False
 ) -> tuple[dict[str, Any], list[str]]:
     """Compare a study with the manifest that its folder has.
 

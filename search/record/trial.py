@@ -27,7 +27,8 @@ class Trial:
     number: int
     """Position in the study, from 0."""
     architecture: str
-    """Name of its architecture; `foreign` for a trial that plain Optuna wrote, until it is handed out."""
+    """Name of its architecture or training function; `foreign` for a trial that plain Optuna wrote, until it is handed
+    out."""
     params: dict[str, Any]
     """Flat parameters, as trainables.config.build_train_config takes them."""
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
@@ -56,6 +57,16 @@ class Trial:
     def list_values(self) -> list[float]:
         """Return the validation metric of epoch 1, 2, ..."""
         return [metrics[METRIC] for metrics in self.epochs]
+
+    def measure_cost(self) -> dict[str, Any]:
+        """Return the seconds of all epochs and, as far as they were measured, mean speed and peak memory."""
+        cost: dict[str, Any] = {"seconds": round(sum(metrics.get("seconds", 0.0) for metrics in self.epochs), 3)}
+        if self.epochs and "images_per_second" in self.epochs[-1]:
+            speeds = [metrics.get("images_per_second", 0.0) for metrics in self.epochs]
+            cost["images_per_second"] = round(sum(speeds) / len(speeds), 1)
+        if self.epochs and "peak_memory_bytes" in self.epochs[-1]:
+            cost["peak_memory_bytes"] = max(metrics["peak_memory_bytes"] for metrics in self.epochs)
+        return cost
 
     def get_peak(self) -> tuple[float, int]:
         """Return the best value and the first epoch that had it; there must be an epoch."""

@@ -5,14 +5,15 @@ A trial of this search has the attributes `architecture` and `params`. All other
 `enqueue_trial` added waits until the search hands it out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.record.trial import FOREIGN, METRIC, State, Trial
-from trainables.config import MODEL_CONFIGS, Value, list_defaults
+from trainables.config import ARCHITECTURES, Value, list_defaults
 from trainables.errors import InputError
+from trainables.names import is_own, shorten
 
 NOT_OURS = "not of this search: plain Optuna, or another program, wrote it"
 ENDED_OUTSIDE = "plain Optuna, or another program, ended it before its first epoch"
@@ -93,18 +94,23 @@ def list_rows(frozen: FrozenTrial, where: str) -> list[dict[str, Any]]:
     return [dict(rows[epoch]) for epoch in recorded]
 
 
-def read_point(point: Any) -> tuple[str, dict[str, Value]]:
+def read_point(point: Any, searched: Sequence[str] = ()) -> tuple[str, dict[str, Value]]:
     """Return architecture and parameters of a point such as {"cnn.learning_rate": 0.001}.
+
+    Args:
+        point: As plain Optuna wrote it.
+        searched: Names of the study's architectures.
 
     Raises:
         InputError: If its names are not those of one architecture's parameters.
     """
+    full = {shorten(name): name for name in (*ARCHITECTURES, *searched)}
     names = list(point) if isinstance(point, Mapping) else []
     architecture = str(names[0]).partition(".")[0] if names else ""
-    if architecture not in MODEL_CONFIGS or not all(str(name).startswith(f"{architecture}.") for name in names):
-        known = " or ".join(MODEL_CONFIGS)
+    if architecture not in full or not all(str(name).startswith(f"{architecture}.") for name in names):
+        known = " or ".join(full)
         raise InputError(f"expected parameters of one architecture ({known}), such as cnn.learning_rate, not {point!r}")
-    return architecture, {str(name).partition(".")[2]: value for name, value in point.items()}
+    return full[architecture], {str(name).partition(".")[2]: value for name, value in point.items()}
 
 
 def _is_own(frozen: FrozenTrial) -> bool:
@@ -122,7 +128,7 @@ def _read_attributes(frozen: FrozenTrial, where: str) -> dict[str, Any]:
     """Return the user attributes of a trial of this search, those that this project computes with checked."""
     found = dict(frozen.user_attrs)
     architecture, params = found["architecture"], found["params"]
-    is_known = isinstance(architecture, str) and architecture in MODEL_CONFIGS
+    is_known = isinstance(architecture, str) and (architecture in ARCHITECTURES or is_own(architecture))
     _require(is_known, f"{where} has the unknown architecture {architecture!r}")
     _require(isinstance(params, dict), f"{where} has no parameters")
     defaults = list_defaults(architecture)

@@ -5,6 +5,7 @@ The only file that imports matplotlib.
 
 import html
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -23,8 +24,8 @@ from trainables.pack_info import CLASSES
 
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
 """Blue and vermilion. Source: Wong 2011, Points of view: Color blindness, Nature Methods 8:441."""
-COLOURS = (TRAIN_COLOUR, VAL_COLOUR, "#009E73", "#CC79A7")
-"""Colours of architectures, in their order: these two, bluish green, reddish purple. Source: as above."""
+COLOURS = (TRAIN_COLOUR, VAL_COLOUR, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Colours of architectures, in their order; after the last the first again. Source: as above."""
 DPI = 150
 PANEL = (4.4, 3.1)
 """Inches of one panel; readable on a telephone."""
@@ -83,7 +84,7 @@ def draw_roc(truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDAr
     """
     figure = Figure(figsize=SQUARE, layout="constrained")
     axes = figure.subplots()
-    for colour, (name, models) in zip(COLOURS, probabilities.items(), strict=False):
+    for colour, (name, models) in zip(itertools.cycle(COLOURS), probabilities.items(), strict=False):
         for number, probability in enumerate(models):
             fake_as_real, real_as_real, _ = roc_curve(truth, probability)
             label = name if number == 0 else None
@@ -97,7 +98,7 @@ def draw_reliability(truth: NDArray[np.uint8], probabilities: Mapping[str, Seque
     """Draw the share of REAL images against the predicted probability, in NUM_BINS bins; arguments as above."""
     figure = Figure(figsize=SQUARE, layout="constrained")
     axes = figure.subplots()
-    for colour, (name, models) in zip(COLOURS, probabilities.items(), strict=False):
+    for colour, (name, models) in zip(itertools.cycle(COLOURS), probabilities.items(), strict=False):
         for number, probability in enumerate(models):
             share, mean = calibration_curve(truth, probability, n_bins=NUM_BINS)
             label = name if number == 0 else None

@@ -19,6 +19,7 @@ from PIL import Image
 from search.config.printable import escape_lines
 from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Mistake, Result, TestedModel
+from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
 from search.record.trial import Trial
 from search.report import charts, figures
@@ -108,9 +109,15 @@ def _own(trials: Iterable[Trial], architecture: str) -> list[Trial]:
 
 
 def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:
-    """Return captions and figures of the winners' loss and accuracy as trials."""
+    """Return captions and figures of the winners' loss and accuracy as trials; of a search alone, of its best trial."""
     trials = {trial.number: trial for trial in result.trials}
     drawn = []
+    if result.config.trainable and (ranked := rank_trials(result.trials)):
+        metric = result.config.search.metric
+        caption = f"Trial {ranked[0].number}, the best: {metric} per epoch"
+        drawn.append(
+            (caption, figures.render_svg(figures.draw_curve(ranked[0], metric), name="best", description=caption))
+        )
     for architecture, models in winners.items():
         trial = trials[models[0].trial]
         best, epoch = trial.get_peak()
@@ -199,6 +206,8 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
     evaluations = result.manifest.get("evaluations", [])
     openings = [entry["opened"] for entry in evaluations if entry.get("opened")]
     seeds = (evaluations or [{}])[-1].get("seeds", config.evaluation.seeds)
+    retrained = f"; {seeds} retrainings of each winner"
+    thresholds = ", ".join(sorted({f"{tested.threshold:g}" for tested in result.models}))
     known = {
         "Command": result.manifest.get("command"),
         "Commit": describe_commit(code),
@@ -206,8 +215,8 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
         "Hardware": ", ".join(f"{name} ({count} trials)" for name, count in devices.items()),
         "Searched": f"{min(started):%Y-%m-%d %H:%M} to {max(ended):%Y-%m-%d %H:%M}" if started and ended else None,
         "Training": f"{seconds / 3600:.2f} hours in all trials",
-        "Seeds": f"{config.search.seed} for the search; {seeds} retrainings of each winner",
-        "Threshold": ", ".join(sorted({f"{tested.threshold:g}" for tested in result.models})) + " on P(REAL)",
+        "Seeds": f"{config.search.seed} for the search{'' if config.trainable else retrained}",
+        "Threshold": None if config.trainable else f"{thresholds} on P(REAL)",
         "Test split opened": "; ".join(_describe_stamp(opened) for opened in openings),
     }
     return [(term, str(value)) for term, value in known.items() if value]

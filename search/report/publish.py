@@ -1,14 +1,21 @@
 """Writes the report of a result and shows its table."""
 
 import dataclasses
+from collections.abc import Sequence
 
+import numpy as np
 from rich.console import Console
+from rich.text import Text
 
+from search.config.printable import escape
 from search.evaluation.result import Result
+from search.record.folder import OpenStudy
 from search.record.journal import Journal
 from search.report.artifacts import publish
+from search.report.cells import align
 from search.report.notes import describe_changes, list_notes
-from search.report.tables import write_report
+from search.report.page import write_page
+from search.report.tables import list_search_tables, tabulate_best, write_report
 from search.report.terminal import render
 
 
@@ -36,3 +43,24 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     publish(confusions, config.directory / "artifacts", journal)
     console.print(f"Open {config.location}/report/report.html", soft_wrap=True)
     return result
+
+
+def publish_search(study: OpenStudy, console: Console, notes: Sequence[str]) -> None:
+    """Write the report of a search whose winners are not retrained, and show its best trials."""
+    result = Result(
+        study=study.config.name,
+        config=study.config,
+        manifest=study.manifest,
+        models=[],
+        trials=study.journal.load(),
+        labels=np.zeros(0, np.uint8),
+        predictions={},
+        mistakes={},
+        notes=[*describe_changes(study.journal.list_changes()), *notes],
+    )
+    best = tabulate_best(result)
+    page = study.config.directory / "report/report.html"
+    write_page(result, page, results=[best], search=list_search_tables(result))
+    lines = ["  ".join(cells).rstrip() for cells in align([best.header, *best.rows])]
+    console.print(Text("\n".join(map(escape, [*lines, "", *result.notes]))))
+    console.print(f"Open {study.config.location}/report/report.html", soft_wrap=True)

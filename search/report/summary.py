@@ -9,6 +9,7 @@ from search.record.trial import State, Trial
 from search.report.history import build_study, measure_importance
 from search.samplers.shares import measure_seconds, name_device
 from trainables.config import list_defaults
+from trainables.names import is_own
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,8 @@ def summarize_search(config: StudyConfig, trials: Sequence[Trial]) -> list[Searc
 
 def find_paper_trial(trials: Sequence[Trial], architecture: str) -> Trial | None:
     """Return the first finished trial of the paper's configuration, from any weights."""
+    if is_own(architecture):
+        return None
     wanted = list_defaults(architecture) | {"weights": None}
     for trial in trials:
         params = list_defaults(architecture) | trial.params if trial.architecture == architecture else {}

@@ -18,6 +18,7 @@ from search.evaluation.comparison import (
     summarize_lower,
 )
 from search.evaluation.result import Result
+from search.listeners.status import rank_trials
 from search.report.cells import (
     Table,
     format_chance,
@@ -33,7 +34,10 @@ from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
 from trainables.config import Value, list_defaults
 from trainables.durable import write_file
+from trainables.names import shorten
 
+NUM_BEST = 10
+"""Most trials in the table of the best."""
 HEADER = [
     "Model",
     "Source",
@@ -64,10 +68,10 @@ def write_report(result: Result, directory: Path) -> list[Path]:
     trials = {trial.number: trial for trial in result.trials}
     for (architecture, rank), models in group_models(result.models).items():
         if rank == 1:
-            contents[f"figures/{architecture}_confusion.png"] = render_png(
+            contents[f"figures/{shorten(architecture)}_confusion.png"] = render_png(
                 draw_confusion([tested.confusion for tested in models], architecture)
             )
-            contents[f"figures/{architecture}_curves.png"] = render_png(draw_curves(trials[models[0].trial]))
+            contents[f"figures/{shorten(architecture)}_curves.png"] = render_png(draw_curves(trials[models[0].trial]))
     paths = [write_file(directory / name, content) for name, content in contents.items()]
     page = write_page(result, directory / "report.html", results=list_tables(result), search=list_search_tables(result))
     return [*paths, page]
@@ -95,6 +99,19 @@ def list_search_tables(result: Result) -> list[Table]:
         _tabulate_searches(searches),
         *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
     ]
+
+
+def tabulate_best(result: Result) -> Table:
+    """Return the best trials of a search, as many as NUM_BEST, with what was searched."""
+    trials = rank_trials(result.trials)[:NUM_BEST]
+    searched = dict.fromkeys(name for trial in trials for name in trial.params)
+    rows = []
+    for trial in trials:
+        value, epoch = trial.get_peak()
+        params = [format_value(trial.params[name]) if name in trial.params else "" for name in searched]
+        rows.append([str(trial.number), f"{value:.6g}", str(epoch), trial.state.value, *params])
+    header = ["Trial", result.config.search.metric, "Epoch", "State", *searched]
+    return Table(title="Best trials", header=header, rows=rows)
 
 
 def format_markdown(result: Result) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from search.config.schema import StudyConfig
 from search.record.trial import State, Trial
 from trainables.errors import InputError
+from trainables.names import shorten
 
 FINISHED = (State.COMPLETE, State.PRUNED)
 
@@ -86,7 +87,7 @@ def name_device(config: StudyConfig) -> str:
 def list_shares(config: StudyConfig) -> dict[str, float]:
     """Return the weight of each architecture that is searched."""
     search = config.search
-    return {name: (search.shares or {}).get(name, 1.0) for name in search.architectures}
+    return {name: (search.shares or {}).get(shorten(name), 1.0) for name in search.architectures}
 
 
 def check_shares(config: StudyConfig) -> None:

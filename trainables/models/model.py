@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from trainables.config import IMAGE_SIZE, Architecture
+from trainables.config import IMAGE_SIZE, Architecture, TrainConfig
 from trainables.errors import InputError
 from trainables.runtime import seed_block
 
@@ -51,21 +51,21 @@ def fetch_weights(config: Architecture) -> None:
         build_model(config)
 
 
-def check_model(name: str, config: Architecture, *, size: int) -> None:
+def check_model(name: str, training: TrainConfig) -> None:
     """Check that a model of the user can be built, and that it gives one logit for each image.
 
     Raises:
         InputError: If it cannot, or does not.
     """
     try:
-        model = build_model(config, size=size).eval()
+        model = build_model(training.model, size=training.size).eval()
         with torch.inference_mode():
-            logits = model(torch.zeros(2, 3, size, size))
+            logits = model(torch.zeros(2, 3, training.size, training.size))
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"{name} cannot be built for images of {size} pixels: {type(error).__name__}: {error}"
+            f"{name} cannot be built for images of {training.size} pixels: {type(error).__name__}: {error}"
         ) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != (2,):

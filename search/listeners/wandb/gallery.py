@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from search.evaluation.result import Result, TestedModel
+from trainables.names import shorten
 
 CLASSES = ("FAKE", "REAL")
 
@@ -39,7 +40,7 @@ def log_evaluation(run: Any, result: Result, directory: Path) -> None:
         row["report"] = wandb.Html(str(page), inject=False)
     run.log(row)
     for best in list_best(result):
-        run.log_artifact(_pack(result, best, directory / "models"), aliases=[f"best-{best.architecture}"])
+        run.log_artifact(_pack(result, best, directory / "models"), aliases=[f"best-{shorten(best.architecture)}"])
 
 
 def list_best(result: Result) -> list[TestedModel]:
@@ -140,7 +141,7 @@ def _pack(result: Result, tested: TestedModel, folder: Path) -> Any:
         "params": next(trial.params for trial in result.trials if trial.number == tested.trial),
         **dataclasses.asdict(tested),
     }
-    artifact = wandb.Artifact(f"{result.study}-{tested.architecture}", "model", metadata=metadata)
+    artifact = wandb.Artifact(f"{result.study}-{shorten(tested.architecture)}", "model", metadata=metadata)
     for path in _list_files(folder, tested.label):
         artifact.add_file(str(path), policy="immutable")
     return artifact

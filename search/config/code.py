@@ -1,0 +1,91 @@
+"""Code of the user that a study names as `module:Name`. It is imported with the user's consent alone."""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from trainables.config import check_architecture
+from trainables.errors import InputError
+from trainables.names import IMPORTED, import_own, is_own, is_unknown
+from trainables.parameters import list_parameters
+
+OWN_KEY = re.compile(
+    r"trainable|search\.(architectures|sampler|scheduler)|recipes\.(architecture|params\.optimizer)"
+    r"|space\.\w+\.optimizer(\.choice)?"
+)
+"""Keys of a study whose value may be `module:Name`."""
+
+
+def import_code(values: Mapping[str, Any], folder: Path) -> bool:
+    """Import the code of the user that a study names, and answer whether it names any.
+
+    Args:
+        values: The study as plain values.
+        folder: Where the user's modules are.
+
+    Raises:
+        InputError: If something cannot be imported, or is not what its key expects.
+    """
+    named = list(list_own(values))
+    for where, name in named:
+        found = import_own(name, str(folder), where)
+        if where == "trainable":
+            take_function(name, found)
+        elif where in ("search.architectures", "recipes.architecture"):
+            check_architecture(name, found)
+    return bool(named)
+
+
+def require_code(values: Mapping[str, Any], cure: str) -> None:
+    """Check that the code which a study names was imported.
+
+    Raises:
+        InputError: If not; the cure is part of the message.
+    """
+    if missing := [name for _, name in list_own(values) if is_unknown(name)]:
+        raise InputError(f"the study runs code that is not of this project, {missing[0]}: if you trust it, {cure}")
+
+
+def list_own(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield key and name of all code of the user in a study."""
+
+    def walk(where: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, Mapping):
+            for key, below in value.items():
+                yield from walk(f"{where}.{key}".lstrip("."), below)
+        elif isinstance(value, list | tuple):
+            for below in value:
+                yield from walk(where, below)
+        elif isinstance(value, str) and is_own(value) and OWN_KEY.fullmatch(where):
+            yield where.removesuffix(".choice"), value
+
+    yield from walk("", values)
+
+
+def take_function(name: str, function: Any) -> None:
+    """Take in a training function of the user, so that a study may name it.
+
+    Raises:
+        InputError: If it is no generator function, or its parameters cannot be searched.
+    """
+    if not inspect.isgeneratorfunction(function):
+        raise InputError(f"trainable = {name!r}: expected a generator function, which yields its metrics in each epoch")
+    list_parameters(function)
+    IMPORTED[name] = function
+
+
+def locate(function: Any) -> tuple[str, Path]:
+    """Return the module of a function, and the folder in which a worker finds it.
+
+    Raises:
+        InputError: If a worker cannot import it: it is in no file, or not at the top of one.
+    """
+    path = inspect.getsourcefile(function) if inspect.isfunction(function) else None
+    if path is None or function.__name__ != function.__qualname__ or not Path(path).is_file():
+        raise InputError(f"{function!r}: define the function at the top of a .py file, so that workers can import it")
+    if function.__module__ == "__main__":
+        return Path(path).stem, Path(path).resolve().parent
+    package = Path(path).resolve().parents[function.__module__.count(".")]
+    return function.__module__, package if Path(path).name != "__init__.py" else package.parent

@@ -1,0 +1,231 @@
+"""A training function of the user: a generator that yields its metrics at the end of each epoch.
+
+`run.epochs` receives the objects that training changes. At each `yield` their state and that of all random numbers is
+pickled for the checkpoint; a training that continues gets both back. What a function does between a `yield` and the
+next epoch is not repeated then.
+"""
+
+import functools
+import io
+import math
+import pickle
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping
+from numbers import Real
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.errors import DISK_FULL, TrainingError
+from trainables.train import Epoch
+
+END = object()
+"""Stands for the end of a function."""
+
+
+class Run:
+    """The first argument of a training function."""
+
+    def __init__(
+        self, *, seed: int, device: torch.device, max_epochs: int, number: int, resume: Mapping[str, Any] | None = None
+    ) -> None:
+        self.seed = seed
+        """Seed of this trial, with which the global generators of Python, numpy and torch are seeded."""
+        self.device = device
+        """The granted GPU, or the CPU."""
+        self.max_epochs = max_epochs
+        """Epochs of a trial that is not stopped."""
+        self.number = number
+        """Number of the trial in its study."""
+        self.history: list[dict[str, float]] = list(resume["history"]) if resume else []
+        """Metrics of each epoch that has ended."""
+        self.epoch = 0
+        """The epoch under way, from 1; 0 before the first."""
+        self._kept: dict[str, Any] | None = None
+        self._pickled = resume["pickled"].numpy().tobytes() if resume else None
+
+    def epochs(self, *objects: Any, **named: Any) -> Iterator[int]:
+        """Yield the numbers of the epochs that are left; the function ends each with one `yield`.
+
+        Before the first one, the state of the objects and of the random numbers is restored.
+
+        Args:
+            objects: All that training changes: model, optimizer, generators, lists and dicts. Those with `state_dict`
+                use it; others are pickled, and restored in place.
+            named: The same; messages have their names.
+
+        Raises:
+            TrainingError: If an object cannot be restored in place, or an epoch yields nothing.
+        """
+        if self._kept is not None:
+            raise TrainingError("run.epochs was called twice: call it once, with all objects that training changes")
+        self._kept = {f"object {place}": kept for place, kept in enumerate(objects, start=1)} | named
+        for name, kept in self._kept.items():
+            _read_state(kept, name)  # one that cannot be restored ends the trial at once
+        if self._pickled is not None:
+            states, numbers = _Unpickler(self._pickled, self._kept).load()
+            for name, kept in self._kept.items():
+                _write_state(kept, states[name])
+            write_random(numbers)
+        for number in range(len(self.history) + 1, self.max_epochs + 1):
+            self.epoch = number
+            yield number
+            if len(self.history) < number:
+                raise TrainingError(f"epoch {number} ended without a yield: yield its metrics, as a dict")
+
+    def copy_state(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the state of a checkpoint, with the random numbers' state as `read_random` gave it."""
+        assert self._kept is not None, "an epoch has ended"
+        pickled = io.BytesIO()
+        try:
+            states = {name: _read_state(kept, name) for name, kept in self._kept.items()}
+            _Pickler(pickled, self._kept).dump((states, dict(numbers)))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise TrainingError(f"run.epochs cannot keep an object in the checkpoint: {error}") from error
+        content = torch.frombuffer(pickled.getbuffer(), dtype=torch.uint8).clone()
+        return {"epoch": len(self.history), "history": list(self.history), "pickled": content}
+
+
+def train_own(function: Callable[..., Any], params: Mapping[str, Any], run: Run) -> Iterator[Epoch]:
+    """Run a training function, one epoch each time the caller asks; it may end before `run.max_epochs`.
+
+    The random numbers of the function are its own: what is drawn outside of it changes none of them.
+
+    Raises:
+        TrainingError: If the function raises an error, or yields something else than a dict of finite numbers.
+    """
+    seed_random(run.seed, run.device)
+    numbers = read_random(run.device)
+    yielded = function(run, **params)
+    while True:
+        started = time.perf_counter()
+        write_random(numbers)
+        if (metrics := _pull(yielded)) is END:
+            return
+        numbers = read_random(run.device)
+        if run.epoch != len(run.history) + 1:
+            cure = "yield once in each turn of `for epoch in run.epochs(...)`"
+            raise TrainingError(f"the function yielded outside of an epoch, or twice in epoch {run.epoch}: {cure}")
+        found = _check_metrics(metrics, run.epoch)
+        run.history.append({**found, "epoch": run.epoch, "seconds": time.perf_counter() - started})
+        state = functools.partial(run.copy_state, numbers)
+        yield Epoch(number=run.epoch, metrics=dict(run.history[-1]), state=state)
+
+
+def seed_random(seed: int, device: torch.device) -> None:
+    """Seed the global generators of Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 the function may use it
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def read_random(device: torch.device) -> dict[str, Any]:
+    """Return the states of the global generators."""
+    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
+    numbers = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}  # noqa: NPY002
+    return numbers | cuda
+
+
+def write_random(numbers: Mapping[str, Any]) -> None:
+    """Set the states of the global generators, as `read_random` gave them."""
+    random.setstate(numbers["python"])
+    np.random.set_state(numbers["numpy"])  # noqa: NPY002
+    torch.set_rng_state(numbers["torch"])
+    if "cuda" in numbers:
+        torch.cuda.set_rng_state(numbers["cuda"])
+
+
+def _pull(yielded: Any) -> Any:
+    """Return what the function yields next, or END."""
+    try:
+        return next(yielded, END)
+    except (TrainingError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise
+    except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
+        raise TrainingError(f"{type(error).__name__}: {error}") from error
+
+
+def _check_metrics(metrics: Any, epoch: int) -> dict[str, float]:
+    """Return what an epoch yielded as plain numbers."""
+    if not isinstance(metrics, dict) or not metrics:
+        raise TrainingError(
+            f"epoch {epoch} yielded {metrics!r:.80}: expected a dict of numbers, such as {{'loss': 0.5}}"
+        )
+    found = {}
+    for name, value in metrics.items():
+        number = value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and value.size else value
+        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
+            raise TrainingError(f"epoch {epoch} yielded {name} = {number!r:.80}: expected a finite number")
+        found[str(name)] = float(number)
+    return found
+
+
+def _read_state(kept: Any, name: str) -> Any:  # noqa: PLR0911 one line a kind
+    """Return a copy of an object's state, as `_write_state` takes it."""
+    match kept:
+        case _ if hasattr(kept, "state_dict") and hasattr(kept, "load_state_dict"):
+            return kept.state_dict()
+        case dict() | list() | set() | np.ndarray():
+            return kept.copy()
+        case Tensor():
+            return kept.detach().clone()
+        case np.random.Generator():
+            return kept.bit_generator.state
+        case torch.Generator():
+            return kept.get_state()
+        case _ if hasattr(kept, "__setstate__"):
+            return kept.__getstate__()
+        case _ if hasattr(kept, "__dict__"):
+            return dict(vars(kept))
+    kind = type(kept).__name__
+    raise TrainingError(f"run.epochs cannot restore {name}, a value of type {kind}: put it into a dict or a list")
+
+
+def _write_state(kept: Any, state: Any) -> None:
+    """Give an object its state back, in place."""
+    match kept:
+        case _ if hasattr(kept, "state_dict") and hasattr(kept, "load_state_dict"):
+            kept.load_state_dict(state)
+        case list() | np.ndarray():
+            kept[:] = state
+        case Tensor():
+            kept.detach().copy_(state)
+        case np.random.Generator():
+            kept.bit_generator.state = state
+        case torch.Generator():
+            kept.set_state(state)
+        case _ if hasattr(kept, "__setstate__"):
+            kept.__setstate__(state)
+        case _:
+            content = kept if isinstance(kept, dict | set) else vars(kept)
+            content.clear()
+            content.update(state)
+
+
+class _Pickler(pickle.Pickler):
+    """Writes the name of a kept object where another one refers to it, so that both stay one object."""
+
+    def __init__(self, file: io.BytesIO, kept: Mapping[str, Any]) -> None:
+        super().__init__(file)
+        self._names = {id(each): name for name, each in kept.items()}
+
+    def persistent_id(self, found: Any) -> str | None:
+        return self._names.get(id(found))
+
+
+class _Unpickler(pickle.Unpickler):
+    """Reads what `_Pickler` wrote; its content is that of this study's own checkpoint, which has been verified."""
+
+    def __init__(self, content: bytes, kept: Mapping[str, Any]) -> None:
+        super().__init__(io.BytesIO(content))
+        self._kept = kept
+
+    def persistent_load(self, name: str) -> Any:
+        return self._kept[name]
