@@ -106,7 +106,7 @@ def catch(work: Callable[[], T]) -> T | Failure:
     except (NodeError, torch.AcceleratorError):
         raise
     except TrainingError as error:  # with a cause if the user's code raised it
-        return Failure(str(error), traceback.format_exc() if error.__cause__ else "")
+        return Failure(str(error), "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else "")
     except torch.OutOfMemoryError as error:
         return Failure(OUT_OF_MEMORY, str(error))
     except OSError as error:

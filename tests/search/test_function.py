@@ -12,11 +12,15 @@ from typer.testing import CliRunner
 
 import search
 from search import Choice, Range
+from search.cluster.job import Report
+from search.cluster.trials import Trials
 from search.commands import evaluate, reproduce
+from search.commands.terminal import build_console
 from search.config.load import dump, load, parse
-from search.record.folder import create_folder
+from search.record.folder import create_folder, open_study
 from search.record.journal import Journal
 from search.record.trial import State
+from search.report.publish import publish_search
 from search.study import Study
 from trainables import names
 from trainables.errors import InputError
@@ -121,6 +125,42 @@ def test_a_trial_that_ends_by_itself_is_complete(write, tmp_path):
     resumed = Study(config, Journal(tmp_path / "study.journal", "curves", note=print))
     assert resumed.trials[0].state is State.COMPLETE
     assert resumed.ask().number == 1
+
+
+def test_a_function_that_does_not_yield_the_metric_fails_its_trial_with_the_name(write, tmp_path):
+    config = load(write())
+    study = Study(config, Journal(tmp_path / "study.journal", "curves", note=print))
+    trials = Trials(study, lambda trial: trial)
+    number = trials.ask().number
+    assert trials.report(number, Report({"loss": 0.5, "epoch": 1, "seconds": 0.1}, "cpu"))
+    assert study.trials[number].state is State.FAIL
+    assert study.trials[number].reason == "the function yields no accuracy, which search.metric names, but loss"
+
+
+def test_a_search_without_a_value_says_why(write, tmp_path):
+    config = dataclasses.replace(load(write()), results=str(tmp_path))
+    with open_study(config, print) as opened:
+        study = Study(config, opened.journal)
+        study.fail(study.ask().number, "ValueError: too steep")
+        with pytest.raises(InputError, match="has a value: ValueError: too steep"):
+            publish_search(opened, build_console(), [])
+
+
+def test_the_report_of_a_search_shows_its_best_trials_and_no_test(write, tmp_path, capsys):
+    config = dataclasses.replace(load(write()), results=str(tmp_path))
+    with open_study(config, print) as opened:
+        study = Study(config, opened.journal)
+        while (trial := study.ask()) is not None:
+            study.report(trial.number, {"epoch": 1, "accuracy": 0.5 + trial.number / 10}, "cpu")
+            study.complete(trial.number)
+        publish_search(opened, build_console(), ["The search ended early: no."])
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[1].split()[:4] == ["2", "0.7", "1", "COMPLETE"]
+    page = (tmp_path / "curves/report/report.html").read_text()
+    assert "Trial 2, the best: accuracy per epoch" in page
+    assert "The search ended early: no." in page
+    for absent in ("Confusion", "REAL", "The data", "retrain"):
+        assert absent not in page.partition("<details>")[0]
 
 
 def test_what_needs_a_model_refuses_a_study_of_a_function(write, tmp_path):
