@@ -63,12 +63,11 @@ class Run:
         if self._kept is not None:
             raise TrainingError("run.epochs was called twice: call it once, with all objects that training changes")
         self._kept = {f"object {place}": kept for place, kept in enumerate(objects, start=1)} | named
-        for name, kept in self._kept.items():
-            _read_state(kept, name)  # one that cannot be restored ends the trial at once
+        ways = {name: _find_way(kept, name) for name, kept in self._kept.items()}
         if self._pickled is not None:
             states, numbers = _Unpickler(self._pickled, self._kept).load()
-            for name, kept in self._kept.items():
-                _write_state(kept, states[name])
+            for name, (_, write) in ways.items():
+                write(states[name])
             write_random(numbers)
         for number in range(len(self.history) + 1, self.max_epochs + 1):
             self.epoch = number
@@ -81,7 +80,7 @@ class Run:
         assert self._kept is not None, "an epoch has ended"
         pickled = io.BytesIO()
         try:
-            states = {name: _read_state(kept, name) for name, kept in self._kept.items()}
+            states = {name: _find_way(kept, name)[0]() for name, kept in self._kept.items()}
             _Pickler(pickled, self._kept).dump((states, dict(numbers)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise TrainingError(f"run.epochs cannot keep an object in the checkpoint: {error}") from error
@@ -97,7 +96,9 @@ def train_own(function: Callable[..., Any], params: Mapping[str, Any], run: Run)
     Raises:
         TrainingError: If the function raises an error, or yields something else than a dict of finite numbers.
     """
-    seed_random(run.seed, run.device)
+    random.seed(run.seed)
+    np.random.seed(run.seed % 2**32)  # noqa: NPY002 the function may use it
+    torch.manual_seed(run.seed)
     numbers = read_random(run.device)
     yielded = function(run, **params)
     while True:
@@ -115,20 +116,10 @@ def train_own(function: Callable[..., Any], params: Mapping[str, Any], run: Run)
         yield Epoch(number=run.epoch, metrics=dict(run.history[-1]), state=state)
 
 
-def seed_random(seed: int, device: torch.device) -> None:
-    """Seed the global generators of Python, numpy and torch."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 the function may use it
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.manual_seed(seed)
-
-
 def read_random(device: torch.device) -> dict[str, Any]:
     """Return the states of the global generators."""
-    cuda = {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {}
     numbers = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}  # noqa: NPY002
-    return numbers | cuda
+    return numbers | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def write_random(numbers: Mapping[str, Any]) -> None:
@@ -167,46 +158,35 @@ def _check_metrics(metrics: Any, epoch: int) -> dict[str, float]:
     return found
 
 
-def _read_state(kept: Any, name: str) -> Any:  # noqa: PLR0911 one line a kind
-    """Return a copy of an object's state, as `_write_state` takes it."""
+def _find_way(kept: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:  # noqa: PLR0911 one a kind
+    """Return what reads the state of an object, and what writes it into the object."""
     match kept:
         case _ if hasattr(kept, "state_dict") and hasattr(kept, "load_state_dict"):
-            return kept.state_dict()
-        case dict() | list() | set() | np.ndarray():
-            return kept.copy()
+            return kept.state_dict, kept.load_state_dict
+        case dict() | set():
+            return kept.copy, functools.partial(_refill, kept)
+        case list():
+            return kept.copy, functools.partial(kept.__setitem__, slice(None))
+        case np.ndarray():
+            return kept.copy, functools.partial(np.copyto, kept)
         case Tensor():
-            return kept.detach().clone()
+            return kept.detach().clone, kept.detach().copy_
         case np.random.Generator():
-            return kept.bit_generator.state
+            return lambda: kept.bit_generator.state, functools.partial(setattr, kept.bit_generator, "state")
         case torch.Generator():
-            return kept.get_state()
+            return kept.get_state, kept.set_state
         case _ if hasattr(kept, "__setstate__"):
-            return kept.__getstate__()
+            return kept.__getstate__, kept.__setstate__
         case _ if hasattr(kept, "__dict__"):
-            return dict(vars(kept))
+            return vars(kept).copy, functools.partial(_refill, vars(kept))
     kind = type(kept).__name__
     raise TrainingError(f"run.epochs cannot restore {name}, a value of type {kind}: put it into a dict or a list")
 
 
-def _write_state(kept: Any, state: Any) -> None:
-    """Give an object its state back, in place."""
-    match kept:
-        case _ if hasattr(kept, "state_dict") and hasattr(kept, "load_state_dict"):
-            kept.load_state_dict(state)
-        case list() | np.ndarray():
-            kept[:] = state
-        case Tensor():
-            kept.detach().copy_(state)
-        case np.random.Generator():
-            kept.bit_generator.state = state
-        case torch.Generator():
-            kept.set_state(state)
-        case _ if hasattr(kept, "__setstate__"):
-            kept.__setstate__(state)
-        case _:
-            content = kept if isinstance(kept, dict | set) else vars(kept)
-            content.clear()
-            content.update(state)
+def _refill(kept: Any, state: Any) -> None:
+    """Replace the content of a dict or a set."""
+    kept.clear()
+    kept.update(state)
 
 
 class _Pickler(pickle.Pickler):

@@ -32,6 +32,10 @@ class Trials:
         if isinstance(message, Finished):
             self._study.complete(number)
             return True
+        if (metric := self._study.config.search.metric) not in message.metrics:
+            known = ", ".join(message.metrics.keys() - {"epoch", "seconds"})
+            self._study.fail(number, f"the function yields no {metric}, which search.metric names, but {known}")
+            return True
         return self._study.report(number, message.metrics, message.device)
 
     def fail(self, number: int, failure: Failure) -> None:

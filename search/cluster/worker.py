@@ -85,7 +85,9 @@ def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job
                 if epoch.number == job.epochs:
                     break
             else:
-                yield _end_early(state)
+                if state is None:
+                    raise TrainingError("the function ended before its first yield")
+                yield Finished()
         assert state is not None, "a job has at least one epoch"
         if finish is not None and config is not None:
             yield Finished(finish(job, Trained(config=config, state=state, val_split=val_split, device=device)))
@@ -106,7 +108,7 @@ def catch(work: Callable[[], T]) -> T | Failure:
     except (NodeError, torch.AcceleratorError):
         raise
     except TrainingError as error:  # with a cause if the user's code raised it
-        return Failure(str(error), traceback.format_exc() if error.__cause__ else "")
+        return Failure(str(error), "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else "")
     except torch.OutOfMemoryError as error:
         return Failure(OUT_OF_MEMORY, str(error))
     except OSError as error:
@@ -152,13 +154,6 @@ def _prepare_own(job: Job, device: torch.device) -> tuple[Start, None, None]:
         return train_own(function, job.params, run)
 
     return start, None, None
-
-
-def _end_early(state: dict[str, Any] | None) -> Finished:
-    """Return the message of a function that ended before its last epoch."""
-    if state is None:
-        raise TrainingError("the function ended before its first yield")
-    return Finished()
 
 
 def _open_split(job: Job) -> tuple[Split, Split | None]:

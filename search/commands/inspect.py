@@ -24,6 +24,7 @@ from search.record.trial import State, Trial
 from search.report.trials import write_trials
 from search.study import describe_spent
 from trainables.errors import InputError
+from trainables.names import is_own
 
 INTERVAL_S = 1.0
 """Seconds between two updates of --watch."""
@@ -152,7 +153,12 @@ def show_trial(trial: Trial, console: Console) -> None:
     if trial.epochs:
         console.print()
         wanted = ("epoch", "accuracy", "loss", "train_accuracy", "train_loss", "seconds", "images_per_second")
-        names = [name for name in wanted if name in trial.epochs[-1]]
+        last = trial.epochs[-1]
+        names = (
+            sorted(last, key="epoch".__ne__)
+            if is_own(trial.architecture)
+            else [each for each in wanted if each in last]
+        )
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
         for name in names:
             table.add_column(name.replace("_", " "), justify="right")

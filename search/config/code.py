@@ -83,9 +83,12 @@ def locate(function: Any) -> tuple[str, Path]:
         InputError: If a worker cannot import it: it is in no file, or not at the top of one.
     """
     path = inspect.getsourcefile(function) if inspect.isfunction(function) else None
-    if path is None or function.__name__ != function.__qualname__ or not Path(path).is_file():
-        raise InputError(f"{function!r}: define the function at the top of a .py file, so that workers can import it")
+    module = Path(path or "").stem if function.__module__ == "__main__" else function.__module__
+    is_plain = function.__name__ == function.__qualname__ and is_own(f"{module}:{function.__name__}")
+    if path is None or not Path(path).is_file() or not is_plain:
+        cure = "define it at the top of a .py file that has the name of a module, so that workers can import it"
+        raise InputError(f"the function {function.__qualname__}: {cure}")
     if function.__module__ == "__main__":
-        return Path(path).stem, Path(path).resolve().parent
-    package = Path(path).resolve().parents[function.__module__.count(".")]
-    return function.__module__, package if Path(path).name != "__init__.py" else package.parent
+        return module, Path(path).resolve().parent
+    package = Path(path).resolve().parents[module.count(".")]
+    return module, package if Path(path).name != "__init__.py" else package.parent

@@ -144,7 +144,8 @@ def _plot_curve(axes: Axes, trial: Trial, name: str) -> None:
         (name, "validation", VAL_COLOUR, "s"),
     ):
         values = [metrics.get(key, math.nan) for metrics in trial.epochs]
-        axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
+        if not all(map(math.isnan, values)):
+            axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
     axes.axvline(trial.get_peak()[1], color="grey", linestyle=":", label="best on validation")
     axes.set(xlabel="epoch", ylabel=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))

@@ -11,12 +11,14 @@ from search.config.printable import escape
 from search.evaluation.result import Result
 from search.record.folder import OpenStudy
 from search.record.journal import Journal
+from search.record.trial import State
 from search.report.artifacts import publish
 from search.report.cells import align
 from search.report.notes import describe_changes, list_notes
 from search.report.page import write_page
 from search.report.tables import list_search_tables, tabulate_best, write_report
 from search.report.terminal import render
+from trainables.errors import InputError
 
 
 def publish_report(result: Result, journal: Journal, console: Console) -> Result:
@@ -59,6 +61,9 @@ def publish_search(study: OpenStudy, console: Console, notes: Sequence[str]) -> 
         notes=[*describe_changes(study.journal.list_changes()), *notes],
     )
     best = tabulate_best(result)
+    if not best.rows:
+        reason = next((trial.reason for trial in result.trials if trial.state is State.FAIL), "none has ended")
+        raise InputError(f"no trial of {study.config.location} has a value: {reason}")
     page = study.config.directory / "report/report.html"
     write_page(result, page, results=[best], search=list_search_tables(result))
     lines = ["  ".join(cells).rstrip() for cells in align([best.header, *best.rows])]

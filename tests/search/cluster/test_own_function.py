@@ -1,0 +1,98 @@
+"""A training function of the user in a worker, without Ray."""
+
+import dataclasses
+from itertools import islice
+
+import pytest
+
+from search.cluster.job import Failure, Finished, Job, Report
+from search.cluster.worker import run_job
+
+SOURCE = """
+import random
+
+
+def walk(run, step: float = 1.0, last: int = 9):
+    places = [0.0]
+    for epoch in run.epochs(places):
+        places.append(places[-1] + step * random.random())
+        yield {"place": places[-1]}
+        if epoch == last:
+            return
+
+
+def fall(run):
+    for epoch in run.epochs():
+        raise PermissionError(13, "no right")
+        yield
+
+
+def stop(run):
+    return
+    yield
+"""
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    (tmp_path / "walking.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    return Job(
+        label="trial-3",
+        number=3,
+        architecture="walking:walk",
+        params={"step": 0.5},
+        seed=1,
+        max_epochs=4,
+        epochs=4,
+        study="1d",
+        code=str(tmp_path),
+        pack=None,
+        val_fraction=0.1,
+        max_train_images=None,
+        split_seed=0,
+        checkpoint=str(tmp_path / "trial-3.ckpt"),
+        cpus=1,
+        gpus=0,
+    )
+
+
+def run(job):
+    return run_job(lambda: None, None, job)
+
+
+def read(messages):
+    assert all(isinstance(message, Report) for message in messages), messages
+    return [(message.metrics["epoch"], message.metrics["place"]) for message in messages]
+
+
+def test_a_function_continues_from_its_checkpoint(job, tmp_path):
+    straight = read(list(run(dataclasses.replace(job, checkpoint=str(tmp_path / "straight.ckpt")))))
+    assert [epoch for epoch, _ in straight] == [1, 2, 3, 4]
+    assert read(list(islice(run(job), 2))) == straight[:2]
+    assert read(list(run(dataclasses.replace(job, epochs_done=1)))) == straight[1:]
+
+
+def test_another_study_does_not_read_a_checkpoint(job):
+    list(islice(run(job), 2))
+    other = list(run(dataclasses.replace(job, study="2e")))
+    assert [message.is_new for message in other] == [True] * 4
+
+
+def test_a_function_that_ends_early_ends_its_job(job):
+    *reports, last = run(dataclasses.replace(job, params={"last": 2}))
+    assert len(read(reports)) == 2
+    assert last == Finished()
+
+
+def test_an_error_of_the_function_is_the_failure_of_its_trial_with_its_traceback(job):
+    (failure,) = run(dataclasses.replace(job, architecture="walking:fall", params={}))
+    assert isinstance(failure, Failure)
+    assert failure.reason == "PermissionError: [Errno 13] no right"
+    assert "in fall" in failure.traceback
+    assert failure.disk_fault is None
+
+
+def test_a_function_without_an_epoch_is_a_failure(job):
+    (failure,) = run(dataclasses.replace(job, architecture="walking:stop", params={}))
+    assert failure.reason == "the function ended before its first yield"
