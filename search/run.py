@@ -101,7 +101,7 @@ def _end_script() -> Iterator[None]:
         raise SystemExit(end.exit_code) from None
 
 
-def _read_stored(overrides: list[str], code: Path | None) -> StudyConfig:
+def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
     """Return the configuration of the stored study that the overrides name, as it was started last."""
     default = load(DEFAULT_CONFIG) if DEFAULT_CONFIG.exists() else None
     wanted: dict[str, Any] = {"results": "results", "name": default.name if default else "local"}

@@ -23,11 +23,9 @@ from rich.table import Table
 from search.cluster.job import NodeError
 from search.cluster.nodes import Node, list_nodes
 from search.cluster.probe import Probe, open_scratch, read_file
-from search.config.code import list_own
-from search.config.load import dump
 from search.config.schema import MANIFEST, StudyConfig
 from search.config.urls import is_url
-from search.record.provenance import ROOT, hash_own, hash_source
+from search.record.provenance import ROOT, hash_source
 from trainables.errors import InputError
 
 TIMEOUT_S = 120
@@ -46,10 +44,6 @@ class Terms:
     """The driver's, by name."""
     folder: str
     """Folder of the results, or its URL in an object store; the driver has written study.yaml there."""
-    code: str | None = None
-    """Folder of the user's own modules."""
-    own: tuple[str, ...] = ()
-    """The `module:Name` that the study names."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,26 +76,18 @@ def check_nodes(config: StudyConfig, nodes: Sequence[Node], console: Console) ->
     results = config.results if config.url else str(Path(config.results).resolve())
     try:
         with open_scratch(results) as folder:
-            terms = build_terms(config, folder)
+            terms = Terms(versions=tuple(describe_driver().items()), folder=folder)
             answers = [_ask(node, terms) for node in nodes]
             found = [_await(node, answer) for node, answer in zip(nodes, answers, strict=True)]
             problems = [find_problem(condition, Probe.has_arrived) for condition in found]
     except OSError as error:
         raise InputError(f"results: cannot write into {results}: {error.strerror or error}") from None
     _print(nodes, found, console)
-    mine = dict(terms.versions)
     for node, condition, problem in zip(nodes, found, problems, strict=True):
-        if difference := find_difference(mine, condition.versions):
+        if difference := find_difference(describe_driver(), condition.versions):
             raise InputError(_explain_difference(node.address, difference))
         if problem:
             raise InputError(_explain_results(node.address, results, problem))
-
-
-def build_terms(config: StudyConfig, folder: str) -> Terms:
-    """Return what a process must share with this one to train a study whose results are in a folder."""
-    own = tuple(name for _, name in list_own(dump(config)))
-    versions = {**describe_driver(), **_describe_own(config.code, own)}
-    return Terms(versions=tuple(versions.items()), folder=folder, code=config.code, own=own)
 
 
 def check_process(
@@ -152,7 +138,7 @@ def examine(terms: Terms) -> Condition:
         probe.delete()
     return Condition(
         host=socket.gethostname(),
-        versions=describe_versions() | _describe_own(terms.code, terms.own),
+        versions=describe_versions(),
         free_memory=psutil.virtual_memory().available,
         probe=None if problem else probe,
         problem=problem,
@@ -170,10 +156,6 @@ def describe_versions() -> dict[str, str]:
     """Return the versions that a result depends on, as they are installed on this machine."""
     packages = {name: version(name) for name in ("ray", "torch")}
     return {"Python": platform.python_version(), **packages, "project": hash_source(ROOT)[:12]}
-
-
-def _describe_own(code: str | None, own: Sequence[str]) -> dict[str, str]:
-    return {} if code is None else {"your code": hash_own(code, own)[:12]}
 
 
 @functools.cache
@@ -225,7 +207,7 @@ def _explain_results(address: str, results: str, reason: str) -> str:
 
 def _print(nodes: Sequence[Node], conditions: Sequence[Condition], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
-    for title in ("node", "host", "CPUs", "GPUs", "free memory", *conditions[0].versions):
+    for title in ("node", "host", "CPUs", "GPUs", "free memory", *describe_driver()):
         table.add_column(title)
     for node, condition in zip(nodes, conditions, strict=True):
         memory = f"{condition.free_memory / 1e9:.1f} GB"

@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.cluster.checks import Terms, build_terms, check_process
+from search.cluster.checks import Terms, check_process, describe_driver
 from search.cluster.probe import Probe
 from search.config.schema import StudyConfig
 from search.config.space import Choice, list_specs
@@ -163,7 +163,7 @@ def build_delivery(config: StudyConfig, packed: Path | None) -> Delivery:
     pack = None if packed is None else str(packed.resolve())
     if config.cluster.address != "local":
         folder = config.url or str(config.directory.resolve())
-        terms = build_terms(config, folder)
+        terms = Terms(versions=tuple(describe_driver().items()), folder=folder)
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(pack)
         if names_imagenet(config):

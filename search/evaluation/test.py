@@ -63,7 +63,7 @@ def save_tested(folder: ModelFolder, retrainings: Mapping[str, Retraining], job:
         tested=dataclasses.asdict(tested.summary),
         preprocessing=PREPROCESSING | {"flip_average": trained.config.flip_average},
         hardware=describe_hardware(trained.device) | {"cpus": job.cpus, "gpus": job.gpus},
-        code=describe_code(job.code, [job.architecture]),
+        code=describe_code(),
     )
     save_model(folder.path, record, tested.model.state_dict(), tested.predictions)
     folder.upload(job.label)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config.code import list_own
 from search.config.load import check, dump, parse
 from search.config.printable import escape
 from search.config.schema import MANIFEST, Label, StudyConfig
@@ -86,7 +85,7 @@ def build_manifest(config: StudyConfig, packed: Path | None) -> dict[str, Any]:
         "command": describe_command(),
         "config": dump(config),
         "data": data,
-        "code": describe_code(config.code, [name for _, name in list_own(dump(config))]),
+        "code": describe_code(),
         "evaluations": [],
     }
 

@@ -6,7 +6,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,27 +28,23 @@ class Code:
     dirty: bool | None
     """Whether files were changed since the commit."""
     source: str
-    """SHA-256 of the two packages, and of the user's own modules if there are any."""
+    """SHA-256 of the two packages."""
     python: str
     packages: dict[str, str]
     """Versions."""
 
 
-def describe_code(folder: str | None = None, names: Sequence[str] = ()) -> dict[str, Any]:
+def describe_code() -> dict[str, Any]:
     """Return the fields of `Code` as they are now.
 
     Where git does not answer, or the surrounding repository does not track the code, commit and dirty are None.
-
-    Args:
-        folder: Folder of the user's own modules.
-        names: The `module:Name` that the study names.
     """
     is_tracked = _ask_git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(ROOT))) is not None
     changes = _ask_git("status", "--porcelain") if is_tracked else None
     return {
         "commit": _ask_git("rev-parse", "HEAD") if is_tracked else None,
         "dirty": None if changes is None else bool(changes),
-        "source": hash_source(ROOT) if folder is None else _digest([hash_source(ROOT), hash_own(folder, names)]),
+        "source": hash_source(ROOT),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }
@@ -75,21 +71,6 @@ def hash_source(root: Path) -> str:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(root).as_posix()}\n{len(content)}\n".encode() + content)
     return digest.hexdigest()
-
-
-def hash_own(folder: str, names: Sequence[str]) -> str:
-    """Return the SHA-256 of the user's own modules in a folder; a package counts whole, one elsewhere not at all."""
-    found = []
-    for top in sorted({name.partition(":")[0].partition(".")[0] for name in names}):
-        place = Path(folder).expanduser() / top
-        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
-            if path.is_file():
-                found.append(f"{path.relative_to(place.parent).as_posix()} {_digest([path.read_text()])}")
-    return _digest(found)
-
-
-def _digest(parts: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def describe_command() -> str:

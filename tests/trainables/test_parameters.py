@@ -1,0 +1,91 @@
+"""Signatures as schemas, of architectures and of training functions."""
+
+import dataclasses
+from typing import Any, Literal
+
+import pytest
+import torch
+from torch import nn
+
+from trainables.config import build_train_config, check_architecture, list_defaults, list_values
+from trainables.errors import InputError
+from trainables.models.model import check_model
+from trainables.names import IMPORTED
+from trainables.parameters import list_parameters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Own:
+    """An architecture with one parameter of each type."""
+
+    width: int = 4
+    scale: float = 1
+    bias: bool = True
+    kind: Literal["flat", "mean"] = "flat"
+    name: str = "x"
+    output: str = "(N,)"
+
+    def build(self, *, size: int) -> nn.Module:
+        layers = [nn.Flatten(), nn.Linear(3 * size * size, 1, bias=self.bias)]
+        return nn.Sequential(*layers, *([nn.Flatten(0)] if self.output == "(N,)" else []))
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(IMPORTED, "mine:Own", Own)
+    return "mine:Own"
+
+
+def test_the_fields_of_an_architecture_are_its_parameters() -> None:
+    found = list_parameters(Own)
+    assert {name: each.default for name, each in found.items()} == dataclasses.asdict(Own())
+    assert (found["width"].hint, found["scale"].hint, found["kind"].hint) == (int, float, Literal["flat", "mean"])
+
+
+def test_an_own_architecture_is_trained_like_ours(own: str) -> None:
+    check_architecture(own, Own)
+    config = build_train_config(own, {"width": 8, "batch_size": 4}, epochs=2, seed=1, size=64)
+    assert (config.model, config.size) == (Own(width=8), 64)
+    assert list_values(config) == list_defaults(own) | {"width": 8, "batch_size": 4}
+    assert config.model.build(size=64)(torch.zeros(2, 3, 64, 64)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default"),
+    [(int, "three"), (list, 1), (int, dataclasses.MISSING), (Any, 1), (Literal["a", "b"], "c"), (bool, 1), (int, True)],
+)
+def test_a_parameter_without_a_known_type_or_a_default_of_it_is_refused(annotation: Any, default: Any) -> None:
+    field = dataclasses.field() if default is dataclasses.MISSING else dataclasses.field(default=default)
+    kind = dataclasses.make_dataclass("Kind", [("depth", annotation, field)], frozen=True)
+    with pytest.raises(InputError, match=r"^Kind: give its parameter depth a type \(bool, int, float, str or"):
+        list_parameters(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        (object, "is no frozen dataclass"),
+        (print, "is no frozen dataclass"),
+        (dataclasses.make_dataclass("Kind", [("depth", int, 1)]), "is no frozen dataclass"),
+        (dataclasses.make_dataclass("Kind", [("depth", int, 1)], frozen=True), "has no build"),
+        (
+            dataclasses.make_dataclass("Kind", [("batch_size", int, 1)], frozen=True, namespace={"build": Own.build}),
+            "has the parameter batch_size, which every training has",
+        ),
+    ],
+)
+def test_a_class_that_is_no_architecture_is_refused_in_a_sentence(kind: Any, problem: str) -> None:
+    with pytest.raises(InputError, match=f"^mine:Kind {problem}"):
+        check_architecture("mine:Kind", kind)
+
+
+def test_a_model_that_gives_no_logit_for_each_image_is_refused(own: str) -> None:
+    check_model(own, build_train_config(own, {}, epochs=1, seed=0))
+    with pytest.raises(InputError, match=r"^mine:Own: expected logits of shape \(N,\) for N images, not \(2, 1\)"):
+        check_model(own, build_train_config(own, {"output": "(N, 1)"}, epochs=1, seed=0))
+
+
+def test_of_code_that_was_not_imported_nothing_is_known() -> None:
+    assert list_defaults("nowhere:Own") == {}
+    with pytest.raises(InputError, match="name its folder with --code"):
+        build_train_config("nowhere:Own", {}, epochs=1, seed=0)
