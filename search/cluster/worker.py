@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
+from search.record.provenance import hash_own
 from trainables.config import TrainConfig, build_train_config
 from trainables.errors import DISK_FAULTS, TrainingError
 from trainables.names import add_folder, resolve
@@ -148,6 +149,9 @@ def _prepare_own(job: Job, device: torch.device) -> tuple[Start, None, None]:
     if job.code is not None:
         add_folder(Path(job.code))
     function = resolve(job.architecture, {}, "trainable")
+    here = hash_own(job.code)
+    if other := [name for name in here if here[name] != job.sources.get(name, here[name])]:
+        raise NodeError(f"{other[0]} in {job.code} is not the driver's: have the same on each node, to the end")
 
     def start(resume: dict[str, Any] | None) -> Iterator[Epoch]:
         run = Run(seed=job.seed, device=device, max_epochs=job.max_epochs, number=job.number, resume=resume)
