@@ -172,7 +172,7 @@ def _search(
             study,
             functools.partial(run_trial, build_delivery(config, packed)),
             lambda trial: build_job(
-                config, trial, packed, checkpoints.get_path(trial.number), study=opened.manifest["id"]
+                config, trial, packed, checkpoints.get_path(trial.number), manifest=opened.manifest
             ),
             slots=count_slots(config, nodes),
         )

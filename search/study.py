@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from search.config.schema import SearchConfig, StudyConfig
-from search.config.space import Choice, Range, Spec, build_distributions, check_point, list_specs
+from search.config.space import Choice, Range, Spec, build_distributions, list_specs
+from search.config.space_checks import check_point
 from search.record.journal import Journal
 from search.record.trial import State, Trial
 from search.record.trial_reader import read_point

@@ -37,6 +37,8 @@ class Job:
     """The id in the study's study.yaml: no other study reads the checkpoints of its trials."""
     code: str | None = None
     """Folder of the user's own modules."""
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    """SHA-256 of these modules on the driver's node, by their path."""
     pack: str | None
     """Folder of the packed images; None for a training function of the user."""
     val_fraction: float | None

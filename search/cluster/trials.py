@@ -1,7 +1,8 @@
 """The trials of a study as jobs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from search.cluster.job import Failure, Finished, Job, Report
 from search.config.schema import StudyConfig
@@ -43,7 +44,9 @@ class Trials:
         self._study.fail(number, failure.reason, failure.traceback or None)
 
 
-def build_job(config: StudyConfig, trial: Trial, packed: Path | None, checkpoint: Path, *, study: str) -> Job:
+def build_job(
+    config: StudyConfig, trial: Trial, packed: Path | None, checkpoint: Path, *, manifest: Mapping[str, Any]
+) -> Job:
     """Return the job of a trial.
 
     Args:
@@ -51,7 +54,7 @@ def build_job(config: StudyConfig, trial: Trial, packed: Path | None, checkpoint
         trial: As recorded.
         packed: Folder of the packed images; None for a training function of the user.
         checkpoint: File of the trial's newest checkpoint, which need not exist.
-        study: The id in its study.yaml.
+        manifest: Its study.yaml.
     """
     granted = config.get_resources(trial.architecture)
     return Job(
@@ -63,8 +66,9 @@ def build_job(config: StudyConfig, trial: Trial, packed: Path | None, checkpoint
         max_epochs=config.search.max_epochs,
         epochs=config.search.max_epochs,
         epochs_done=len(trial.epochs),
-        study=study,
+        study=manifest["id"],
         code=config.code,
+        sources=manifest["code"].get("own", {}),
         pack=None if packed is None else str(packed.resolve()),
         val_fraction=config.data.val_fraction,
         max_train_images=config.data.max_train_images,

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import torch
 
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
-from trainables.config import TrainConfig, build_train_config
-from trainables.errors import DISK_FAULTS, TrainingError
+from search.record.provenance import hash_own
+from trainables.config import TrainConfig, build_train_config, get_architecture
+from trainables.errors import DISK_FAULTS, InputError, TrainingError
 from trainables.names import import_own, is_own
 from trainables.own import Run, train_own
 from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device, reset_peak_memory
@@ -68,6 +69,7 @@ def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job
     job = dataclasses.replace(job, pack=deliver())
     device = prepare_device(job.cpus, job.gpus)
     name = describe_device(device)
+    _import_code(job)
     start, config, val_split = _prepare_own(job, device) if job.pack is None else _prepare_images(job, device)
     reset_peak_memory(device)
     checkpoint = job.build_checkpoint()
@@ -136,10 +138,24 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
     return device
 
 
+def _import_code(job: Job) -> None:
+    """Import the user's code that a job names.
+
+    Raises:
+        NodeError: If this node lacks it, or has other code than the driver.
+    """
+    try:
+        for name in filter(is_own, (job.architecture, str(job.params.get("optimizer")))):
+            import_own(name, job.code, "code")
+    except InputError as error:
+        raise NodeError(f"a node lacks code of the study: {error}") from error
+    here = hash_own(job.code)
+    if other := [name for name in here if here[name] != job.sources.get(name, here[name])]:
+        raise NodeError(f"{other[0]} in {job.code} is not the driver's: have the same on each node, to the end")
+
+
 def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig, Split | None]:
     """Return what trains an image classifier, its configuration, and the images to validate on."""
-    for name in filter(is_own, (job.architecture, str(job.params.get("optimizer")))):
-        import_own(name, job.code, "architecture")
     config = build_train_config(job.architecture, job.params, epochs=job.max_epochs, seed=job.seed)
     train_split, val_split = _open_split(job)
     return functools.partial(train, config, train_split, val_split, device=device), config, val_split
@@ -147,7 +163,7 @@ def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig,
 
 def _prepare_own(job: Job, device: torch.device) -> tuple[Start, None, None]:
     """Return what runs the training function of a job."""
-    function = import_own(job.architecture, job.code, "trainable")
+    function = get_architecture(job.architecture)
 
     def start(resume: dict[str, Any] | None) -> Iterator[Epoch]:
         run = Run(seed=job.seed, device=device, max_epochs=job.max_epochs, number=job.number, resume=resume)

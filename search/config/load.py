@@ -14,7 +14,8 @@ import pydantic
 
 from search.config.code import import_code
 from search.config.schema import Recipe, SearchConfig, StudyConfig
-from search.config.space import check_space, contains, list_specs
+from search.config.space import contains, list_specs
+from search.config.space_checks import check_space
 from search.config.urls import check_database_url, check_store_url, is_url
 from search.config.yaml import read_yaml, set_value
 from trainables.config import ARCHITECTURES, build_train_config, list_defaults

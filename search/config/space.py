@@ -3,29 +3,20 @@
 import dataclasses
 import itertools
 import math
-import typing
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from trainables.config import (
-    ARCHITECTURES,
-    RUN_FIELDS,
-    TrainConfig,
     Value,
-    build_train_config,
-    get_architecture,
     get_schema,
-    is_function,
     list_defaults,
     list_rules,
     list_without_effect,
 )
-from trainables.errors import InputError
-from trainables.names import is_unknown, shorten
-from trainables.parameters import list_parameters
+from trainables.names import shorten
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,12 +49,6 @@ Space = Mapping[str, Mapping[str, Spec]]
 """Architecture -> parameter -> spec. `shared` applies to every architecture that has no spec of the parameter."""
 
 
-MAX_CHECKED = 4096
-"""Integers of a range that are checked one by one, at most."""
-MAX_CORNERS = 100_000
-"""Combinations of choices and ends of ranges that are checked, at most; that takes a second or two."""
-
-
 def list_specs(space: Space, architecture: str) -> dict[str, Spec]:
     """Return what each parameter of one architecture may be; the default for those that the space leaves out."""
     return list_defaults(architecture) | dict(space.get("shared", {})) | dict(space.get(shorten(architecture), {}))
@@ -73,7 +58,7 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
     """Return Optuna's distributions of the searched parameters, sorted by name."""
     return {
         name: _build_distribution(
-            spec, is_int=(_get_hint(architecture, name) or type(getattr(spec, "low", None))) is int
+            spec, is_int=(get_hint(architecture, name) or type(getattr(spec, "low", None))) is int
         )
         for name, spec in sorted(specs.items())
         if isinstance(spec, Range | Choice)
@@ -101,38 +86,6 @@ def count_points(space: Space, architecture: str) -> int | None:
     return total
 
 
-def check_space(space: Space, architectures: Sequence[str]) -> None:
-    """Check names and types, and that a training can be built from every corner of the space.
-
-    Raises:
-        InputError: If a check fails; the message names the key in the study's file.
-    """
-    has_function = any(map(is_function, architectures))
-    names = {shorten(name): name for name in (*(() if has_function else ARCHITECTURES), *architectures)}
-    for section, specs in space.items():
-        if section not in names and (has_function or section != "shared"):
-            shared = "" if has_function else "`shared` or "
-            raise InputError(f"space.{section}: expected {shared}one of {', '.join(names)}")
-        allowed = set(list_defaults(names[section]) if section in names else list_parameters(TrainConfig, RUN_FIELDS))
-        if (unknown := sorted(set(specs) - allowed)) and not is_unknown(names.get(section, section)):
-            raise InputError(f"space.{section}.{unknown[0]}: unknown parameter; known: {', '.join(sorted(allowed))}")
-    for architecture in (name for name in architectures if not is_unknown(name)):
-        _check_corners(space, architecture)
-
-
-def check_params(params: Mapping[str, Value], architecture: str, where: str) -> None:
-    """Check the names and types of flat parameters.
-
-    Raises:
-        InputError: If a name is unknown, or a value has the wrong type.
-    """
-    known = list_defaults(architecture)
-    for name, value in params.items():
-        if name not in known:
-            raise InputError(f"{where}.{name}: unknown parameter; known: {', '.join(known)}")
-        _check_type(value, _get_hint(architecture, name), f"{where}.{name}")
-
-
 def contains(spec: Spec, value: Value) -> bool:
     """Answer whether a parameter may take a value."""
     if isinstance(spec, Choice):
@@ -150,94 +103,10 @@ def pick(spec: Spec) -> Value:
     return spec.choice[0] if isinstance(spec, Choice) else spec.low if isinstance(spec, Range) else spec
 
 
-def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value]) -> None:
-    """Check that parameters, not necessarily all, are a point of the space.
-
-    Raises:
-        InputError: If a name is unknown, or a value has the wrong type, is outside the space, or cannot be built.
-    """
-    for name, value in params.items():
-        if name not in specs:
-            raise InputError(f"{architecture} has no parameter {name}; known: {', '.join(specs)}")
-        _check_type(value, _get_hint(architecture, name), f"{architecture}.{name}")
-        if not contains(specs[name], value):
-            raise InputError(f"{architecture}.{name} = {value!r} is outside the space")
-    if not (is_function(architecture) or is_unknown(architecture)):
-        build_train_config(architecture, params, epochs=1, seed=0)
-
-
-def _check_corners(space: Space, architecture: str) -> None:
-    """Check the smallest and largest values of the model's parameters and of the batch size in all combinations.
-
-    The other parameters of a training do not depend on each other, so they are checked one by one.
-    """
-    model = set(list_parameters(get_architecture(architecture)))
-    corners: dict[str, list[Value]] = {}
-    for name, spec in list_specs(space, architecture).items():
-        section = shorten(architecture) if name in space.get(shorten(architecture), {}) else "shared"
-        where = f"space.{section}.{name}"
-        corners[name] = _list_extremes(spec, where)
-        hint = _get_hint(architecture, name)
-        for value in corners[name]:
-            _check_type(value, hint, where)
-        if isinstance(spec, Range):
-            _check_range(spec, hint, where)
-        if isinstance(spec, Range) and hint is int and name in model and not is_function(architecture):
-            # such as an even kernel_size
-            for value in range(int(spec.low), int(spec.high) + 1, int(spec.step or 1))[:MAX_CHECKED]:
-                _build({name: value}, architecture)
-    if is_function(architecture):  # nothing is built of it before it runs
-        return
-    together = model | {"batch_size"}
-    groups = [[name for name in corners if name in together], *([name] for name in corners if name not in together)]
-    for names in groups:
-        for values in itertools.islice(itertools.product(*(corners[name] for name in names)), MAX_CORNERS):
-            _build(dict(zip(names, values, strict=True)), architecture)
-
-
-def _build(params: Mapping[str, Value], architecture: str) -> None:
-    try:
-        build_train_config(architecture, params, epochs=1, seed=0)
-    except InputError as error:
-        raise InputError(f"space.{architecture} has a corner that cannot be built: {error}") from None
-
-
-def _check_range(spec: Range, hint: Any, where: str) -> None:
-    if hint not in (int, float):
-        raise InputError(f"{where}: expected a value or a choice; this parameter cannot be a range")
-    if spec.step is not None:
-        _check_type(spec.step, hint, f"{where}.step")
-
-
-def _list_extremes(spec: Spec, where: str) -> list[Value]:
-    if isinstance(spec, Choice):
-        if not spec.choice or len({(type(value), value) for value in spec.choice}) < len(spec.choice):
-            raise InputError(f"{where}: expected distinct choices, at least one")
-        return list(spec.choice)
-    if not isinstance(spec, Range):
-        return [spec]
-    if not (math.isfinite(spec.low) and math.isfinite(spec.high) and spec.low < spec.high):
-        raise InputError(f"{where}: expected low below high, both finite, not {spec.low} and {spec.high}")
-    if spec.log and (spec.low <= 0 or spec.step is not None):
-        raise InputError(f"{where}: log needs low above 0 and no step")
-    if spec.step is not None and not 0 < spec.step <= spec.high - spec.low:
-        raise InputError(f"{where}: expected a step above 0, at most high - low, not {spec.step}")
-    return [spec.low, spec.high]
-
-
-def _get_hint(architecture: str, name: str) -> Any:
+def get_hint(architecture: str, name: str) -> Any:
     """Return the type of a parameter, as its dataclass or function declares it; None if that was not imported."""
     schema = get_schema(architecture)
     return schema[name].hint if schema else None
-
-
-def _check_type(value: Value, hint: Any, where: str) -> None:
-    if typing.get_origin(hint) is Literal:
-        options = typing.get_args(hint)
-        if not any(type(value) is type(option) and value == option for option in options):
-            raise InputError(f"{where} = {value!r}: expected one of {', '.join(map(str, options))}")
-    elif type(value) is not hint and not (hint is float and type(value) is int):
-        raise InputError(f"{where} = {value!r}: expected {hint.__name__}, not {type(value).__name__}")
 
 
 def _count_values(distribution: BaseDistribution) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from search.config.load import check
 from search.config.schema import Architecture, Count, Digest, Few, Finite, Index, Label, Share
-from search.config.space import check_params
+from search.config.space_checks import check_params
 from search.evaluation.result import RATES, TestedModel
 from search.record.provenance import Code
 from trainables.config import TrainConfig, Value, build_train_config

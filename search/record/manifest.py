@@ -17,7 +17,7 @@ from search.config.urls import check_store_url, is_url
 from search.config.yaml import read_untrusted_yaml, set_value, write_yaml
 from search.record.choices import Evaluation
 from search.record.object_store import Store, StoreError
-from search.record.provenance import Code, describe_code, describe_command, describe_commit
+from search.record.provenance import Code, describe_code, describe_command, describe_commit, hash_own
 from trainables.errors import InputError
 from trainables.pack_info import load_info
 
@@ -85,7 +85,7 @@ def build_manifest(config: StudyConfig, packed: Path | None) -> dict[str, Any]:
         "command": describe_command(),
         "config": dump(config),
         "data": data,
-        "code": describe_code(),
+        "code": describe_code() | {"own": hash_own(config.code)},
         "evaluations": [],
     }
 
@@ -205,7 +205,9 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     found = [f"{key}: {old.get(key)!r} became {new.get(key)!r}" for key in keys if not key.startswith(MAY_CHANGE)]
     if before["data"].get("fingerprint") != now["data"]["fingerprint"]:
         found.append(f"data.path: {now['config']['data']['path']} has other images")
-    old, new = _flatten(before["code"]), _flatten(now["code"])
+    mine, others = before["code"].get("own", {}), now["code"].get("own", {})  # a script may load more than its module
+    found += [f"your {name} has other content" for name in mine if others.get(name, mine[name]) != mine[name]]
+    old, new = (_flatten({**each["code"], "own": None}) for each in (before, now))
     keys = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
     if "source" in keys:
         found.append(f"the code in search/ or trainables/ ({_name_code(old)} became {_name_code(new)})")

@@ -32,6 +32,8 @@ class Code:
     python: str
     packages: dict[str, str]
     """Versions."""
+    own: dict[str, str] = dataclasses.field(default_factory=dict)
+    """SHA-256 of the user's modules, by their path below the study's `code`."""
 
 
 def describe_code() -> dict[str, Any]:
@@ -71,6 +73,20 @@ def hash_source(root: Path) -> str:
             content = path.read_bytes()
             digest.update(f"{path.relative_to(root).as_posix()}\n{len(content)}\n".encode() + content)
     return digest.hexdigest()
+
+
+def hash_own(folder: str | None) -> dict[str, str]:
+    """Return the SHA-256 of each loaded module below a folder, by its path there; none of an installed package."""
+    if folder is None:
+        return {}
+    loaded = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    own = [path.resolve() for path in loaded if path.suffix == ".py" and "site-packages" not in path.parts]
+    root, ours = Path(folder).resolve(), (ROOT / "search", ROOT / "trainables", Path(sys.base_prefix))
+    return {
+        path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(own)
+        if path.is_relative_to(root) and not any(path.is_relative_to(each) for each in ours)
+    }
 
 
 def describe_command() -> str:

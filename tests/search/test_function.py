@@ -115,6 +115,18 @@ def test_a_reader_of_a_study_imports_no_code_and_accepts_its_space(write):
     assert stored["trainable"].partition(":")[0] not in sys.modules
 
 
+def test_a_study_whose_module_was_changed_is_not_continued(write, tmp_path):
+    config = dataclasses.replace(load(path := write()), results=str(tmp_path))
+    with open_study(config, print):
+        pass
+    with open_study(config, print):
+        pass
+    module = path.with_name(config.trainable.partition(":")[0] + ".py")
+    module.write_text(MODULE + "# other\n")
+    with pytest.raises(InputError, match=f"your {module.name} has other content"), open_study(config, print):
+        pass
+
+
 def test_a_trial_that_ends_by_itself_is_complete(write, tmp_path):
     config = load(write())
     study = Study(config, Journal(tmp_path / "study.journal", "curves", note=print))

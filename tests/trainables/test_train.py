@@ -389,6 +389,7 @@ def test_every_default_is_the_papers() -> None:
         "model": None,
         "epochs": 20,
         "seed": 0,
+        "size": 32,
         "batch_size": 128,
         "optimizer": "adam",
         "learning_rate": 1e-3,

@@ -1,11 +1,13 @@
 """A training function of the user in a worker, without Ray."""
 
 import dataclasses
+import hashlib
+import sys
 from itertools import islice
 
 import pytest
 
-from search.cluster.job import Failure, Finished, Job, Report
+from search.cluster.job import Failure, Finished, Job, NodeError, Report
 from search.cluster.worker import run_job
 
 SOURCE = """
@@ -37,6 +39,7 @@ def stop(run):
 def job(tmp_path, monkeypatch):
     (tmp_path / "walking.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "walking", raising=False)  # of the test before
     return Job(
         label="trial-3",
         number=3,
@@ -91,6 +94,13 @@ def test_an_error_of_the_function_is_the_failure_of_its_trial_with_its_traceback
     assert failure.reason == "PermissionError: [Errno 13] no right"
     assert "in fall" in failure.traceback
     assert failure.disk_fault is None
+
+
+def test_a_node_whose_module_differs_from_the_drivers_trains_nothing(job, tmp_path):
+    sources = {"walking.py": hashlib.sha256((tmp_path / "walking.py").read_bytes()).hexdigest()}
+    assert len(list(run(dataclasses.replace(job, sources=sources)))) == 4
+    with pytest.raises(NodeError, match=r"walking.py in .* is not the driver's"):
+        next(run(dataclasses.replace(job, sources={"walking.py": "0" * 64})))
 
 
 def test_a_function_without_an_epoch_is_a_failure(job):

@@ -1,7 +1,8 @@
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search.config.space import Choice, Range, build_distributions, check_space, contains, list_specs
+from search.config.space import Choice, Range, build_distributions, contains, list_specs
+from search.config.space_checks import check_space
 from trainables.config import build_train_config
 from trainables.errors import InputError
 from trainables.models.cnn.config import CnnConfig
