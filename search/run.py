@@ -36,7 +36,9 @@ from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.manifest import fetch_manifest, load_manifest
 from search.record.trial import State
 from search.report.trials import write_trials
+from search.samplers.sampler import check_sampler
 from search.samplers.shares import check_shares
+from search.schedulers.scheduler import build_scheduler
 from search.study import Listener, Study
 from trainables.errors import InputError
 
@@ -90,6 +92,8 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
 def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> None:
     check_absent(config, resume=resume)
     check_shares(config)
+    check_sampler(config)
+    build_scheduler(config.search)  # raises InputError where it cannot
     packed = prepare_data(config, console)
     prepare_weights(config)
     with connect(config) as nodes:

@@ -18,8 +18,11 @@ from search.config.urls import check_database_url, check_store_url, is_url
 from search.config.yaml import read_yaml, set_value
 from trainables.config import build_train_config, list_defaults
 from trainables.errors import InputError
+from trainables.names import add_folder, is_own
 
 T = TypeVar("T")
+UNIONS = (("evaluation", "threshold"), ("search", "sampler"), ("search", "scheduler"))
+"""Keys whose value is one of several types, which pydantic would name."""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -38,7 +41,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     search = values.get("search")
     if isinstance(search, dict) and isinstance(search.get("first"), list):
         values["recipes"] = [read_yaml(path.parent / str(name)) for name in search["first"]]
-    return parse(values)
+    study = parse(values)
+    if is_own(study.search.sampler) or is_own(study.search.scheduler):
+        add_folder(path.parent.resolve())
+    return study
 
 
 def parse(values: Mapping[str, Any]) -> StudyConfig:
@@ -124,7 +130,7 @@ def _describe_problems(error: pydantic.ValidationError) -> list[str]:
         loc = problem["loc"]
         if loc[:1] == ("space",) and len(loc) > 3:
             loc = (*loc[:3], *loc[4:5]) if loc[3] != "value" else loc[:3]
-        if loc[:2] == ("evaluation", "threshold"):
+        if loc[:2] in UNIONS:
             loc = loc[:2]
         problems.setdefault(".".join(map(str, loc)).removesuffix(".[key]"), problem)
     return [_describe(path, problem) for path, problem in problems.items()]
@@ -140,6 +146,7 @@ def _describe(path: str, problem: Any) -> str:
     if path == "evaluation.threshold":
         return f"{path} = {problem['input']!r}: expected a number above 0 and below 1, or validation"
     shown = repr(problem["input"])[:200]
+    own = ", or module:Name of your own code" if tuple(path.split(".")) in UNIONS else ""
     if "value" in problem["loc"][3:4]:
         return f"{path} = {shown}: expected a value, {{low: ..., high: ...}} or {{choice: [...]}}"
-    return f"{path} = {shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{path} = {shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}{own}"
