@@ -128,7 +128,7 @@ def _search(
             listeners.append(events := EventFiles(config.directory / "tensorboard"))
             stack.callback(events.close)
             events.write_missing(trials)
-        study = Study(config, journal, listeners)
+        study = Study(config, journal, listeners, opened.learnt)
         checkpoints.delete_leftovers(study.trials)
         if opened.mirror:
             opened.mirror.delete_leftovers(study.trials)

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, Spec, build_distributions, check_point, list_specs
 from search.record.journal import Journal
+from search.record.learnt import Learnt
 from search.record.trial import State, Trial
 from search.record.trial_reader import read_point
 from search.samplers.sampler import Sampler
@@ -46,7 +47,9 @@ class Listener(Protocol):
 class Study:
     """One search, rebuilt from its journal."""
 
-    def __init__(self, config: StudyConfig, journal: Journal, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(
+        self, config: StudyConfig, journal: Journal, listeners: Sequence[Listener] = (), learnt: Sequence[Learnt] = ()
+    ) -> None:
         self.config = config
         self.trials = journal.load()
         """All trials by number."""
@@ -63,6 +66,8 @@ class Study:
             name: Sampler(search.sampler, found, seed=search.seed, startup=search.num_startup_trials)
             for name, found in self._distributions.items()
         }
+        for name, sampler in self._samplers.items():
+            sampler.learn([trial for trial in learnt if trial.architecture == name])
         self._schedulers: dict[str, Scheduler] = {name: build_scheduler(search) for name in names}
         self._recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
         self._first = [trial.number for trial in own if trial.enqueued is None][: len(self._recipes)]  # of recipes
@@ -220,15 +225,7 @@ class Study:
         return True
 
     def _end(self, trial: Trial, state: State, reason: str | None, traceback: str | None = None) -> None:
-        seconds = sum(metrics.get("seconds", 0.0) for metrics in trial.epochs)
-        attributes: dict[str, Any] = {"seconds": round(seconds, 3)}
-        if trial.epochs:
-            speeds = [metrics.get("images_per_second", 0.0) for metrics in trial.epochs]
-            attributes["images_per_second"] = round(sum(speeds) / len(speeds), 1)
-            if "peak_memory_bytes" in trial.epochs[-1]:
-                attributes["peak_memory_bytes"] = max(metrics["peak_memory_bytes"] for metrics in trial.epochs)
-        if traceback is not None:
-            attributes["traceback"] = traceback
+        attributes = trial.measure_cost() | ({} if traceback is None else {"traceback": traceback})
         if trial.architecture in self._samplers:
             self._journal.note(trial, self._samplers[trial.architecture].judge(trial, state))
         self._journal.end_trial(trial, state, reason, attributes)

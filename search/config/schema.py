@@ -13,8 +13,8 @@ from search.config.space import Choice, Range
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
 
-MANIFEST, JOURNAL, LEASE = "study.yaml", "study.journal", "study.lock"
-"""Files of a study's folder: what it was started with, its facts, and the right to write it."""
+MANIFEST, JOURNAL, LEASE, LEARNT = "study.yaml", "study.journal", "study.lock", "learnt.json"
+"""Files of a study's folder: what it was started with, its facts, the right to write it, and what it learns from."""
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Few = Annotated[int, Field(ge=1, le=1000)]
 Index = Annotated[int, Field(ge=0, lt=2**63)]
@@ -108,6 +108,9 @@ class SearchConfig:
     """How much better a validation metric must be to count as better for `patience_epochs`, in the metric's unit."""
     first: tuple[str, ...] = ()
     """Recipe files, relative to the study's file; their configurations are the first trials."""
+    learn_from: tuple[str, ...] = ()
+    """Earlier studies, as folders or URLs: their ended trials in this study's space are history for the samplers, also
+    for `num_startup_trials`, and count for nothing else. They are copied when the study starts."""
     spare_first: bool = False
     """Whether the scheduler stops none of the trials of `first`, so that their curves are whole."""
 

@@ -141,8 +141,9 @@ class Journal:
 
     def note(self, trial: Trial, noted: Mapping[str, Any]) -> None:
         """Record, here and in `trial`, what the sampler wrote about it; a line that follows makes it count."""
-        for key, value in noted.items():
-            self._storage.set_trial_system_attr(self._ids[trial.number], key, value)
+        with self._watch(trial):
+            for key, value in noted.items():
+                self._storage.set_trial_system_attr(self._ids[trial.number], key, value)
         trial.noted |= noted
 
     def take_up(

@@ -59,6 +59,16 @@ class Trial:
         """Return the validation metric of epoch 1, 2, ..."""
         return [metrics[METRIC] for metrics in self.epochs]
 
+    def measure_cost(self) -> dict[str, Any]:
+        """Return the seconds of all epochs and, as far as they were measured, mean speed and peak memory."""
+        cost: dict[str, Any] = {"seconds": round(sum(metrics.get("seconds", 0.0) for metrics in self.epochs), 3)}
+        if self.epochs and "images_per_second" in self.epochs[-1]:
+            speeds = [metrics.get("images_per_second", 0.0) for metrics in self.epochs]
+            cost["images_per_second"] = round(sum(speeds) / len(speeds), 1)
+        if self.epochs and "peak_memory_bytes" in self.epochs[-1]:
+            cost["peak_memory_bytes"] = max(metrics["peak_memory_bytes"] for metrics in self.epochs)
+        return cost
+
     def get_peak(self) -> tuple[float, int]:
         """Return the best value and the first epoch that had it; there must be an epoch."""
         values = self.list_values()

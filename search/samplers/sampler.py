@@ -7,7 +7,7 @@ learn nothing about that architecture.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
+from search.record.learnt import Learnt
 from search.record.trial import METRIC, State, Trial
 from search.samplers.history import History
 from search.samplers.own import build_own, check_optimizer, watch
@@ -68,6 +69,20 @@ class Sampler:
             self._history.remove(number)
         self.noted[number] = asking.system_attrs
         return asking.params
+
+    def learn(self, trials: Sequence[Learnt]) -> None:
+        """Take in trials of earlier studies, before those of this one: their numbers are below 0."""
+        for number, trial in enumerate(trials, start=-len(trials)):
+            with contextlib.suppress(ValueError, KeyError):  # the space may have changed since
+                learnt = create_trial(
+                    state=TrialState[trial.state],
+                    value=trial.value,
+                    params={name: trial.params[name] for name in self._distributions},
+                    distributions=self._distributions,
+                    intermediate_values=dict(enumerate(trial.values, start=1)),
+                    user_attrs={"learnt_from": f"trial {trial.number} of {trial.study}"},
+                )
+                self._history.add(learnt, number)
 
     def start(self, trial: Trial) -> None:
         """Take in a trial that starts; a trial outside the space, which may have changed since, is left out."""
