@@ -1,8 +1,10 @@
 """What a study learns from earlier ones: copied when it starts, the same after every resume."""
 
+import dataclasses
 import hashlib
 import json
 import math
+import secrets
 import shutil
 
 import pytest
@@ -11,6 +13,7 @@ from search.config.load import parse
 from search.config.yaml import read_yaml
 from search.record.folder import create_folder, learn, open_study
 from search.record.learnt import load_learnt
+from search.record.object_store import Store
 from search.study import Study
 from trainables.errors import InputError
 
@@ -138,3 +141,17 @@ def test_a_study_that_cannot_be_learnt_from_is_one_sentence(tmp_path, packed, pl
     ):
         pass
     assert not (tmp_path / "results" / "new").exists()
+
+
+@pytest.mark.usefixtures("old")
+def test_an_object_store_has_what_was_learnt_before_the_study_begins(tmp_path, packed):
+    config = configure(tmp_path, "new", learn_from=["old"])
+    data = dataclasses.replace(config.data, cache=str(tmp_path / "cache"))
+    config = dataclasses.replace(config, results=f"memory://{secrets.token_hex(8)}", data=data)
+    straight, _ = search(config, packed, 0)
+    assert Store(config.url).read("learnt.json") == (config.directory / "learnt.json").read_bytes()
+    shutil.rmtree(config.directory)
+    shutil.rmtree(tmp_path / "results" / "old")
+    elsewhere, _ = search(config, packed, 1)
+    assert elsewhere.trials[0].params == straight.trials[0].params
+    assert len(elsewhere._samplers["cnn"]._history.trials) == 13
