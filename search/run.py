@@ -91,9 +91,9 @@ def _read_stored(overrides: list[str]) -> StudyConfig:
 
 def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> None:
     check_absent(config, resume=resume)
-    check_shares(config)
     check_sampler(config)
     build_scheduler(config.search)  # raises InputError where it cannot
+    check_shares(config)
     packed = prepare_data(config, console)
     prepare_weights(config)
     with connect(config) as nodes:

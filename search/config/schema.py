@@ -25,8 +25,8 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Architecture = Literal["cnn", "resnet50"]
-Own = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-"""`module:Name`: a class of a module beside the study's file, or of an installed package."""
+OwnName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+"""A class of a module beside the study's file, or of an installed package, as module:Name."""
 
 
 def _name_branch(value: Any) -> str:
@@ -88,13 +88,13 @@ class SearchConfig:
     """Seconds without a finished epoch after which a running trial fails; null sets no limit."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Root of every random draw of the study."""
-    sampler: Literal["tpe", "tpe_multivariate", "random", "gp", "qmc"] | Own = "tpe"
+    sampler: Literal["tpe", "tpe_multivariate", "random", "gp", "qmc"] | OwnName = "tpe"
     """How parameters are proposed. tpe treats parameters as independent; it finds better trials than tpe_multivariate
     (measured on replayed trainings, LOG.md, 2026-11-25). `module:Name` is any sampler of Optuna's interface."""
     num_startup_trials: Count = 10
     """Random trials of an architecture before the sampler's model proposes. For gp only trials that were not stopped
     count."""
-    scheduler: Literal["asha", "hyperband", "median", "none"] | Own = "asha"
+    scheduler: Literal["asha", "hyperband", "median", "none"] | OwnName = "asha"
     """How trials that are worse than others are stopped early. `module:Name` is a class of your own."""
     grace_epochs: Count | None = None
     """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, because

@@ -37,7 +37,7 @@ class OpenStudy:
     """What study.yaml says; `save_manifest` writes it."""
     journal: Journal
     learnt: tuple[Learnt, ...] = ()
-    """Trials of earlier studies, if a search starts or continues."""
+    """Trials of earlier studies, from which the samplers learn."""
     mirror: Mirror | None
     """Keeps the folder and the object store in step; None for a study in a folder."""
 
@@ -89,13 +89,13 @@ def open_study(
         if mirror:
             stack.callback(mirror.close)
             mirror.start(lease.check)
-        study = OpenStudy(config=config, manifest=manifest, journal=journal, mirror=mirror)
+        learnt = load_learnt(config.directory, manifest)
+        study = OpenStudy(config=config, manifest=manifest, journal=journal, learnt=learnt, mirror=mirror)
+        if mirror and learnt:
+            mirror.put(LEARNT)
         if changes:
             journal.add_change(changes)
         if packed is not None:
-            study.learnt = load_learnt(config.directory, manifest)
-            if mirror and study.learnt:
-                mirror.put(LEARNT)
             study.save_manifest()
         yield study
 

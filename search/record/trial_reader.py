@@ -76,6 +76,17 @@ def name_epoch(epoch: int) -> str:
     return f"{EPOCH}{epoch}"
 
 
+def read_changes(changes: Any, where: str) -> list[dict[str, Any]]:
+    """Return `time` and `differences` of each recorded change of a study.
+
+    Raises:
+        InputError: If they are damaged.
+    """
+    if not isinstance(changes, list) or not all(map(_is_change, changes)):
+        raise InputError(f"the changes in {where} are damaged: restore the journal from a copy")
+    return list(changes)
+
+
 def list_rows(frozen: FrozenTrial, where: str) -> list[dict[str, Any]]:
     """Return the rows of the epochs that count, in order; no row of a trial that is foreign or waits.
 
@@ -94,17 +105,6 @@ def list_rows(frozen: FrozenTrial, where: str) -> list[dict[str, Any]]:
     for epoch in recorded:
         _require(_is_row(rows[epoch], epoch), f"epoch {epoch} of {where} is damaged")
     return [dict(rows[epoch]) for epoch in recorded]
-
-
-def read_changes(changes: Any, where: str) -> list[dict[str, Any]]:
-    """Return `time` and `differences` of each recorded change of a study.
-
-    Raises:
-        InputError: If they are damaged.
-    """
-    if not isinstance(changes, list) or not all(map(_is_change, changes)):
-        raise InputError(f"the changes in {where} are damaged: restore the journal from a copy")
-    return list(changes)
 
 
 def read_point(point: Any) -> tuple[str, dict[str, Value]]:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from optuna.samplers import BaseSampler
 
+from search.config.named import build
 from trainables.errors import InputError
-from trainables.names import build
 
 WHERE = "search.sampler"
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)

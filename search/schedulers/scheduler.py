@@ -7,12 +7,12 @@ journal does not hold, so replaying the journal into a new scheduler rebuilds it
 from collections.abc import Callable
 from typing import Protocol
 
+from search.config.named import build
 from search.config.schema import SearchConfig
 from search.schedulers.asha import Asha
 from search.schedulers.hyperband import Hyperband
 from search.schedulers.median import Median
 from trainables.errors import InputError
-from trainables.names import build
 
 
 class Scheduler(Protocol):
