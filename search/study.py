@@ -5,6 +5,7 @@ each of its epochs, `fail` it when it breaks. Every fact is in the journal befor
 here is rebuilt from the journal alone, so a killed study continues as if it had never stopped.
 """
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,6 @@ from typing import Any, Protocol
 from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, Spec, build_distributions, check_point, list_specs
 from search.record.journal import Journal
-from search.record.learnt import Learnt
 from search.record.trial import State, Trial
 from search.record.trial_reader import read_point
 from search.samplers.sampler import Sampler
@@ -48,7 +48,7 @@ class Study:
     """One search, rebuilt from its journal."""
 
     def __init__(
-        self, config: StudyConfig, journal: Journal, listeners: Sequence[Listener] = (), learnt: Sequence[Learnt] = ()
+        self, config: StudyConfig, journal: Journal, listeners: Sequence[Listener] = (), learnt: Sequence[Trial] = ()
     ) -> None:
         self.config = config
         self.trials = journal.load()
@@ -66,8 +66,10 @@ class Study:
             name: Sampler(search.sampler, found, seed=search.seed, startup=search.num_startup_trials)
             for name, found in self._distributions.items()
         }
-        for name, sampler in self._samplers.items():
-            sampler.learn([trial for trial in learnt if trial.architecture == name])
+        for number, trial in enumerate(learnt, start=-len(learnt)):  # before the first of this study
+            if sampler := self._samplers.get(trial.architecture):
+                sampler.start(dataclasses.replace(trial, number=number))
+                sampler.end(dataclasses.replace(trial, number=number))
         self._schedulers: dict[str, Scheduler] = {name: build_scheduler(search) for name in names}
         self._recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
         self._first = [trial.number for trial in own if trial.enqueued is None][: len(self._recipes)]  # of recipes

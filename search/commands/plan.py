@@ -7,10 +7,9 @@ from rich.table import Table
 
 from search.config.load import dump
 from search.config.printable import escape
-from search.config.schema import MANIFEST, StudyConfig
+from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, Spec, count_points, list_specs
 from search.config.yaml import format_yaml
-from search.record.folder import learn
 from search.samplers.sampler import check_sampler
 from search.samplers.shares import check_shares, list_shares
 from search.schedulers.rungs import list_brackets, list_rungs
@@ -45,8 +44,6 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(f"Median: a trial may be stopped after any epoch from {search.first_rung} on")
     about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
-    if not (config.directory / MANIFEST).exists():
-        learn(config, console.print)
     for repetition in list_repetitions(config):
         console.print(repetition)
     recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]

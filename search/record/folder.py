@@ -15,13 +15,14 @@ from typing import Any
 from search.config.schema import JOURNAL, LEARNT, LEASE, MANIFEST, StudyConfig
 from search.config.urls import is_url
 from search.record.journal import Journal
-from search.record.learnt import Learnt, load_learnt, save_learnt, select_trials
+from search.record.learnt import load_learnt, save_learnt, select_trials
 from search.record.lease import find_holder, hold
 from search.record.manifest import build_manifest, compare_manifest, load_manifest, load_study, save_manifest
 from search.record.mirror import Mirror
 from search.record.object_store import Store
 from search.record.remote import JournalView, download_study
 from search.record.storage import holds_study
+from search.record.trial import Trial
 from trainables.durable import make_folder, sync
 from trainables.errors import DISK_FULL, InputError
 
@@ -36,7 +37,7 @@ class OpenStudy:
     manifest: dict[str, Any]
     """What study.yaml says; `save_manifest` writes it."""
     journal: Journal
-    learnt: tuple[Learnt, ...] = ()
+    learnt: tuple[Trial, ...] = ()
     """Trials of earlier studies, from which the samplers learn."""
     mirror: Mirror | None
     """Keeps the folder and the object store in step; None for a study in a folder."""
@@ -172,13 +173,13 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
         )
 
 
-def learn(config: StudyConfig, note: Note) -> tuple[list[Learnt], dict[str, str | None]]:
+def learn(config: StudyConfig, note: Note) -> tuple[list[Trial], dict[str, str | None]]:
     """Return the trials of the studies of `search.learn_from`, and the hashes of their journals.
 
     Raises:
         InputError: If one is missing or damaged, has another metric or goal, or is the study itself.
     """
-    found: list[Learnt] = []
+    found: list[Trial] = []
     hashes: dict[str, str | None] = {}
     for place in config.search.learn_from:
         if place.rstrip("/") == config.url or Path(place).resolve() == config.directory.resolve():
@@ -203,7 +204,7 @@ def learn(config: StudyConfig, note: Note) -> tuple[list[Learnt], dict[str, str 
 
 
 def create_folder(
-    config: StudyConfig, packed: Path, learnt: tuple[list[Learnt], dict[str, str | None]] | None = None
+    config: StudyConfig, packed: Path, learnt: tuple[list[Trial], dict[str, str | None]] | None = None
 ) -> None:
     """Create the study's folder with its study.yaml, and learnt.json if there is one, in one step, unless it exists.
 

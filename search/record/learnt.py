@@ -8,36 +8,19 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from search.config.load import check
-from search.config.schema import LEARNT, Digest, Finite, StudyConfig
+from search.config.schema import LEARNT, Digest, StudyConfig
 from search.config.space import contains, list_specs
 from search.config.untrusted import LINE_BYTES, read_file
 from search.record.trial import State, Trial
-from trainables.config import Value
 from trainables.durable import write_file
 from trainables.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Learnt:
-    """A trial of an earlier study."""
-
-    study: str
-    """Where that study was found."""
-    number: int
-    architecture: str
-    params: dict[str, Value]
-    state: Literal["COMPLETE", "PRUNED"]
-    values: tuple[Finite, ...]
-    """The validation metric of epoch 1, 2, ..."""
-    value: Finite
-    """That of its best epoch."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class LearntFile:
     """What study.yaml says of learnt.json."""
 
     sha256: Digest
@@ -46,20 +29,12 @@ class LearntFile:
     """Earlier study -> SHA-256 of its journal when it was read; None if that is in a database."""
 
 
-def select_trials(config: StudyConfig, study: str, trials: Iterable[Trial]) -> tuple[list[Learnt], int]:
-    """Return the ended trials that are points of a study's space, and the number of those that are not."""
+def select_trials(config: StudyConfig, place: str, trials: Iterable[Trial]) -> tuple[list[Trial], int]:
+    """Return the ended trials of an earlier study in this one's space, and the number of those outside."""
     ended = [trial for trial in trials if trial.state in (State.COMPLETE, State.PRUNED)]
     specs: dict[str, Mapping[str, Any]] = {name: list_specs(config.space, name) for name in config.search.architectures}
     known = [
-        Learnt(
-            study=study,
-            number=trial.number,
-            architecture=trial.architecture,
-            params=trial.params,
-            state="COMPLETE" if trial.state is State.COMPLETE else "PRUNED",
-            values=tuple(trial.list_values()),
-            value=trial.get_peak()[0],
-        )
+        dataclasses.replace(trial, attributes={"learnt_from": place}, noted={}, started=None, ended=None)
         for trial in ended
         if (allowed := specs.get(trial.architecture)) is not None
         if all(name in trial.params and contains(spec, trial.params[name]) for name, spec in allowed.items())
@@ -67,14 +42,14 @@ def select_trials(config: StudyConfig, study: str, trials: Iterable[Trial]) -> t
     return known, len(ended) - len(known)
 
 
-def save_learnt(folder: Path, trials: Sequence[Learnt], journals: Mapping[str, str | None]) -> dict[str, Any]:
+def save_learnt(folder: Path, trials: Sequence[Trial], journals: Mapping[str, str | None]) -> dict[str, Any]:
     """Write learnt.json and return what study.yaml says of it."""
     content = json.dumps([dataclasses.asdict(trial) for trial in trials]).encode()
     write_file(folder / LEARNT, content)
     return {"sha256": hashlib.sha256(content).hexdigest(), "journals": dict(journals)}
 
 
-def load_learnt(folder: Path, manifest: Mapping[str, Any]) -> tuple[Learnt, ...]:
+def load_learnt(folder: Path, manifest: Mapping[str, Any]) -> tuple[Trial, ...]:
     """Read learnt.json, if the study has one.
 
     Raises:
@@ -86,4 +61,4 @@ def load_learnt(folder: Path, manifest: Mapping[str, Any]) -> tuple[Learnt, ...]
     content = read_file(path, LINE_BYTES) if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != known["sha256"]:
         raise InputError(f"{path} is not the file that the study started with: restore it from a copy")
-    return check(tuple[Learnt, ...], json.loads(content), str(path))
+    return check(tuple[Trial, ...], json.loads(content), str(path))

@@ -16,7 +16,7 @@ from search.config.untrusted import MANIFEST_BYTES, check_folder, check_storage
 from search.config.urls import check_store_url, is_url
 from search.config.yaml import read_untrusted_yaml, set_value, write_yaml
 from search.record.choices import Evaluation
-from search.record.learnt import LearntFile
+from search.record.learnt import Learnt
 from search.record.object_store import Store, StoreError
 from search.record.provenance import Code, describe_code, describe_command, describe_commit
 from trainables.errors import InputError
@@ -65,7 +65,7 @@ class Manifest:
     config: dict[str, Any]
     data: Data
     code: Code
-    learnt: LearntFile | None = None
+    learnt: Learnt | None = None
     """The trials of earlier studies that the study learns from, if any."""
     evaluations: tuple[Evaluation, ...] = ()
 

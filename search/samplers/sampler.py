@@ -7,7 +7,7 @@ learn nothing about that architecture.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,13 +18,13 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
-from search.record.learnt import Learnt
 from search.record.trial import METRIC, State, Trial
 from search.samplers.history import History
-from search.samplers.own import build_own, check_optimizer, watch
+from search.samplers.own import check_optimizer, watch
 from search.samplers.qmc import QuasiRandomSampler
 from search.samplers.tpe import IndependentTPESampler
 from trainables.errors import InputError
+from trainables.names import build
 
 
 class Sampler:
@@ -63,26 +63,17 @@ class Sampler:
                         params[name] = distribution.to_external_repr(_get_only(distribution))
                     elif name not in params:
                         params[name] = sampler.sample_independent(study, asking, name, distribution)
-                    asking.params[name] = self._check(name, params[name])
+                    if not is_ours:  # in plain Python, and in the space
+                        internal = distribution.to_internal_repr(params[name])
+                        if not distribution._contains(internal):
+                            raise ValueError(f"it proposes {name} = {params[name]!r}, outside the space")
+                        params[name] = distribution.to_external_repr(internal)
+                    asking.params[name] = params[name]
                     asking.distributions[name] = distribution
         finally:
             self._history.remove(number)
         self.noted[number] = asking.system_attrs
         return asking.params
-
-    def learn(self, trials: Sequence[Learnt]) -> None:
-        """Take in trials of earlier studies, before those of this one: their numbers are below 0."""
-        for number, trial in enumerate(trials, start=-len(trials)):
-            with contextlib.suppress(ValueError, KeyError):  # the space may have changed since
-                learnt = create_trial(
-                    state=TrialState[trial.state],
-                    value=trial.value,
-                    params={name: trial.params[name] for name in self._distributions},
-                    distributions=self._distributions,
-                    intermediate_values=dict(enumerate(trial.values, start=1)),
-                    user_attrs={"learnt_from": f"trial {trial.number} of {trial.study}"},
-                )
-                self._history.add(learnt, number)
 
     def start(self, trial: Trial) -> None:
         """Take in a trial that starts; a trial outside the space, which may have changed since, is left out."""
@@ -127,26 +118,15 @@ class Sampler:
                 sampler = SAMPLERS[self._name](self._seed, number, self._startup)
             else:
                 warnings.simplefilter("ignore")  # it would warn at every proposal
-                sampler = build_own(self._name, _derive_seed(self._seed, number), self._startup)
+                offered = {"seed": _derive_seed(self._seed, number), "n_startup_trials": self._startup}
+                sampler = build(self._name, {**offered, "warn_independent_sampling": False}, "search.sampler")
+                if not isinstance(sampler, BaseSampler):
+                    raise InputError(f"search.sampler = {self._name!r}: expected a subclass of Optuna's BaseSampler")
                 stack.enter_context(watch(self._name, sampler))
             study = optuna.Study("study", self._history, sampler=sampler)
             study._thread_local.in_optimize_loop = True  # so that `study.stop` of an exhausted sampler raises nothing
             self._history.asked = number
             yield sampler, study
-
-    def _check(self, name: str, value: Any) -> Any:
-        """Return a proposed value, that of a sampler which is not ours in plain Python.
-
-        Raises:
-            ValueError: If it is outside the space.
-        """
-        if self._name in SAMPLERS:
-            return value
-        distribution = self._distributions[name]
-        internal = distribution.to_internal_repr(value)
-        if not distribution._contains(internal):
-            raise ValueError(f"it proposes {name} = {value!r}, outside the space")
-        return distribution.to_external_repr(internal)
 
     def _list_relative(self) -> dict[str, BaseDistribution]:
         """Return the parameters that ours propose together: all with more than one value; for qmc, only numbers."""

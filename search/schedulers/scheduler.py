@@ -7,12 +7,12 @@ journal does not hold, so replaying the journal into a new scheduler rebuilds it
 from collections.abc import Callable
 from typing import Protocol
 
-from search.config.named import build
 from search.config.schema import SearchConfig
 from search.schedulers.asha import Asha
 from search.schedulers.hyperband import Hyperband
 from search.schedulers.median import Median
 from trainables.errors import InputError
+from trainables.names import build
 
 
 class Scheduler(Protocol):
@@ -63,12 +63,8 @@ def build_scheduler(search: SearchConfig) -> Scheduler:
     """
     if search.scheduler in SCHEDULERS:
         return SCHEDULERS[search.scheduler](search)
-    offered = {
-        "grace_epochs": search.first_rung,
-        "reduction_factor": search.reduction_factor,
-        "max_epochs": search.max_epochs,
-        "seed": search.seed,
-    }
+    offered = {"grace_epochs": search.first_rung, "reduction_factor": search.reduction_factor}
+    offered |= {"max_epochs": search.max_epochs, "seed": search.seed}
     scheduler: Scheduler = build(search.scheduler, offered, "search.scheduler")
     if not callable(getattr(scheduler, "report", None)):
         raise InputError(f"search.scheduler = {search.scheduler!r} lacks report(number, epoch, value) -> bool")

@@ -168,6 +168,12 @@ class AtEnd(RandomSampler):
         self.best = values
 
 
+class FromTheThirdOn(RandomSampler):
+    def before_trial(self, study, trial):
+        if trial.number > 2:
+            self.late = True
+
+
 class OfNoSeed(RandomSampler):
     def __init__(self):
         super().__init__()
@@ -213,13 +219,16 @@ def own(monkeypatch):
         ("OfNoSeed", "name `seed` in its constructor"),
         ("OutsideOfTheSpace", "fails"),
         ("Absent", "cannot be imported"),
-        ("configure", "is not a class"),
-        ("Journal", "needs note, place, study, a study has seed"),
-        ("Study", "needs config, journal"),
+        ("configure", "cannot be built"),
+        ("Journal", "cannot be built"),
+        ("Study", "cannot be built"),
         ("BaseSampler", "cannot be built"),
         ("InputError", "cannot be built"),
-        ("Beginning", "expected a class that derives from optuna.samplers.BaseSampler"),
-        ("GridSampler", "needs search_space, a study has seed, n_startup_trials, .*: derive a class without"),
+        ("Beginning", "expected a subclass of Optuna's BaseSampler"),
+        (
+            "GridSampler",
+            "cannot be built .*missing 1 .*'search_space'.*: derive a class that needs at most seed, n_startup",
+        ),
     ],
 )
 def test_a_sampler_that_cannot_be_exact_or_built_is_refused_before_the_first_trial(name, said):
@@ -228,15 +237,12 @@ def test_a_sampler_that_cannot_be_exact_or_built_is_refused_before_the_first_tri
     assert str(caught.value).startswith("search.sampler = 'own:")
 
 
-def test_a_sampler_that_begins_to_keep_something_later_is_refused_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(AtEnd, "after_trial", lambda self, study, trial, *_: vars(self).update(late=trial.number // 3))
-    monkeypatch.setattr(AtEnd, "late", 0, raising=False)
-    study = open_study(tmp_path, "own:AtEnd", num_trials=5)
-    monkeypatch.setattr(AtEnd, "after_trial", BaseSampler.after_trial)
-    run(study, 3)
-    monkeypatch.setattr(AtEnd, "before_trial", lambda self, study, trial: vars(self).update(late=1))
+def test_a_sampler_that_begins_to_keep_something_later_is_refused_there(tmp_path):
+    check_sampler(configure("own:FromTheThirdOn"))
+    study = open_study(tmp_path, "own:FromTheThirdOn", num_trials=5)
     with pytest.raises(InputError, match="keeps late between proposals"):
-        study.ask()
+        run(study)
+    assert len(study.trials) == 3
 
 
 @pytest.mark.parametrize("lag", [0, 3])
@@ -285,7 +291,7 @@ def test_a_strangers_journal_cannot_make_cma_es_run_code(tmp_path):
     run(study)
     text = (tmp_path / "study.journal").read_text()
     content = next(trial.noted[key] for trial in study.trials for key in trial.noted if key.endswith("optimizer:0"))
-    (tmp_path / "study.journal").write_text(text.replace(content, pickle.dumps(Harmful()).hex()))
-    with pytest.raises(InputError, match="has no optimizer in cma:optimizer"):
+    (tmp_path / "study.journal").write_text(text.replace(content, pickle.dumps(Harmful()).hex() + "0"))
+    with pytest.raises(InputError, match=r"has a wrong cma:optimizer \(it names builtins.exec\): restore the journal"):
         open_study(tmp_path, CMA, num_trials=10)
     assert not hasattr(sys, "harmed")
