@@ -131,7 +131,8 @@ class Record(Journal):
         self,
         architecture: str,
         params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],  # noqa: ARG002 Journal's name
+        distributions: Mapping[str, BaseDistribution],  # noqa: ARG002 Journal's names
+        noted: Mapping[str, Any] | None = None,  # noqa: ARG002
     ) -> Trial:
         """See Journal."""
         self._num_trials += 1
@@ -147,6 +148,9 @@ class Record(Journal):
     ) -> None:
         """See Journal."""
         trial.epochs.append(dict(metrics))
+
+    def note(self, trial: Trial, noted: Mapping[str, Any]) -> None:
+        """See Journal."""
 
     def end_trial(self, trial: Trial, state: State, reason: str | None, attributes: Mapping[str, Any]) -> None:
         """See Journal."""

@@ -40,7 +40,9 @@ from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.manifest import fetch_manifest, load_manifest
 from search.record.trial import State, Trial
 from search.report.trials import write_trials
+from search.samplers.sampler import check_sampler
 from search.samplers.shares import check_shares
+from search.schedulers.scheduler import build_scheduler
 from search.study import Listener, Study
 from trainables.errors import InputError
 
@@ -127,6 +129,8 @@ def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
 
 def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> Study:
     check_absent(config, resume=resume)
+    check_sampler(config)
+    build_scheduler(config.search)  # raises InputError where it cannot
     check_shares(config)
     packed = None if config.trainable else prepare_data(config, console)
     prepare_weights(config)
@@ -163,7 +167,7 @@ def _search(
             listeners.append(events := EventFiles(config.directory / "tensorboard"))
             stack.callback(events.close)
             events.write_missing(trials)
-        study = Study(config, journal, listeners)
+        study = Study(config, journal, listeners, opened.learnt)
         checkpoints.delete_leftovers(study.trials)
         if opened.mirror:
             opened.mirror.delete_leftovers(study.trials)

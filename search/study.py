@@ -5,12 +5,13 @@ each of its epochs, `fail` it when it breaks. Every fact is in the journal befor
 here is rebuilt from the journal alone, so a killed study continues as if it had never stopped.
 """
 
+import dataclasses
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from search.config.schema import SearchConfig, StudyConfig
+from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, Spec, build_distributions, list_specs
 from search.config.space_checks import check_point
 from search.record.journal import Journal
@@ -18,8 +19,9 @@ from search.record.trial import State, Trial
 from search.record.trial_reader import read_point
 from search.samplers.sampler import Sampler
 from search.samplers.shares import choose_architecture
+from search.schedulers.budget import describe_spent
 from search.schedulers.patience import is_converged
-from search.schedulers.scheduler import SCHEDULERS, Scheduler
+from search.schedulers.scheduler import Scheduler, build_scheduler
 from trainables.config import list_defaults
 from trainables.errors import InputError
 
@@ -43,19 +45,12 @@ class Listener(Protocol):
         """No event will follow."""
 
 
-def describe_spent(search: SearchConfig, num_epochs: int, elapsed_s: float) -> str | None:
-    """Return which budget is used up, or None."""
-    if search.max_hours is not None and elapsed_s >= search.max_hours * 3600:
-        return f"the budget of {search.max_hours:g} hours is used"
-    if search.max_total_epochs is not None and num_epochs >= search.max_total_epochs:
-        return f"the budget of {search.max_total_epochs} epochs is used"
-    return None
-
-
 class Study:
     """One search, rebuilt from its journal."""
 
-    def __init__(self, config: StudyConfig, journal: Journal, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(
+        self, config: StudyConfig, journal: Journal, listeners: Sequence[Listener] = (), learnt: Sequence[Trial] = ()
+    ) -> None:
         self.config = config
         self.trials = journal.load()
         """All trials by number."""
@@ -72,7 +67,11 @@ class Study:
             name: Sampler(search.sampler, found, seed=search.seed, startup=search.num_startup_trials)
             for name, found in self._distributions.items()
         }
-        self._schedulers: dict[str, Scheduler] = {name: SCHEDULERS[search.scheduler](search) for name in names}
+        for number, trial in enumerate(learnt, start=-len(learnt)):  # before the first of this study
+            if sampler := self._samplers.get(trial.architecture):
+                sampler.start(dataclasses.replace(trial, number=number))
+                sampler.end(dataclasses.replace(trial, number=number))
+        self._schedulers: dict[str, Scheduler] = {name: build_scheduler(search) for name in names}
         self._recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
         self._first = [trial.number for trial in own if trial.enqueued is None][: len(self._recipes)]  # of recipes
         self._waiting: deque[Trial] = deque()
@@ -175,7 +174,8 @@ class Study:
         else:
             architecture = choose_architecture(self.config, self.trials)
             params = self._fill(architecture, number)
-        trial = self._journal.add_trial(architecture, params, self._distributions[architecture])
+        noted = self._samplers[architecture].noted.pop(number, {})
+        trial = self._journal.add_trial(architecture, params, self._distributions[architecture], noted)
         for foreign in self._journal.load_between(number, trial.number):  # added by plain Optuna meanwhile
             self.trials.append(foreign)
             if foreign.waits:
@@ -201,6 +201,7 @@ class Study:
         except InputError as error:
             self._end(trial, State.FAIL, f"the enqueued point cannot be trained: {error}")
             return None
+        self._journal.note(trial, self._samplers[architecture].noted.pop(trial.number, {}))
         self._journal.take_up(trial, architecture, params, self._distributions[architecture])
         self._samplers[architecture].start(trial)
         return trial
@@ -235,6 +236,8 @@ class Study:
 
     def _end(self, trial: Trial, state: State, reason: str | None, traceback: str | None = None) -> None:
         attributes = trial.measure_cost() | ({} if traceback is None else {"traceback": traceback})
+        if trial.architecture in self._samplers:
+            self._journal.note(trial, self._samplers[trial.architecture].judge(trial, state))
         self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
         if trial.architecture in self._samplers:

@@ -1,6 +1,7 @@
 """Finds what a name of a study's file stands for: one of ours, or `module:Name`, which is the user's own code."""
 
 import importlib
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,4 +76,19 @@ def resolve(name: str, table: Mapping[str, Any], where: str) -> Any:
         raise InputError(
             f"{where} = {name!r} cannot be imported ({reason}): modules are searched in the folder of the study's file "
             "and among the installed packages"
+        ) from error
+
+
+def build(name: str, offered: Mapping[str, Any], where: str) -> Any:
+    """Return an object of the user's class `module:Name`, built from those offered arguments that it names.
+
+    Raises:
+        InputError: If there is no such class, or it cannot be built from them.
+    """
+    kind = resolve(name, {}, where)
+    try:
+        return kind(**{key: offered[key] for key in inspect.signature(kind).parameters if key in offered})
+    except Exception as error:
+        raise InputError(
+            f"{where} = {name!r} cannot be built ({error}): derive a class that needs at most {', '.join(offered)}"
         ) from error

@@ -22,7 +22,7 @@ from search.listeners.status import Status, estimate_left_s, find_best, format_p
 from search.record.folder import StudyReader, read_study
 from search.record.trial import State, Trial
 from search.report.trials import write_trials
-from search.study import describe_spent
+from search.schedulers.budget import describe_spent
 from trainables.errors import InputError
 from trainables.names import is_own
 

@@ -10,14 +10,17 @@ from search.config.printable import escape
 from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, Spec, count_points, list_specs
 from search.config.yaml import format_yaml
+from search.samplers.sampler import check_sampler
 from search.samplers.shares import check_shares, list_shares
 from search.schedulers.rungs import list_brackets, list_rungs
-from search.schedulers.scheduler import HALVING
+from search.schedulers.scheduler import HALVING, build_scheduler
 
 
 def describe_plan(config: StudyConfig, console: Console) -> None:
     """Print the resolved study, its space, rungs, resources and the number of epochs to expect."""
     check_shares(config)
+    check_sampler(config)
+    build_scheduler(config.search)
     console.print("Study", style="bold")
     console.print(format_yaml({key: value for key, value in dump(config).items() if key != "space"}).rstrip())
     for architecture in config.search.architectures:

@@ -23,6 +23,8 @@ from trainables.errors import InputError
 from trainables.names import is_unknown, shorten
 
 T = TypeVar("T")
+UNIONS = (("evaluation", "threshold"), ("search", "sampler"), ("search", "scheduler"))
+"""Keys whose value is one of several types, which pydantic would name."""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -144,7 +146,7 @@ def _describe_problems(error: pydantic.ValidationError) -> list[str]:
         loc = problem["loc"][: -1 if problem["loc"][-1:] in (("ours",), ("own",)) else None]
         if loc[:1] == ("space",) and len(loc) > 3:
             loc = (*loc[:3], *loc[4:5]) if loc[3] != "value" else loc[:3]
-        if loc[:2] == ("evaluation", "threshold"):
+        if loc[:2] in UNIONS:
             loc = loc[:2]
         problems.setdefault(".".join(map(str, loc)).removesuffix(".[key]"), problem)
     return [_describe(path, problem) for path, problem in problems.items()]
@@ -160,6 +162,7 @@ def _describe(path: str, problem: Any) -> str:
     if path == "evaluation.threshold":
         return f"{path} = {problem['input']!r}: expected a number above 0 and below 1, or validation"
     shown = repr(problem["input"])[:200]
+    own = ", or module:Name of your own code" if tuple(path.split(".")) in UNIONS else ""
     if "value" in problem["loc"][3:4]:
         return f"{path} = {shown}: expected a value, {{low: ..., high: ...}} or {{choice: [...]}}"
-    return f"{path} = {shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}"
+    return f"{path} = {shown}: {problem['msg'][0].lower()}{problem['msg'][1:]}{own}"

@@ -14,8 +14,8 @@ from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
 from trainables.names import shorten
 
-MANIFEST, JOURNAL, LEASE = "study.yaml", "study.journal", "study.lock"
-"""Files of a study's folder: what it was started with, its facts, and the right to write it."""
+MANIFEST, JOURNAL, LEASE, LEARNT = "study.yaml", "study.journal", "study.lock", "learnt.json"
+"""Files of a study's folder: what it was started with, its facts, the right to write it, and what it learns from."""
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Few = Annotated[int, Field(ge=1, le=1000)]
 Index = Annotated[int, Field(ge=0, lt=2**63)]
@@ -26,6 +26,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 OwnName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
+"""A class or function of a module beside the study's file, or of an installed package, as module:Name."""
 Architecture = Annotated[
     Annotated[Literal["cnn", "resnet50"], Tag("ours")] | Annotated[OwnName, Tag("own")],
     Discriminator(lambda value: "own" if ":" in str(value) else "ours"),
@@ -96,14 +97,14 @@ class SearchConfig:
     """Seconds without a finished epoch after which a running trial fails; null sets no limit."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Root of every random draw of the study."""
-    sampler: Literal["tpe", "tpe_multivariate", "random", "gp", "qmc"] = "tpe"
+    sampler: Literal["tpe", "tpe_multivariate", "random", "gp", "qmc"] | OwnName = "tpe"
     """How parameters are proposed. tpe treats parameters as independent; it finds better trials than tpe_multivariate
-    (measured on replayed trainings, LOG.md, 2026-11-25)."""
+    (measured on replayed trainings, LOG.md, 2026-11-25). `module:Name` is any sampler of Optuna's interface."""
     num_startup_trials: Count = 10
     """Random trials of an architecture before the sampler's model proposes. For gp only trials that were not stopped
     count."""
-    scheduler: Literal["asha", "hyperband", "median", "none"] = "asha"
-    """How trials that are worse than others are stopped early."""
+    scheduler: Literal["asha", "hyperband", "median", "none"] | OwnName = "asha"
+    """How trials that are worse than others are stopped early. `module:Name` is a class of your own."""
     grace_epochs: Count | None = None
     """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, because
     early epochs mislead tpe (LOG.md, 2026-11-24); with hyperband it is 1."""
@@ -116,6 +117,9 @@ class SearchConfig:
     """How much better a validation metric must be to count as better for `patience_epochs`, in the metric's unit."""
     first: tuple[str, ...] = ()
     """Recipe files, relative to the study's file; their configurations are the first trials."""
+    learn_from: tuple[str, ...] = ()
+    """Earlier studies, as folders or URLs: their ended trials in this study's space are history for the samplers, also
+    for `num_startup_trials`, and count for nothing else. They are copied when the study starts."""
     spare_first: bool = False
     """Whether the scheduler stops none of the trials of `first`, so that their curves are whole."""
 

@@ -5,21 +5,24 @@ the journal. Closing ships what the store lacks, closes the journal and gives th
 """
 
 import dataclasses
+import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from search.config.schema import JOURNAL, LEASE, MANIFEST, StudyConfig
+from search.config.schema import JOURNAL, LEARNT, LEASE, MANIFEST, StudyConfig
 from search.config.urls import is_url
 from search.record.journal import Journal
+from search.record.learnt import load_learnt, save_learnt, select_trials
 from search.record.lease import find_holder, hold
 from search.record.manifest import build_manifest, compare_manifest, load_manifest, load_study, save_manifest
 from search.record.mirror import Mirror
 from search.record.object_store import Store
 from search.record.remote import JournalView, download_study
 from search.record.storage import holds_study
+from search.record.trial import Trial
 from trainables.durable import make_folder, sync
 from trainables.errors import DISK_FULL, InputError
 
@@ -34,6 +37,8 @@ class OpenStudy:
     manifest: dict[str, Any]
     """What study.yaml says; `save_manifest` writes it."""
     journal: Journal
+    learnt: tuple[Trial, ...] = ()
+    """Trials of earlier studies, from which the samplers learn."""
     mirror: Mirror | None
     """Keeps the folder and the object store in step; None for a study in a folder."""
 
@@ -69,7 +74,7 @@ def open_study(
     mirror = Mirror(config, note) if config.url else None
     is_search = packed is not None or config.trainable is not None
     if is_search:
-        _create(config, packed, mirror)
+        _create(config, packed, mirror, note)
     changes: list[str] = []
     with ExitStack() as stack:
         lease = stack.enter_context(hold(mirror.slot if mirror else config.directory / LEASE, note))
@@ -87,7 +92,10 @@ def open_study(
         if mirror:
             stack.callback(mirror.close)
             mirror.start(lease.check)
-        study = OpenStudy(config=config, manifest=manifest, journal=journal, mirror=mirror)
+        learnt = load_learnt(config.directory, manifest)
+        study = OpenStudy(config=config, manifest=manifest, journal=journal, learnt=learnt, mirror=mirror)
+        if mirror and learnt:
+            mirror.put(LEARNT)
         if changes:
             journal.add_change(changes)
         if is_search:
@@ -167,8 +175,40 @@ def check_absent(config: StudyConfig, *, resume: bool) -> None:
         )
 
 
-def create_folder(config: StudyConfig, packed: Path | None) -> None:
-    """Create the study's folder with its study.yaml in one step, unless it exists.
+def learn(config: StudyConfig, note: Note) -> tuple[list[Trial], dict[str, str | None]]:
+    """Return the trials of the studies of `search.learn_from`, and the hashes of their journals.
+
+    Raises:
+        InputError: If one is missing or damaged, has another metric or goal, or is the study itself.
+    """
+    found: list[Trial] = []
+    hashes: dict[str, str | None] = {}
+    for place in config.search.learn_from:
+        if place.rstrip("/") == config.url or Path(place).resolve() == config.directory.resolve():
+            raise InputError(f"search.learn_from: {place} is this study itself: leave it out")
+        try:
+            with read_study(place) as study:
+                study.refresh()
+                trials = study.journal.load() if study.journal else []
+                if study.journal:
+                    study.journal.close()
+                file = study.directory / JOURNAL
+                hashes[place] = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
+        except InputError as error:
+            raise InputError(f"search.learn_from: {error}") from None
+        for key in ("metric", "goal"):
+            if getattr(study.config.search, key, None) != getattr(config.search, key, None):
+                raise InputError(f"search.learn_from: {place} has another search.{key}: leave it out")
+        known, num_outside = select_trials(config, place, trials)
+        note(f"{place}: the samplers learn from {len(known)} trials; {num_outside} are outside this study's space")
+        found += known
+    return found, hashes
+
+
+def create_folder(
+    config: StudyConfig, packed: Path | None, learnt: tuple[list[Trial], dict[str, str | None]] | None = None
+) -> None:
+    """Create the study's folder with its study.yaml, and learnt.json if there is one, in one step, unless it exists.
 
     Raises:
         InputError: If it cannot be written.
@@ -183,7 +223,8 @@ def create_folder(config: StudyConfig, packed: Path | None) -> None:
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".starting-") as scratch:
             staged = Path(scratch) / directory.name
             staged.mkdir()
-            save_manifest(staged, build_manifest(config, packed))
+            known = {"learnt": save_learnt(staged, *learnt)} if learnt else {}
+            save_manifest(staged, build_manifest(config, packed) | known)
             staged.rename(directory)
             sync(directory.parent)
     except OSError as error:
@@ -193,11 +234,12 @@ def create_folder(config: StudyConfig, packed: Path | None) -> None:
         raise InputError(f"cannot write the results into {directory}: {reason}") from None
 
 
-def _create(config: StudyConfig, packed: Path | None, mirror: Mirror | None) -> None:
+def _create(config: StudyConfig, packed: Path | None, mirror: Mirror | None, note: Note) -> None:
     """Create the folder of a study that neither this machine nor the object store has."""
     if mirror and not (config.directory / MANIFEST).exists():
         mirror.fetch([MANIFEST])
-    create_folder(config, packed)
+    if not (config.directory / MANIFEST).exists():
+        create_folder(config, packed, learn(config, note) if config.search.learn_from else None)
 
 
 def _check_journal(config: StudyConfig) -> None:

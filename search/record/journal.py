@@ -31,7 +31,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.config.urls import JournalLocation
 from search.record.storage import TrialEnded, check_names, close_storage, open_storage, read_storage
 from search.record.trial import METRIC, State, Trial
-from search.record.trial_reader import list_rows, name_epoch, read_trial
+from search.record.trial_reader import list_rows, name_epoch, read_changes, read_trial
 from trainables.errors import InputError
 from trainables.names import shorten
 
@@ -116,7 +116,11 @@ class Journal:
         return [(number, epoch) for _, number, epoch in sorted(recorded)]
 
     def add_trial(
-        self, architecture: str, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
+        self,
+        architecture: str,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        noted: Mapping[str, Any] | None = None,
     ) -> Trial:
         """Record a suggestion.
 
@@ -124,6 +128,7 @@ class Journal:
             architecture: As `Trial.architecture`.
             params: All flat parameters, fixed ones included.
             distributions: Optuna's distributions of the searched ones.
+            noted: What the sampler wrote about it.
         """
         full = {f"{shorten(architecture)}.{name}": name for name in distributions}
         template = create_trial(
@@ -131,8 +136,16 @@ class Journal:
             params={each: params[name] for each, name in full.items()},
             distributions={each: distributions[name] for each, name in full.items()},
             user_attrs={"architecture": architecture, "params": dict(params)},
+            system_attrs=dict(noted or {}),
         )
         return self._thaw(self._storage.get_trial(self._storage.create_new_trial(self._study_id, template)))
+
+    def note(self, trial: Trial, noted: Mapping[str, Any]) -> None:
+        """Record, here and in `trial`, what the sampler wrote about it; a line that follows makes it count."""
+        with self._watch(trial):
+            for key, value in noted.items():
+                self._storage.set_trial_system_attr(self._ids[trial.number], key, value)
+        trial.noted |= noted
 
     def take_up(
         self, trial: Trial, architecture: str, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
@@ -211,10 +224,7 @@ class Journal:
 
     def list_changes(self) -> list[dict[str, Any]]:
         """Return the recorded changes: `time` and `differences` of each."""
-        changes = self._storage.get_study_user_attrs(self._study_id).get("changes", [])
-        if not isinstance(changes, list) or not all(map(_is_change, changes)):
-            raise InputError(f"the changes in {self._where} are damaged: restore the journal from a copy")
-        return list(changes)
+        return read_changes(self._storage.get_study_user_attrs(self._study_id).get("changes", []), self._where)
 
     def add_artifact(self, artifact_id: str, filename: str) -> None:
         """Record that an existing file belongs to the study, as Optuna's `upload_artifact` does.
@@ -249,12 +259,3 @@ class Journal:
         except TrialEnded:
             what = f"another program ended trial {trial.number} of {self._where} while it was trained"
             raise InputError(f"{what}: stop that program, then resume") from None
-
-
-def _is_change(change: Any) -> bool:
-    return (
-        isinstance(change, dict)
-        and isinstance(change.get("time"), str)
-        and isinstance(change.get("differences"), list)
-        and all(isinstance(each, str) for each in change["differences"])
-    )

@@ -16,6 +16,7 @@ from search.config.untrusted import MANIFEST_BYTES, check_folder, check_storage
 from search.config.urls import check_store_url, is_url
 from search.config.yaml import read_untrusted_yaml, set_value, write_yaml
 from search.record.choices import Evaluation
+from search.record.learnt import Learnt
 from search.record.object_store import Store, StoreError
 from search.record.provenance import Code, describe_code, describe_command, describe_commit, hash_own
 from trainables.errors import InputError
@@ -65,6 +66,8 @@ class Manifest:
     config: dict[str, Any]
     data: Data
     code: Code
+    learnt: Learnt | None = None
+    """The trials of earlier studies that the study learns from, if any."""
     evaluations: tuple[Evaluation, ...] = ()
 
 
@@ -103,6 +106,8 @@ def compare_manifest(
     """
     before, now = load_manifest(config.directory), build_manifest(config, packed)
     differences = list_differences(before, now)
+    if any(each.startswith("search.learn_from:") for each in differences):
+        raise InputError(f"{config.location} has learnt when it started: undo search.learn_from, or use another --name")
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
         raise InputError(

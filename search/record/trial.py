@@ -40,6 +40,8 @@ class Trial:
     reason and the state."""
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """seconds, device, images_per_second."""
+    noted: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """System attributes that the sampler wrote about it, in Optuna's own form."""
     enqueued: dict[str, Any] | None = None
     """The point that plain Optuna's `enqueue_trial` asked for; None for all other trials."""
     waits: bool = False

@@ -17,6 +17,8 @@ from trainables.names import is_own, shorten
 
 NOT_OURS = "not of this search: plain Optuna, or another program, wrote it"
 ENDED_OUTSIDE = "plain Optuna, or another program, ended it before its first epoch"
+EPOCH = "epoch:"
+"""Begins the name of the system attribute that holds an epoch's metrics."""
 POINT = "fixed_params"
 """System attribute in which Optuna's `enqueue_trial` stores the point."""
 LARGEST = 1e300
@@ -58,6 +60,7 @@ def read_trial(frozen: FrozenTrial, where: str) -> tuple[Trial, list[dict[str, A
     attributes = _read_attributes(frozen, where)
     trial.architecture, trial.params = attributes.pop("architecture"), attributes.pop("params")
     trial.reason, trial.attributes = attributes.pop("reason", None), attributes
+    trial.noted = {key: value for key, value in frozen.system_attrs.items() if not key.startswith((EPOCH, POINT))}
     rows = list_rows(frozen, where)
     trial.epochs = [dict(row["metrics"]) for row in rows]
     if rows:
@@ -71,7 +74,18 @@ def read_trial(frozen: FrozenTrial, where: str) -> tuple[Trial, list[dict[str, A
 
 def name_epoch(epoch: int) -> str:
     """Return the system attribute that holds an epoch's metrics."""
-    return f"epoch:{epoch}"
+    return f"{EPOCH}{epoch}"
+
+
+def read_changes(changes: Any, where: str) -> list[dict[str, Any]]:
+    """Return `time` and `differences` of each recorded change of a study.
+
+    Raises:
+        InputError: If they are damaged.
+    """
+    if not isinstance(changes, list) or not all(map(_is_change, changes)):
+        raise InputError(f"the changes in {where} are damaged: restore the journal from a copy")
+    return list(changes)
 
 
 def list_rows(frozen: FrozenTrial, where: str) -> list[dict[str, Any]]:
@@ -111,6 +125,15 @@ def read_point(point: Any, searched: Sequence[str] = ()) -> tuple[str, dict[str,
         known = " or ".join(full)
         raise InputError(f"expected parameters of one architecture ({known}), such as cnn.learning_rate, not {point!r}")
     return full[architecture], {str(name).partition(".")[2]: value for name, value in point.items()}
+
+
+def _is_change(change: Any) -> bool:
+    return (
+        isinstance(change, dict)
+        and isinstance(change.get("time"), str)
+        and isinstance(change.get("differences"), list)
+        and all(isinstance(each, str) for each in change["differences"])
+    )
 
 
 def _is_own(frozen: FrozenTrial) -> bool:

@@ -1,18 +1,43 @@
-"""The trials of one architecture in memory, as Optuna's samplers read them."""
+"""The trials of one architecture in memory, as Optuna's samplers read them and write about them."""
 
+import bisect
+import json
 from collections.abc import Container
 from typing import Any
 
 import optuna
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+STUDY = "study:"
+"""Begins the name of a trial's attribute that holds what a sampler wrote about the study: [order, value]."""
 
 
 class History(optuna.storages.InMemoryStorage):
-    """A storage that returns the trials it was given, without copies; what samplers write to it is discarded."""
+    """A storage that returns the trials it was given, without copies.
+
+    A trial's number is its id. What a sampler writes about the study becomes an attribute of the trial that the sampler
+    is asked about, so all that is known is in the trials. Values are read as the journal will return them.
+    """
+
+    get_best_trial = BaseStorage.get_best_trial
 
     def __init__(self) -> None:
         super().__init__()
+        self.create_new_study([StudyDirection.MAXIMIZE], "study")
         self.trials: list[FrozenTrial] = []
+        self.asked = 0
+        """Number of the trial that the sampler is asked about."""
+
+    def add(self, trial: FrozenTrial, number: int) -> None:
+        """Add a trial; the trials are sorted, because a resumed study takes them in by number."""
+        trial.number = trial._trial_id = number
+        self.trials.insert(self._find(number), trial)
+
+    def remove(self, number: int) -> None:
+        """Remove a trial."""
+        del self.trials[self._find(number)]
 
     def get_all_trials(
         self,
@@ -23,5 +48,35 @@ class History(optuna.storages.InMemoryStorage):
         """Return the trials, those in some states only if `states` is given."""
         return [trial for trial in self.trials if states is None or trial.state in states]
 
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """Return a trial."""
+        return self.trials[self._find(trial_id)]
+
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Discard what a sampler notes about a proposal."""
+        """Keep what a sampler writes about a trial."""
+        self.get_trial(trial_id).system_attrs[key] = json.loads(json.dumps(value))
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: ARG002 Optuna's name
+        """Keep what a sampler writes about the study, with the trial that it is asked about."""
+        last = max((order for order, _, _ in self._list_written()), default=0)
+        self.set_trial_system_attr(self.asked, STUDY + key, [last + 1, value])
+
+    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:  # noqa: ARG002 Optuna's name
+        """Return what samplers wrote about the study; of each attribute the last value."""
+        return {key: value for _, key, value in sorted(self._list_written(), key=lambda written: written[0])}
+
+    def _find(self, number: int) -> int:
+        return bisect.bisect_left(self.trials, number, key=lambda trial: trial.number)
+
+    def _list_written(self) -> list[tuple[int, str, Any]]:
+        return [
+            (value[0], key.removeprefix(STUDY), value[1])
+            for trial in self.trials
+            for key, value in trial.system_attrs.items()
+            if key.startswith(STUDY)
+        ]
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise PermissionError("a sampler may write system attributes of trials and of the study, and nothing else")
+
+    create_new_trial = set_study_user_attr = _refuse

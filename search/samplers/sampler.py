@@ -1,26 +1,30 @@
-"""The sampler of one architecture, and the table of Optuna's samplers that it can use.
+"""The sampler of one architecture, and the table of our samplers; `own` has those that a study names otherwise.
 
 A proposal is a pure function of the study's seed, the trial's number and the architecture's history. Each architecture
 has its own history: in a shared one, every trial of the weaker architecture would count as bad, and the sampler would
 learn nothing about that architecture.
 """
 
-import bisect
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.record.trial import State, Trial
+from search.config.schema import StudyConfig
+from search.config.space import build_distributions, list_specs
+from search.record.trial import METRIC, State, Trial
 from search.samplers.history import History
+from search.samplers.own import check_optimizer, watch
 from search.samplers.qmc import QuasiRandomSampler
 from search.samplers.tpe import IndependentTPESampler
+from trainables.errors import InputError
+from trainables.names import build
 
 
 class Sampler:
@@ -36,28 +40,40 @@ class Sampler:
         self._seed = seed
         self._startup = startup
         self._history = History()
-        self._history.create_new_study([StudyDirection.MAXIMIZE], "study")
+        self.noted: dict[int, dict[str, Any]] = {}
+        """What was written about a proposed trial, by number, until it is recorded."""
         self._running: dict[int, FrozenTrial] = {}
 
     def propose(self, number: int) -> dict[str, Any]:
-        """Return a value for each searched parameter of a trial.
+        """Return a value for each searched parameter of a trial; `noted` has what Optuna's sampler wrote about it.
 
         This calls Optuna's sampler directly. `optuna.Study.ask` would search all trials for the space, store a trial
         for each proposal, and copy it at every parameter.
         """
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            sampler = SAMPLERS[self._name](self._seed, number, self._startup)
-            study = optuna.Study("study", self._history, sampler=sampler)
-            asking = create_trial(state=TrialState.RUNNING)
-            asking.number = number
-            params = sampler.sample_relative(study, asking, self._list_relative())
-            for name, distribution in self._distributions.items():
-                if distribution.single():
-                    params[name] = distribution.to_external_repr(_get_only(distribution))
-                elif name not in params:
-                    params[name] = sampler.sample_independent(study, asking, name, distribution)
-        return {name: params[name] for name in self._distributions}
+        asking = create_trial(state=TrialState.RUNNING)
+        self._history.add(asking, number)
+        try:
+            with self._open(number) as (sampler, study):
+                sampler.before_trial(study, asking)
+                is_ours = self._name in SAMPLERS
+                space = self._list_relative() if is_ours else sampler.infer_relative_search_space(study, asking)
+                params = sampler.sample_relative(study, asking, space)
+                for name, distribution in self._distributions.items():
+                    if distribution.single():
+                        params[name] = distribution.to_external_repr(_get_only(distribution))
+                    elif name not in params:
+                        params[name] = sampler.sample_independent(study, asking, name, distribution)
+                    if not is_ours:  # in plain Python, and in the space
+                        internal = distribution.to_internal_repr(params[name])
+                        if not distribution._contains(internal):
+                            raise ValueError(f"it proposes {name} = {params[name]!r}, outside the space")
+                        params[name] = distribution.to_external_repr(internal)
+                    asking.params[name] = params[name]
+                    asking.distributions[name] = distribution
+        finally:
+            self._history.remove(number)
+        self.noted[number] = asking.system_attrs
+        return asking.params
 
     def start(self, trial: Trial) -> None:
         """Take in a trial that starts; a trial outside the space, which may have changed since, is left out."""
@@ -66,13 +82,24 @@ class Sampler:
                 state=TrialState.RUNNING,
                 params={name: trial.params[name] for name in self._distributions},
                 distributions=self._distributions,
+                system_attrs=dict(trial.noted),
             )
         except (ValueError, KeyError, TypeError):
             return
-        started.number = trial.number
+        check_optimizer(trial.noted, trial.number)
         self._running[trial.number] = started
-        # Sorted, because a resumed study takes them in by number.
-        bisect.insort(self._history.trials, started, key=lambda known: known.number)
+        self._history.add(started, trial.number)
+
+    def judge(self, trial: Trial, state: State) -> dict[str, Any]:
+        """Return what Optuna's sampler writes about a trial that is about to end; ours write nothing."""
+        if self._name in SAMPLERS or (ending := self._running.get(trial.number)) is None:
+            return {}
+        before = dict(ending.system_attrs)
+        ending.intermediate_values = dict(enumerate(trial.list_values(), start=1))
+        values = None if state is State.FAIL else [trial.get_peak()[0]]
+        with self._open(trial.number) as (sampler, study):
+            sampler.after_trial(study, ending, TrialState[state], values)
+        return {key: value for key, value in ending.system_attrs.items() if before.get(key) != value}
 
     def end(self, trial: Trial) -> None:
         """Take in the end of a trial: its curve, its final state, and the value of its best epoch."""
@@ -82,8 +109,27 @@ class Sampler:
         ended.state = TrialState[trial.state]
         ended.values = None if trial.state is State.FAIL else [trial.get_peak()[0]]
 
+    @contextlib.contextmanager
+    def _open(self, number: int) -> Iterator[tuple[BaseSampler, optuna.Study]]:
+        """Yield a new sampler of Optuna, and the study that it reads, for a question about one trial."""
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+            if self._name in SAMPLERS:
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                sampler = SAMPLERS[self._name](self._seed, number, self._startup)
+            else:
+                warnings.simplefilter("ignore")  # it would warn at every proposal
+                offered = {"seed": _derive_seed(self._seed, number), "n_startup_trials": self._startup}
+                sampler = build(self._name, {**offered, "warn_independent_sampling": False}, "search.sampler")
+                if not isinstance(sampler, BaseSampler):
+                    raise InputError(f"search.sampler = {self._name!r}: expected a subclass of Optuna's BaseSampler")
+                stack.enter_context(watch(self._name, sampler))
+            study = optuna.Study("study", self._history, sampler=sampler)
+            study._thread_local.in_optimize_loop = True  # so that `study.stop` of an exhausted sampler raises nothing
+            self._history.asked = number
+            yield sampler, study
+
     def _list_relative(self) -> dict[str, BaseDistribution]:
-        """Return the parameters that are proposed together: all with more than one value; for qmc, only numbers."""
+        """Return the parameters that ours propose together: all with more than one value; for qmc, only numbers."""
         searched = {name: known for name, known in self._distributions.items() if not known.single()}
         if self._name == "qmc":
             return {name: known for name, known in searched.items() if not isinstance(known, CategoricalDistribution)}
@@ -102,6 +148,30 @@ SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
     "qmc": lambda root, number, _: QuasiRandomSampler(root, _derive_seed(root, number), number),
 }
 """Name -> sampler for one proposal, built from the study's seed, the trial's number and the number of random trials."""
+
+
+def check_sampler(config: StudyConfig) -> None:
+    """Check, before a study starts, that a sampler which is not one of ours can propose, and repeat a proposal.
+
+    Raises:
+        InputError: If not.
+    """
+    search = config.search
+    for architecture in search.architectures if search.sampler not in SAMPLERS else ():
+        distributions = build_distributions(list_specs(config.space, architecture), architecture)
+        sampler = Sampler(search.sampler, distributions, seed=search.seed, startup=search.num_startup_trials)
+        params, noted = sampler.propose(0), sampler.noted.pop(0)
+        if (params, noted) != (sampler.propose(0), sampler.noted.pop(0)):
+            raise InputError(
+                f"search.sampler = {search.sampler!r} proposes something else when it is asked again, as a resumed "
+                "study does: name `seed` in its constructor, and draw from a generator of that seed alone"
+            )
+        trial = Trial(number=0, architecture=architecture, params=params, epochs=[{METRIC: 0.5}], noted=noted)
+        sampler.start(trial)
+        sampler.judge(trial, State.COMPLETE)
+        trial.state = State.COMPLETE
+        sampler.end(trial)
+        sampler.propose(1)
 
 
 def _get_only(distribution: BaseDistribution) -> float:

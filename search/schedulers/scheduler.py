@@ -11,6 +11,8 @@ from search.config.schema import SearchConfig
 from search.schedulers.asha import Asha
 from search.schedulers.hyperband import Hyperband
 from search.schedulers.median import Median
+from trainables.errors import InputError
+from trainables.names import build
 
 
 class Scheduler(Protocol):
@@ -51,3 +53,19 @@ SCHEDULERS: dict[str, Callable[[SearchConfig], Scheduler]] = {
 """Name -> scheduler for one architecture's trials."""
 HALVING = ("asha", "hyperband")
 """Schedulers that compare trials at rungs."""
+
+
+def build_scheduler(search: SearchConfig) -> Scheduler:
+    """Return the scheduler of one architecture's trials: one of ours, or the user's own class.
+
+    Raises:
+        InputError: If the class cannot be built from what a study offers, or has no `report`.
+    """
+    if search.scheduler in SCHEDULERS:
+        return SCHEDULERS[search.scheduler](search)
+    offered = {"grace_epochs": search.first_rung, "reduction_factor": search.reduction_factor}
+    offered |= {"max_epochs": search.max_epochs, "seed": search.seed}
+    scheduler: Scheduler = build(search.scheduler, offered, "search.scheduler")
+    if not callable(getattr(scheduler, "report", None)):
+        raise InputError(f"search.scheduler = {search.scheduler!r} lacks report(number, epoch, value) -> bool")
+    return scheduler

@@ -84,7 +84,7 @@ def test_a_study_that_is_killed_again_and_again_equals_one_that_is_not(tmp_path,
 
 
 @pytest.mark.parametrize("scheduler", sorted(SCHEDULERS))
-@pytest.mark.parametrize("sampler", sorted(SAMPLERS))
+@pytest.mark.parametrize("sampler", [*sorted(SAMPLERS), "optuna.samplers:CmaEsSampler"])
 def test_every_sampler_with_every_scheduler_survives_a_kill(tmp_path, sampler, scheduler):
     search = {"sampler": sampler, "scheduler": scheduler, "num_trials": 8, "max_epochs": 4}
     (tmp_path / "straight").mkdir()

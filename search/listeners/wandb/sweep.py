@@ -5,6 +5,7 @@ from typing import Any
 
 from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
+from search.schedulers.scheduler import HALVING
 
 METHODS = {"tpe": "bayes", "tpe_multivariate": "bayes", "gp": "bayes", "random": "random", "qmc": "random"}
 """W&B's nearest name for each sampler. It is only shown: W&B proposes nothing without agents."""
@@ -31,7 +32,7 @@ def describe_sweep(config: StudyConfig) -> dict[str, Any]:
     return {
         "name": config.name,
         "description": f"A study of cifake-search. {_describe_search(config)}",
-        "method": METHODS[search.sampler],
+        "method": METHODS.get(search.sampler, "bayes"),
         "metric": {"name": "best_accuracy", "goal": "maximize"},
         "parameters": parameters,
     }
@@ -43,10 +44,11 @@ def _describe_search(config: StudyConfig) -> str:
     if search.scheduler == "none":
         return f"{ends}; none is stopped early."
     rule = f"grace_epochs {search.first_rung}"
-    if search.scheduler != "median":
+    if search.scheduler in HALVING:
         rule += f", reduction_factor {search.reduction_factor:g}"
     names = {"asha": "ASHA", "hyperband": "Hyperband", "median": "the median rule"}
-    return f"{ends} and stopped by {names[search.scheduler]} ({rule}), for each architecture by itself."
+    name = names.get(search.scheduler, search.scheduler)
+    return f"{ends} and stopped by {name} ({rule}), for each architecture by itself."
 
 
 def _span(searched: Sequence[Any], fixed: Sequence[Any]) -> dict[str, Any]:

@@ -1,0 +1,64 @@
+"""Trials of earlier studies as history for the samplers: learnt.json, written once when a study starts.
+
+A resumed study reads this file alone, so its proposals do not depend on what became of the earlier studies.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.config.load import check
+from search.config.schema import LEARNT, Digest, StudyConfig
+from search.config.space import contains, list_specs
+from search.config.untrusted import LINE_BYTES, read_file
+from search.record.trial import State, Trial
+from trainables.durable import write_file
+from trainables.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Learnt:
+    """What study.yaml says of learnt.json."""
+
+    sha256: Digest
+    """Of the file."""
+    journals: dict[str, Digest | None]
+    """Earlier study -> SHA-256 of its journal when it was read; None if that is in a database."""
+
+
+def select_trials(config: StudyConfig, place: str, trials: Iterable[Trial]) -> tuple[list[Trial], int]:
+    """Return the ended trials of an earlier study in this one's space, and the number of those outside."""
+    ended = [trial for trial in trials if trial.state in (State.COMPLETE, State.PRUNED)]
+    specs: dict[str, Mapping[str, Any]] = {name: list_specs(config.space, name) for name in config.search.architectures}
+    known = [
+        dataclasses.replace(trial, attributes={"learnt_from": place}, noted={}, started=None, ended=None)
+        for trial in ended
+        if (allowed := specs.get(trial.architecture)) is not None
+        if all(name in trial.params and contains(spec, trial.params[name]) for name, spec in allowed.items())
+    ]
+    return known, len(ended) - len(known)
+
+
+def save_learnt(folder: Path, trials: Sequence[Trial], journals: Mapping[str, str | None]) -> dict[str, Any]:
+    """Write learnt.json and return what study.yaml says of it."""
+    content = json.dumps([dataclasses.asdict(trial) for trial in trials]).encode()
+    write_file(folder / LEARNT, content)
+    return {"sha256": hashlib.sha256(content).hexdigest(), "journals": dict(journals)}
+
+
+def load_learnt(folder: Path, manifest: Mapping[str, Any]) -> tuple[Trial, ...]:
+    """Read learnt.json, if the study has one.
+
+    Raises:
+        InputError: If it is missing, or not the file that the study started with.
+    """
+    if (known := manifest.get("learnt")) is None:
+        return ()
+    path = folder / LEARNT
+    content = read_file(path, LINE_BYTES) if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() != known["sha256"]:
+        raise InputError(f"{path} is not the file that the study started with: restore it from a copy")
+    return check(tuple[Trial, ...], json.loads(content), str(path))
