@@ -38,12 +38,12 @@ from search.listeners.wandb.tracker import build_tracker
 from search.record.checkpoints import TrialCheckpoints
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.manifest import fetch_manifest, load_manifest
-from search.record.trial import State, Trial
+from search.record.trial import Listener, State, Trial
 from search.report.trials import write_trials
 from search.samplers.sampler import check_sampler
 from search.samplers.shares import check_shares
 from search.schedulers.scheduler import build_scheduler
-from search.study import Listener, Study
+from search.study import Study
 from trainables.errors import InputError
 
 DEFAULT_CONFIG = Path("configs/local.yaml")

@@ -9,13 +9,13 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, Spec, build_distributions, list_specs
 from search.config.space_checks import check_point
 from search.record.journal import Journal
-from search.record.trial import State, Trial
+from search.record.trial import Listener, State, Trial
 from search.record.trial_reader import read_point
 from search.samplers.sampler import Sampler
 from search.samplers.shares import choose_architecture
@@ -27,22 +27,6 @@ from trainables.errors import InputError
 
 NUM_EARLY_FAILURES = 5
 """The study halts if this many trials are the first to end since it was opened and all fail for one reason."""
-
-
-class Listener(Protocol):
-    """Is informed of each event, in the driver's process, after it was recorded."""
-
-    def on_start(self, trial: Trial) -> None:
-        """A trial was handed out; a resumed trial already has epochs."""
-
-    def on_epoch(self, trial: Trial) -> None:
-        """The last of `trial.epochs` is new."""
-
-    def on_end(self, trial: Trial) -> None:
-        """The trial's state is final."""
-
-    def close(self) -> None:
-        """No event will follow."""
 
 
 class Study:

@@ -9,7 +9,6 @@ or one transaction of a database, and is on disk before anything acts on it:
 - an end is the user attributes (seconds, device, ...), then the line that sets the state.
 
 A kill between two lines leaves a fact that does not count yet; the next search writes it again.
-
 Plain Optuna may write to the journal while no search runs. A trial that its `enqueue_trial` added waits. Handing it out
 writes its attributes, its parameters, and then the line that sets its state. `trial_reader` handles everything else.
 """

@@ -3,7 +3,7 @@
 import dataclasses
 import enum
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 METRIC = "accuracy"
 """The validation metric that is searched for, compared at rungs and journaled; larger is better."""
@@ -75,3 +75,19 @@ class Trial:
         values = self.list_values()
         peak = max(values)
         return peak, values.index(peak) + 1
+
+
+class Listener(Protocol):
+    """Is informed of each event, in the driver's process, after it was recorded."""
+
+    def on_start(self, trial: Trial) -> None:
+        """A trial was handed out; a resumed trial already has epochs."""
+
+    def on_epoch(self, trial: Trial) -> None:
+        """The last of `trial.epochs` is new."""
+
+    def on_end(self, trial: Trial) -> None:
+        """The trial's state is final."""
+
+    def close(self) -> None:
+        """No event will follow."""

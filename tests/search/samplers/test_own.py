@@ -119,6 +119,23 @@ def test_what_a_sampler_wrote_is_in_the_journal_in_optunas_own_form(tmp_path):
     assert any(key.startswith("cma:optimizer") for trial in trials for key in trial.system_attrs)
 
 
+def test_points_that_were_enqueued_meanwhile_are_part_of_what_cma_es_knows(tmp_path):
+    found = []
+    for limit in (None, 5):
+        folder = tmp_path / str(limit)
+        run(open_study(folder, CMA, num_trials=12))
+        backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
+        plain = optuna.load_study(study_name="x", storage=optuna.storages.JournalStorage(backend))
+        plain.enqueue_trial({"cnn.learning_rate": 0.005})
+        plain.enqueue_trial({"cnn.learning_rate": 0.004, "cnn.dropout": 0.2})
+        while not run(study := open_study(folder, CMA, num_trials=40), limit):
+            pass
+        found.append(list_points(study))
+        assert [trial.params["learning_rate"] for trial in study.trials[12:14]] == [0.005, 0.004]
+        assert study.trials[12].noted["cma:generation"] > 0
+    assert found[0] == found[1]
+
+
 class Counting(BaseSampler):
     """Alternates between two ends of a range by a counter that it keeps as its subclasses say."""
 
