@@ -9,6 +9,7 @@ import pytest
 
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
 from search.cluster.worker import run_job
+from trainables import names
 
 SOURCE = """
 import random
@@ -40,6 +41,8 @@ def job(tmp_path, monkeypatch):
     (tmp_path / "walking.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "walking", raising=False)  # of the test before
+    for name in list(names.IMPORTED):
+        monkeypatch.delitem(names.IMPORTED, name)
     return Job(
         label="trial-3",
         number=3,
