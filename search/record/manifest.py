@@ -88,7 +88,7 @@ def build_manifest(config: StudyConfig, packed: Path | None) -> dict[str, Any]:
         "command": describe_command(),
         "config": dump(config),
         "data": data,
-        "code": describe_code() | {"own": hash_own(config.code)},
+        "code": describe_code() | ({"own": hash_own(config.code)} if config.code else {}),
         "evaluations": [],
     }
 

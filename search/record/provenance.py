@@ -80,7 +80,7 @@ def hash_own(folder: str | None) -> dict[str, str]:
     if folder is None:
         return {}
     loaded = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    own = [path.resolve() for path in loaded if path.suffix == ".py" and "site-packages" not in path.parts]
+    own = [path.resolve() for path in loaded if path.is_file() and "site-packages" not in path.parts]
     root, ours = Path(folder).resolve(), (ROOT / "search", ROOT / "trainables", Path(sys.base_prefix))
     return {
         path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()

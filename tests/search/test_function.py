@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from search.commands.terminal import build_console
 from search.config.load import dump, load, parse
 from search.record.folder import create_folder, open_study
 from search.record.journal import Journal
+from search.record.provenance import hash_own
 from search.record.trial import State
 from search.report.publish import publish_search
 from search.study import Study
@@ -57,9 +59,8 @@ space: {{{function}: {space}}}
 @pytest.fixture
 def write(tmp_path, monkeypatch):
     """Write a study and its module: write(function="curve", space="{}") -> path of the study."""
-    monkeypatch.setattr(names, "IMPORTED", imported := {})
-    for module in ("search.config.load", "search.config.space", "trainables.config"):
-        monkeypatch.setattr(f"{module}.IMPORTED", imported)
+    for name in list(names.IMPORTED):
+        monkeypatch.delitem(names.IMPORTED, name)
     monkeypatch.setattr(sys, "path", [*sys.path])
     module = f"curves_{abs(hash(tmp_path))}"
 
@@ -113,6 +114,14 @@ def test_a_reader_of_a_study_imports_no_code_and_accepts_its_space(write):
     config = parse(stored)
     assert config.space["curve"]["rate"] == Range(0.1, 1.0)
     assert stored["trainable"].partition(":")[0] not in sys.modules
+
+
+def test_a_module_that_only_claims_a_file_is_no_code_of_the_user(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    claims = types.ModuleType("claims")
+    claims.__file__ = "_ops.py"  # as torch.ops has it
+    monkeypatch.setitem(sys.modules, "claims", claims)
+    assert hash_own(str(tmp_path)) == {}
 
 
 def test_a_study_whose_module_was_changed_is_not_continued(write, tmp_path):

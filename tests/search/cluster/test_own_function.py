@@ -41,7 +41,7 @@ def job(tmp_path, monkeypatch):
     (tmp_path / "walking.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "walking", raising=False)  # of the test before
-    for name in [name for name in names.IMPORTED if name.startswith("walking:")]:
+    for name in list(names.IMPORTED):
         monkeypatch.delitem(names.IMPORTED, name)
     return Job(
         label="trial-3",
