@@ -11,13 +11,14 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from search.config.conditions import drop_inactive
 from search.config.schema import StudyConfig
-from search.config.space import Choice, Range, Spec, build_distributions, list_specs
+from search.config.space import Choice, Range, Spec, list_specs
 from search.config.space_checks import check_point
 from search.record.journal import Journal
 from search.record.trial import Listener, State, Trial
 from search.record.trial_reader import read_point
-from search.samplers.sampler import Sampler
+from search.samplers.sampler import build_sampler
 from search.samplers.shares import choose_architecture
 from search.schedulers.budget import describe_spent
 from search.schedulers.patience import is_converged
@@ -46,11 +47,7 @@ class Study:
         own = [trial for trial in self.trials if not trial.is_foreign]
         names = dict.fromkeys([*search.architectures, *(trial.architecture for trial in own)])
         self._specs: dict[str, dict[str, Spec]] = {name: list_specs(config.space, name) for name in names}
-        self._distributions = {name: build_distributions(specs, name) for name, specs in self._specs.items()}
-        self._samplers: dict[str, Sampler] = {
-            name: Sampler(search.sampler, found, seed=search.seed, startup=search.num_startup_trials)
-            for name, found in self._distributions.items()
-        }
+        self._samplers = {name: build_sampler(search, specs, name) for name, specs in self._specs.items()}
         for number, trial in enumerate(learnt, start=-len(learnt)):  # before the first of this study
             if sampler := self._samplers.get(trial.architecture):
                 sampler.start(dataclasses.replace(trial, number=number))
@@ -154,12 +151,12 @@ class Study:
         if is_first := len(self._first) < len(recipes):
             recipe = recipes[len(self._first)]
             architecture = recipe.architecture
-            params = list_defaults(architecture) | recipe.params
+            params = drop_inactive(self._samplers[architecture].conditions, list_defaults(architecture) | recipe.params)
         else:
             architecture = choose_architecture(self.config, self.trials)
-            params = self._fill(architecture, number)
+            params = self._fill(architecture, number, {})
         noted = self._samplers[architecture].noted.pop(number, {})
-        trial = self._journal.add_trial(architecture, params, self._distributions[architecture], noted)
+        trial = self._journal.add_trial(architecture, params, self._samplers[architecture].distributions, noted)
         for foreign in self._journal.load_between(number, trial.number):  # added by plain Optuna meanwhile
             self.trials.append(foreign)
             if foreign.waits:
@@ -170,11 +167,11 @@ class Study:
         self.trials.append(trial)
         return trial
 
-    def _fill(self, architecture: str, number: int) -> dict[str, Any]:
-        """Return a value of every parameter: fixed by the space, or proposed by the sampler."""
-        specs = self._specs[architecture].items()
-        fixed = {name: spec for name, spec in specs if not isinstance(spec, (Range, Choice))}
-        return {**fixed, **self._samplers[architecture].propose(number)}
+    def _fill(self, architecture: str, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a value of every parameter whose condition holds: given, fixed by the space, or proposed."""
+        fixed = {name: spec for name, spec in self._specs[architecture].items() if not isinstance(spec, Range | Choice)}
+        proposed = self._samplers[architecture].propose(number, {**fixed, **given})
+        return drop_inactive(self._samplers[architecture].conditions, {**fixed, **proposed, **given})
 
     def _take_up(self, trial: Trial) -> Trial | None:
         """Return a waiting trial, ready to be handed out; None if it was enqueued and cannot be trained."""
@@ -186,7 +183,7 @@ class Study:
             self._end(trial, State.FAIL, f"the enqueued point cannot be trained: {error}")
             return None
         self._journal.note(trial, self._samplers[architecture].noted.pop(trial.number, {}))
-        self._journal.take_up(trial, architecture, params, self._distributions[architecture])
+        self._journal.take_up(trial, architecture, params, self._samplers[architecture].distributions)
         self._samplers[architecture].start(trial)
         return trial
 
@@ -202,7 +199,10 @@ class Study:
         if architecture not in self.config.search.architectures:
             raise InputError(f"this study does not search {architecture}")
         check_point(self._specs[architecture], architecture, given)
-        return architecture, self._fill(architecture, trial.number) | given
+        params = self._fill(architecture, trial.number, given)
+        if lost := sorted(given.keys() - params.keys()):
+            raise InputError(f"the condition of {lost[0]} does not hold: enqueue what its `when` names too")
+        return architecture, params
 
     def _end_if_due(self, trial: Trial, *, stop: bool) -> bool:
         search = self.config.search

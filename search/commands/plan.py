@@ -5,6 +5,7 @@ import math
 from rich.console import Console
 from rich.table import Table
 
+from search.config.conditions import list_conditions
 from search.config.load import dump
 from search.config.printable import escape
 from search.config.schema import StudyConfig
@@ -98,8 +99,12 @@ def _tabulate(specs: dict[str, Spec], title: str) -> Table:
     table = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False)
     table.add_column("parameter")
     table.add_column("may be")
+    conditions = list_conditions(specs)
     for name, spec in sorted(specs.items(), key=lambda item: not isinstance(item[1], Range | Choice)):
-        table.add_row(name, _describe_spec(spec))
+        when = [
+            f"{escape(other)} = {' | '.join(map(escape, values))}" for other, values in conditions.get(name, {}).items()
+        ]
+        table.add_row(name, _describe_spec(spec) + (f", when {' and '.join(when)}" if when else ""))
     return table
 
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from search.config.code import import_code
+from search.config.conditions import drop_inactive, list_conditions
 from search.config.schema import Recipe, SearchConfig, StudyConfig
 from search.config.space import contains, list_specs
 from search.config.space_checks import check_space
@@ -131,9 +132,12 @@ def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
     if recipe.architecture not in study.search.architectures:
         return
     params = list_defaults(recipe.architecture) | recipe.params
-    for name, spec in list_specs(study.space, recipe.architecture).items():
-        if not contains(spec, params[name]):
-            where = f"space.{shorten(recipe.architecture)}.{name}"
+    specs = list_specs(study.space, recipe.architecture)
+    active = drop_inactive(list_conditions(specs), params)
+    for name, spec in specs.items():
+        expected = spec if name in active else list_defaults(recipe.architecture)[name]
+        if not contains(expected, params[name]):
+            where = f"space.{shorten(recipe.architecture)}.{name}{'' if name in active else '.when'}"
             raise InputError(
                 f"search.first: the {recipe.architecture} recipe has {name} = {params[name]!r}, outside {where}"
             )

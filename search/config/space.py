@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from search.config.conditions import drop_inactive, is_active, list_conditions
 from trainables.config import (
     Value,
     get_schema,
@@ -32,6 +33,8 @@ class Range:
     """Whether values are drawn on a logarithmic scale; low must be above 0 and step null."""
     step: int | float | None = None
     """Distance between neighbouring values, at most high - low; null is 1 for integers, any distance for floats."""
+    when: Mapping[str, tuple[Value, ...]] | None = None
+    """Values of other parameters with which this one is searched; else training uses its default. null is always."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,6 +43,9 @@ class Choice:
 
     choice: tuple[Value, ...]
     """The values, distinct, at least one."""
+    _: dataclasses.KW_ONLY
+    when: Mapping[str, tuple[Value, ...]] | None = None
+    """As that of a range."""
 
 
 Spec = Range | Choice | bool | int | float | str
@@ -55,13 +61,14 @@ def list_specs(space: Space, architecture: str) -> dict[str, Spec]:
 
 
 def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[str, BaseDistribution]:
-    """Return Optuna's distributions of the searched parameters, sorted by name."""
+    """Return Optuna's distributions of the searched parameters, sorted by name; those with a condition come last."""
+    conditional = list(list_conditions(specs))
     return {
         name: _build_distribution(
             spec, is_int=(get_hint(architecture, name) or type(getattr(spec, "low", None))) is int
         )
-        for name, spec in sorted(specs.items())
-        if isinstance(spec, Range | Choice)
+        for name in [*sorted(specs.keys() - set(conditional)), *conditional]
+        if isinstance(spec := specs[name], Range | Choice)
     }
 
 
@@ -71,13 +78,18 @@ def count_points(space: Space, architecture: str) -> int | None:
     Configurations that differ only in parameters without effect count once.
     """
     specs = list_specs(space, architecture)
+    defaults, conditions = list_defaults(architecture), list_conditions(specs)
     distributions = build_distributions(specs, architecture)
     counts = {name: _count_values(each) for name, each in distributions.items()}
-    deciding = sorted({name for name, _ in list_rules(architecture)})
+    deciding = sorted(
+        {name for name, _ in list_rules(architecture)} | {name for when in conditions.values() for name in when}
+    )
     options = [_list_values(distributions[name]) if name in distributions else [specs[name]] for name in deciding]
+    combinations = (dict(zip(deciding, values, strict=True)) for values in itertools.product(*options))
     total = 0
-    for values in itertools.product(*options):
-        excluded = {*deciding, *list_without_effect(architecture, dict(zip(deciding, values, strict=True)))}
+    for point in map(dict, {tuple(drop_inactive(conditions, each).items()) for each in combinations}):
+        inactive = {name for name, when in conditions.items() if not is_active(when, point)}
+        excluded = {*deciding, *inactive, *list_without_effect(architecture, {**defaults, **point})}
         found = [count for name, count in counts.items() if name not in excluded]
         known = [count for count in found if count is not None]
         if len(known) < len(found):

@@ -6,6 +6,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from search.config.conditions import add_deciding, drop_inactive, list_conditions
 from search.config.space import Choice, Range, Space, Spec, contains, get_hint, list_specs
 from trainables.config import (
     ARCHITECTURES,
@@ -43,6 +44,7 @@ def check_space(space: Space, architectures: Sequence[str]) -> None:
         if (unknown := sorted(set(specs) - allowed)) and not is_unknown(names.get(section, section)):
             raise InputError(f"space.{section}.{unknown[0]}: unknown parameter; known: {', '.join(sorted(allowed))}")
     for architecture in (name for name in architectures if not is_unknown(name)):
+        _check_conditions(list_specs(space, architecture), architecture)
         _check_corners(space, architecture)
 
 
@@ -81,8 +83,9 @@ def _check_corners(space: Space, architecture: str) -> None:
     The other parameters of a training do not depend on each other, so they are checked one by one.
     """
     model = set(list_parameters(get_architecture(architecture)))
+    specs = list_specs(space, architecture)
     corners: dict[str, list[Value]] = {}
-    for name, spec in list_specs(space, architecture).items():
+    for name, spec in specs.items():
         section = shorten(architecture) if name in space.get(shorten(architecture), {}) else "shared"
         where = f"space.{section}.{name}"
         corners[name] = _list_extremes(spec, where)
@@ -97,11 +100,40 @@ def _check_corners(space: Space, architecture: str) -> None:
                 _build({name: value}, architecture)
     if is_function(architecture):  # nothing is built of it before it runs
         return
-    together = model | {"batch_size"}
-    groups = [[name for name in corners if name in together], *([name] for name in corners if name not in together)]
-    for names in groups:
-        for values in itertools.islice(itertools.product(*(corners[name] for name in names)), MAX_CORNERS):
-            _build(dict(zip(names, values, strict=True)), architecture)
+    _check_together(corners, specs, model | {"batch_size"}, architecture)
+
+
+def _check_together(
+    corners: Mapping[str, Sequence[Value]], specs: Mapping[str, Spec], together: set[str], architecture: str
+) -> None:
+    """Build the combinations of some parameters' values, and each other value by itself."""
+    conditions = list_conditions(specs)
+    options = {name: dict.fromkeys(values) for name, values in corners.items()}
+    for when in conditions.values():
+        for other, values in when.items():
+            options[other] |= dict.fromkeys(value for value in values if contains(specs[other], value))
+    for group in (together, *({name} for name in corners if name not in together)):
+        names = [name for name in corners if name in add_deciding(group, conditions)]
+        for values in itertools.islice(itertools.product(*(options[name] for name in names)), MAX_CORNERS):
+            _build(drop_inactive(conditions, dict(zip(names, values, strict=True))), architecture)
+
+
+def _check_conditions(specs: Mapping[str, Spec], architecture: str) -> None:
+    """Check the names and values in the conditions of all parameters."""
+    for name, when in list_conditions(specs).items():
+        for other, values in when.items():
+            where = f"space.{shorten(architecture)}.{name}.when.{other}"
+            if other not in specs:
+                raise InputError(f"{where}: unknown parameter; known: {', '.join(sorted(specs))}")
+            hint, spec = get_hint(architecture, other), specs[other]
+            if not values or (isinstance(spec, Range) and hint is not int):
+                raise InputError(
+                    f"{where}: expected values, at least one, of a parameter with choices or whole numbers"
+                )
+            for value in values:
+                _check_type(value, hint, where)
+                if isinstance(spec, Range | Choice) and not contains(spec, value):
+                    raise InputError(f"{where} = {value!r}: the space does not give {other} this value")
 
 
 def _build(params: Mapping[str, Value], architecture: str) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from search.config.conditions import drop_inactive, list_conditions
 from search.config.schema import StudyConfig
 from search.config.space import Choice, list_specs, pick
 from search.config.untrusted import MAX_TEST_IMAGES
@@ -60,5 +61,6 @@ def prepare_weights(config: StudyConfig) -> None:
         if is_own(architecture) and not is_function(architecture):
             from trainables.models.model import check_model  # imports torch
 
-            point = {name: pick(spec) for name, spec in list_specs(config.space, architecture).items()}
+            specs = list_specs(config.space, architecture)
+            point = drop_inactive(list_conditions(specs), {name: pick(spec) for name, spec in specs.items()})
             check_model(architecture, build_train_config(architecture, point, epochs=1, seed=0))

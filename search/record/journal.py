@@ -126,10 +126,10 @@ class Journal:
         Args:
             architecture: As `Trial.architecture`.
             params: All flat parameters, fixed ones included.
-            distributions: Optuna's distributions of the searched ones.
+            distributions: Optuna's distributions of the searched ones, perhaps of more.
             noted: What the sampler wrote about it.
         """
-        full = {f"{shorten(architecture)}.{name}": name for name in distributions}
+        full = {f"{shorten(architecture)}.{name}": name for name in distributions if name in params}
         template = create_trial(
             state=TrialState.RUNNING,
             params={each: params[name] for each, name in full.items()},
@@ -162,7 +162,7 @@ class Journal:
         for key, value in (("architecture", architecture), ("params", dict(params))):
             self._storage.set_trial_user_attr(trial_id, key, value)
         for name, distribution in distributions.items():
-            if (full := f"{shorten(architecture)}.{name}") not in written:
+            if name in params and (full := f"{shorten(architecture)}.{name}") not in written:
                 self._storage.set_trial_param(trial_id, full, distribution.to_internal_repr(params[name]), distribution)
         with self._watch(trial):
             if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):

@@ -72,12 +72,14 @@ def build_charts(config: StudyConfig, trials: Sequence[Trial], architecture: str
         return []
     charts = [_build_history(study, {trial.number for trial in trials if trial.state == "PRUNED"})]
     importance = measure_importance(study)
-    names = list(importance) or sorted(valued[0].params)
+    common = set.intersection(*(set(trial.params) for trial in valued))
+    conditional = sorted({name for trial in valued for name in trial.params} - common)
+    names = list(importance) or sorted(common)
     if importance:
         charts.append(_build_importance(study, importance))
     if len(valued) > 1 and names:
         charts.append(_build_parallel(study, names[:MAX_AXES]))
-        charts += [_build_slice(study, name) for name in names]
+        charts += [_build_slice(study, name) for name in [*names, *conditional]]
     return charts
 
 

@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.config.conditions import list_conditions, select
 from search.config.printable import escape
 from search.config.schema import StudyConfig
 from search.config.space import Choice, Spec, build_distributions, list_specs
@@ -35,9 +36,10 @@ def build_study(
     """
     specs = {name: _escape_spec(spec) for name, spec in list_specs(config.space, architecture).items()}
     distributions = build_distributions(specs, architecture)
+    conditions = list_conditions(specs)
     study = _create_study()
-    for trial in trials:
-        if trial.architecture == architecture and (frozen := _freeze(trial, distributions)) is not None:
+    for trial in (trial for trial in trials if trial.architecture == architecture):
+        if (frozen := _freeze(trial, select(distributions, conditions, trial.params))) is not None:
             if count_stopped and frozen.state is TrialState.PRUNED:
                 frozen.state = TrialState.COMPLETE
             study.add_trial(frozen)
@@ -55,6 +57,8 @@ def build_timeline(trials: Sequence[Trial]) -> optuna.Study:
 
 def measure_importance(study: optuna.Study) -> dict[str, float]:
     """Return each searched parameter's share in what distinguishes the best trials (NUM_BEST), largest first.
+
+    Parameters with a condition are left out: most trials lack them.
 
     Args:
         study: From `build_study`, best with `count_stopped`.

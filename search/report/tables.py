@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from search.config.conditions import drop_inactive, list_conditions
 from search.config.printable import defuse, escape_markdown
 from search.config.space import Choice, Range, list_specs
 from search.evaluation.comparison import (
@@ -202,8 +203,10 @@ def _tabulate_configurations(result: Result) -> list[Table]:
 
 def _tabulate_params(result: Result, architecture: str, configurations: Mapping[str, Mapping[str, Value]]) -> Table:
     specs = list_specs(result.config.space, architecture)
+    conditions = list_conditions(specs)
+    shown = [drop_inactive(conditions, params) for params in configurations.values()]
     rows = [
-        [name, format_value(default), *(format_value(params[name]) for params in configurations.values())]
+        [name, format_value(default), *(format_value(params.get(name, "")) for params in shown)]
         for name, default in list_defaults(architecture).items()
         if isinstance(specs.get(name), Range | Choice)
         or any(params[name] != default for params in configurations.values())

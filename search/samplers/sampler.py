@@ -16,8 +16,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from search.config.schema import StudyConfig
-from search.config.space import build_distributions, list_specs
+from search.config.conditions import Conditions, is_active, list_conditions, select
+from search.config.schema import SearchConfig, StudyConfig
+from search.config.space import Spec, build_distributions, list_specs
 from search.record.trial import METRIC, State, Trial
 from search.samplers.history import History
 from search.samplers.own import check_optimizer, watch
@@ -34,21 +35,36 @@ class Sampler:
     proposals.
     """
 
-    def __init__(self, name: str, distributions: Mapping[str, BaseDistribution], *, seed: int, startup: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        distributions: Mapping[str, BaseDistribution],
+        conditions: Conditions | None = None,
+        *,
+        seed: int,
+        startup: int,
+    ) -> None:
         self._name = name
-        self._distributions = dict(distributions)
+        self.distributions = dict(distributions)
         self._seed = seed
         self._startup = startup
+        self.conditions = conditions or {}
         self._history = History()
         self.noted: dict[int, dict[str, Any]] = {}
         """What was written about a proposed trial, by number, until it is recorded."""
         self._running: dict[int, FrozenTrial] = {}
 
-    def propose(self, number: int) -> dict[str, Any]:
-        """Return a value for each searched parameter of a trial; `noted` has what Optuna's sampler wrote about it.
+    def propose(self, number: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return a value for each searched parameter of a trial whose condition, if it has one, holds.
+
+        `noted` has what Optuna's sampler wrote about it.
 
         This calls Optuna's sampler directly. `optuna.Study.ask` would search all trials for the space, store a trial
         for each proposal, and copy it at every parameter.
+
+        Args:
+            number: The trial's number.
+            given: Values that take the place of proposed ones, and of fixed parameters.
         """
         asking = create_trial(state=TrialState.RUNNING)
         self._history.add(asking, number)
@@ -58,7 +74,10 @@ class Sampler:
                 is_ours = self._name in SAMPLERS
                 space = self._list_relative() if is_ours else sampler.infer_relative_search_space(study, asking)
                 params = sampler.sample_relative(study, asking, space)
-                for name, distribution in self._distributions.items():
+                for name, distribution in self.distributions.items():
+                    if not is_active(self.conditions.get(name, {}), {**params, **(given or {})}):
+                        params.pop(name, None)
+                        continue
                     if distribution.single():
                         params[name] = distribution.to_external_repr(_get_only(distribution))
                     elif name not in params:
@@ -77,11 +96,12 @@ class Sampler:
 
     def start(self, trial: Trial) -> None:
         """Take in a trial that starts; a trial outside the space, which may have changed since, is left out."""
+        distributions = select(self.distributions, self.conditions, trial.params)
         try:
             started = create_trial(
                 state=TrialState.RUNNING,
-                params={name: trial.params[name] for name in self._distributions},
-                distributions=self._distributions,
+                params={name: trial.params[name] for name in distributions},
+                distributions=distributions,
                 system_attrs=dict(trial.noted),
             )
         except (ValueError, KeyError, TypeError):
@@ -129,8 +149,9 @@ class Sampler:
             yield sampler, study
 
     def _list_relative(self) -> dict[str, BaseDistribution]:
-        """Return the parameters that ours propose together: all with more than one value; for qmc, only numbers."""
-        searched = {name: known for name, known in self._distributions.items() if not known.single()}
+        """Return the parameters proposed together: those with more than one value, no condition; for qmc, numbers."""
+        always = select(self.distributions, self.conditions, {})
+        searched = {name: known for name, known in always.items() if not known.single()}
         if self._name == "qmc":
             return {name: known for name, known in searched.items() if not isinstance(known, CategoricalDistribution)}
         return searched
@@ -158,8 +179,7 @@ def check_sampler(config: StudyConfig) -> None:
     """
     search = config.search
     for architecture in search.architectures if search.sampler not in SAMPLERS else ():
-        distributions = build_distributions(list_specs(config.space, architecture), architecture)
-        sampler = Sampler(search.sampler, distributions, seed=search.seed, startup=search.num_startup_trials)
+        sampler = build_sampler(search, list_specs(config.space, architecture), architecture)
         params, noted = sampler.propose(0), sampler.noted.pop(0)
         if (params, noted) != (sampler.propose(0), sampler.noted.pop(0)):
             raise InputError(
@@ -172,6 +192,12 @@ def check_sampler(config: StudyConfig) -> None:
         trial.state = State.COMPLETE
         sampler.end(trial)
         sampler.propose(1)
+
+
+def build_sampler(search: SearchConfig, specs: Mapping[str, Spec], architecture: str) -> Sampler:
+    """Return the sampler of one architecture in a study."""
+    distributions, conditions = build_distributions(specs, architecture), list_conditions(specs)
+    return Sampler(search.sampler, distributions, conditions, seed=search.seed, startup=search.num_startup_trials)
 
 
 def _get_only(distribution: BaseDistribution) -> float:

@@ -1,0 +1,56 @@
+"""Conditions: a spec with `when` is searched only where other parameters have certain values."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+
+from trainables.errors import InputError
+
+Conditions = dict[str, Mapping[str, Sequence[Any]]]
+"""Parameter -> other parameter -> its values with which the first one is searched."""
+
+
+def list_conditions(specs: Mapping[str, Any]) -> Conditions:
+    """Return the conditions of the parameters that have one; each parameter follows those that it depends on.
+
+    Raises:
+        InputError: If parameters depend on each other in a circle.
+    """
+    waiting = {name: spec.when for name, spec in sorted(specs.items()) if getattr(spec, "when", None)}
+    found: Conditions = {}
+    while waiting:
+        ready = [name for name, when in waiting.items() if not when.keys() & waiting.keys()]
+        if not ready:
+            raise InputError(f"the conditions of {', '.join(waiting)} form a circle: remove one `when`")
+        found |= {name: waiting.pop(name) for name in ready}
+    return found
+
+
+def is_active(when: Mapping[str, Sequence[Any]], params: Mapping[str, Any]) -> bool:
+    """Answer whether a condition holds; a parameter that is itself not searched has no value, so it does not."""
+    return all(name in params and params[name] in values for name, values in when.items())
+
+
+def drop_inactive(conditions: Conditions, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters without those whose condition does not hold: training uses their defaults."""
+    kept = dict(params)
+    for name, when in conditions.items():
+        if not is_active(when, kept):
+            kept.pop(name, None)
+    return kept
+
+
+def select(
+    distributions: Mapping[str, BaseDistribution], conditions: Conditions, params: Mapping[str, Any]
+) -> dict[str, BaseDistribution]:
+    """Return the distributions of one trial: all, but those of conditional parameters that it does not have."""
+    return {name: each for name, each in distributions.items() if name in params or name not in conditions}
+
+
+def add_deciding(names: set[str], conditions: Conditions) -> set[str]:
+    """Return parameters with all others that decide whether one of them is searched."""
+    found = set(names)
+    for name in reversed(conditions):
+        found |= conditions[name].keys() if name in found else set()
+    return found
