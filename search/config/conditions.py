@@ -1,12 +1,11 @@
 """Conditions: a spec with `when` is searched only where other parameters have certain values."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from optuna.distributions import BaseDistribution
+from typing import Any, TypeVar
 
 from trainables.errors import InputError
 
+T = TypeVar("T")
 Conditions = dict[str, Mapping[str, Sequence[Any]]]
 """Parameter -> other parameter -> its values with which the first one is searched."""
 
@@ -41,9 +40,7 @@ def drop_inactive(conditions: Conditions, params: Mapping[str, Any]) -> dict[str
     return kept
 
 
-def select(
-    distributions: Mapping[str, BaseDistribution], conditions: Conditions, params: Mapping[str, Any]
-) -> dict[str, BaseDistribution]:
+def select(distributions: Mapping[str, T], conditions: Conditions, params: Mapping[str, Any]) -> dict[str, T]:
     """Return the distributions of one trial: all, but those of conditional parameters that it does not have."""
     return {name: each for name, each in distributions.items() if name in params or name not in conditions}
 
