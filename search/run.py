@@ -38,6 +38,7 @@ from search.listeners.wandb.tracker import build_tracker
 from search.record.checkpoints import TrialCheckpoints
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.manifest import fetch_manifest, load_manifest
+from search.record.provenance import ROOT
 from search.record.trial import Listener, State, Trial
 from search.report.trials import write_trials
 from search.samplers.sampler import check_sampler
@@ -47,10 +48,13 @@ from search.study import Study
 from trainables.errors import InputError
 
 DEFAULT_CONFIG = Path("configs/local.yaml")
+"""Below `ROOT`: the studies in configs/ are installed with the packages."""
 
 
 def main(
-    config: Annotated[Path | None, typer.Argument(help=f"Study file; {DEFAULT_CONFIG} by default.")] = None,
+    config: Annotated[
+        Path | None, typer.Argument(help=f"Study file, or a shipped one; {DEFAULT_CONFIG} by default.")
+    ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a key.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study and of its folder in results/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the study of this name.")] = False,
@@ -65,7 +69,7 @@ def main(
     with explain_errors("the same command with --resume"):
         overrides = [*(settings or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
         stored = resume and config is None
-        study = _read_stored(overrides, code) if stored else load(config or DEFAULT_CONFIG, overrides)
+        study = _read_stored(overrides, code) if stored else load(_locate(config), overrides)
         console = build_console()
         if dry_run:
             describe_plan(study, console)
@@ -93,6 +97,13 @@ def search_function(
         return rank_trials(study.trials)
 
 
+def _locate(config: Path | None) -> Path:
+    """Return a study's file: the shipped default, the named one, or the shipped one where that does not exist."""
+    if config is None:
+        return ROOT / DEFAULT_CONFIG
+    return ROOT / config if config.parts[:1] == ("configs",) and not config.exists() else config
+
+
 @contextlib.contextmanager
 def _end_script() -> Iterator[None]:
     """End a script as a command ends: one sentence and an exit code."""
@@ -105,8 +116,7 @@ def _end_script() -> Iterator[None]:
 
 def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
     """Return the configuration of the stored study that the overrides name, as it was started last."""
-    default = load(DEFAULT_CONFIG) if DEFAULT_CONFIG.exists() else None
-    wanted: dict[str, Any] = {"results": "results", "name": default.name if default else "local"}
+    wanted: dict[str, Any] = {"results": "results", "name": load(ROOT / DEFAULT_CONFIG).name}
     for override in overrides:
         set_value(wanted, override)
     if not isinstance(wanted["results"], str) or not isinstance(wanted["name"], str):

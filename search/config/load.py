@@ -18,7 +18,7 @@ from search.config.schema import Recipe, SearchConfig, StudyConfig
 from search.config.space import contains, list_specs
 from search.config.space_checks import check_space
 from search.config.urls import check_database_url, check_store_url, is_url
-from search.config.yaml import read_yaml, set_value
+from search.config.yaml import overlay, read_layers, read_yaml, set_value
 from trainables.config import ARCHITECTURES, build_train_config, list_defaults
 from trainables.errors import InputError
 from trainables.names import is_unknown, shorten
@@ -32,18 +32,20 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study's file and check all of it.
 
     Args:
-        path: YAML file. Its `extends` names another file, relative to it, whose values it overrides.
-        overrides: Settings such as `search.num_trials=5`, applied last.
+        path: YAML file. Its `extends` names another file, whose values it overrides. A file is named relative to the
+            file that names it.
+        overrides: Settings such as `search.num_trials=5`, applied last. Files in them are named relative to `path`.
 
     Raises:
         InputError: If the file, a key, a value or a corner of the space is wrong; the message names the key.
     """
-    values = read_yaml(path)
+    values: dict[str, Any] = {}
+    for file, layer in read_layers(path):
+        values = overlay(values, layer) | _read_named(layer, file.parent)
     for override in overrides:
         set_value(values, override)
-    search = values.get("search")
-    if isinstance(search, dict) and isinstance(search.get("first"), list):
-        values["recipes"] = [read_yaml(path.parent / str(name)) for name in search["first"]]
+        set_value(alone := dict[str, Any](), override)
+        values |= _read_named(alone, path.parent)
     if import_code(values, folder := path.parent.resolve()):
         values["code"] = str(folder)
     return parse(values)
@@ -102,6 +104,13 @@ def dump(study: StudyConfig) -> dict[str, Any]:
     """Return a study as plain values, all defaults included."""
     plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(study)))
     return plain
+
+
+def _read_named(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the content of the files that a study's own values name, relative to its folder."""
+    search = values.get("search")
+    first = search.get("first") if isinstance(search, dict) else None
+    return {"recipes": [read_yaml(folder / str(name)) for name in first]} if isinstance(first, list) else {}
 
 
 def _place_trainable(values: Mapping[str, Any]) -> Mapping[str, Any]:

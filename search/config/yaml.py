@@ -3,8 +3,9 @@
 This is the only file that imports PyYAML.
 """
 
+import functools
 import re
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,17 @@ MAX_NODES = 200_000
 """Most values and keys in an untrusted file; each takes 1 kB of memory while it is read."""
 
 
-def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a YAML mapping over the one that its `extends` names, relative to it.
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping over the one that its `extends` names.
+
+    Raises:
+        InputError: As `read_layers`.
+    """
+    return functools.reduce(overlay, (values for _, values in read_layers(path)))
+
+
+def read_layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield the file that a YAML mapping `extends`, relative to it, and then itself: each with its own values.
 
     Args:
         path: The file.
@@ -37,7 +47,9 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}") from None
     base = value.pop("extends", None)
-    return value if base is None else overlay(read_yaml(path.parent / str(base), (*above, path.resolve())), value)
+    if base is not None:
+        yield from read_layers(path.parent / str(base), (*above, path.resolve()))
+    yield path, value
 
 
 def read_untrusted_yaml(path: Path) -> dict[str, Any]:

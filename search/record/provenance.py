@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import platform
 import shlex
 import subprocess
@@ -16,7 +17,9 @@ from trainables.errors import InputError
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "wandb", "numpy", "pandas", "scikit-learn")
 """Packages whose versions a result may depend on."""
 ROOT = Path(__file__).parents[2]
-"""Folder of the two packages."""
+"""Folder of the two packages, and of configs/."""
+ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
+"""Variables by which git, such as in a hook, means another repository than that of the packages."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +42,11 @@ class Code:
 def describe_code() -> dict[str, Any]:
     """Return the fields of `Code` as they are now.
 
-    Where git does not answer, or the surrounding repository does not track the code, commit and dirty are None.
+    Where git does not answer, or the packages are not at the top of a repository that tracks them, commit and dirty
+    are None.
     """
     is_tracked = _ask_git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(ROOT))) is not None
+    is_tracked = is_tracked and _ask_git("rev-parse", "--show-prefix") == ""
     changes = _ask_git("status", "--porcelain") if is_tracked else None
     return {
         "commit": _ask_git("rev-parse", "HEAD") if is_tracked else None,
@@ -109,8 +114,10 @@ def check_target(path: Path) -> None:
 
 def _ask_git(*arguments: str) -> str | None:
     """Return the answer of git in the packages' folder; None if it fails, such as outside a repository."""
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
+    command = ["git", "-C", str(ROOT), *arguments]
     try:
-        answer = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()

@@ -106,3 +106,14 @@ def test_a_missing_recipe_is_named(tmp_path):
     (tmp_path / "study.yaml").write_text("name: x\nsearch: {first: [nowhere.yaml]}\n")
     with pytest.raises(InputError, match=r"cannot read .*nowhere\.yaml"):
         load(tmp_path / "study.yaml")
+
+
+def test_each_file_names_others_relative_to_itself(tmp_path):
+    for folder, filters in (("shipped", 8), ("mine", 16)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "recipe.yaml").write_text(f"architecture: cnn\nparams: {{filters: {filters}}}\n")
+    (tmp_path / "shipped/base.yaml").write_text("name: x\nsearch: {architectures: [resnet50], first: [recipe.yaml]}\n")
+    (tmp_path / "mine/study.yaml").write_text("extends: ../shipped/base.yaml\n")
+    assert load(tmp_path / "mine/study.yaml").recipes[0].params == {"filters": 8}
+    assert load(tmp_path / "mine/study.yaml", ["search.first=[recipe.yaml]"]).recipes[0].params == {"filters": 16}
+    assert load(tmp_path / "mine/study.yaml", ["search.first=[]"]).recipes == ()

@@ -99,3 +99,18 @@ def test_the_commit_of_a_repository_around_the_code_is_not_the_codes(checkout):
 )
 def test_a_commit_is_told_with_what_is_known_of_changes(code, told):
     assert describe_commit(code) == told
+
+
+def test_a_repository_that_holds_the_packages_below_its_top_is_not_the_projects(checkout):
+    shutil.rmtree(checkout / ".git")
+    commit(checkout.parent)
+    assert describe(checkout) == (None, None)
+
+
+def test_the_repository_of_a_hook_that_starts_a_study_is_not_the_projects(checkout, tmp_path):
+    ours, _ = describe(checkout)
+    other = tmp_path / "other"
+    shutil.copytree(checkout, other, ignore=shutil.ignore_patterns(".git"))
+    (other / "own.py").touch()
+    commit(other)
+    assert describe(checkout, GIT_DIR=str(other / ".git"), GIT_INDEX_FILE=str(other / ".git/index")) == (ours, False)
