@@ -68,7 +68,7 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
         check_store_url(study.results)
     if study.storage is not None:
         check_database_url(study.storage)
-    check_space(study.space, study.search.architectures)
+    check_space(study.space, study.search.architectures, study.data.size)
     for architecture, granted in study.resources.items():
         if architecture not in (known := [*ARCHITECTURES, *map(shorten, study.search.architectures)]):
             raise InputError(f"resources.{architecture}: expected one of {', '.join(known)}")
@@ -128,7 +128,7 @@ def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
     """Check that a recipe can be built and is a point of the space."""
     if is_unknown(recipe.architecture):
         return
-    build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0)
+    build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0, size=study.data.size)
     if recipe.architecture not in study.search.architectures:
         return
     params = list_defaults(recipe.architecture) | recipe.params

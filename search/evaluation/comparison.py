@@ -16,16 +16,16 @@ from search.evaluation.result import Result, TestedModel
 from search.evaluation.statistics import Interval, Pairing, bound, compare_pair, resample
 
 METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
-"""Compared metrics with their headings; REAL is the positive class."""
+"""Compared metrics with their headings, of the positive class."""
 DETAILS = {
-    "precision_fake": "Precision of FAKE",
-    "recall_fake": "Recall of FAKE",
-    "f1_fake": "F1 of FAKE",
+    "precision_fake": "Precision of {negative}",
+    "recall_fake": "Recall of {negative}",
+    "f1_fake": "F1 of {negative}",
     "average_precision": "Average precision",
     "brier": "Brier score",
     "ece": "Calibration error",
 }
-"""Further metrics of our models."""
+"""Further metrics of our models; `negative` is the class with label 0."""
 COSTS = ("macs", "training_seconds", "images_per_second_1", "images_per_second_256", "peak_memory_bytes")
 ENDS = ("", "_std", "_low", "_high")
 """Suffixes of a metric's columns: mean, deviation over seeds, 95 % interval over test images (not for `ece`)."""
