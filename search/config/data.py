@@ -11,6 +11,35 @@ CIFAKE: Classes = ("FAKE", "REAL")
 """Names of the classes in the order of their labels, and those in files of early versions."""
 
 
+Counts = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedModel:
+    """One published result on the test split of a data set."""
+
+    model: str
+    """Architecture and authors."""
+    protocol: Literal["sealed", "peak on test", "not stated"]
+    """How epoch and configuration were chosen: without the test split, by its best epoch there, or unknown."""
+    metrics: dict[Literal["accuracy", "precision", "recall", "f1", "auroc"], Annotated[float, Field(ge=0, le=1)]] = (
+        dataclasses.field(default_factory=dict)
+    )
+    parameters: Annotated[int, Field(ge=1)] | None = None
+    """Trainable parameters, if the description allows to count them."""
+    confusion: tuple[Counts, Counts] | None = None
+    """Counts of test images by label: rows true, columns predicted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """What was published about a data set, as a file of `evaluation.published` has it."""
+
+    models: tuple[PublishedModel, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences for the report, such as the limits of the data."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     """The images, and which of them are used for validation."""

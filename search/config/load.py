@@ -44,6 +44,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     search = values.get("search")
     if isinstance(search, dict) and isinstance(search.get("first"), list):
         values["recipes"] = [read_yaml(path.parent / str(name)) for name in search["first"]]
+    evaluation = values.get("evaluation")
+    if isinstance(evaluation, dict) and isinstance(evaluation.get("published"), str):
+        values["published"] = read_yaml(path.parent / evaluation["published"])
     if import_code(values, folder := path.parent.resolve()):
         values["code"] = str(folder)
     return parse(values)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
-from search.config.data import DataConfig
+from search.config.data import DataConfig, Published
 from search.config.space import Choice, Range
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
@@ -136,6 +136,8 @@ class EvaluationConfig:
     """Winners of each architecture: its best distinct configurations by the validation metric."""
     baselines: bool = False
     """Whether the recipes of `search.first` are also retrained and tested, for comparison with the winners."""
+    published: str | None = None
+    """File of published results and limits of the data, relative to the file that names it, for the report."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called positive. `validation` takes the one at which most validation
     images are called right, by a model that is trained without them for this purpose."""
@@ -208,6 +210,8 @@ class StudyConfig:
     cluster: ClusterConfig = ClusterConfig()
     recipes: tuple[Recipe, ...] = ()
     """Contents of the files of `search.first`; set when the study is loaded."""
+    published: Published = dataclasses.field(default_factory=Published)
+    """Content of the file of `evaluation.published`; set when the study is loaded."""
 
     @property
     def directory(self) -> Path:

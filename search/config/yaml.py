@@ -37,7 +37,20 @@ def read_yaml(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}") from None
     base = value.pop("extends", None)
-    return value if base is None else overlay(read_yaml(path.parent / str(base), (*above, path.resolve())), value)
+    if base is None:
+        return value
+    below = read_yaml(path.parent / str(base), (*above, path.resolve()))
+    _move_paths(below, Path(str(base)).parent)
+    return overlay(below, value)
+
+
+def _move_paths(values: dict[str, Any], folder: Path) -> None:
+    """Make the files that a study names in a folder relative to the folder above, in place."""
+    search, evaluation = values.get("search"), values.get("evaluation")
+    if isinstance(search, dict) and isinstance(search.get("first"), list):
+        search["first"] = [str(folder / str(name)) for name in search["first"]]
+    if isinstance(evaluation, dict) and isinstance(evaluation.get("published"), str):
+        evaluation["published"] = str(folder / evaluation["published"])
 
 
 def read_untrusted_yaml(path: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.statistics import Interval, Pairing, bound, compare_pair, resample
 
@@ -75,9 +74,9 @@ def summarize(result: Result) -> pd.DataFrame:
         for key, name in baselines.items()
         if key in groups
     ]
-    for published in PUBLISHED:
+    for published in result.config.published.models:
         known = {"model": published.model, "source": "published", "protocol": published.protocol}
-        rows.append(known | {"parameters": published.parameters} | published.metrics)
+        rows.append(known | {"parameters": published.parameters} | dict(published.metrics))
     return _build_frame(rows)
 
 

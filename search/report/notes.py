@@ -4,7 +4,6 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from search.config.data import CIFAKE
@@ -31,9 +30,7 @@ def list_notes(
         f"with {seeds} seed{'' if seeds == 1 else 's'}, tested once. {positive} is the positive class.",
         "± is the standard deviation over seeds. The interval contains the mean over these seeds with 95 % confidence, "
         f"as far as the test images decide: bootstrap over each class's images, {NUM_RESAMPLES:,} resamples.",
-        "Published models were tested by others, on CIFAKE's 20,000 test images; this study may have fewer. "
-        '"peak on test" is the best epoch on the test split itself, '
-        '"sealed" is tested once after all choices were made.',
+        *config.published.notes,
     ]
     ended = sum(trial.state is not State.RUNNING for trial in trials)
     if ended < config.search.num_trials:
@@ -182,13 +179,6 @@ def _describe_data(config: StudyConfig, manifest: Mapping[str, Any]) -> list[str
         )
     if skipped := data.get("skipped"):
         notes.append(f"Skipped {len(skipped)} files that are not images, the first {escape(skipped[0])}.")
-    name = Path(config.data.path).name
-    if "cifake" in name.lower():
-        notes.append(
-            f"Limits of CIFAKE (recognised by the name {name}): REAL is CIFAR-10, whose test split has "
-            "near-duplicates of its training images; FAKE comes from one generator, Stable Diffusion 1.4, so nothing "
-            "here applies to images of another one."
-        )
     if config.data.path == "sample":
         notes.append("The embedded sample is not CIFAKE: these figures only show that the system works.")
     return notes

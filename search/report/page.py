@@ -17,7 +17,6 @@ from markupsafe import Markup
 from PIL import Image
 
 from search.config.printable import escape_lines
-from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Mistake, Result, TestedModel
 from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
@@ -140,11 +139,9 @@ def _list_matrices(result: Result, winners: Mapping[str, Sequence[TestedModel]])
         sums = [[sum(tested.confusion[row][column] for tested in models) for column in (0, 1)] for row in (0, 1)]
         seeds = f"sum over {len(models)} seeds" if len(models) > 1 else "one seed"
         matrices.append(_build_matrix(f"{name}, {seeds}", sums, result.classes))
-    for published in PUBLISHED:
-        if (counts := published.confusion) is not None:
-            matrices.append(
-                _build_matrix(published.model, [[counts.tn, counts.fp], [counts.fn, counts.tp]], result.classes)
-            )
+    for published in result.config.published.models:
+        if published.confusion is not None:
+            matrices.append(_build_matrix(published.model, published.confusion, result.classes))
     return matrices
 
 
