@@ -46,11 +46,11 @@ from search.schedulers.scheduler import build_scheduler
 from search.study import Study
 from trainables.errors import InputError
 
-DEFAULT_CONFIG = Path("configs/local.yaml")
+DEFAULT_CONFIG = Path(__file__).parent / "config" / "shipped" / "local.yaml"
 
 
 def main(
-    config: Annotated[Path | None, typer.Argument(help=f"Study file; {DEFAULT_CONFIG} by default.")] = None,
+    config: Annotated[Path | None, typer.Argument(help="Study file; the shipped local.yaml by default.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a key.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study and of its folder in results/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the study of this name.")] = False,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 import platform
 import shlex
 import subprocess
@@ -109,8 +110,10 @@ def check_target(path: Path) -> None:
 
 def _ask_git(*arguments: str) -> str | None:
     """Return the answer of git in the packages' folder; None if it fails, such as outside a repository."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(ROOT), *arguments]
     try:
-        answer = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
