@@ -36,6 +36,7 @@ UNITS = {
     "concurrent": "trials",
     "failures": "lost workers",
     "seed": "",
+    "size": "pixels",
     "factor": "factor",
     "delta": "share of images",
     "seeds": "retrainings",
@@ -59,7 +60,7 @@ def render_keys() -> str:
     hints = typing.get_type_hints(StudyConfig, include_extras=True)
     sections = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint)}
     sections["resources.ARCHITECTURE"] = typing.get_args(hints["resources"])[1]
-    own = _render_fields(StudyConfig, leave_out={*sections, "recipes", "published"})
+    own = _render_fields(StudyConfig, leave_out={*sections, "recipes"})
     tables = [f"### Keys of the study\n\n{own}"]
     for name, section in sections.items():
         purpose = str(inspect.getdoc(section)).splitlines()[0]

@@ -33,9 +33,10 @@ class PublishedModel:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """What was published about a data set, as a file of `evaluation.published` has it."""
+    """Results and limits that were published of the data: the content of the file that `evaluation.published` names."""
 
     models: tuple[PublishedModel, ...] = ()
+    """Rows below those of the study, and their confusion matrices."""
     notes: tuple[str, ...] = ()
     """Sentences for the report, such as the limits of the data."""
 
