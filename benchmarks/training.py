@@ -109,8 +109,7 @@ def prepare(folder: Path, data: Path | None, num: int) -> Path:
             _draw_images(folder / part, count, generator)
             continue
         with open_source(data) as source:
-            names = sorted(member.name for member in source.list_members() if member.name.startswith(f"{part}/"))
-            for name in names[:count]:
+            for name in source.list_files(part)[:count]:
                 (folder / part / Path(name).name).write_bytes(source.read(name))
     return folder
 

@@ -36,6 +36,7 @@ UNITS = {
     "concurrent": "trials",
     "failures": "lost workers",
     "seed": "",
+    "size": "pixels",
     "factor": "factor",
     "delta": "share of images",
     "seeds": "retrainings",

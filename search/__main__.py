@@ -13,7 +13,7 @@ COMMANDS = {
     "dashboard": ("search.commands.dashboard", "show a study in the browser"),
     "sync": ("search.commands.sync", "upload to Weights & Biases what it lacks of a study"),
     "audit": ("search.commands.audit", "describe a data set: counts, bad files, copies, near-duplicates, colour"),
-    "predict": ("search.commands.predict", "say REAL or FAKE of pictures"),
+    "predict": ("search.commands.predict", "say the class of pictures"),
     "export": ("search.commands.export", "write a trained model as ONNX"),
     "reproduce": ("search.commands.reproduce", "train stored models again and compare"),
 }

@@ -198,7 +198,7 @@ class Study:
         architecture, given = read_point(trial.enqueued, self.config.search.architectures)
         if architecture not in self.config.search.architectures:
             raise InputError(f"this study does not search {architecture}")
-        check_point(self._specs[architecture], architecture, given)
+        check_point(self._specs[architecture], architecture, given, self.config.data.size)
         params = self._fill(architecture, trial.number, given)
         if lost := sorted(given.keys() - params.keys()):
             raise InputError(f"the condition of {lost[0]} does not hold: enqueue what its `when` names too")

@@ -25,9 +25,11 @@ from PIL import Image
 
 from search.datasets.audit.images import read_images
 from search.datasets.pictures import NOTES, read_picture
-from search.evaluation.model_file import PREPROCESSING
+from search.evaluation.model_file import describe_preprocessing
+from trainables.config import TrainConfig
 from trainables.errors import ImageError, InputError
 from trainables.metrics import to_probabilities
+from trainables.models.cnn.config import CnnConfig
 from trainables.pack import pack
 from trainables.pack_info import load_info
 from trainables.pixels import MAX_PIXELS, RULE, _Room, decode, quiet_pillow
@@ -266,8 +268,11 @@ def test_training_audit_and_prediction_see_the_same_pixels_to_the_bit(all_kinds,
 
 
 def test_a_models_record_says_what_is_done_to_an_image():
-    assert PREPROCESSING.items() >= RULE.items()
-    assert json.loads(json.dumps(PREPROCESSING)) == PREPROCESSING
+    config = TrainConfig(model=CnnConfig(), epochs=1, size=48)
+    known = describe_preprocessing(("cat", "dog"), config)
+    assert known.items() >= RULE.items()
+    assert (known["size"], known["classes"], known["positive"]) == ([48, 48], ["cat", "dog"], "dog")
+    assert json.loads(json.dumps(known)) == known
 
 
 @pytest.mark.parametrize(

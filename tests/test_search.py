@@ -190,7 +190,7 @@ def check_results(folder):
     assert set(record) == {"id", "command", "config", "data", "code", "evaluations"}
     assert len(pd.read_csv(folder / "trials.csv")) == 6
     comparison = pd.read_csv(folder / "report" / "comparison.csv")
-    assert list(comparison["source"]) == ["this study", *["published"] * 4]
+    assert list(comparison["source"]) == ["this study"]
     assert comparison.loc[0, "seeds"] == 2
     assert (folder / "report" / "comparison.md").read_text().startswith("# ")
     assert "\\begin{tabular}" in (folder / "report" / "comparison.tex").read_text()

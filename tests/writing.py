@@ -17,7 +17,7 @@ import torch
 from search.config.load import parse
 from search.evaluation.choices import choose
 from search.evaluation.evaluate import _open
-from search.evaluation.model_file import PREPROCESSING, ModelRecord, load_model, save_model
+from search.evaluation.model_file import ModelRecord, describe_preprocessing, load_model, save_model
 from search.evaluation.result import RATES
 from search.record.checkpoints import TrialCheckpoints
 from search.record.folder import OpenStudy, check_absent, create_folder
@@ -122,7 +122,7 @@ class Writer:
                 **{"parameters": 1, "threshold": fill, "confusion": ((9, 1), (1, 9)), "cost": {}},
                 **{"metrics": {**dict.fromkeys(RATES, 0.9), "brier": 0.1, "loss": 0.3}},
             },
-            preprocessing=PREPROCESSING | {"flip_average": False},
+            preprocessing=describe_preprocessing(("FAKE", "REAL"), small),
             hardware={"type": "cpu", "name": "a CPU", "threads": 1, "cpus": 1.0, "gpus": 0.0},
             code={"commit": "c", "dirty": False, "source": "0" * 64, "python": "3.11", "packages": {}},
         )

@@ -7,7 +7,7 @@ from trainables.augment import to_float
 
 
 class Classifier(nn.Module):
-    """Maps images (N, 32, 32, 3) uint8 to probabilities of REAL (N,) float32, for use outside this project."""
+    """Maps images (N, size, size, 3) uint8 to probabilities of label 1 (N,) float32, for use outside this project."""
 
     def __init__(self, model: nn.Module, *, flip_average: bool) -> None:
         super().__init__()

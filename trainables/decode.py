@@ -8,9 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from trainables.config import IMAGE_SIZE
 from trainables.errors import ImageError, InputError
-from trainables.pack_info import CLASSES
 from trainables.pixels import decode, quiet_pillow
 from trainables.source import Batch, Member, Source, describe_bad
 
@@ -20,6 +18,7 @@ def decode_chunks(
     chunks: list[list[Member]],
     on_bad_image: str,
     progress: Callable[[int, int], None] | None,
+    size: int,
 ) -> Generator[Batch, None, None]:
     """Decode chunks in order, in one thread per core; Pillow releases the GIL while it decodes.
 
@@ -28,6 +27,7 @@ def decode_chunks(
         chunks: Members to decode together.
         on_bad_image: What to do about a file that is not an image: stop or skip.
         progress: Called after each chunk with the number of files done and the number of all files.
+        size: Height and width of the decoded images in pixels.
 
     Raises:
         InputError: If `on_bad_image` is stop and a file is not an image, or a file changed since it was listed.
@@ -36,7 +36,8 @@ def decode_chunks(
     pool = ThreadPoolExecutor()
     try:
         with quiet_pillow():
-            for chunk, batch in zip(chunks, pool.map(functools.partial(_decode_chunk, source), chunks), strict=True):
+            decoded = pool.map(functools.partial(_decode_chunk, source, size), chunks)
+            for chunk, batch in zip(chunks, decoded, strict=True):
                 if batch.bad and on_bad_image == "stop":
                     raise InputError(describe_bad(source.path, *next(iter(batch.bad.items()))))
                 done += len(chunk)
@@ -47,23 +48,23 @@ def decode_chunks(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_chunk(source: Source, members: list[Member]) -> Batch:
-    images = np.empty((len(members), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
-    labels: list[int] = []
+def _decode_chunk(source: Source, size: int, members: list[Member]) -> Batch:
+    images = np.empty((len(members), size, size, 3), dtype=np.uint8)
+    names: list[str] = []
     bad: dict[str, str] = {}
     resized: list[str] = []
     for member in members:
         try:
-            data = source.read(member.name)
+            data = source.read(member.path)
             if zlib.crc32(data) != member.crc:
-                raise InputError(f"{source.path}: {member.name} changed while it was being read: try again")
-            decoded = decode(data)
+                raise InputError(f"{source.path}: {member.path} changed while it was being read: try again")
+            decoded = decode(data, size)
         except ImageError as error:
-            bad[member.name] = str(error)
+            bad[member.path] = str(error)
         else:
-            images[len(labels)] = decoded.pixels
-            resized += [member.name] if "resized" in decoded.notes else []
-            labels.append(CLASSES.index(member.name.split("/")[1]))
-    images = images[: len(labels)]
+            images[len(names)] = decoded.pixels
+            resized += [member.path] if "resized" in decoded.notes else []
+            names.append(member.name)
+    images = images[: len(names)]
     hashes = [hashlib.blake2b(image.data, digest_size=8).digest() for image in images]
-    return Batch(images=images, labels=labels, hashes=hashes, bad=bad, resized=resized)
+    return Batch(images=images, names=names, hashes=hashes, bad=bad, resized=resized)

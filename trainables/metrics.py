@@ -1,4 +1,4 @@
-"""Metrics of binary classification from logits; REAL (label 1) is the positive class.
+"""Metrics of binary classification from logits; label 1 is the positive class.
 
 Undefined metrics are 0.0, such as the precision without positive predictions, or the AUROC of one class.
 """
@@ -15,13 +15,13 @@ class Confusion:
     """Counts of images by label and prediction."""
 
     tn: int
-    """FAKE, called FAKE."""
+    """Negative, called negative."""
     fp: int
-    """FAKE, called REAL."""
+    """Negative, called positive."""
     fn: int
-    """REAL, called FAKE."""
+    """Positive, called negative."""
     tp: int
-    """REAL, called REAL."""
+    """Positive, called positive."""
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -39,9 +39,9 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def to_probabilities(logits: Tensor) -> Tensor:
-    """Return the probabilities of REAL (N,) float32 of logits (N,), computed in float64 and rounded once.
+    """Return the probabilities of label 1 (N,) float32 of logits (N,), computed in float64 and rounded once.
 
-    An image is called REAL if this float32 is above the threshold: in validation, test, report and prediction alike.
+    An image is called positive if this float32 is above the threshold, in validation, test, report and prediction.
     """
     return torch.sigmoid(logits.double()).float()
 
@@ -72,7 +72,7 @@ def score_confusion(confusion: Confusion) -> dict[str, float]:
 
 
 def auroc(logits: Tensor, labels: Tensor) -> float:
-    """Compute the area under the ROC curve: the probability that a REAL image outranks a FAKE one; ties count half.
+    """Compute the area under the ROC curve: how probably a positive image outranks a negative one; ties count half.
 
     Args:
         logits: (N,) float.

@@ -1,12 +1,14 @@
 """Reads the description of a pack, and decides which images train and which validate. It does not import torch.
 
-A pack is a folder with `pack.json` and, for each split, `SPLIT.images` (uint8, N x 32 x 32 x 3), `SPLIT.labels`
-(uint8, N) and `SPLIT.hashes` (uint64, N; of the pixels). `trainables.pack` writes it, `trainables.splits` opens it.
+A pack is a folder with `pack.json` and, for each split, `SPLIT.images` (uint8, N x size x size x 3),
+`SPLIT.labels` (uint8, N) and `SPLIT.hashes` (uint64, N; of the pixels). Images of a validation split of the data set
+follow those of train, in the same files. `trainables.pack` writes it, `trainables.splits` opens it.
 """
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,6 @@ from numpy.typing import NDArray
 
 from trainables.errors import InputError
 
-CLASSES = ("FAKE", "REAL")
-"""Names in the order of their labels, 0 and 1, which is the order of torchvision's ImageFolder."""
 SPLITS = ("train", "test")
 PACK_JSON = "pack.json"
 """File with the description of a pack; it is written last."""
@@ -27,11 +27,18 @@ class PackInfo:
     """What a pack contains."""
 
     fingerprint: str
-    """SHA-256 of the files' names, sizes and CRCs, 64 digits; equal for a zip and for the folder it unpacks to."""
+    """SHA-256 of the files' names, sizes and CRCs, and of the settings that are not the default; 64 digits. It is equal
+    for a zip and for the folder it unpacks to."""
     source: str
     """Folder or zip that was packed."""
+    size: int
+    """Height and width of the images in pixels."""
+    classes: tuple[str, str]
+    """Names in the order of their labels, 0 and 1."""
     counts: dict[str, dict[str, int]]
-    """Split -> class -> number of images."""
+    """Split -> class -> number of images; `val` is there if the data set has a validation split."""
+    resized: int
+    """Number of images that had another size."""
     skipped: list[str]
     """Files that are not images."""
     reasons: list[str]
@@ -50,7 +57,26 @@ def load_info(pack: Path) -> PackInfo:
     """
     info = read_pack_json(pack)
     values = {field.name: info[field.name] for field in dataclasses.fields(PackInfo)}
-    return PackInfo(**values | {"leaked": len(info["leaked"]), "duplicates": len(info["duplicates"])})
+    lengths = {name: len(info[name]) for name in ("resized", "leaked", "duplicates")}
+    return PackInfo(**values | lengths | {"classes": tuple(info["classes"])})
+
+
+def describe_images(data: Mapping[str, Any], test_fraction: float | None) -> list[str]:
+    """Return sentences about what packing did to the images and splits of a data set.
+
+    Args:
+        data: Fields of PackInfo.
+        test_fraction: Fraction of the images that became the test split; None if there was one.
+    """
+    notes = []
+    if resized := data.get("resized"):
+        total, size = sum(sum(own.values()) for own in data["counts"].values()), data["size"]
+        notes.append(f"{resized:,} of {total:,} images had another size and were resized to {size}x{size} pixels.")
+    if "val" in data.get("counts", ()):
+        notes.append("The data set's own val split validates; data.val_fraction has no effect.")
+    if test_fraction is not None:
+        notes.append(f"The test split is {test_fraction:g} of the images, chosen once by a hash of each file.")
+    return notes
 
 
 def verify(pack: Path) -> None:
@@ -70,7 +96,8 @@ def split_train(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split train into a training and a validation part, each with the classes in train's proportion.
 
-    Images that are also in test and second copies are in neither part. Only the labels of train are read.
+    A validation split of the data set is the second part, whatever `val_fraction` says. Images that
+    are also in test and second copies are in neither part. Only the labels of train are read.
 
     Args:
         pack: Folder that `trainables.pack.pack` returned.
@@ -86,12 +113,18 @@ def split_train(
     """
     if not 0.0 < val_fraction < 1.0:
         raise InputError(f"val_fraction = {val_fraction!r}: expected a number above 0 and below 1")
+    info = load_info(pack)
     drawn = _draw_train(pack, seed=seed, max_images=max_images)
-    cuts = [round(val_fraction * len(part)) for part in drawn]
-    for name, part, cut in zip(CLASSES, drawn, cuts, strict=True):
+    if "val" in info.counts:
+        start = sum(info.counts["train"].values())
+        drawn = [part[np.argsort(part < start, kind="stable")] for part in drawn]
+        cuts, what = [int((part >= start).sum()) for part in drawn], "the validation split"
+    else:
+        cuts, what = [round(val_fraction * len(part)) for part in drawn], f"val_fraction = {val_fraction!r}"
+    for name, part, cut in zip(info.classes, drawn, cuts, strict=True):
         if not 0 < cut < len(part):
             raise InputError(
-                f"val_fraction = {val_fraction!r} of {len(part)} {name} images leaves train or validation without any:"
+                f"{what} of {len(part)} {name} images leaves train or validation without any:"
                 " change the fraction, or use more images (max_images)"
             )
     train, validation = zip(*((part[cut:], part[:cut]) for part, cut in zip(drawn, cuts, strict=True)), strict=True)
@@ -117,12 +150,12 @@ def _draw_train(pack: Path, *, seed: int, max_images: int | None) -> list[NDArra
     labels = np.fromfile(labels_file, dtype=np.uint8)
     usable = np.ones(len(labels), dtype=bool)
     usable[info["leaked"] + info["duplicates"]] = False
-    members = [np.flatnonzero(usable & (labels == label)) for label in range(len(CLASSES))]
+    members = [np.flatnonzero(usable & (labels == label)) for label in (0, 1)]
     available = sum(map(len, members))
     total = available if max_images is None else min(max_images, available)
-    fakes = round(total * len(members[0]) / max(available, 1))
-    takes = (fakes, total - fakes)
-    for name, take, own in zip(CLASSES, takes, members, strict=True):
+    negatives = round(total * len(members[0]) / max(available, 1))
+    takes = (negatives, total - negatives)
+    for name, take, own in zip(info["classes"], takes, members, strict=True):
         if take < 1:
             raise InputError(
                 f"max_images = {max_images} leaves train without {name}, of which {len(own)} of {available} images"

@@ -1,4 +1,4 @@
-"""Decodes an image file to 32x32 RGB, to the bit the same in training, audit and prediction.
+"""Decodes an image file to RGB of one size, to the bit the same in training, audit and prediction.
 
 A file may come from a stranger. A damaged one raises ImageError with a reason and never crashes the process, and its
 memory is bounded. `trainables.source` reads the bytes.
@@ -41,7 +41,7 @@ RULE = {
     "depth": "8 bits; of 16 bits the upper 8, before transparency is applied",
     "transparency": "composited on white: alpha, palettes, transparent colours (compared at full depth)",
     "colour": "RGB; grey and CMYK converted, colour profiles not applied",
-    "resize": "the whole image to 32x32, bilinear and antialiased, by Pillow",
+    "resize": "the whole image to `size`, bilinear and antialiased, by Pillow",
 }
 """Steps of `decode`, in their order; part of every model record."""
 MAX_PIXELS = 89_478_485
@@ -75,7 +75,7 @@ class Decoded:
     """A decoded image, as models see it."""
 
     pixels: NDArray[np.uint8]
-    """(32, 32, 3), RGB."""
+    """(size, size, 3), RGB."""
     width: int
     height: int
     """As stored, in pixels."""
@@ -123,8 +123,8 @@ def quiet_pillow() -> Iterator[None]:
         yield
 
 
-def decode(data: bytes) -> Decoded:
-    """Decode the bytes of a file as RULE says.
+def decode(data: bytes, size: int = IMAGE_SIZE) -> Decoded:
+    """Decode the bytes of a file as RULE says, to size x size pixels.
 
     Raises:
         ImageError: If it is not an image of an accepted format, is damaged or too large, or has no known range.
@@ -139,7 +139,7 @@ def decode(data: bytes) -> Decoded:
             if pixels > MAX_PIXELS:
                 raise ImageError(TOO_LARGE)
             with _ROOM.take(pixels) if pixels > SMALL else contextlib.nullcontext():
-                return _decode(image, data)
+                return _decode(image, data, size)
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -150,7 +150,7 @@ def decode(data: bytes) -> Decoded:
         raise ImageError(UNSOUND) from None
 
 
-def _decode(image: ImageFile.ImageFile, data: bytes) -> Decoded:
+def _decode(image: ImageFile.ImageFile, data: bytes, size: int) -> Decoded:
     width, height = image.size
     raw_mode = str(image.tile[0].args) if image.format == "PNG" else None  # Pillow drops it on loading
     if image.format == "PNG":
@@ -161,9 +161,9 @@ def _decode(image: ImageFile.ImageFile, data: bytes) -> Decoded:
     upright = _flatten(image, raw_mode, data)
     if turn is not None and image.format != "TIFF":  # Pillow turns TIFF on loading
         upright = upright.transpose(turn)
-    fits = upright.size == (IMAGE_SIZE, IMAGE_SIZE)
+    fits = upright.size == (size, size)
     if not fits:
-        upright = upright.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
+        upright = upright.resize((size, size), Image.Resampling.BILINEAR)
     notes = {
         "resized": not fits,
         "transparent": transparent,

@@ -1,7 +1,7 @@
 """Finds and reads the images of a data set in a folder or a zip.
 
-Images have the published layout {train,test}/{REAL,FAKE}/*; all other files are ignored. A source may come from a
-stranger: only regular files are opened, and no file is read beyond MAX_BYTES.
+`trainables.layout` finds splits and classes by the names of the folders; all other files are ignored. A source may come
+from a stranger: only regular files are opened, and no file is read beyond MAX_BYTES.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 
 from trainables.errors import ImageError, InputError
 from trainables.files import MAX_BYTES, TOO_LONG, find_files, get_status, read_file
-from trainables.pack_info import CLASSES, SPLITS
 
 CHUNK = 512
 """Files that a thread reads or decodes at a time."""
 CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """Files that file managers create; hidden files are ignored too."""
-LAYOUT = "{train,test}/{REAL,FAKE}/*"
+LAYOUT = "{train,test}/{CLASS,CLASS}/**"
 CORRUPT = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error),
     *(EOFError, NotImplementedError, OverflowError, ValueError),  # ValueError: an offset that no file can have
@@ -45,6 +44,8 @@ class Member:
 
     name: str
     """SPLIT/CLASS/FILE."""
+    path: str
+    """Inside the source."""
     crc: int
     """CRC-32 of the bytes; 0 if the file must not be read."""
     size: int
@@ -56,15 +57,15 @@ class Batch:
     """Decoded images of some members."""
 
     images: NDArray[np.uint8]
-    """(n, 32, 32, 3)."""
-    labels: list[int]
-    """n labels: 0 FAKE, 1 REAL."""
+    """(n, size, size, 3)."""
+    names: list[str]
+    """n names, SPLIT/CLASS/FILE."""
     hashes: list[bytes]
     """n hashes of 64 bits, of the images' pixels."""
     bad: dict[str, str]
-    """Name of each file that is not an image -> reason."""
+    """Path of each file that is not an image -> reason."""
     resized: list[str]
-    """Names of the images that were not 32x32."""
+    """Paths of the images that had another size."""
 
 
 class Folder:
@@ -73,28 +74,37 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def list_members(self) -> list[Member]:
-        """Return all image files; each is read to compute its CRC."""
-        with ThreadPoolExecutor() as pool:
-            return list(itertools.chain.from_iterable(pool.map(self._measure_all, cut(_list_files(self.path)))))
+    def list_folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder."""
+        return [each.name for each in (self.path / folder).iterdir() if each.is_dir() and not is_hidden(each.name)]
 
-    def read(self, name: str) -> bytes:
+    def list_files(self, folder: str) -> list[str]:
+        """Return the files below a folder, sorted."""
+        found = (path.relative_to(self.path).as_posix() for path in find_files(self.path / folder))
+        return sorted(name for name in found if not is_hidden(name))
+
+    def measure(self, files: Mapping[str, str]) -> list[Member]:
+        """Return files, given their names by their paths, as members; each is read to compute its CRC."""
+        with ThreadPoolExecutor() as pool:
+            return list(itertools.chain.from_iterable(pool.map(self._measure_all, cut([*files.items()]))))
+
+    def read(self, path: str) -> bytes:
         """Return the bytes of one file.
 
         Raises:
             ImageError: If it must not be read.
         """
-        return read_file(self.path / name)
+        return read_file(self.path / path)
 
-    def _measure_all(self, names: Sequence[str]) -> list[Member]:
-        return [self._measure(name) for name in names]
+    def _measure_all(self, files: Sequence[tuple[str, str]]) -> list[Member]:
+        return [self._measure(path, name) for path, name in files]
 
-    def _measure(self, name: str) -> Member:
+    def _measure(self, path: str, name: str) -> Member:
         try:
-            data = self.read(name)
+            data = self.read(path)
         except ImageError:  # reading it again will raise it again
-            return Member(name=name, crc=0, size=0)
-        return Member(name=name, crc=zlib.crc32(data), size=len(data))
+            return Member(name=name, path=path, crc=0, size=0)
+        return Member(name=name, path=path, crc=zlib.crc32(data), size=len(data))
 
 
 class Archive:
@@ -113,26 +123,37 @@ class Archive:
             if entry.is_dir():
                 continue
             names.add(name)
-            if _is_image(name.parts):
+            if not is_hidden(str(name)):
                 self._entries[str(name)] = entry
 
-    def list_members(self) -> list[Member]:
-        """Return all image files, as listed in the zip's central directory."""
+    def list_folders(self, folder: str) -> list[str]:
+        """Return the names of the folders in a folder that are not empty."""
+        start = f"{folder}/" if folder else ""
+        below = (name.removeprefix(start) for name in self._entries if name.startswith(start))
+        return sorted({name.split("/")[0] for name in below if "/" in name})
+
+    def list_files(self, folder: str) -> list[str]:
+        """Return the files below a folder, sorted."""
+        return sorted(name for name in self._entries if name.startswith(f"{folder}/"))
+
+    def measure(self, files: Mapping[str, str]) -> list[Member]:
+        """Return files, given their names by their paths, as members, as the zip's central directory lists them."""
+        entries = ((path, name, self._entries[path]) for path, name in files.items())
         return [
-            Member(name=name, crc=entry.CRC, size=entry.file_size)
+            Member(name=name, path=path, crc=entry.CRC, size=entry.file_size)
             if entry.file_size <= MAX_BYTES
-            else Member(name=name, crc=0, size=0)
-            for name, entry in self._entries.items()
+            else Member(name=name, path=path, crc=0, size=0)
+            for path, name, entry in entries
         ]
 
-    def read(self, name: str) -> bytes:
+    def read(self, path: str) -> bytes:
         """Return the bytes of one file, at most as many as the central directory says.
 
         Raises:
             ImageError: If it must not be read.
             InputError: If the zip is corrupt at this file.
         """
-        entry = self._entries[name]
+        entry = self._entries[path]
         if entry.file_size > MAX_BYTES:
             raise ImageError(TOO_LONG)
         try:
@@ -141,23 +162,22 @@ class Archive:
                     entry.file_size + 1
                 )  # one byte more, so that zipfile reaches the end and compares the CRC
         except CORRUPT as error:
-            raise self._name_damage(name, error) from error
+            raise self._name_damage(path, error) from error
         except OSError as error:
             if error.errno != errno.EINVAL:  # a negative offset
                 raise
-            raise self._name_damage(name, error) from error
+            raise self._name_damage(path, error) from error
 
-    def _name_damage(self, name: str, error: Exception) -> InputError:
-        return InputError(f"{self.path} is corrupt at {name} ({error}): fetch it again")
+    def _name_damage(self, path: str, error: Exception) -> InputError:
+        return InputError(f"{self.path} is corrupt at {path} ({error}): fetch it again")
 
 
 Source = Folder | Archive
 
 
-def _is_image(parts: Sequence[str]) -> bool:
-    """Answer whether a path inside the source is an image."""
-    hidden = any(part.startswith(".") or part in CLUTTER for part in parts)
-    return len(parts) > 2 and parts[0] in SPLITS and parts[1] in CLASSES and not hidden
+def is_hidden(path: str) -> bool:
+    """Answer whether a path inside a source is hidden, or one that a file manager creates."""
+    return any(part.startswith(".") or part in CLUTTER for part in path.split("/"))
 
 
 def _find_problem(entry: zipfile.ZipInfo, name: PurePosixPath) -> str | None:
@@ -171,29 +191,24 @@ def _find_problem(entry: zipfile.ZipInfo, name: PurePosixPath) -> str | None:
     return "is encrypted" if entry.flag_bits & 1 else None
 
 
-def _list_files(root: Path) -> list[str]:
-    """Return the names of a folder's images, sorted."""
-    names = []
-    for split, label in itertools.product(SPLITS, CLASSES):
-        if (root / split / label).is_dir():
-            found = (path.relative_to(root).parts for path in find_files(root / split / label))
-            names += ["/".join(parts) for parts in found if _is_image(parts)]
-    return sorted(names)
-
-
-def _require(source: Path) -> None:
+def require_source(source: Path) -> None:
+    """Raise InputError unless a source exists."""
     if not source.exists():
         raise InputError(f"{source} does not exist: give the folder or zip of the images")
 
 
-def sign_source(source: Path) -> str:
+def sign_source(source: Path, settings: str, paths: Iterable[str]) -> str:
     """Return a hash of names, sizes and times, which stays the same as long as the source is not changed.
 
     The change time is part of it, because copying tools restore the modification time.
+
+    Args:
+        source: Folder or zip.
+        settings: What the pack depends on besides.
+        paths: Files in a folder that count; "" is the source itself.
     """
-    _require(source)
-    digest = hashlib.sha256(f"{source.resolve()}".encode(errors="surrogateescape"))
-    for name in _list_files(source) if source.is_dir() else ("",):
+    digest = hashlib.sha256(f"{source.resolve()}{settings}".encode(errors="surrogateescape"))
+    for name in paths:
         state = get_status(source / name)
         line = f"\0{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
         digest.update(line.encode(errors="surrogateescape"))
@@ -207,7 +222,7 @@ def open_source(path: Path) -> Iterator[Source]:
     Raises:
         InputError: If it is neither, or a zip that is corrupt or has a member that must be refused.
     """
-    _require(path)
+    require_source(path)
     if path.is_dir():
         yield Folder(path)
         return
@@ -219,13 +234,6 @@ def open_source(path: Path) -> Iterator[Source]:
         raise InputError(f"{path} is a corrupt zip ({error}): fetch it again") from error
     with file:
         yield Archive(path, file)
-
-
-def require_classes(source: Path, present: set[str], complaint: str) -> None:
-    """Raise InputError with the complaint unless both classes of both splits are present, as SPLIT/CLASS."""
-    needed = (f"{split}/{label}" for split, label in itertools.product(SPLITS, CLASSES))
-    if missing := [part for part in needed if part not in present]:
-        raise InputError(f"{source} {complaint} {', '.join(missing)}: expected images in {LAYOUT}")
 
 
 def describe_bad(source: Path, name: str, reason: str) -> str:

@@ -5,13 +5,13 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from trainables.config import IMAGE_SIZE
 from trainables.pack_info import check_size, draw_train, read_pack_json, split_train
 
 
@@ -20,23 +20,25 @@ class PackedFiles:
     """The files of a split, as they were when they were opened."""
 
     images: Path
-    """N x 32 x 32 x 3 bytes."""
+    """N x size x size x 3 bytes."""
     labels: Path
     """N bytes."""
     num: int
     """N."""
+    size: int
+    """Height and width of an image in pixels."""
     written_ns: int
     """Modification time of the images in nanoseconds; it differs for a new pack at the same path."""
 
     def map(self) -> tuple[Tensor, Tensor]:
-        """Map images (N, 32, 32, 3) and labels (N,), both uint8, into memory.
+        """Map images (N, size, size, 3) and labels (N,), both uint8, into memory.
 
         The mapping is private: writing to a tensor by mistake changes neither the file nor other processes.
         """
-        size = self.num * IMAGE_SIZE * IMAGE_SIZE * 3
-        images = torch.from_file(str(self.images), shared=False, size=size, dtype=torch.uint8)
+        shape = (self.num, self.size, self.size, 3)
+        images = torch.from_file(str(self.images), shared=False, size=math.prod(shape), dtype=torch.uint8)
         labels = torch.from_file(str(self.labels), shared=False, size=self.num, dtype=torch.uint8)
-        return images.view(-1, IMAGE_SIZE, IMAGE_SIZE, 3), labels
+        return images.view(shape), labels
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,9 +46,9 @@ class Split:
     """Images that are used for one purpose."""
 
     images: Tensor
-    """uint8 (N, 32, 32, 3): the whole file, mapped and shared through the page cache, or a copy on a device."""
+    """uint8 (N, size, size, 3): the whole file, mapped and shared through the page cache, or a copy on a device."""
     labels: Tensor
-    """uint8 (N,): 0 FAKE, 1 REAL."""
+    """uint8 (N,): 0 or 1, 1 for the positive class."""
     indices: Tensor
     """int64 (M,): indices of the images that belong to the split, ascending."""
     files: PackedFiles | None = None
@@ -110,7 +112,8 @@ def _open_split(pack: Path, split: str) -> Split:
     names = f"{split}.images", f"{split}.labels"
     images, labels = (check_size(pack, name, info["files"][name]["bytes"]) for name in names)
     num, written_ns = labels.stat().st_size, images.stat().st_mtime_ns
-    files = PackedFiles(images=images.resolve(), labels=labels.resolve(), num=num, written_ns=written_ns)
+    paths = {"images": images.resolve(), "labels": labels.resolve()}
+    files = PackedFiles(**paths, num=num, size=info["size"], written_ns=written_ns)
     mapped_images, mapped_labels = files.map()
     return Split(images=mapped_images, labels=mapped_labels, indices=torch.arange(num), files=files)
 

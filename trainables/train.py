@@ -136,7 +136,7 @@ def predict(
 
 
 def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False) -> Tensor:
-    """Compute the logits (N,) float32 of images uint8 (N, 32, 32, 3) on the model's device.
+    """Compute the logits (N,) float32 of images uint8 (N, size, size, 3) on the model's device.
 
     Args:
         model: In evaluation mode.

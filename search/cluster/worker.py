@@ -156,8 +156,9 @@ def _import_code(job: Job) -> None:
 
 def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig, Split | None]:
     """Return what trains an image classifier, its configuration, and the images to validate on."""
-    config = build_train_config(job.architecture, job.params, epochs=job.max_epochs, seed=job.seed)
     train_split, val_split = _open_split(job)
+    size = train_split.images.shape[1]
+    config = build_train_config(job.architecture, job.params, epochs=job.max_epochs, seed=job.seed, size=size)
     return functools.partial(train, config, train_split, val_split, device=device), config, val_split
 
 

@@ -1,6 +1,6 @@
 """Audits a data set before anything is trained on it.
 
-python -m search audit PATH [--json PATH] [--contact-sheet PNG]
+python -m search audit PATH [--size PIXELS] [--json PATH] [--contact-sheet PNG]
 """
 
 import dataclasses
@@ -36,7 +36,8 @@ look alike   pairs of other images: perceptual hashes within {MAX_DISTANCE} of 6
 
 
 def main(
-    path: Annotated[Path, typer.Argument(help="Folder or zip of {train,test}/{REAL,FAKE}/*.")],
+    path: Annotated[Path, typer.Argument(help="Folder or zip of {train,test}/CLASS/**.")],
+    size: Annotated[int, typer.Option(help="Compare at this height and width in pixels.", min=32, max=256)] = 32,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="PATH", help="Write all findings, with every file name.")
     ] = None,
@@ -50,8 +51,8 @@ def main(
         for target in (json_path, sheet_path):
             if target:
                 check_target(target)
-        images, found = _examine(path.expanduser(), console)
-        show(found, console)
+        images, found = _examine(path.expanduser(), size, console)
+        show(found, size, console)
         if json_path:
             _write(json_path, json.dumps(dataclasses.asdict(found), indent=1).encode())
             console.print(f"All findings: {escape(json_path)}")
@@ -64,30 +65,30 @@ def main(
             console.print("No near-duplicates, so no contact sheet.")
 
 
-def show(found: Audit, console: Console) -> None:
+def show(found: Audit, size: int, console: Console) -> None:
     """Print the findings for a terminal of 80 columns."""
     console.print(f"{escape(found.source)}: {sum(part.images for part in found.parts):,} images", end="\n\n")
     parts = _build_table("part", "images", "mean red", "green", "blue", "near-grey")
     for part in found.parts:
         colour = [f"{mean:.1f}" for mean in part.colour or ()] or [""] * 3
         grey = "" if part.near_grey is None else f"{100 * part.near_grey:.1f} %"
-        parts.add_row(part.name, f"{part.images:,}", *colour, grey)
+        parts.add_row(escape(part.name), f"{part.images:,}", *colour, grey)
     console.print(parts)
     console.print()
     repeats = _build_table("twice in", "same file", "same pixels", "look alike")
     for row in found.repeats:
-        repeats.add_row(row.relation, *(f"{count:,}" for count in (row.same_file, row.same_pixels, row.near)))
+        repeats.add_row(escape(row.relation), *(f"{count:,}" for count in (row.same_file, row.same_pixels, row.near)))
     console.print(repeats)
     console.print()
     console.print(_name_files("Not images", found.bad))
-    console.print(_name_files("Not 32x32, compared after scaling", found.resized))
+    console.print(_name_files(f"Not {size}x{size}, compared after scaling", found.resized))
     console.print(LEGEND, end="\n\n")
 
 
-def _examine(path: Path, console: Console) -> tuple[Images, Audit]:
+def _examine(path: Path, size: int, console: Console) -> tuple[Images, Audit]:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("reading the images", total=None)
-        images = read_images(path, lambda done, total: progress.update(bar, completed=done, total=total))
+        images = read_images(path, lambda done, total: progress.update(bar, completed=done, total=total), size)
         progress.update(bar, description="comparing", total=None)
         return images, audit(images)
 

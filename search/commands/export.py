@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from search.commands.terminal import CodeOption, explain_errors
 from search.config.printable import escape
-from search.evaluation.model_card import LIMITS
+from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import TrainedModel, load_model
 from search.record.provenance import check_target
 from trainables.classifier import Classifier
-from trainables.config import IMAGE_SIZE
 from trainables.durable import replace_file
 from trainables.errors import InputError
 
@@ -37,15 +36,16 @@ def main(
     output: Annotated[Path | None, typer.Option(help="File to write; MODEL's name with .onnx by default.")] = None,
     code: CodeOption = None,
 ) -> None:
-    """Export a trained model: uint8 images (N, 32, 32, 3) in, the probability of REAL of each out."""
+    """Export a trained model: uint8 images in, the probability of the positive class of each out."""
     with explain_errors():
         trained = load_model(model, code)
         target = output or model.with_suffix(f".{form}")
         check_target(target)
         difference = export_onnx(trained, target)
-        what = "input images (N, 32, 32, 3) uint8, output probability of REAL (N,)"
+        size, positive = trained.record.size, escape(trained.record.classes[1])
+        what = f"input images (N, {size}, {size}, 3) uint8, output probability of {positive} (N,)"
         typer.echo(f"{escape(target)}: {trained.record.label}, {what}")
-        typer.echo(f"onnxruntime and torch differ by at most {difference:.1e} on noise. {LIMITS}.")
+        typer.echo(f"onnxruntime and torch differ by at most {difference:.1e} on noise. {describe_limits(size)}.")
 
 
 def export_onnx(trained: TrainedModel, path: Path) -> float:
@@ -59,8 +59,9 @@ def export_onnx(trained: TrainedModel, path: Path) -> float:
     """
     _check_packages()
     classifier = Classifier(trained.model, flip_average=trained.config.flip_average).eval()
+    size = trained.record.size
     brightness = np.linspace(1, 256, 16, dtype=np.int64)[:, None, None, None]
-    noise = np.random.default_rng(0).integers(brightness, size=(16, IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(brightness, size=(16, size, size, 3), dtype=np.uint8)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as scratch:
             staged = Path(scratch) / path.name
@@ -76,7 +77,7 @@ def export_onnx(trained: TrainedModel, path: Path) -> float:
 
 
 def run_onnx(path: Path, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Compute the probabilities of REAL (N,) of images (N, 32, 32, 3) by an exported model."""
+    """Compute the probabilities of label 1 (N,) of images (N, size, size, 3) by an exported model."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -109,10 +110,12 @@ def _describe(trained: TrainedModel) -> dict[str, str]:
     return {
         "label": record.label,
         "threshold": repr(record.tested["threshold"]),
-        "rule": "REAL where probability > threshold, both as float32",
-        "positive": "REAL",
+        "rule": f"{record.classes[1]} where probability > threshold, both as float32",
+        "positive": record.classes[1],
+        "negative": record.classes[0],
+        "size": str(record.size),
         "weights_sha256": record.sha256["weights"],
-        "limits": LIMITS,
+        "limits": describe_limits(record.size),
     }
 
 

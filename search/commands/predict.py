@@ -1,4 +1,4 @@
-"""Classifies pictures with a trained model: REAL or FAKE.
+"""Classifies pictures with a trained model.
 
 python -m search predict MODEL IMAGE|FOLDER ... [--json|--csv]
 """
@@ -24,12 +24,11 @@ from rich.progress import MofNCompleteColumn, Progress
 from search.commands.terminal import CodeOption, explain_errors
 from search.config.printable import defuse, escape
 from search.datasets.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture
-from search.evaluation.model_card import LIMITS
+from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import TrainedModel, load_model
 from search.evaluation.statistics import call_real
 from trainables.errors import InputError
 from trainables.metrics import to_probabilities
-from trainables.pack_info import CLASSES
 from trainables.pixels import quiet_pillow
 from trainables.runtime import pick_device
 from trainables.splits import Split
@@ -45,9 +44,9 @@ class Answer:
 
     file: str
     label: str
-    """REAL or FAKE."""
+    """Name of a class."""
     probability: float
-    """Probability of REAL, a float32 in [0, 1]; above the model's threshold the label is REAL."""
+    """Probability of the positive class, a float32 in [0, 1]; above the model's threshold the label is that class."""
     width: int
     height: int
     """Size of the stored picture in pixels."""
@@ -62,7 +61,7 @@ def main(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     code: CodeOption = None,
 ) -> None:
-    """Print REAL or FAKE for each picture, and the probability of REAL. Exit code 1 if a file cannot be read."""
+    """Print each picture's class, and the probability of the positive one. Exit code 1 if a file cannot be read."""
     with explain_errors():
         if as_json and as_csv:
             raise InputError("--json and --csv exclude each other: pass one")
@@ -73,7 +72,7 @@ def main(
         if as_json:
             _print_json(trained, answers, bad)
         else:
-            for note in _list_notes(answers):
+            for note in _list_notes(trained, answers):
                 typer.echo(f"note: {note}", err=True)
             (_print_csv if as_csv else _print_lines)(answers)
     if bad:
@@ -97,13 +96,14 @@ def answer(
     bad: list[BadPicture] = []
     device = pick_device()
     with quiet_pillow():
-        for batch in _read_ahead(paths):
+        for batch in _read_ahead(paths, trained.record.size):
             good = [picture for picture in batch if isinstance(picture, Picture)]
             bad += [picture for picture in batch if isinstance(picture, BadPicture)]
             if good:
                 probabilities = _score(trained, np.stack([picture.pixels for picture in good]), device)
                 called = call_real(probabilities, trained.record.tested["threshold"])
-                answers += map(_build_answer, good, probabilities.tolist(), called.tolist())
+                labels = [trained.record.classes[int(is_positive)] for is_positive in called]
+                answers += map(_build_answer, good, probabilities.tolist(), labels)
             progress(len(batch))
     return answers, bad
 
@@ -121,13 +121,13 @@ def _ask(trained: TrainedModel, given: Sequence[Path]) -> tuple[list[Answer], li
     return answers, [*empty, *bad]
 
 
-def _read_ahead(paths: Sequence[Path]) -> Iterator[list[Picture | BadPicture]]:
+def _read_ahead(paths: Sequence[Path], size: int) -> Iterator[list[Picture | BadPicture]]:
     """Read pictures on all cores, in order, a few batches ahead."""
     pool = ThreadPoolExecutor()
     waiting: collections.deque[Future[list[Picture | BadPicture]]] = collections.deque()
     try:
         for start in range(0, len(paths), BATCH):
-            waiting.append(pool.submit(_read_batch, paths[start : start + BATCH]))
+            waiting.append(pool.submit(_read_batch, paths[start : start + BATCH], size))
             if len(waiting) > 2 * (os.cpu_count() or 1):
                 yield waiting.popleft().result()
         while waiting:
@@ -136,12 +136,12 @@ def _read_ahead(paths: Sequence[Path]) -> Iterator[list[Picture | BadPicture]]:
         pool.shutdown(cancel_futures=True)
 
 
-def _read_batch(paths: Sequence[Path]) -> list[Picture | BadPicture]:
-    return [read_picture(path) for path in paths]
+def _read_batch(paths: Sequence[Path], size: int) -> list[Picture | BadPicture]:
+    return [read_picture(path, size) for path in paths]
 
 
 def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
-    """Compute the probabilities of REAL (N,) of images (N, 32, 32, 3)."""
+    """Compute the probabilities of label 1 (N,) of images (N, size, size, 3)."""
     count = len(images)
     unknown = torch.zeros(count, dtype=torch.uint8)
     split = Split(images=torch.from_numpy(images), labels=unknown, indices=torch.arange(count))
@@ -153,10 +153,10 @@ def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.devic
     return probabilities
 
 
-def _build_answer(picture: Picture, probability: float, is_real: bool) -> Answer:
+def _build_answer(picture: Picture, probability: float, label: str) -> Answer:
     return Answer(
         file=str(picture.path),
-        label=CLASSES[is_real],
+        label=label,
         probability=probability,
         width=picture.width,
         height=picture.height,
@@ -164,15 +164,17 @@ def _build_answer(picture: Picture, probability: float, is_real: bool) -> Answer
     )
 
 
-def _list_notes(answers: Sequence[Answer]) -> list[str]:
+def _list_notes(trained: TrainedModel, answers: Sequence[Answer]) -> list[str]:
     """Return the notes on all answers."""
     counts = collections.Counter(note for answer in answers for note in answer.notes)
-    return [f"{LIMITS}.", *(f"{counts[name]:,} of {len(answers):,} {NOTES[name]}" for name in NOTES if counts[name])]
+    size = trained.record.size
+    found = (f"{counts[name]:,} of {len(answers):,} {NOTES[name].format(size=size)}" for name in NOTES if counts[name])
+    return [f"{describe_limits(size)}.", *found]
 
 
 def _print_lines(answers: Sequence[Answer]) -> None:
     for found in answers:
-        typer.echo(f"{found.label}  {found.probability:.4f}  {escape(found.file)}")
+        typer.echo(f"{escape(found.label)}  {found.probability:.4f}  {escape(found.file)}")
 
 
 def _print_csv(answers: Sequence[Answer]) -> None:
@@ -188,7 +190,8 @@ def _print_json(trained: TrainedModel, answers: Sequence[Answer], bad: Sequence[
         "model": trained.record.label,
         "weights_sha256": trained.record.sha256["weights"],
         "threshold": trained.record.tested["threshold"],
-        "limits": _list_notes(answers),
+        "classes": trained.record.classes,
+        "limits": _list_notes(trained, answers),
         "images": [dataclasses.asdict(found) for found in answers],
         "skipped": [{"file": str(picture.path), "reason": picture.reason} for picture in bad],
     }

@@ -70,7 +70,7 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
         check_store_url(study.results)
     if study.storage is not None:
         check_database_url(study.storage)
-    check_space(study.space, study.search.architectures)
+    check_space(study.space, study.search.architectures, study.data.size)
     for architecture, granted in study.resources.items():
         if architecture not in (known := [*ARCHITECTURES, *map(shorten, study.search.architectures)]):
             raise InputError(f"resources.{architecture}: expected one of {', '.join(known)}")
@@ -108,9 +108,13 @@ def dump(study: StudyConfig) -> dict[str, Any]:
 
 def _read_named(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the content of the files that a study's own values name, relative to its folder."""
-    search = values.get("search")
-    first = search.get("first") if isinstance(search, dict) else None
-    return {"recipes": [read_yaml(folder / str(name)) for name in first]} if isinstance(first, list) else {}
+    search, evaluation = values.get("search"), values.get("evaluation")
+    found: dict[str, Any] = {}
+    if isinstance(search, dict) and isinstance(search.get("first"), list):
+        found["recipes"] = [read_yaml(folder / str(name)) for name in search["first"]]
+    if isinstance(evaluation, dict) and isinstance(evaluation.get("published"), str):
+        found["published"] = read_yaml(folder / evaluation["published"])
+    return found
 
 
 def _place_trainable(values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -137,7 +141,7 @@ def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
     """Check that a recipe can be built and is a point of the space."""
     if is_unknown(recipe.architecture):
         return
-    build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0)
+    build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0, size=study.data.size)
     if recipe.architecture not in study.search.architectures:
         return
     params = list_defaults(recipe.architecture) | recipe.params

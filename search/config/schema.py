@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
+from search.config.data import DataConfig, Published
 from search.config.space import Choice, Range
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
@@ -45,22 +46,6 @@ SpecField = Annotated[
     Discriminator(_name_branch),
 ]
 """What one parameter may be: a range, a choice, or a fixed value."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class DataConfig:
-    """The images, and which of them are used for validation."""
-
-    path: str = "sample"
-    """Folder or .zip with the layout {train,test}/{REAL,FAKE}/*; `sample` is the small data set that is built in."""
-    max_train_images: Annotated[int, Field(ge=4)] | None = None
-    """Images of the training split to use, validation included; null uses all."""
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction of the used training images that validates and does not train."""
-    on_bad_image: Literal["stop", "skip"] = "stop"
-    """A file that is not an image stops the packing, or is skipped and listed."""
-    cache: str = "~/.cache/cifake-search"
-    """Folder of the packed images; all studies on a machine share it."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,9 +136,11 @@ class EvaluationConfig:
     """Winners of each architecture: its best distinct configurations by the validation metric."""
     baselines: bool = False
     """Whether the recipes of `search.first` are also retrained and tested, for comparison with the winners."""
+    published: str | None = None
+    """File of published results and limits of the data, relative to the file that names it, for the report."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
-    """Probability above which a test image is called REAL. `validation` takes the one at which most validation images
-    are called right, by a model that is trained without them for this purpose."""
+    """Probability above which a test image is called positive. `validation` takes the one at which most validation
+    images are called right, by a model that is trained without them for this purpose."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +199,7 @@ class StudyConfig:
     """A training function of your own, as module:function; it takes the place of architectures, data and evaluation."""
     code: str | None = None
     """Folder of your own modules: that of this file; set when the study is loaded."""
-    data: DataConfig = DataConfig()
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
     search: SearchConfig = SearchConfig()
     space: dict[str, dict[str, SpecField]] = dataclasses.field(default_factory=dict)
     """What each parameter may be, by architecture; `shared` applies to all. Parameters left out keep their defaults."""
@@ -223,6 +210,8 @@ class StudyConfig:
     cluster: ClusterConfig = ClusterConfig()
     recipes: tuple[Recipe, ...] = ()
     """Contents of the files of `search.first`; set when the study is loaded."""
+    published: Published = dataclasses.field(default_factory=Published)
+    """Content of the file of `evaluation.published`; set when the study is loaded."""
 
     @property
     def directory(self) -> Path:

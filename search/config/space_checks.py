@@ -10,6 +10,7 @@ from search.config.conditions import add_deciding, drop_inactive, list_condition
 from search.config.space import Choice, Range, Space, Spec, contains, get_hint, list_specs
 from trainables.config import (
     ARCHITECTURES,
+    IMAGE_SIZE,
     RUN_FIELDS,
     TrainConfig,
     Value,
@@ -28,8 +29,8 @@ MAX_CORNERS = 100_000
 """Combinations of choices and ends of ranges that are checked, at most; that takes a second or two."""
 
 
-def check_space(space: Space, architectures: Sequence[str]) -> None:
-    """Check names and types, and that a training can be built from every corner of the space.
+def check_space(space: Space, architectures: Sequence[str], size: int = IMAGE_SIZE) -> None:
+    """Check names and types, and that a training on images of a size can be built from every corner of the space.
 
     Raises:
         InputError: If a check fails; the message names the key in the study's file.
@@ -45,7 +46,7 @@ def check_space(space: Space, architectures: Sequence[str]) -> None:
             raise InputError(f"space.{section}.{unknown[0]}: unknown parameter; known: {', '.join(sorted(allowed))}")
     for architecture in (name for name in architectures if not is_unknown(name)):
         _check_conditions(list_specs(space, architecture), architecture)
-        _check_corners(space, architecture)
+        _check_corners(space, architecture, size)
 
 
 def check_params(params: Mapping[str, Value], architecture: str, where: str) -> None:
@@ -61,7 +62,9 @@ def check_params(params: Mapping[str, Value], architecture: str, where: str) -> 
         _check_type(value, get_hint(architecture, name), f"{where}.{name}")
 
 
-def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value]) -> None:
+def check_point(
+    specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value], size: int = IMAGE_SIZE
+) -> None:
     """Check that parameters, not necessarily all, are a point of the space.
 
     Raises:
@@ -74,10 +77,10 @@ def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[st
         if not contains(specs[name], value):
             raise InputError(f"{architecture}.{name} = {value!r} is outside the space")
     if not (is_function(architecture) or is_unknown(architecture)):
-        build_train_config(architecture, params, epochs=1, seed=0)
+        build_train_config(architecture, params, epochs=1, seed=0, size=size)
 
 
-def _check_corners(space: Space, architecture: str) -> None:
+def _check_corners(space: Space, architecture: str, size: int) -> None:
     """Check the smallest and largest values of the model's parameters and of the batch size in all combinations.
 
     The other parameters of a training do not depend on each other, so they are checked one by one.
@@ -97,14 +100,14 @@ def _check_corners(space: Space, architecture: str) -> None:
         if isinstance(spec, Range) and hint is int and name in model and not is_function(architecture):
             # such as an even kernel_size
             for value in range(int(spec.low), int(spec.high) + 1, int(spec.step or 1))[:MAX_CHECKED]:
-                _build({name: value}, architecture)
+                _build({name: value}, architecture, size)
     if is_function(architecture):  # nothing is built of it before it runs
         return
-    _check_together(corners, specs, model | {"batch_size"}, architecture)
+    _check_together(corners, specs, model | {"batch_size"}, architecture, size)
 
 
 def _check_together(
-    corners: Mapping[str, Sequence[Value]], specs: Mapping[str, Spec], together: set[str], architecture: str
+    corners: Mapping[str, Sequence[Value]], specs: Mapping[str, Spec], together: set[str], architecture: str, size: int
 ) -> None:
     """Build the combinations of some parameters' values, and each other value by itself."""
     conditions = list_conditions(specs)
@@ -115,7 +118,7 @@ def _check_together(
     for group in (together, *({name} for name in corners if name not in together)):
         names = [name for name in corners if name in add_deciding(group, conditions)]
         for values in itertools.islice(itertools.product(*(options[name] for name in names)), MAX_CORNERS):
-            _build(drop_inactive(conditions, dict(zip(names, values, strict=True))), architecture)
+            _build(drop_inactive(conditions, dict(zip(names, values, strict=True))), architecture, size)
 
 
 def _check_conditions(specs: Mapping[str, Spec], architecture: str) -> None:
@@ -136,9 +139,9 @@ def _check_conditions(specs: Mapping[str, Spec], architecture: str) -> None:
                     raise InputError(f"{where} = {value!r}: the space does not give {other} this value")
 
 
-def _build(params: Mapping[str, Value], architecture: str) -> None:
+def _build(params: Mapping[str, Value], architecture: str, size: int) -> None:
     try:
-        build_train_config(architecture, params, epochs=1, seed=0)
+        build_train_config(architecture, params, epochs=1, seed=0, size=size)
     except InputError as error:
         raise InputError(f"space.{architecture} has a corner that cannot be built: {error}") from None
 

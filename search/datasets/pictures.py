@@ -9,17 +9,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.config import IMAGE_SIZE
 from trainables.errors import ImageError, InputError
 from trainables.files import find_files, read_file
 from trainables.pixels import decode, list_ends
 
 NOTES = {
-    "resized": "not 32x32: scored on the whole picture, resized to it",
+    "resized": "not {size}x{size}: scored on the whole picture, resized to it",
     "transparent": "transparent: composited on white",
     "animated": "several frames: the first one was scored",
     "rotated": "turned as their EXIF orientation says",
 }
-"""Property of a file that decoding changes -> sentence about it."""
+"""Property of a file that decoding changes -> sentence about it; `size` is that of the model's images."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,7 +34,7 @@ class Picture:
     notes: list[str]
     """Keys of NOTES."""
     pixels: NDArray[np.uint8]
-    """(32, 32, 3), RGB."""
+    """(size, size, 3), RGB."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +62,10 @@ def list_pictures(path: Path) -> list[Path]:
         raise InputError(f"cannot read {error.filename} ({error.strerror}): name the pictures one by one") from None
 
 
-def read_picture(path: Path) -> Picture | BadPicture:
-    """Read a picture, or return the reason why it cannot be scored."""
+def read_picture(path: Path, size: int = IMAGE_SIZE) -> Picture | BadPicture:
+    """Read a picture at a size in pixels, or return the reason why it cannot be scored."""
     try:
-        decoded = decode(read_file(path))
+        decoded = decode(read_file(path), size)
     except FileNotFoundError:
         return BadPicture(path=path, reason="does not exist")
     except OSError as error:

@@ -1,11 +1,13 @@
 """Prepares what trials read: the packed images and the initial weights."""
 
+import dataclasses
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from search.config.conditions import drop_inactive, list_conditions
+from search.config.printable import escape
 from search.config.schema import StudyConfig
 from search.config.space import Choice, list_specs, pick
 from search.config.untrusted import MAX_TEST_IMAGES
@@ -13,8 +15,8 @@ from search.datasets.sample import build_sample
 from trainables.config import build_train_config, is_function
 from trainables.errors import InputError
 from trainables.names import is_own
-from trainables.pack import pack
-from trainables.pack_info import load_info, split_train
+from trainables.pack import Settings, pack
+from trainables.pack_info import describe_images, load_info, split_train
 
 
 def prepare_data(config: StudyConfig, console: Console) -> Path:
@@ -24,19 +26,23 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
         InputError: If the data are missing, have another layout, are too few to train and validate on, or have too
             many test images.
     """
-    cache = Path(config.data.cache).expanduser()
-    source = build_sample(cache) if config.data.path == "sample" else Path(config.data.path).expanduser()
+    data = config.data
+    cache = Path(data.cache).expanduser()
+    source = build_sample(cache) if data.path == "sample" else Path(data.path).expanduser()
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("packing the images", total=None, visible=False)
         packed = pack(
             source,
             cache,
-            on_bad_image=config.data.on_bad_image,
+            Settings(size=data.size, positive=data.positive, test_fraction=data.test_fraction),
+            on_bad_image=data.on_bad_image,
             progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
         )
-    if (num_tested := sum(load_info(packed).counts["test"].values())) > MAX_TEST_IMAGES:
+    info = load_info(packed)
+    if (num_tested := sum(info.counts["test"].values())) > MAX_TEST_IMAGES:
         raise InputError(f"{source} has {num_tested:,} test images, more than {MAX_TEST_IMAGES:,}: remove some")
-    data = config.data
+    for note in describe_images(dataclasses.asdict(info), data.test_fraction):
+        console.print(escape(note))
     split_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
     return packed
 
@@ -63,4 +69,5 @@ def prepare_weights(config: StudyConfig) -> None:
 
             specs = list_specs(config.space, architecture)
             point = drop_inactive(list_conditions(specs), {name: pick(spec) for name, spec in specs.items()})
-            check_model(architecture, build_train_config(architecture, point, epochs=1, seed=0))
+            size = config.data.size
+            check_model(architecture, build_train_config(architecture, point, epochs=1, seed=0, size=size))

@@ -17,15 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.config import IMAGE_SIZE
 from trainables.durable import create_file, make_folder, replace_file
 from trainables.errors import InputError
-from trainables.pack_info import CLASSES
 
 VERSION = 1
 """Part of the file's name; raised when the images change."""
 SEED = 5
 """Of 0 to 11, the seed whose classes are most similar in mean colour and contrast."""
+SIZE = 32
+"""Height and width of the images in pixels."""
 COUNTS = {"train": 1000, "test": 250}
 """Images per class."""
 COLUMNS = {"train": ((0, 240), (400, 640)), "test": ((240, 400),)}
@@ -83,7 +83,7 @@ def draw_images(photos: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[str, NDAr
         File name and image (32, 32, 3).
     """
     generator = np.random.default_rng(SEED)
-    for split, label in itertools.product(COUNTS, CLASSES):
+    for split, label in itertools.product(COUNTS, ("FAKE", "REAL")):
         strips = [Image.fromarray(photo[:, left:right]) for photo in photos for left, right in COLUMNS[split]]
         for number in range(COUNTS[split]):
             image = _crop(strips[number % len(strips)], generator)
@@ -117,7 +117,7 @@ def _crop(strip: Image.Image, generator: np.random.Generator) -> NDArray[np.floa
     side = round(shortest * (longest / shortest) ** generator.random())
     left, top = (int(generator.integers(length - side + 1)) for length in strip.size)
     # Anti-aliased, because Pillow's filters widen with the scale.
-    scaled = strip.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    scaled = strip.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
     image = np.asarray(scaled, dtype=np.float64)
     return image[:, ::-1] if generator.random() < 0.5 else image
 

@@ -11,21 +11,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.statistics import Interval, Pairing, bound, compare_pair, resample
 
 METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
-"""Compared metrics with their headings; REAL is the positive class."""
+"""Compared metrics with their headings, of the positive class."""
 DETAILS = {
-    "precision_fake": "Precision of FAKE",
-    "recall_fake": "Recall of FAKE",
-    "f1_fake": "F1 of FAKE",
+    "precision_fake": "Precision of {negative}",
+    "recall_fake": "Recall of {negative}",
+    "f1_fake": "F1 of {negative}",
     "average_precision": "Average precision",
     "brier": "Brier score",
     "ece": "Calibration error",
 }
-"""Further metrics of our models."""
+"""Further metrics of our models; `negative` is the class with label 0."""
 COSTS = ("macs", "training_seconds", "images_per_second_1", "images_per_second_256", "peak_memory_bytes")
 ENDS = ("", "_std", "_low", "_high")
 """Suffixes of a metric's columns: mean, deviation over seeds, 95 % interval over test images (not for `ece`)."""
@@ -75,9 +74,9 @@ def summarize(result: Result) -> pd.DataFrame:
         for key, name in baselines.items()
         if key in groups
     ]
-    for published in PUBLISHED:
+    for published in result.config.published.models:
         known = {"model": published.model, "source": "published", "protocol": published.protocol}
-        rows.append(known | {"parameters": published.parameters} | published.metrics)
+        rows.append(known | {"parameters": published.parameters} | dict(published.metrics))
     return _build_frame(rows)
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.config import IMAGE_SIZE
+from trainables.config import TrainConfig
 from trainables.runtime import build_generator
 from trainables.train import score_batch
 
@@ -13,7 +13,7 @@ TIMING_S = 0.3
 """Fewest seconds of measurement for one batch size; the result is the median."""
 
 
-def measure_cost(model: nn.Module, *, device: torch.device, flip_average: bool) -> dict[str, float]:
+def measure_cost(model: nn.Module, config: TrainConfig, *, device: torch.device) -> dict[str, float]:
     """Count multiply-accumulates per image and time predictions, with mirror images if the model averages them.
 
     Returns:
@@ -24,7 +24,8 @@ def measure_cost(model: nn.Module, *, device: torch.device, flip_average: bool) 
 
     model.to(device).to(memory_format=torch.channels_last).eval()
     generator = build_generator(torch.device("cpu"), 0)
-    shape = (max(BATCH_SIZES), IMAGE_SIZE, IMAGE_SIZE, 3)
+    shape = (max(BATCH_SIZES), config.size, config.size, 3)
+    flip_average = config.flip_average
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
     with FlopCounterMode(display=False) as counter:
         score_batch(model, images[:1], flip_average=flip_average)

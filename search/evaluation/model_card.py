@@ -9,13 +9,9 @@ from typing import Any
 from search.config.printable import escape_markdown
 from search.record.provenance import describe_commit
 
-LIMITS = (
-    "The model knows only the kind of 32x32 images that it was trained on; of CIFAKE, CIFAR-10 and Stable Diffusion 1.4"
-)
-"""Limits that every answer of a model comes with."""
 CARD = """# {retraining[label]}
 
-Tells photographs (REAL) from generated images (FAKE): {retraining[architecture]} of {tested[parameters]:,} parameters.
+Tells {positive} from {negative}: {retraining[architecture]} of {tested[parameters]:,} parameters.
 
 ## Use
 
@@ -24,13 +20,12 @@ python -m search predict {retraining[label]}.safetensors picture.jpg
 python -m search export {retraining[label]}.safetensors --format onnx
 ```
 
-An image is called REAL if its probability of being REAL is above {tested[threshold]!r}, both as float32.
+An image is called {positive} if its probability of being {positive} is above {tested[threshold]!r}, both as float32.
 
 ## Limits
 
-{limits}. Pictures of other sizes are scored on a
-32x32 reduction, which loses most traces of a generator; other generators were never seen. Do not use the answer as
-evidence about a picture or about who made it.
+{limits}. Pictures of other sizes are scored after resizing
+to {size}x{size}, which loses detail. Do not use the answer as evidence about a picture or about who made it.
 
 ## Training
 
@@ -45,7 +40,7 @@ train and validation with seed {retraining[seed]} for {retraining[epochs]} of {r
 
 ## Test
 
-Once, on the sealed test split; REAL is the positive class.
+Once, on the sealed test split; {positive} is the positive class.
 
 | metric | value |
 |---|---|
@@ -53,14 +48,24 @@ Once, on the sealed test split; REAL is the positive class.
 """
 
 
+def describe_limits(size: int) -> str:
+    """Return the limits that every answer of a model for images of a size comes with."""
+    return f"The model knows only the kind of {size}x{size} images that it was trained on"
+
+
 def build_card(record: Mapping[str, Any]) -> str:
     """Return the card of a model, given its record as a mapping."""
+    negative, positive = map(escape_markdown, record["preprocessing"]["classes"])
+    size = record["preprocessing"]["size"][0]
     hardware = record["hardware"]
     threads = f", {hardware['threads']} threads" if hardware["type"] == "cpu" else ""
     return CARD.format(
         retraining=record["retraining"],
         tested=record["tested"],
-        limits=LIMITS,
+        limits=describe_limits(size),
+        negative=negative,
+        positive=positive,
+        size=size,
         hardware=f"{escape_markdown(hardware['name'])} ({hardware['type']}{threads})",
         commit=describe_commit(record["code"], digits=40),
         parameters=_list_rows(record["parameters"]),

@@ -7,7 +7,7 @@ leaves weights without a record, which no command accepts as a model.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from search.config.code import import_code, require_code
 from search.config.untrusted import MANIFEST_BYTES, MAX_TEST_IMAGES, WEIGHTS_BYTES, parse_json, read_file
 from search.evaluation.model_card import build_card
 from search.evaluation.model_record import ModelRecord, build_record
-from trainables.config import IMAGE_SIZE, TrainConfig
+from trainables.config import TrainConfig
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
 from trainables.models.model import restore_model
@@ -32,18 +32,13 @@ WEIGHTS, PREDICTIONS, RECORD, CARD = ".safetensors", ".predictions.safetensors",
 """Suffixes of a model's files."""
 KINDS = {"weights": WEIGHTS, "predictions": PREDICTIONS}
 """Files whose checksum is in the record."""
-PREPROCESSING = {
-    "size": [32, 32],
-    **RULE,
-    "range": [0.0, 1.0],
-    "positive": "REAL",
-}
-"""How images are prepared, in training and prediction alike, and which class the probability is of."""
+SIZE = -1
+"""Stands in ARRAYS for the height and width of the model's images."""
 ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "logits": ("float32", ()),
     "labels": ("uint8", ()),
     "mistakes": ("int64", ()),
-    "mistake_images": ("uint8", (IMAGE_SIZE, IMAGE_SIZE, 3)),
+    "mistake_images": ("uint8", (SIZE, SIZE, 3)),
 }
 """Arrays of a test: dtype, and shape after the number of images."""
 UNREADABLE = (safetensors.SafetensorError, KeyError, OverflowError, RuntimeError, TypeError, ValueError)
@@ -57,6 +52,12 @@ class TrainedModel:
     model: nn.Module
     config: TrainConfig
     record: ModelRecord
+
+
+def describe_preprocessing(classes: Sequence[str], config: TrainConfig) -> dict[str, Any]:
+    """Return how images are prepared, in training and prediction alike, and which class the probability is of."""
+    known = {"size": [config.size, config.size], **RULE, "range": [0.0, 1.0], "classes": list(classes)}
+    return known | {"positive": classes[1], "flip_average": config.flip_average}
 
 
 def save_model(
@@ -190,7 +191,8 @@ def check_predictions(found: Mapping[str, NDArray[Any]], record: ModelRecord) ->
     if images > MAX_TEST_IMAGES:
         raise InputError(f"the predictions of {record.label} are of {images:,} images, more than {MAX_TEST_IMAGES:,}")
     for name, (dtype, shape) in ARRAYS.items():
-        expected = (counts.get("mistakes" if name.startswith("mistake") else "", images), *shape)
+        sides = (record.size if side == SIZE else side for side in shape)
+        expected = (counts.get("mistakes" if name.startswith("mistake") else "", images), *sides)
         if name not in found or found[name].dtype != dtype or found[name].shape != expected:
             raise InputError(f"the predictions of {record.label} lack {name}: evaluate the study again")
     labels, logits, mistakes = found["labels"], found["logits"], found["mistakes"]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from typing import Any, Literal
 
+from search.config.data import CIFAKE, Classes, Size
 from search.config.load import check
 from search.config.schema import Architecture, Count, Digest, Few, Finite, Index, Label, Share
 from search.config.space_checks import check_params
@@ -39,7 +40,7 @@ class Retraining:
     fingerprint: str
     """Of the data."""
     threshold: Finite
-    """A test image is called REAL above this probability."""
+    """A test image is called positive above this probability."""
 
     def describe(self) -> str:
         """Return the identity of the model, as JSON."""
@@ -55,9 +56,9 @@ class ModelRecord:
     parameters: dict[str, Any]
     """The configuration with every default written out, as `trainables.config.list_values` gives it."""
     tested: dict[str, Any]
-    """Fields of search.evaluation.result.TestedModel: metrics, and the threshold on the probability of REAL."""
+    """Fields of search.evaluation.result.TestedModel: metrics, and the threshold on the probability of label 1."""
     preprocessing: dict[str, Any]
-    """PREPROCESSING, and whether logits are averaged with those of the mirror image."""
+    """Fields of Preprocessing, the rule of decoding, and whether logits are averaged with those of the mirror image."""
     hardware: dict[str, Any]
     """Device, its name, threads, and the granted resources."""
     code: dict[str, Any]
@@ -70,12 +71,37 @@ class ModelRecord:
         """Name of the files."""
         return str(self.retraining["label"])
 
+    @property
+    def size(self) -> int:
+        """Height and width of the images in pixels."""
+        return int(self.preprocessing["size"][0])
+
+    @property
+    def classes(self) -> Classes:
+        """Names of the classes in the order of their labels, 0 and 1."""
+        negative, positive = self.preprocessing.get("classes", CIFAKE)
+        return negative, positive
+
     def build_config(self) -> TrainConfig:
         """Return the training that made the model."""
         known = self.retraining
         return build_train_config(
-            known["architecture"], self.parameters, epochs=known["max_epochs"], seed=known["train_seed"]
+            known["architecture"],
+            self.parameters,
+            epochs=known["max_epochs"],
+            seed=known["train_seed"],
+            size=self.size,
         )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """What a record must say of the preparation of images."""
+
+    size: tuple[Size, Size]
+    """Height and width in pixels."""
+    classes: Classes = CIFAKE
+    """Names in the order of their labels; the probability is of the second one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +119,7 @@ PARTS: dict[str, Any] = {
     "retraining": Retraining,
     "parameters": dict[str, Value],
     "tested": TestedModel,
-    "preprocessing": dict[str, Any],
+    "preprocessing": Preprocessing,
     "hardware": Hardware,
     "code": Code,
     "sha256": dict[Literal["weights", "predictions"], Digest],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search.config.data import CIFAKE, Classes
 from search.config.schema import Count, Finite, Index, Label, StudyConfig
 from search.record.trial import Trial
 
@@ -14,7 +15,7 @@ RATES = (
     *("accuracy", "precision", "recall", "f1", "precision_fake", "recall_fake", "f1_fake"),
     *("auroc", "average_precision", "ece"),
 )
-"""Metrics in [0, 1]; REAL is positive where the name does not say FAKE."""
+"""Metrics in [0, 1]; those that end in _fake have the class with label 0 as the positive one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,11 +35,11 @@ class TestedModel:
     parameters: Index
     """Parameters of the model."""
     threshold: Finite
-    """An image is called REAL above this probability, a float32 below 1; below 0 if all images are."""
+    """An image is called positive above this probability, a float32 below 1; below 0 if all images are."""
     metrics: dict[str, Finite]
     """RATES, brier and loss."""
     confusion: tuple[tuple[Index, Index], tuple[Index, Index]]
-    """Counts of test images: rows true FAKE, REAL; columns predicted FAKE, REAL."""
+    """Counts of test images by label: rows true, columns predicted."""
     cost: dict[str, Finite]
     """macs (per image), training_seconds, images_per_second_1 and images_per_second_256 (prediction at these batch
     sizes), peak_memory_bytes (of training: tensors on a GPU, else the whole process); unknown ones are missing."""
@@ -49,11 +50,11 @@ class Mistake:
     """A test image that a model classified wrongly."""
 
     image: NDArray[np.uint8]
-    """(32, 32, 3), RGB."""
+    """(size, size, 3), RGB."""
     truth: int
-    """0 FAKE, 1 REAL."""
+    """Label, 0 or 1."""
     probability: float
-    """Probability of REAL, in [0, 1]."""
+    """Probability of label 1, in [0, 1]."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,13 +69,19 @@ class Result:
     models: list[TestedModel]
     trials: list[Trial]
     labels: NDArray[np.uint8]
-    """(M,): 0 FAKE, 1 REAL, of every test image."""
+    """(M,): 0 or 1, of every test image."""
     predictions: dict[str, NDArray[np.float32]]
-    """(M,) by a model's label: probability of REAL of every test image, in [0, 1]."""
+    """(M,) by a model's label: probability of label 1 of every test image, in [0, 1]."""
     mistakes: dict[str, list[Mistake]]
     """By a model's label, the most confident first."""
     notes: list[str]
     """Sentences under the table."""
+
+    @property
+    def classes(self) -> Classes:
+        """Names of the classes in the order of their labels, 0 and 1."""
+        negative, positive = self.manifest.get("data", {}).get("classes", CIFAKE)
+        return negative, positive
 
     @property
     def baselines(self) -> dict[tuple[str, int], str]:

@@ -115,7 +115,7 @@ def load_tested(folder: Path, retraining: Retraining) -> TestedModel | None:
 
 
 def load_tests(folder: Path, label: str) -> tuple[NDArray[np.uint8], NDArray[np.float32], list[Mistake]]:
-    """Return the labels (M,) of all test images, a model's probabilities of REAL (M,), and its worst mistakes."""
+    """Return the labels (M,) of all test images, a model's probabilities of label 1 (M,), and its worst mistakes."""
     record = load_record(folder / (label + RECORD))
     found = load_predictions(folder, record)
     check_predictions(found, record)

@@ -22,7 +22,7 @@ NUM_AT_ONCE = 50
 """Resamples in memory together: 8 MB of indices for CIFAKE's 20,000 test images."""
 
 Predictions = tuple[NDArray[np.float32], float]
-"""Probabilities of REAL (M,) and the threshold above which an image is called REAL."""
+"""Probabilities of label 1 (M,) and the threshold above which an image is called positive."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Pairing:
 
 
 def call_real(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
-    """Return which images (M,) are called REAL: those whose probability of REAL is above the threshold, as float32."""
+    """Return which images (M,) are called positive: their probability of label 1 is above the threshold, as float32."""
     return probabilities > np.float32(threshold)
 
 
@@ -54,12 +54,12 @@ def score(labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: flo
     """Score a test; every figure can be computed again from the stored predictions.
 
     Args:
-        labels: (M,), 0 is FAKE and 1 is REAL.
+        labels: (M,) of 0 and 1.
         logits: (M,).
-        threshold: Probability above which an image is called REAL.
+        threshold: Probability above which an image is called positive.
 
     Returns:
-        `metrics` by name, as TestedModel has them, and `confusion`: rows true FAKE, REAL; columns predicted.
+        `metrics` by name, as TestedModel has them, and `confusion`: by label: rows true, columns predicted.
     """
     from sklearn import metrics
 
@@ -96,9 +96,9 @@ def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float3
     `call_real` compares float32. Between two adjacent float32 numbers it is the lower one.
     """
     scores, places = np.unique(probabilities, return_inverse=True)
-    # Correct images in addition to those with all called REAL, if the 0, 1, ... lowest scores are called FAKE.
+    # Correct images in addition to those with all called positive, if the 0, 1, ... lowest scores are called negative.
     gains = np.append(0.0, np.cumsum(np.bincount(places, weights=1.0 - 2.0 * labels)))
-    lowest = 0.0 if scores[0] > 0 else -1.0  # above any threshold from 0 on, a probability of 0 is FAKE
+    lowest = 0.0 if scores[0] > 0 else -1.0  # above any threshold from 0 on, a probability of 0 is negative
     below, above = np.append(np.float32(lowest), scores), np.append(scores, np.float32(1.0))
     halfway = ((below.astype(np.float64) + above) / 2).astype(np.float32)
     best = np.where(halfway < above, halfway, below)[gains == gains.max()]
@@ -109,7 +109,7 @@ def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[s
     """Score bootstrap resamples of the test images: drawn with replacement, each class as often as it has images.
 
     Args:
-        labels: (M,), 0 is FAKE and 1 is REAL.
+        labels: (M,) of 0 and 1.
         models: The same configuration over several seeds.
 
     Returns:
@@ -155,7 +155,7 @@ def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predicti
 
 
 def _measure_calibration(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
-    """Return the mean distance between predicted probability and share of REAL over the bins, weighted by images."""
+    """Return the mean distance between probability and share of positives over the bins, weighted by images."""
     bins = np.minimum((probabilities * NUM_BINS).astype(np.int64), NUM_BINS - 1)
     gaps = np.bincount(bins, weights=probabilities.astype(np.float64) - labels, minlength=NUM_BINS)
     return float(np.abs(gaps).sum() / len(labels))

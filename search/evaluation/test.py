@@ -19,7 +19,7 @@ from search.cluster.job import Finished, Job
 from search.cluster.worker import Trained, train_job
 from search.config.schema import ResourceConfig
 from search.evaluation.cost import measure_cost
-from search.evaluation.model_file import PREPROCESSING, save_model
+from search.evaluation.model_file import describe_preprocessing, save_model
 from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.result import TestedModel
 from search.evaluation.retrainings import ModelFolder, build_job
@@ -28,6 +28,7 @@ from search.record.provenance import describe_code
 from trainables.config import list_values
 from trainables.metrics import to_probabilities
 from trainables.models.model import count_parameters, restore_model
+from trainables.pack_info import load_info
 from trainables.runtime import describe_hardware, read_peak_memory
 from trainables.splits import Split, open_test
 from trainables.train import predict
@@ -44,7 +45,7 @@ class Tested:
     summary: TestedModel
     predictions: dict[str, NDArray[Any]]
     """logits (M,) float32 and labels (M,) uint8 of every test image; mistakes (K,) int64, the indices
-    of the most confident mistakes, and mistake_images (K, 32, 32, 3) uint8."""
+    of the most confident mistakes, and mistake_images (K, size, size, 3) uint8."""
 
 
 def save_tested(folder: ModelFolder, retrainings: Mapping[str, Retraining], job: Job, trained: Trained) -> TestedModel:
@@ -61,7 +62,7 @@ def save_tested(folder: ModelFolder, retrainings: Mapping[str, Retraining], job:
         retraining=dataclasses.asdict(retrainings[job.label]),
         parameters=list_values(trained.config),
         tested=dataclasses.asdict(tested.summary),
-        preprocessing=PREPROCESSING | {"flip_average": trained.config.flip_average},
+        preprocessing=describe_preprocessing(load_info(Path(str(job.pack))).classes, trained.config),
         hardware=describe_hardware(trained.device) | {"cpus": job.cpus, "gpus": job.gpus},
         code=describe_code(),
     )
@@ -100,7 +101,7 @@ def _test(retraining: Retraining, job: Job, trained: Trained) -> Tested:
     assert job.pack is not None, "a retraining reads images"
     model = restore_model(trained.config.model, trained.state["model"], size=trained.config.size)
     predictions = _predict(model, open_test(Path(job.pack)), retraining.threshold, trained)
-    cost |= measure_cost(model, device=trained.device, flip_average=trained.config.flip_average)
+    cost |= measure_cost(model, trained.config, device=trained.device)
     summary = TestedModel(
         label=retraining.label,
         architecture=retraining.architecture,

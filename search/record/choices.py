@@ -24,7 +24,7 @@ class Winner:
     epochs: Count
     """Epoch of that accuracy; the retraining trains so many epochs."""
     threshold: Finite | None
-    """Probability above which an image is called REAL, a float32; None until validation has chosen it."""
+    """Probability above which an image is called positive, a float32; None until validation has chosen it."""
     recipe: str | None = None
     """Recipe it came from, if baselines are enabled."""
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.config.data import CIFAKE, Classes
 from search.config.load import check, dump, parse
 from search.config.printable import escape
 from search.config.schema import MANIFEST, Label, StudyConfig
@@ -48,8 +49,14 @@ class Data:
     """The images of a study."""
 
     fingerprint: str
+    size: int = 32
+    """Height and width of the images in pixels."""
+    classes: Classes = CIFAKE
+    """Names in the order of their labels, 0 and 1."""
     counts: dict[str, dict[str, int]]
     """By split and class."""
+    resized: int = 0
+    """Images that had another size."""
     skipped: list[str]
     """Files that are not images."""
     leaked: int
@@ -73,12 +80,15 @@ class Manifest:
 
 def build_manifest(config: StudyConfig, packed: Path | None) -> dict[str, Any]:
     """Return the manifest of a study that starts now; that of a training function has no data."""
-    data = {"fingerprint": "none", "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}
+    data: dict[str, Any] = {"fingerprint": "none", "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}
     if packed is not None:
         info = load_info(packed)
         data = {
             "fingerprint": info.fingerprint,
+            "size": info.size,
+            "classes": list(info.classes),
             "counts": info.counts,
+            "resized": info.resized,
             "skipped": [escape(name) for name in info.skipped],  # a name need not be text
             "leaked": info.leaked,
             "duplicates": info.duplicates,

@@ -20,7 +20,6 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
 from search.record.trial import Trial
-from trainables.pack_info import CLASSES
 
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
 """Blue and vermilion. Source: Wong 2011, Points of view: Color blindness, Nature Methods 8:441."""
@@ -35,10 +34,10 @@ NUM_BINS = 10
 """Bins of equal width in a reliability diagram."""
 
 Matrix = tuple[tuple[int, int], tuple[int, int]]
-"""Counts: rows true FAKE, REAL; columns predicted FAKE, REAL."""
+"""Counts by label: rows true, columns predicted."""
 
 
-def draw_confusion(matrices: Sequence[Matrix], architecture: str) -> Figure:
+def draw_confusion(matrices: Sequence[Matrix], architecture: str, classes: Sequence[str]) -> Figure:
     """Draw one confusion matrix: counts summed over the seeds, coloured by the share of the true class."""
     counts = np.sum(matrices, axis=0)
     shares = counts / counts.sum(axis=1, keepdims=True).clip(min=1)
@@ -49,7 +48,8 @@ def draw_confusion(matrices: Sequence[Matrix], architecture: str) -> Figure:
         text = f"{count:,}\n{shares[row, column]:.2%}"
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
-    axes.set(xticks=(0, 1), xticklabels=CLASSES, yticks=(0, 1), yticklabels=CLASSES)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks((0, 1), labels=classes, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(f"{architecture} on test, sum over {len(matrices)} seed{'' if len(matrices) == 1 else 's'}")
     figure.colorbar(picture, ax=axes, format=PercentFormatter(1.0), label="share of the true class", shrink=0.85)
@@ -75,12 +75,15 @@ def draw_curve(trial: Trial, name: str) -> Figure:
     return figure
 
 
-def draw_roc(truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]]) -> Figure:
-    """Draw the ROC curve of each model, REAL as the positive class.
+def draw_roc(
+    truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]], classes: Sequence[str]
+) -> Figure:
+    """Draw the ROC curve of each model.
 
     Args:
-        truth: (M,): 0 FAKE, 1 REAL.
-        probabilities: Probabilities of REAL, (M,) for each model, by the name of the row.
+        truth: (M,): 0 or 1.
+        probabilities: Probabilities of label 1, (M,) for each model, by the name of the row.
+        classes: Names in the order of their labels.
     """
     figure = Figure(figsize=SQUARE, layout="constrained")
     axes = figure.subplots()
@@ -90,12 +93,16 @@ def draw_roc(truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDAr
             label = name if number == 0 else None
             axes.plot(fake_as_real, real_as_real, color=colour, linewidth=1.2, alpha=0.8, label=label)
     axes.plot((0, 1), (0, 1), color="grey", linestyle=":", label="chance")
-    axes.set(xlabel="share of FAKE called REAL", ylabel="share of REAL called REAL")
+    negative, positive = classes
+    axes.set_xlabel(f"share of {negative} called {positive}", parse_math=False)
+    axes.set_ylabel(f"share of {positive} called {positive}", parse_math=False)
     return _finish_shares(figure, axes)
 
 
-def draw_reliability(truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]]) -> Figure:
-    """Draw the share of REAL images against the predicted probability, in NUM_BINS bins; arguments as above."""
+def draw_reliability(
+    truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]], classes: Sequence[str]
+) -> Figure:
+    """Draw the share of positive images against the predicted probability, in NUM_BINS bins; arguments as above."""
     figure = Figure(figsize=SQUARE, layout="constrained")
     axes = figure.subplots()
     for colour, (name, models) in zip(itertools.cycle(COLOURS), probabilities.items(), strict=False):
@@ -104,7 +111,8 @@ def draw_reliability(truth: NDArray[np.uint8], probabilities: Mapping[str, Seque
             label = name if number == 0 else None
             axes.plot(mean, share, color=colour, linewidth=1.2, alpha=0.8, marker="o", markersize=3, label=label)
     axes.plot((0, 1), (0, 1), color="grey", linestyle=":", label="calibrated")
-    axes.set(xlabel="probability of REAL", ylabel="share that is REAL")
+    axes.set_xlabel(f"probability of {classes[1]}", parse_math=False)
+    axes.set_ylabel(f"share that is {classes[1]}", parse_math=False)
     return _finish_shares(figure, axes)
 
 

@@ -4,9 +4,9 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from search.config.data import CIFAKE
 from search.config.printable import escape
 from search.config.schema import StudyConfig
 from search.evaluation.choices import is_finished, name_recipes
@@ -15,22 +15,22 @@ from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
 from search.samplers.shares import describe_shares
 from trainables.config import list_defaults
+from trainables.pack_info import describe_images
 
 
 def list_notes(
     config: StudyConfig, manifest: Mapping[str, Any], trials: Sequence[Trial], models: Sequence[TestedModel]
 ) -> list[str]:
     """Return the notes that apply to a result."""
+    _, positive = manifest["data"].get("classes", CIFAKE)
     num_epochs = sum(len(trial.epochs) for trial in trials)
     seeds = (manifest.get("evaluations") or [{}])[-1].get("seeds", config.evaluation.seeds)
     notes = [
         f"Chosen on validation among {len(trials)} trials ({num_epochs} epochs), retrained on train and validation "
-        f"with {seeds} seed{'' if seeds == 1 else 's'}, tested once. REAL is the positive class.",
+        f"with {seeds} seed{'' if seeds == 1 else 's'}, tested once. {positive} is the positive class.",
         "± is the standard deviation over seeds. The interval contains the mean over these seeds with 95 % confidence, "
         f"as far as the test images decide: bootstrap over each class's images, {NUM_RESAMPLES:,} resamples.",
-        "Published models were tested by others, on CIFAKE's 20,000 test images; this study may have fewer. "
-        '"peak on test" is the best epoch on the test split itself, '
-        '"sealed" is tested once after all choices were made.',
+        *config.published.notes,
     ]
     ended = sum(trial.state is not State.RUNNING for trial in trials)
     if ended < config.search.num_trials:
@@ -42,7 +42,7 @@ def list_notes(
         *_describe_shortage(manifest),
         *_describe_recipes(manifest, trials),
         *_describe_start(models, trials),
-        *_describe_threshold(manifest, models),
+        *_describe_threshold(manifest, models, escape(positive)),
         *_describe_averaging(models, trials),
         *_describe_data(config, manifest),
     ]
@@ -145,14 +145,14 @@ def _describe_shortage(manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _describe_threshold(manifest: Mapping[str, Any], models: Sequence[TestedModel]) -> list[str]:
+def _describe_threshold(manifest: Mapping[str, Any], models: Sequence[TestedModel], positive: str) -> list[str]:
     thresholds = {(model.architecture, model.rank): model.threshold for model in models}
     told = ", ".join(f"{name}{_rank(rank)} {value:.4f}" for (name, rank), value in thresholds.items())
     if (manifest.get("evaluations") or [{}])[-1].get("threshold") == "validation":
         chosen = "that was best on validation for a training on train alone"
-        return [f"An image is called REAL above the probability {chosen}: {told}."]
+        return [f"An image is called {positive} above the probability {chosen}: {told}."]
     if any(threshold != 0.5 for threshold in thresholds.values()):
-        return [f"An image is called REAL above the probability that evaluation.threshold sets: {told}."]
+        return [f"An image is called {positive} above the probability that evaluation.threshold sets: {told}."]
     return []
 
 
@@ -169,8 +169,8 @@ def _describe_averaging(models: Sequence[TestedModel], trials: Sequence[Trial]) 
 
 
 def _describe_data(config: StudyConfig, manifest: Mapping[str, Any]) -> list[str]:
-    notes = []
     data = manifest["data"]
+    notes = describe_images(data, config.data.test_fraction)
     leaked, duplicates = data.get("leaked", 0), data.get("duplicates", 0)
     if leaked or duplicates:
         notes.append(
@@ -179,13 +179,6 @@ def _describe_data(config: StudyConfig, manifest: Mapping[str, Any]) -> list[str
         )
     if skipped := data.get("skipped"):
         notes.append(f"Skipped {len(skipped)} files that are not images, the first {escape(skipped[0])}.")
-    name = Path(config.data.path).name
-    if "cifake" in name.lower():
-        notes.append(
-            f"Limits of CIFAKE (recognised by the name {name}): REAL is CIFAR-10, whose test split has "
-            "near-duplicates of its training images; FAKE comes from one generator, Stable Diffusion 1.4, so nothing "
-            "here applies to images of another one."
-        )
     if config.data.path == "sample":
         notes.append("The embedded sample is not CIFAKE: these figures only show that the system works.")
     return notes

@@ -17,7 +17,6 @@ from markupsafe import Markup
 from PIL import Image
 
 from search.config.printable import escape_lines
-from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Mistake, Result, TestedModel
 from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
@@ -25,7 +24,6 @@ from search.record.trial import Trial
 from search.report import charts, figures
 from search.report.cells import Table
 from trainables.durable import write_file
-from trainables.pack_info import CLASSES
 
 NUM_MISTAKES = 12
 """Pictures per architecture."""
@@ -68,10 +66,12 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         results=results,
         search=search,
         curves=_draw_curves(result, winners),
-        matrices=_list_matrices(winners),
+        matrices=_list_matrices(result, winners),
         qualities=_draw_qualities(result, winners),
         mistakes={
-            models[0].label: [_describe(mistake) for mistake in result.mistakes[models[0].label][:NUM_MISTAKES]]
+            models[0].label: [
+                _describe(mistake, result.classes) for mistake in result.mistakes[models[0].label][:NUM_MISTAKES]
+            ]
             for models in winners.values()
             if result.mistakes.get(models[0].label)
         },
@@ -79,6 +79,7 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         charts=drawn,
         plotly=charts.compress_plotly() if timeline or any(drawn.values()) else None,
         stopped={name: Counter(trial.state.value for trial in _own(result.trials, name)) for name in drawn},
+        size=result.config.data.size,
         data=result.manifest.get("data", {}),
         origin=_describe_origin(result),
         configuration=json.dumps(result.manifest.get("config", {}), indent=2),
@@ -131,23 +132,23 @@ def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -
     return drawn
 
 
-def _list_matrices(winners: Mapping[str, Sequence[TestedModel]]) -> list[_Matrix]:
+def _list_matrices(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[_Matrix]:
     """Return the confusion matrices: ours summed over the seeds, then the published ones."""
     matrices = []
     for name, models in winners.items():
         sums = [[sum(tested.confusion[row][column] for tested in models) for column in (0, 1)] for row in (0, 1)]
         seeds = f"sum over {len(models)} seeds" if len(models) > 1 else "one seed"
-        matrices.append(_build_matrix(f"{name}, {seeds}", sums))
-    for published in PUBLISHED:
-        if (counts := published.confusion) is not None:
-            matrices.append(_build_matrix(published.model, [[counts.tn, counts.fp], [counts.fn, counts.tp]]))
+        matrices.append(_build_matrix(f"{name}, {seeds}", sums, result.classes))
+    for published in result.config.published.models:
+        if published.confusion is not None:
+            matrices.append(_build_matrix(published.model, published.confusion, result.classes))
     return matrices
 
 
-def _build_matrix(title: str, counts: Sequence[Sequence[int]]) -> _Matrix:
+def _build_matrix(title: str, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> _Matrix:
     rows = [
         (truth, [(count, count / max(sum(row), 1)) for count in row])
-        for truth, row in zip(CLASSES, counts, strict=True)
+        for truth, row in zip(classes, counts, strict=True)
     ]
     return _Matrix(title=title, rows=rows)
 
@@ -160,6 +161,7 @@ def _draw_qualities(result: Result, winners: Mapping[str, Sequence[TestedModel]]
     }
     if not any(known.values()):
         return []
+    positive = result.classes[1]
     areas = ", ".join(
         f"{name} {statistics.fmean(tested.metrics['auroc'] for tested in models):.4f}"
         for name, models in winners.items()
@@ -168,29 +170,31 @@ def _draw_qualities(result: Result, winners: Mapping[str, Sequence[TestedModel]]
         (
             "ROC, a line per seed",
             figures.render_svg(
-                figures.draw_roc(result.labels, known), name="roc", description=f"ROC curves; area under them: {areas}"
+                figures.draw_roc(result.labels, known, result.classes),
+                name="roc",
+                description=f"ROC curves; area under them: {areas}",
             ),
         ),
         (
             f"Reliability, a line per seed, {figures.NUM_BINS} bins",
             figures.render_svg(
-                figures.draw_reliability(result.labels, known),
+                figures.draw_reliability(result.labels, known, result.classes),
                 name="reliability",
-                description="Share of REAL images against the predicted probability; calibrated: on the diagonal",
+                description=f"Share of {positive} images against the probability; calibrated: on the diagonal",
             ),
         ),
     ]
 
 
-def _describe(mistake: Mistake) -> dict[str, str]:
+def _describe(mistake: Mistake, classes: Sequence[str]) -> dict[str, str]:
     buffer = io.BytesIO()
     Image.fromarray(mistake.image).save(buffer, format="png", optimize=True)
     called = 1 - mistake.truth
     certainty = mistake.probability if called else 1 - mistake.probability
     return {
         "source": f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}",
-        "truth": CLASSES[mistake.truth],
-        "called": CLASSES[called],
+        "truth": classes[mistake.truth],
+        "called": classes[called],
         "certainty": f"{certainty:.1%}",
     }
 
@@ -216,7 +220,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
         "Searched": f"{min(started):%Y-%m-%d %H:%M} to {max(ended):%Y-%m-%d %H:%M}" if started and ended else None,
         "Training": f"{seconds / 3600:.2f} hours in all trials",
         "Seeds": f"{config.search.seed} for the search{'' if config.trainable else retrained}",
-        "Threshold": None if config.trainable else f"{thresholds} on P(REAL)",
+        "Threshold": None if config.trainable else f"{thresholds} on P({result.classes[1]})",
         "Test split opened": "; ".join(_describe_stamp(opened) for opened in openings),
     }
     return [(term, str(value)) for term, value in known.items() if value]

@@ -70,7 +70,7 @@ def write_report(result: Result, directory: Path) -> list[Path]:
     for (architecture, rank), models in group_models(result.models).items():
         if rank == 1:
             contents[f"figures/{shorten(architecture)}_confusion.png"] = render_png(
-                draw_confusion([tested.confusion for tested in models], architecture)
+                draw_confusion([tested.confusion for tested in models], architecture, result.classes)
             )
             contents[f"figures/{shorten(architecture)}_curves.png"] = render_png(draw_curves(trials[models[0].trial]))
     paths = [write_file(directory / name, content) for name, content in contents.items()]
@@ -150,7 +150,7 @@ def _detail(result: Result) -> Table:
         means = [format_percent(row[name], row[f"{name}_std"]) for row in ours]
         intervals = [format_interval(row[f"{name}_low"], row[f"{name}_high"]) for row in ours]
         cells = [f"{mean} ({found})" if found else mean for mean, found in zip(means, intervals, strict=True)]
-        rows.append([heading, *cells])
+        rows.append([heading.format(negative=result.classes[0]), *cells])
     title = "Mean ± deviation over seeds (95 % interval over test images), in percent"
     return Table(title=title, header=["Metric", *(row["model"] for row in ours)], rows=rows)
 

@@ -19,7 +19,7 @@ import ray
 from search.cluster.nodes import connect
 from search.config.load import dump, parse
 from search.config.schema import StudyConfig
-from search.evaluation.model_file import PREPROCESSING, save_model
+from search.evaluation.model_file import describe_preprocessing, save_model
 from search.evaluation.model_record import SHARED, ModelRecord
 from search.evaluation.result import RATES
 from search.record.provenance import describe_code
@@ -353,7 +353,7 @@ def _make_record(**retraining: Any) -> ModelRecord:
         tested={name: (known | retraining)[name] for name in SHARED}
         | {"threshold": 0.5, "parameters": 2105, "confusion": ((9, 1), (1, 9)), "cost": {}}
         | {"metrics": {**dict.fromkeys(RATES, 0.9), "brier": 0.1, "loss": 0.3}},
-        preprocessing=PREPROCESSING | {"flip_average": False},
+        preprocessing=describe_preprocessing(("FAKE", "REAL"), build_train_config("cnn", {}, epochs=3, seed=5)),
         hardware={"type": "cpu", "name": "a CPU", "threads": 2, "cpus": 2.0, "gpus": 0.0},
         code={
             "commit": "c0ffee",

@@ -1,16 +1,15 @@
 """Findings of an audit: counts, bad files, copies, near-duplicates, colour."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from numpy.typing import NDArray
 
-from search.datasets.audit.images import PARTS, Images
+from search.datasets.audit.images import Images
 from search.datasets.audit.neighbours import compare, find_pairs, hash_images
-from trainables.pack_info import CLASSES
+from trainables.layout import Layout
 
-RELATIONS = (*PARTS, *(f"train/{label} and test/{label}" for label in CLASSES), "FAKE and REAL")
-"""Parts, or pairs of parts, in which two images can be the same or look alike."""
 MAX_DISTANCE = 8
 """Most bits of 64 in which the perceptual hashes of two near-duplicates differ.
 
@@ -48,10 +47,10 @@ class Part:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Repeats:
-    """Numbers of repeated images in one of RELATIONS.
+    """Numbers of repeated images in one relation of `list_relations`.
 
-    Within a part, every copy but the first counts; between train and test, the images of train that are also in test;
-    between FAKE and REAL, the images of FAKE that are also in REAL. Near-duplicates are counted in pairs.
+    Within a part, every copy but the first counts; between two splits or the classes, the images of the first that are
+    also in the second. Near-duplicates are counted in pairs.
     """
 
     relation: str
@@ -68,7 +67,6 @@ class NearPair:
     """Two images that look alike."""
 
     relation: str
-    """One of RELATIONS."""
     names: tuple[str, str]
     distance: int
     """Bits of 64 in which their perceptual hashes differ."""
@@ -85,13 +83,13 @@ class Audit:
     source: str
     """Folder or zip."""
     parts: list[Part]
-    """One for each of PARTS."""
+    """One for each part of the layout."""
     bad: list[str]
     """Files that are not images."""
     resized: list[str]
-    """Images that are not 32x32; they are compared after scaling."""
+    """Images of another size; they are compared after scaling."""
     repeats: list[Repeats]
-    """One for each of RELATIONS."""
+    """One for each relation."""
     copies: list[list[str]]
     """Groups of images with equal pixels."""
     near: list[NearPair]
@@ -101,9 +99,10 @@ class Audit:
 def audit(images: Images) -> Audit:
     """Count and compare all images."""
     near = find_near(images)
-    counts = {relation: sum(pair.relation == relation for pair in near) for relation in RELATIONS}
-    by_file = _count_repeats(images.parts, images.first_file)
-    by_pixels = _count_repeats(images.parts, images.first_pixels)
+    relations = list_relations(images.layout)
+    counts = {relation: sum(pair.relation == relation for pair in near) for relation in relations}
+    by_file = _count_repeats(images, images.first_file)
+    by_pixels = _count_repeats(images, images.first_pixels)
     return Audit(
         source=str(images.source),
         parts=_describe_parts(images),
@@ -111,11 +110,18 @@ def audit(images: Images) -> Audit:
         resized=images.resized,
         repeats=[
             Repeats(relation=relation, same_file=files, same_pixels=pixels - files, near=counts[relation])
-            for relation, files, pixels in zip(RELATIONS, by_file, by_pixels, strict=True)
+            for relation, files, pixels in zip(relations, by_file, by_pixels, strict=True)
         ],
         copies=_group_copies(images),
         near=near,
     )
+
+
+def list_relations(layout: Layout) -> list[str]:
+    """Return parts, and pairs of splits or of the classes, in which two images can be the same or look alike."""
+    pairs = itertools.combinations(layout.splits, 2)
+    across = [f"{one}/{label} and {other}/{label}" for one, other in pairs for label in layout.classes]
+    return [*layout.list_parts(), *across, " and ".join(layout.classes)]
 
 
 def find_near(images: Images) -> list[NearPair]:
@@ -128,7 +134,7 @@ def find_near(images: Images) -> list[NearPair]:
     ranked = alike[np.argsort(differences[alike], kind="stable")]
     return [
         NearPair(
-            relation=_name_relation(int(images.parts[left]), int(images.parts[right])),
+            relation=_name_relation(images.layout, int(images.parts[left]), int(images.parts[right])),
             names=(images.names[left], images.names[right]),
             distance=int(np.bitwise_count(hashes[left] ^ hashes[right])),
             difference=float(differences[row]),
@@ -138,20 +144,24 @@ def find_near(images: Images) -> list[NearPair]:
     ]
 
 
-def _count_repeats(parts: NDArray[np.int64], first: NDArray[np.int64]) -> list[int]:
-    """Count repeated images for each of RELATIONS, given the index of the first equal image for each image."""
-    members = [first[parts == part] for part in range(len(PARTS))]
+def _count_repeats(images: Images, first: NDArray[np.int64]) -> list[int]:
+    """Count repeated images for each relation, given the index of the first equal image for each image."""
+    members = [first[images.parts == part] for part in range(len(images.layout.list_parts()))]
     inside = [len(own) - len(np.unique(own)) for own in members]
-    across = [int(np.isin(members[label], members[label + 2]).sum()) for label in range(len(CLASSES))]
-    fake, real = (np.concatenate([members[label], members[label + 2]]) for label in range(len(CLASSES)))
-    return [*inside, *across, int(np.isin(fake, real).sum())]
+    pairs = itertools.combinations(range(0, len(members), 2), 2)
+    across = [
+        int(np.isin(members[one + label], members[other + label]).sum()) for one, other in pairs for label in (0, 1)
+    ]
+    negative, positive = (np.concatenate(members[label::2]) for label in (0, 1))
+    return [*inside, *across, int(np.isin(negative, positive).sum())]
 
 
-def _name_relation(left: int, right: int) -> str:
+def _name_relation(layout: Layout, left: int, right: int) -> str:
     """Return the relation of a pair, given the parts of its images in ascending order."""
+    parts = layout.list_parts()
     if left == right:
-        return RELATIONS[left]
-    return RELATIONS[len(PARTS) + left] if left % 2 == right % 2 else RELATIONS[-1]
+        return parts[left]
+    return f"{parts[left]} and {parts[right]}" if left % 2 == right % 2 else " and ".join(layout.classes)
 
 
 def _group_copies(images: Images) -> list[list[str]]:
@@ -170,7 +180,7 @@ def _describe_parts(images: Images) -> list[Part]:
         deviations = np.abs(pixels - pixels.mean(axis=3, keepdims=True, dtype=np.float32))
         grey[start : start + BATCH] = deviations.mean(axis=(1, 2, 3)) < GREY_DEVIATION
     described = []
-    for number, name in enumerate(PARTS):
+    for number, name in enumerate(images.layout.list_parts()):
         own = images.parts == number
         count = int(own.sum())
         red, green, blue = colours[own].mean(axis=0).tolist() if count else (0.0, 0.0, 0.0)

@@ -4,7 +4,6 @@ Both splits are read, and no image is left out: this serves the audit alone. No 
 """
 
 import dataclasses
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,24 +13,23 @@ from numpy.typing import NDArray
 from trainables.config import IMAGE_SIZE
 from trainables.decode import decode_chunks
 from trainables.errors import InputError
-from trainables.pack_info import CLASSES, SPLITS
-from trainables.source import Member, cut, open_source, require_classes
-
-PARTS = tuple("/".join(part) for part in itertools.product(SPLITS, CLASSES))
-"""train/FAKE, train/REAL, test/FAKE, test/REAL: the order of all lists in an audit."""
+from trainables.layout import Layout, read_layout
+from trainables.source import Member, cut, open_source
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Images:
-    """All decoded images of a source, sorted by PARTS, then by name."""
+    """All decoded images of a source, sorted by part, then by name."""
 
     source: Path
+    layout: Layout
+    """Splits and classes; `list_parts` has the order of all lists in an audit: train/FAKE, train/REAL, ..."""
     names: list[str]
-    """N names, SPLIT/CLASS/FILE."""
+    """N paths inside the source."""
     parts: NDArray[np.int64]
-    """(N,) indices into PARTS."""
+    """(N,) indices into the parts."""
     pixels: NDArray[np.uint8]
-    """(N, 32, 32, 3)."""
+    """(N, size, size, 3)."""
     first_file: NDArray[np.int64]
     """(N,) index of the first image whose file is equal; the image's own index if it is the first."""
     first_pixels: NDArray[np.int64]
@@ -39,26 +37,30 @@ class Images:
     bad: list[str]
     """Names of the files that are not images."""
     resized: list[str]
-    """Names of the images that were not 32x32."""
+    """Names of the images that had another size."""
 
 
-def read_images(path: Path, progress: Callable[[int, int], None] | None = None) -> Images:
+def read_images(path: Path, progress: Callable[[int, int], None] | None = None, size: int = IMAGE_SIZE) -> Images:
     """Read and decode all images of a folder or a zip.
 
     Args:
-        path: Folder or zip in the layout {train,test}/{REAL,FAKE}/*.
+        path: Folder or zip of images of two classes, with or without splits.
         progress: Called now and then with the number of files done and the number of all files.
+        size: Height and width at which the images are compared, in pixels.
 
     Raises:
         InputError: If it is missing, has another layout, or is corrupt.
     """
     try:
         with open_source(path) as source:
-            members = sorted(source.list_members(), key=lambda member: (_find_part(member.name), member.name))
-            require_classes(path, {PARTS[_find_part(member.name)] for member in members}, "has no images in")
-            pixels = np.empty((len(members), IMAGE_SIZE, IMAGE_SIZE, 3), dtype=np.uint8)
+            layout = read_layout(source)
+            places = {part: place for place, part in enumerate(layout.list_parts())}
+            listed = ((places["/".join(each.name.split("/")[:2])], each) for each in source.measure(layout.files))
+            numbered = sorted(listed, key=lambda pair: (pair[0], pair[1].name))
+            members = [member for _, member in numbered]
+            pixels = np.empty((len(members), size, size, 3), dtype=np.uint8)
             hashes, bad, resized = bytearray(), set[str](), list[str]()
-            for batch in decode_chunks(source, cut(members), "skip", progress):
+            for batch in decode_chunks(source, cut(members), "skip", progress, size):
                 start = len(hashes) // 8
                 pixels[start : start + len(batch.hashes)] = batch.images
                 hashes += b"".join(batch.hashes)
@@ -66,22 +68,19 @@ def read_images(path: Path, progress: Callable[[int, int], None] | None = None) 
                 resized += batch.resized
     except OSError as error:
         raise InputError(f"cannot read {path}: {error}") from error
-    sound = [member for member in members if member.name not in bad]
+    sound = [member for member in members if member.path not in bad]
     first_file, first_pixels = _find_firsts(sound, np.frombuffer(hashes, dtype=np.uint64))
     return Images(
         source=path,
-        names=[member.name for member in sound],
-        parts=np.array([_find_part(member.name) for member in sound], dtype=np.int64),
+        layout=layout,
+        names=[member.path for member in sound],
+        parts=np.array([part for part, member in numbered if member.path not in bad], dtype=np.int64),
         pixels=pixels[: len(sound)],
         first_file=first_file,
         first_pixels=first_pixels,
-        bad=[member.name for member in members if member.name in bad],
+        bad=[member.path for member in members if member.path in bad],
         resized=resized,
     )
-
-
-def _find_part(name: str) -> int:
-    return PARTS.index("/".join(name.split("/")[:2]))
 
 
 def _find_firsts(members: list[Member], hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,8 +5,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.config import IMAGE_SIZE
-
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey image. Source: ITU-R BT.601."""
 FREQUENCIES = 8
@@ -23,10 +21,11 @@ def hash_images(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return the 64-bit perceptual hash (pHash) of each image.
 
     Each bit says whether one of the 64 lowest frequencies of the grey image's cosine transform is above their median.
-    Brightness and contrast do not change the hash, compression hardly does. pHash scales to 32x32, our images' size.
+    Brightness and contrast do not change the hash, compression hardly does. pHash scales
+    to 32x32, CIFAKE's size; larger images keep theirs.
 
     Args:
-        images: (N, 32, 32, 3).
+        images: (N, size, size, 3).
 
     Returns:
         (N,).
@@ -34,12 +33,13 @@ def hash_images(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     Source: Zauner 2010, Implementation and Benchmarking of Perceptual Image Hash Functions (the DCT based one),
     with the lowest frequencies included as in Krawetz 2011, Looks Like It (hackerfactor.com).
     """
-    basis = _build_basis()
+    size = images.shape[1]
+    basis = _build_basis(size)
     hashes = np.empty(len(images), dtype=np.uint64)
     for start in range(0, len(images), BATCH):
         grey = images[start : start + BATCH].reshape(-1, 3).astype(np.float32) @ LUMA
         # Rounded, because the only frequencies of a flat image are rounding errors.
-        amplitudes = np.rint(grey.reshape(-1, IMAGE_SIZE**2) @ basis)
+        amplitudes = np.rint(grey.reshape(-1, size**2) @ basis)
         bits = amplitudes > np.median(amplitudes, axis=1, keepdims=True)
         hashes[start : start + BATCH] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
     return hashes
@@ -86,7 +86,7 @@ def compare(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> tuple[NDArra
     """Compare the pixels of each pair.
 
     Args:
-        images: (N, 32, 32, 3).
+        images: (N, size, size, 3).
         pairs: (K, 2) indices of images.
 
     Returns:
@@ -103,9 +103,9 @@ def compare(images: NDArray[np.uint8], pairs: NDArray[np.int64]) -> tuple[NDArra
     return differences, correlations
 
 
-def _build_basis() -> NDArray[np.float32]:
-    """Return the cosines (1024, 64) of the lowest frequencies, ordered so that each band has high and low ones."""
-    places = (2 * np.arange(IMAGE_SIZE) + 1) / (2 * IMAGE_SIZE)
+def _build_basis(size: int) -> NDArray[np.float32]:
+    """Return the cosines (size**2, 64) of the lowest frequencies, ordered so that each band has high and low ones."""
+    places = (2 * np.arange(size) + 1) / (2 * size)
     cosines = np.cos(np.pi * np.arange(FREQUENCIES)[:, None] * places)
     deal = np.arange(FREQUENCIES**2).reshape(-1, BANDS).T.ravel()
     basis: NDArray[np.float32] = np.kron(cosines, cosines)[deal].T.astype(np.float32)

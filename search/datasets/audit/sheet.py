@@ -6,17 +6,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from search.config.printable import escape
-from search.datasets.audit.findings import RELATIONS, NearPair
+from search.datasets.audit.findings import NearPair, list_relations
 from search.datasets.audit.images import Images
-from trainables.config import IMAGE_SIZE
 
 COLUMNS, ROWS = 6, 2
 """Examples in a row and in a column, for each relation."""
-SIDE = 3 * IMAGE_SIZE
-"""Pixels of an image's side on the sheet; an integer multiple, so that no pixel is interpolated."""
+SIDE = 96
+"""Pixels of an image's side on the sheet, at least; an integer multiple, so that no pixel is interpolated."""
 GAP, LINE = 8, 13
 """Pixels between examples, and height of a line of text in pixels."""
-CELL = (2 * SIDE + GAP, SIDE + 3 * LINE + GAP)
 
 
 def draw_sheet(images: Images, near: Sequence[NearPair]) -> Image.Image:
@@ -25,24 +23,29 @@ def draw_sheet(images: Images, near: Sequence[NearPair]) -> Image.Image:
     Below each pair are its two files, the differing bits of the hashes, the difference of the pixels, and their
     correlation.
     """
-    groups = {relation: [pair for pair in near if pair.relation == relation] for relation in RELATIONS}
+    size = images.pixels.shape[1]
+    side = size * -(-SIDE // size)
+    width, row_height = 2 * side + GAP, side + 3 * LINE + GAP
+    groups = {
+        relation: [pair for pair in near if pair.relation == relation] for relation in list_relations(images.layout)
+    }
     shown = {relation: _spread(group) for relation, group in groups.items() if group}
-    heights = [2 * LINE + -(-len(pairs) // COLUMNS) * CELL[1] for pairs in shown.values()]
-    sheet = Image.new("RGB", (COLUMNS * CELL[0] + GAP, sum(heights) + GAP), "white")
+    heights = [2 * LINE + -(-len(pairs) // COLUMNS) * row_height for pairs in shown.values()]
+    sheet = Image.new("RGB", (COLUMNS * width + GAP, sum(heights) + GAP), "white")
     draw, places = ImageDraw.Draw(sheet), {name: row for row, name in enumerate(images.names)}
     top = GAP
     for (relation, pairs), height in zip(shown.items(), heights, strict=True):
         draw.text((GAP, top), f"{relation}: {len(pairs)} of {len(groups[relation])} pairs", fill="black")
         for number, pair in enumerate(pairs):
-            corner = (GAP + number % COLUMNS * CELL[0], top + 2 * LINE + number // COLUMNS * CELL[1])
-            for side, name in enumerate(pair.names):
-                tile = Image.fromarray(images.pixels[places[name]]).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-                sheet.paste(tile, (corner[0] + side * SIDE, corner[1]))
+            corner = (GAP + number % COLUMNS * width, top + 2 * LINE + number // COLUMNS * row_height)
+            for place, name in enumerate(pair.names):
+                tile = Image.fromarray(images.pixels[places[name]]).resize((side, side), Image.Resampling.NEAREST)
+                sheet.paste(tile, (corner[0] + place * side, corner[1]))
             lines = [
                 *map(_shorten, pair.names),
                 f"{pair.distance} bits, {pair.difference:.1f} levels, r = {pair.correlation:.2f}",
             ]
-            draw.text((corner[0], corner[1] + SIDE), "\n".join(lines), fill="black", spacing=1)
+            draw.text((corner[0], corner[1] + side), "\n".join(lines), fill="black", spacing=1)
         top += height
     return sheet
 

@@ -12,8 +12,6 @@ import numpy as np
 from search.evaluation.result import Result, TestedModel
 from trainables.names import shorten
 
-CLASSES = ("FAKE", "REAL")
-
 
 def log_evaluation(run: Any, result: Result, directory: Path) -> None:
     """Log everything of an evaluation, in one step.
@@ -92,7 +90,8 @@ def _draw_confusion(result: Result, architecture: str) -> Any:
     mine = [tested for tested in result.models if tested.architecture == architecture and tested.rank == 1]
     counts = np.sum([tested.confusion for tested in mine], axis=0)
     data: list[Any] = [
-        [CLASSES[truth], CLASSES[called], int(counts[truth, called])] for truth, called in np.ndindex(2, 2)
+        [result.classes[truth], result.classes[called], int(counts[truth, called])]
+        for truth, called in np.ndindex(2, 2)
     ]
     names: list[str | int] = ["Actual", "Predicted", "nPredictions"]
     return wandb.plot_table(
@@ -110,7 +109,7 @@ def _draw_roc(result: Result, tested: TestedModel) -> Any:
     truth: Any = result.labels
     probabilities: Any = np.stack([1 - real, real], axis=1)
     shown: Any = [1]
-    return wandb.plot.roc_curve(truth, probabilities, labels=list(CLASSES), classes_to_plot=shown)
+    return wandb.plot.roc_curve(truth, probabilities, labels=list(result.classes), classes_to_plot=shown)
 
 
 def _draw_curves(result: Result) -> Any:

@@ -90,7 +90,7 @@ def test_without_near_duplicates_there_is_no_contact_sheet(audit_files, tmp_path
         (["nowhere.zip"], "nowhere.zip does not exist"),
         (["broken.zip"], "broken.zip is a corrupt zip"),
         (["notes.txt"], "notes.txt is neither a folder nor a zip"),
-        (["images/train"], "images/train has no images in train/FAKE"),
+        (["images/train/FAKE"], "images/train/FAKE has 0 classes"),
         (["images", "--json", "notes.txt"], "notes.txt exists: remove it"),
         (["images", "--contact-sheet", "nowhere/near.png"], "nowhere is not a folder"),
     ],

@@ -17,7 +17,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from search.commands.predict import BATCH, answer, main
-from search.evaluation.model_card import LIMITS
+from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import load_model
 from search.evaluation.statistics import call_real
 from trainables.augment import to_float
@@ -60,7 +60,7 @@ def test_each_picture_gets_the_models_probability(ask, saved_model, write_noise,
     labels = ["REAL" if probability > 0.5 else "FAKE" for probability in expected]
     lines = [f"{label}  {p:.4f}  many/{path.name}" for label, p, path in zip(labels, expected, paths, strict=True)]
     assert stdout.splitlines() == lines
-    assert stderr == f"note: {LIMITS}.\n"
+    assert stderr == f"note: {describe_limits(32)}.\n"
 
 
 def test_the_threshold_is_the_records(ask, saved_model, write_noise, tmp_path):
@@ -151,7 +151,7 @@ def test_json_is_one_document_and_csv_one_table(ask, write_noise, tmp_path):
     assert code == 1
     document = json.loads(stdout)
     assert document["model"] == "cnn-seed0"
-    assert document["limits"][0] == f"{LIMITS}."
+    assert document["limits"][0] == f"{describe_limits(32)}."
     assert [image["file"] for image in document["images"]] == ['a, "b".png']
     assert document["images"][0]["notes"] == ["resized"]
     assert [skipped["file"] for skipped in document["skipped"]] == ["bad.png"]

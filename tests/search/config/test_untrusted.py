@@ -25,8 +25,8 @@ import search.commands.predict
 import search.commands.reproduce
 import search.commands.sync
 from search.commands.reproduce import DEPENDENCIES
+from search.config.data import DataConfig
 from search.config.load import parse
-from search.config.schema import DataConfig
 from search.config.untrusted import STORAGE, check_object_name, parse_json
 from search.config.urls import PASSWORD
 from search.config.yaml import format_yaml, read_untrusted_yaml

@@ -49,7 +49,15 @@ def test_a_pretrained_model_comes_back_without_the_weights_it_started_from(tmp_p
 
 def test_the_card_says_what_the_model_is_and_is_not_for(saved):
     card = saved.with_suffix(".md").read_text()
-    for words in ("# cnn-seed0", "| accuracy | 0.9000 |", "| filters | 4 |", "c0ffee", "CIFAKE", "above 0.5"):
+    for words in (
+        "# cnn-seed0",
+        "| accuracy | 0.9000 |",
+        "| filters | 4 |",
+        "c0ffee",
+        "Tells REAL from FAKE",
+        "32x32",
+        "above 0.5",
+    ):
         assert words in card
 
 

@@ -1,11 +1,17 @@
-import pytest
+from pathlib import Path
 
-from search.evaluation.published import PUBLISHED
+import pytest
+import yaml
+
+from search.config.load import dump, load, parse
+from trainables.errors import InputError
 from trainables.metrics import Confusion, score_confusion
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.model import build_model, count_parameters
 from trainables.models.resnet50.config import ResNet50Config
 
+CONFIGS = Path(__file__).parents[3] / "configs"
+PUBLISHED = load(CONFIGS / "cifake.yaml").published.models
 PAPER = {published.model: published for published in PUBLISHED if published.confusion is not None}
 
 
@@ -15,14 +21,14 @@ def test_the_paper_has_both_its_models_here():
 
 @pytest.mark.parametrize("model", PAPER)
 def test_the_papers_table_1_follows_from_its_confusion_matrix(model):
-    derived = score_confusion(PAPER[model].confusion)
+    (tn, fp), (fn, tp) = PAPER[model].confusion
+    derived = score_confusion(Confusion(tn=tn, fp=fp, fn=fn, tp=tp))
     assert {name: round(derived[name], 4) for name in PAPER[model].metrics} == PAPER[model].metrics
 
 
 @pytest.mark.parametrize("model", PAPER)
 def test_the_paper_tested_on_10000_images_of_each_class(model):
-    counts = PAPER[model].confusion
-    assert (counts.tn + counts.fp, counts.fn + counts.tp) == (10_000, 10_000)
+    assert [sum(row) for row in PAPER[model].confusion] == [10_000, 10_000]
 
 
 def test_no_other_counts_round_to_table_1_for_resnet50():
@@ -33,7 +39,7 @@ def test_no_other_counts_round_to_table_1_for_resnet50():
         counts = Confusion(tn=10_000 - fp, fp=fp, fn=10_000 - tp, tp=tp)
         derived = score_confusion(counts)
         if all(round(derived[name], 4) == wanted[name] for name in ("precision", "recall", "f1")):
-            found.append(counts)
+            found.append(((counts.tn, counts.fp), (counts.fn, counts.tp)))
     assert found == [PAPER["ResNet-50 (paper)"].confusion]
 
 
@@ -48,3 +54,47 @@ def test_what_was_not_published_is_not_made_up():
         assert published.protocol == "not stated"
         assert published.parameters is None
         assert published.confusion is None
+
+
+def test_a_study_carries_what_was_published_and_a_stored_one_reads_no_file(tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/known.yaml").write_text(
+        "models: [{model: Ours, protocol: sealed, metrics: {f1: 0.5}}]\nnotes: [x]\n"
+    )
+    (tmp_path / "base/study.yaml").write_text("name: base\nevaluation: {published: known.yaml}\n")
+    (tmp_path / "study.yaml").write_text("extends: base/study.yaml\nname: mine\n")
+    config = load(tmp_path / "study.yaml")
+    assert config.evaluation.published == "base/known.yaml"
+    assert (config.published.models[0].metrics, config.published.notes) == ({"f1": 0.5}, ("x",))
+    (tmp_path / "base/known.yaml").unlink()
+    assert parse(dump(config)) == config
+
+
+def test_recipes_are_found_beside_the_file_that_names_them(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/small.yaml").write_text("architecture: cnn\nparams: {filters: 8}\n")
+    (tmp_path / "base/study.yaml").write_text(
+        "name: base\nsearch: {first: [small.yaml]}\nspace: {cnn: {filters: {choice: [8, 16]}}}\n"
+    )
+    (tmp_path / "mine/study.yaml").write_text("extends: ../base/study.yaml\nname: mine\n")
+    assert load(tmp_path / "mine/study.yaml").recipes[0].params == {"filters": 8}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"models": [{"model": "x", "protocol": "sealed", "metrics": {"f1": 2}}]}, "published.models.0.metrics.f1 = 2"),
+        ({"models": [{"protocol": "sealed"}]}, "published.models.0.model: missing"),
+    ],
+)
+def test_a_published_result_of_another_form_is_refused(tmp_path, content, message):
+    (tmp_path / "known.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "study.yaml").write_text("name: x\nevaluation: {published: known.yaml}\n")
+    with pytest.raises(InputError, match=message):
+        load(tmp_path / "study.yaml")
+
+
+def test_only_the_studies_of_cifake_name_what_was_published_of_it():
+    known = {path.stem: bool(load(path).published.models) for path in CONFIGS.glob("*.yaml")}
+    assert [name for name, is_known in known.items() if not is_known] == ["local"]

@@ -5,7 +5,7 @@ from search.report.figures import draw_confusion, draw_curves
 
 
 def test_a_confusion_matrix_sums_over_the_seeds():
-    axes = draw_confusion([((90, 10), (7, 93)), ((90, 10), (8, 92))], "cnn").axes[0]
+    axes = draw_confusion([((90, 10), (7, 93)), ((90, 10), (8, 92))], "cnn", ("FAKE", "REAL")).axes[0]
     texts = [text.get_text() for text in axes.texts]
     assert texts == ["180\n90.00%", "20\n10.00%", "15\n7.50%", "185\n92.50%"]
     assert axes.get_title() == "cnn on test, sum over 2 seeds"

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from datetime import datetime, timedelta
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.ui import WebDriverWait
 
-from search.config.load import dump, parse
+from search.config.load import dump, load, parse
 from search.evaluation import result as results
 from search.evaluation.result import Mistake, Result
 from search.record.trial import State, Trial
@@ -25,7 +26,8 @@ SPACE = {
     "shared": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "optimizer": {"choice": ["adam", "sgd"]}},
     "cnn": {"filters": {"choice": [16, 32, 48]}, "dropout": {"low": 0.0, "high": 0.5}},
 }
-CONFIG = parse({"name": "mine", "space": SPACE})
+PUBLISHED = load(Path(__file__).parents[3] / "configs" / "cifake.yaml").published
+CONFIG = dataclasses.replace(parse({"name": "mine", "space": SPACE}), published=PUBLISHED)
 START = datetime(2026, 1, 1, 12)
 TABLE = Table(
     title="On the test split, in percent",

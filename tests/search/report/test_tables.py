@@ -2,22 +2,23 @@ import csv
 import dataclasses
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from search.config.load import parse
+from search.config.load import load, parse
 from search.evaluation import result
 from search.evaluation.comparison import COLUMNS, DETAILS, METRICS, list_differences, summarize, summarize_lower
-from search.evaluation.published import PUBLISHED
 from search.evaluation.result import Result
 from search.record.trial import State, Trial
 from search.report.cells import Table, format_latex
 from search.report.tables import list_search_tables, write_report
 from search.report.terminal import render
 
+PUBLISHED = load(Path(__file__).parents[3] / "configs" / "cifake.yaml").published
 LABELS = np.repeat([0, 1], 100).astype(np.uint8)
 
 
@@ -63,7 +64,7 @@ def make_result(models=None, trials=None, notes=()):
     models = [make_model(seed=seed, accuracy=0.9 + 0.01 * seed) for seed in range(3)] if models is None else models
     return Result(
         study="mine",
-        config=parse({"name": "mine"}),
+        config=dataclasses.replace(parse({"name": "mine"}), published=PUBLISHED),
         manifest={},
         models=models,
         trials=trials or [make_trial()],
@@ -78,7 +79,7 @@ def test_the_table_has_a_row_per_architecture_and_then_the_published_ones():
     models = [make_model(), make_model(seed=1), make_model("resnet50", trial=4)]
     frame = summarize(make_result(models))
     assert tuple(frame.columns) == COLUMNS
-    assert list(frame["model"]) == ["cnn", "resnet50", *(published.model for published in PUBLISHED)]
+    assert list(frame["model"]) == ["cnn", "resnet50", *(published.model for published in PUBLISHED.models)]
     assert list(frame["source"]) == ["this study"] * 2 + ["published"] * 4
     assert list(frame["protocol"][:4]) == ["sealed"] * 2 + ["peak on test"] * 2
     assert list(frame["seeds"].fillna(0)) == [2, 1, 0, 0, 0, 0]
@@ -100,7 +101,7 @@ def test_one_seed_has_no_deviation():
 def test_only_the_best_configuration_of_an_architecture_is_compared():
     models = [make_model(accuracy=0.8), make_model(rank=2, accuracy=0.99)]
     frame = summarize(make_result(models))
-    assert len(frame) == 1 + len(PUBLISHED)
+    assert len(frame) == 1 + len(PUBLISHED.models)
     assert frame.loc[0, "accuracy"] == 0.8
 
 

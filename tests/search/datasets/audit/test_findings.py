@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from search.datasets.audit.findings import RELATIONS, audit
-from search.datasets.audit.images import PARTS, read_images
+from search.datasets.audit.findings import audit
+from search.datasets.audit.images import read_images
 from trainables.errors import InputError
 from trainables.pack import pack
 from trainables.pack_info import load_info
 
+PARTS = ("train/FAKE", "train/REAL", "test/FAKE", "test/REAL")
+RELATIONS = (*PARTS, "train/FAKE and test/FAKE", "train/REAL and test/REAL", "FAKE and REAL")
 CIFAKE = os.environ.get("CIFAKE_PATH")
 
 

@@ -1,0 +1,65 @@
+"""The keys of a study about its data, and the types of what is known of a data set."""
+
+import dataclasses
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+Size = Annotated[int, Field(ge=32, le=256)]
+Classes = tuple[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=100)]]
+CIFAKE: Classes = ("FAKE", "REAL")
+"""Names of the classes in the order of their labels, and those in files of early versions."""
+
+
+Counts = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedModel:
+    """One published result on the test split of a data set."""
+
+    model: str
+    """Architecture and authors."""
+    protocol: Literal["sealed", "peak on test", "not stated"]
+    """How epoch and configuration were chosen: without the test split, by its best epoch there, or unknown."""
+    metrics: dict[Literal["accuracy", "precision", "recall", "f1", "auroc"], Annotated[float, Field(ge=0, le=1)]] = (
+        dataclasses.field(default_factory=dict)
+    )
+    parameters: Annotated[int, Field(ge=1)] | None = None
+    """Trainable parameters, if the description allows to count them."""
+    confusion: tuple[Counts, Counts] | None = None
+    """Counts of test images by label: rows true, columns predicted."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """Results and limits that were published of the data: the content of the file that `evaluation.published` names."""
+
+    models: tuple[PublishedModel, ...] = ()
+    """Rows below those of the study, and their confusion matrices."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the report, such as the limits of the data."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class DataConfig:
+    """The images, and which of them are used for validation."""
+
+    path: str = "sample"
+    """Folder or .zip of images of two classes: {train,test}/CLASS/**, with val/ if there is one, or CLASS/** without a
+    split; or `sample`, the small data set that is built in."""
+    size: Size = 32
+    """Height and width to which images are resized, in pixels."""
+    positive: Annotated[str, Field(min_length=1, max_length=100)] = "REAL"
+    """Class with label 1: precision, recall and the threshold are about it."""
+    test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Fraction of the images that becomes the test split, chosen by a hash of the file; for data without a split
+    alone."""
+    max_train_images: Annotated[int, Field(ge=4)] | None = None
+    """Images of the training split to use, validation included; null uses all."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Fraction of the used training images that validates and does not train, if the data have no val/."""
+    on_bad_image: Literal["stop", "skip"] = "stop"
+    """A file that is not an image stops the packing, or is skipped and listed."""
+    cache: str = "~/.cache/cifake-search"
+    """Folder of the packed images; all studies on a machine share it."""

@@ -1,0 +1,115 @@
+"""Finds the splits and the two classes of a data set by the names of its folders. It does not import torch.
+
+The layout is {train,val,test}/CLASS/**, in any case, or CLASS/** without a split; a folder around all is left out.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterable
+
+from trainables.errors import InputError
+from trainables.source import LAYOUT, Source
+
+SPLITS = ("train", "val", "test")
+WHOLE = "all"
+"""Split of all images of a data set that has none."""
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+LONGEST = 100
+"""Characters of a class's name, at most."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Which files of a source belong to which split and class."""
+
+    classes: tuple[str, str]
+    """Names in the order of their labels, 0 and 1."""
+    splits: tuple[str, ...]
+    """Those of SPLITS that there are, or WHOLE; each must have images of both classes."""
+    files: dict[str, str]
+    """Path inside the source -> SPLIT/CLASS/FILE."""
+
+    def list_parts(self) -> list[str]:
+        """Return SPLIT/CLASS for all splits and classes."""
+        return ["/".join(part) for part in itertools.product(self.splits, self.classes)]
+
+
+def read_layout(source: Source, positive: str | None = None) -> Layout:
+    """Find splits and classes.
+
+    Args:
+        source: Folder or zip.
+        positive: Class with label 1; None takes the second one by name.
+
+    Raises:
+        InputError: If there are not two classes, `positive` is none of them, or a class of a split has no files.
+    """
+    roots = _find_splits(source)
+    found: dict[tuple[str, str], list[str]] = {}
+    for split, root in roots.items():
+        for name in source.list_folders(root):
+            if files := source.list_files(f"{root}/{name}".lstrip("/")):
+                found[split, name] = files
+    classes = _choose_classes(source, found, positive)
+    splits = (WHOLE,) if WHOLE in roots else tuple(name for name in SPLITS if name != "val" or name in roots)
+    layout = Layout(
+        classes=classes,
+        splits=splits,
+        files={
+            path: f"{split}/{label}{path[len(f'{roots[split]}/{label}'.lstrip('/')) :]}"
+            for (split, label), paths in found.items()
+            if label in classes
+            for path in paths
+        },
+    )
+    require_classes(source, layout.list_parts(), {f"{split}/{label}" for split, label in found}, "has no images in")
+    return layout
+
+
+def require_classes(
+    source: Source, parts: Iterable[str], present: set[str], complaint: str = "has only files that are not images in"
+) -> None:
+    """Raise InputError with the complaint unless all parts, SPLIT/CLASS, are present."""
+    if missing := [part for part in parts if part not in present]:
+        raise InputError(f"{source.path} {complaint} {', '.join(missing)}: expected images in {LAYOUT}")
+
+
+def _find_splits(source: Source) -> dict[str, str]:
+    """Return the folder of each split, or of WHOLE."""
+    top = ""
+    names = source.list_folders(top)
+    if len(names) == 1 and names[0].lower() not in SPLITS and (below := source.list_folders(names[0])):
+        top, names = f"{names[0]}/", below
+    roots = {split: f"{top}{name}" for split in SPLITS for name in names if name.lower() == split}
+    if not {"train", "test"} & roots.keys():
+        return {WHOLE: top.rstrip("/")}
+    if len({name.lower() for name in names} & set(SPLITS)) < sum(name.lower() in SPLITS for name in names):
+        raise InputError(f"{source.path} has two folders of one split, such as train and Train: keep one")
+    return roots
+
+
+def _choose_classes(source: Source, found: dict[tuple[str, str], list[str]], positive: str | None) -> tuple[str, str]:
+    """Return the two classes in the order of their labels; folders without images do not count if there are more."""
+    names = sorted({label for _, label in found})
+    if len(names) > 2:
+        names = sorted({label for (_, label), files in found.items() if any(map(_is_image, files))})
+    if len(names) != 2:
+        told = f" ({', '.join(map(ascii, names[:20]))})" if names else ""
+        raise InputError(
+            f"{source.path} has {len(names)} classes{told}: a model tells exactly two apart; give two folders of images"
+            f" in each split, {LAYOUT}"
+        )
+    if bad := [name for name in names if not name.isprintable() or len(name) > LONGEST]:
+        raise InputError(
+            f"{source.path}: the class {bad[0][:LONGEST]!a} needs a printable name of {LONGEST} characters"
+        )
+    first, second = names
+    if positive is not None and positive not in names:
+        raise InputError(
+            f"positive = {positive!r}: {source.path} has the classes {first} and {second}: name one of them"
+        )
+    return (second, first) if positive == first else (first, second)
+
+
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(SUFFIXES)
