@@ -48,7 +48,7 @@ class Study:
         self._specs: dict[str, dict[str, Spec]] = {name: list_specs(config.space, name) for name in names}
         self._distributions = {name: build_distributions(specs, name) for name, specs in self._specs.items()}
         self._samplers: dict[str, Sampler] = {
-            name: Sampler(search.sampler, found, seed=search.seed, startup=search.num_startup_trials)
+            name: Sampler(search.sampler, found, seed=search.seed, startup=search.num_startup_trials, sign=search.sign)
             for name, found in self._distributions.items()
         }
         for number, trial in enumerate(learnt, start=-len(learnt)):  # before the first of this study
@@ -104,7 +104,10 @@ class Study:
         """Record an epoch of a trial and return whether the trial ends with it.
 
         Nothing changes if the epoch is recorded already, since a resumed worker may report it again, or if the trial
-        has ended.
+        has ended. A trial whose metric is not a finite number fails.
+
+        Raises:
+            InputError: If the epoch lacks the metric of the study.
         """
         if number not in self._running:
             return True
@@ -112,6 +115,11 @@ class Study:
         if metrics["epoch"] <= len(trial.epochs):
             return False
         assert metrics["epoch"] == len(trial.epochs) + 1, f"trial {number} skipped an epoch: {metrics['epoch']}"
+        if problem := trial.find_problem(metrics):
+            self.fail(number, problem)
+            if trial.metric not in metrics:
+                raise InputError(f"trial {number}: {problem}")
+            return True
         self._journal.add_epoch(trial, metrics, device=device, elapsed_s=self.elapsed_s)
         self.num_epochs += 1
         for listener in self._listeners:
@@ -144,7 +152,7 @@ class Study:
 
         A trial that is spared does not stop.
         """
-        stop = self._schedulers[trial.architecture].report(trial.number, epoch, trial.list_values()[epoch - 1])
+        stop = self._schedulers[trial.architecture].report(trial.number, epoch, trial.list_scores()[epoch - 1])
         return stop and not (self.config.search.spare_first and trial.number in self._first)
 
     def _propose(self) -> Trial:
@@ -211,7 +219,7 @@ class Study:
             self._end(trial, State.COMPLETE, None)
         elif stop:
             self._end(trial, State.PRUNED, f"stopped by {search.scheduler} at epoch {len(trial.epochs)}")
-        elif patience is not None and is_converged(trial.list_values(), patience, search.patience_delta):
+        elif patience is not None and is_converged(trial.list_scores(), patience, search.patience_delta):
             self._end(trial, State.COMPLETE, f"no better for {patience} epochs")
         if trial.state is State.RUNNING:
             return False

@@ -22,8 +22,11 @@ Index = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1000)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
+MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _./-]{0,99}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Amount = Annotated[float, Field(ge=0)]
+# an early version called the value of a winner `accuracy`
+Best = Annotated[Finite, Field(validation_alias=pydantic.AliasChoices("value", "accuracy"))]
 Positive = Annotated[float, Field(gt=0)]
 OwnName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
 """A class or function of a module beside the study's file, or of an installed package, as module:Name."""
@@ -69,10 +72,6 @@ class SearchConfig:
 
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ("cnn", "resnet50")
     """Architectures to search. Each has its own sampler history and its own rungs."""
-    metric: str = "accuracy"
-    """Validation metric by which trials are compared."""
-    goal: Literal["max", "min"] = "max"
-    """Whether a larger or a smaller metric is better."""
     shares: dict[Label, Positive] | None = None
     """Weight of each architecture in what `divide` names; null gives all the same weight."""
     divide: Literal["trials", "epochs", "seconds"] = "trials"
@@ -80,6 +79,11 @@ class SearchConfig:
     GPUs. CPUs count if an architecture has no GPU."""
     min_trials: Count = 1
     """Trials that each architecture gets before the shares apply."""
+    metric: MetricName = "accuracy"
+    """Validation metric by which trials are compared: accuracy, auroc, f1, loss or average_precision; for a
+    training function of your own, any that it yields."""
+    goal: Literal["max", "min"] | None = None
+    """Whether larger or smaller values of the metric are better; null is max, and min for loss."""
     num_trials: Count = 20
     """Trials to start."""
     max_epochs: Count = 10
@@ -122,6 +126,11 @@ class SearchConfig:
     for `num_startup_trials`, and count for nothing else. They are copied when the study starts."""
     spare_first: bool = False
     """Whether the scheduler stops none of the trials of `first`, so that their curves are whole."""
+
+    @property
+    def sign(self) -> int:
+        """1 if larger values of the metric are better, -1 if smaller ones are."""
+        return -1 if (self.goal or ("min" if self.metric == "loss" else "max")) == "min" else 1
 
     @property
     def first_rung(self) -> int:

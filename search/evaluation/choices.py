@@ -19,7 +19,7 @@ from trainables.errors import InputError
 from trainables.seed import derive_seed
 
 RULE = (
-    "best validation accuracy at any epoch, the earlier trial in a tie; "
+    "{best} validation {metric} at any epoch, the earlier trial in a tie; "
     "retrained on train and validation up to that epoch; tested once"
 )
 DISTINCT = "; of equal configurations the best trial alone"
@@ -27,7 +27,7 @@ DISTINCT = "; of equal configurations the best trial alone"
 
 
 def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None) -> list[Trial]:
-    """Return an architecture's best finished trials by their best validation accuracy, the earlier one in a tie.
+    """Return an architecture's best finished trials by their best validation metric, the earlier one in a tie.
 
     Trials of the same configuration count once, as the best of them.
 
@@ -38,7 +38,7 @@ def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None
     """
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
     best: dict[frozenset[tuple[str, Any]], Trial] = {}
-    for trial in sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number)):
+    for trial in sorted(ended, key=lambda trial: (-trial.score, trial.number)):
         best.setdefault(frozenset(complete_params(architecture, trial.params).items()), trial)
     return list(best.values())[:top_k]
 
@@ -83,7 +83,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
             architecture=architecture,
             rank=rank,
             trial=trial.number,
-            accuracy=trial.get_peak()[0],
+            value=trial.get_peak()[0],
             epochs=trial.get_peak()[1],
             threshold=threshold,
             recipe=recipes.get(trial.number),
@@ -93,13 +93,18 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
         if rank <= wanted.top_k or trial.number in recipes
     ]
     return Choices(
-        rule=RULE + (DISTINCT if wanted.top_k > 1 else ""),
+        rule=describe_rule(config) + (DISTINCT if wanted.top_k > 1 else ""),
         seeds=wanted.seeds,
         top_k=wanted.top_k,
         threshold=wanted.threshold,
         fingerprint=fingerprint,
         winners=tuple(winners),
     )
+
+
+def describe_rule(config: StudyConfig) -> str:
+    """Return in words how the winners are chosen and will be tested."""
+    return RULE.format(best="best" if config.search.sign > 0 else "lowest", metric=config.search.metric)
 
 
 def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]:

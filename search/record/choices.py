@@ -7,7 +7,7 @@ added just before the opening.
 import dataclasses
 from typing import Literal
 
-from search.config.schema import Architecture, Count, Few, Finite, Index
+from search.config.schema import Architecture, Best, Count, Few, Finite, Index
 from trainables.names import shorten
 
 
@@ -19,10 +19,10 @@ class Winner:
     rank: Count
     """1 for the best of its architecture on validation."""
     trial: Index
-    accuracy: Finite
-    """Best validation accuracy of the trial."""
+    value: Best
+    """Best value of the validation metric in the trial."""
     epochs: Count
-    """Epoch of that accuracy; the retraining trains so many epochs."""
+    """Epoch of that value; the retraining trains so many epochs."""
     threshold: Finite | None
     """Probability above which an image is called REAL, a float32; None until validation has chosen it."""
     recipe: str | None = None

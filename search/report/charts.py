@@ -11,6 +11,7 @@ import optuna
 import plotly.colors
 import plotly.offline
 from optuna import visualization
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from search.config.schema import StudyConfig
@@ -70,19 +71,20 @@ def build_charts(config: StudyConfig, trials: Sequence[Trial], architecture: str
     valued = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not valued:
         return []
-    charts = [_build_history(study, {trial.number for trial in trials if trial.state == "PRUNED"})]
+    metric = config.search.metric
+    charts = [_build_history(study, metric, {trial.number for trial in trials if trial.state == "PRUNED"})]
     importance = measure_importance(study)
     names = list(importance) or sorted(valued[0].params)
     if importance:
         charts.append(_build_importance(study, importance))
     if len(valued) > 1 and names:
-        charts.append(_build_parallel(study, names[:MAX_AXES]))
-        charts += [_build_slice(study, name) for name in names]
+        charts.append(_build_parallel(study, metric, names[:MAX_AXES]))
+        charts += [_build_slice(study, metric, name) for name in names]
     return charts
 
 
-def _build_history(study: optuna.Study, stopped: set[int]) -> Chart:
-    figure = visualization.plot_optimization_history(study, target_name="validation accuracy")
+def _build_history(study: optuna.Study, metric: str, stopped: set[int]) -> Chart:
+    figure = visualization.plot_optimization_history(study, target_name=f"validation {metric}")
     numbers = _list_numbers(study)
     points, best, *_ = figure.data
     shown = [numbers[place] for place in points.x]
@@ -101,17 +103,18 @@ def _build_importance(study: optuna.Study, importance: dict[str, float]) -> Char
     return _finish("importance", "Importance of each parameter", figure, 90 + 26 * len(importance))
 
 
-def _build_parallel(study: optuna.Study, names: list[str]) -> Chart:
-    figure = visualization.plot_parallel_coordinate(study, params=names, target_name="accuracy")
+def _build_parallel(study: optuna.Study, metric: str, names: list[str]) -> Chart:
+    figure = visualization.plot_parallel_coordinate(study, params=names, target_name=metric)
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     for line in lines:
-        line.update(line_color=plotly.colors.sample_colorscale(SCALE, [line.y[0]])[0], opacity=0.7)
+        quality = 1 - line.y[0] if study.direction is StudyDirection.MINIMIZE else line.y[0]
+        line.update(line_color=plotly.colors.sample_colorscale(SCALE, [quality])[0], opacity=0.7)
     figure.data = lines
-    return _finish("parallel", "Accuracy and parameters of each trial; better is more orange", figure, 380)
+    return _finish("parallel", f"Validation {metric} and parameters of each trial; better is more orange", figure, 380)
 
 
-def _build_slice(study: optuna.Study, name: str) -> Chart:
-    figure = visualization.plot_slice(study, params=[name], target_name="accuracy")
+def _build_slice(study: optuna.Study, metric: str, name: str) -> Chart:
+    figure = visualization.plot_slice(study, params=[name], target_name=metric)
     figure.update_traces(marker={"colorscale": SCALE, "showscale": False, "size": 6, "line": {"width": 0}})
     figure.update_yaxes(title=None)
     axis, values = figure.layout.xaxis, figure.data[0].x

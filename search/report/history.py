@@ -35,7 +35,7 @@ def build_study(
     """
     specs = {name: _escape_spec(spec) for name, spec in list_specs(config.space, architecture).items()}
     distributions = build_distributions(specs, architecture)
-    study = _create_study()
+    study = _create_study(config.search.sign)
     for trial in trials:
         if trial.architecture == architecture and (frozen := _freeze(trial, distributions)) is not None:
             if count_stopped and frozen.state is TrialState.PRUNED:
@@ -77,9 +77,9 @@ def build_evaluator(study: optuna.Study) -> PedAnovaImportanceEvaluator:
     return PedAnovaImportanceEvaluator(target_quantile=max(0.1, NUM_BEST / count))
 
 
-def _create_study() -> optuna.Study:
+def _create_study(sign: int = 1) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(direction="maximize")
+    return optuna.create_study(direction="minimize" if sign < 0 else "maximize")
 
 
 def _escape(value: Any) -> Any:

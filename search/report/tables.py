@@ -25,6 +25,7 @@ from search.report.cells import (
     format_count,
     format_interval,
     format_latex,
+    format_metric,
     format_percent,
     format_pipes,
     format_value,
@@ -213,8 +214,14 @@ def _tabulate_params(result: Result, architecture: str, configurations: Mapping[
 
 def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
     device = searches[0].device if searches else "Device"
+    metric = searches[0].metric if searches else "metric"
     header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", f"{device}-hours"]
-    header += ["Epochs if none stopped", "Hours if none stopped", "Best on validation", "Paper's configuration"]
+    header += [
+        "Epochs if none stopped",
+        "Hours if none stopped",
+        f"Best {metric} on validation",
+        "Paper's configuration",
+    ]
     rows = [
         [
             search.architecture,
@@ -226,8 +233,8 @@ def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
             f"{search.device_hours:.2f}",
             format_count(search.full_epochs),
             f"{search.full_hours:.2f}",
-            format_percent(search.best),
-            format_percent(search.paper),
+            format_metric(search.best, search.metric),
+            format_metric(search.paper, search.metric),
         ]
         for search in searches
     ]

@@ -9,6 +9,7 @@ from search.report.cells import (
     align,
     format_chance,
     format_interval,
+    format_metric,
     format_millions,
     format_percent,
     format_seeds,
@@ -48,6 +49,10 @@ def _describe_difference(difference: Difference) -> str:
 
 def _describe_search(search: SearchSummary) -> str:
     known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} if none were stopped)"
-    paper = "" if search.paper is None else f", the paper's configuration {format_percent(search.paper)}"
-    best = "" if search.best is None else f"; best on validation {format_percent(search.best)}{paper}"
+    paper = "" if search.paper is None else f", the paper's configuration {format_metric(search.paper, search.metric)}"
+    best = (
+        ""
+        if search.best is None
+        else f"; best {search.metric} on validation {format_metric(search.best, search.metric)}{paper}"
+    )
     return f"{search.architecture}: {known}{best}"

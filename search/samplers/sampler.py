@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
-from search.record.trial import METRIC, State, Trial
+from search.record.trial import State, Trial
 from search.samplers.history import History
 from search.samplers.own import check_optimizer, watch
 from search.samplers.qmc import QuasiRandomSampler
@@ -34,12 +34,14 @@ class Sampler:
     proposals.
     """
 
-    def __init__(self, name: str, distributions: Mapping[str, BaseDistribution], *, seed: int, startup: int) -> None:
+    def __init__(
+        self, name: str, distributions: Mapping[str, BaseDistribution], *, seed: int, startup: int, sign: int = 1
+    ) -> None:
         self._name = name
         self._distributions = dict(distributions)
         self._seed = seed
         self._startup = startup
-        self._history = History()
+        self._history = History(sign)
         self.noted: dict[int, dict[str, Any]] = {}
         """What was written about a proposed trial, by number, until it is recorded."""
         self._running: dict[int, FrozenTrial] = {}
@@ -166,7 +168,7 @@ def check_sampler(config: StudyConfig) -> None:
                 f"search.sampler = {search.sampler!r} proposes something else when it is asked again, as a resumed "
                 "study does: name `seed` in its constructor, and draw from a generator of that seed alone"
             )
-        trial = Trial(number=0, architecture=architecture, params=params, epochs=[{METRIC: 0.5}], noted=noted)
+        trial = Trial(number=0, architecture=architecture, params=params, epochs=[{"accuracy": 0.5}], noted=noted)
         sampler.start(trial)
         sampler.judge(trial, State.COMPLETE)
         trial.state = State.COMPLETE
