@@ -20,7 +20,7 @@ DOORS = {
         "search/commands/sync.py",
     },
     "yaml": {"search/config/yaml.py"},
-    "pydantic": {"search/config/load.py", "search/config/schema.py"},
+    "pydantic": {f"search/config/{name}.py" for name in ("fields", "load", "schema")},
     "optuna": {
         "search/config/space.py",
         *(f"search/samplers/{name}.py" for name in ("history", "own", "qmc", "sampler", "tpe")),

@@ -4,12 +4,12 @@ import dataclasses
 import hashlib
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
-from search.config.space import Choice, Range
+from search.config.fields import FrontCost, MetricName, SpecField
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
 from trainables.names import shorten
@@ -22,11 +22,8 @@ Index = Annotated[int, Field(ge=0, lt=2**63)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1000)]
 Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
-MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _./-]{0,99}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Amount = Annotated[float, Field(ge=0)]
-# an early version called the value of a winner `accuracy`
-Best = Annotated[Finite, Field(validation_alias=pydantic.AliasChoices("value", "accuracy"))]
 Positive = Annotated[float, Field(gt=0)]
 OwnName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$")]
 """A class or function of a module beside the study's file, or of an installed package, as module:Name."""
@@ -35,19 +32,6 @@ Architecture = Annotated[
     Discriminator(lambda value: "own" if ":" in str(value) else "ours"),
 ]
 """One of ours, or an architecture or training function of the user as module:Name."""
-
-
-def _name_branch(value: Any) -> str:
-    if not isinstance(value, dict):
-        return "value"
-    return "choice" if "choice" in value else "range"
-
-
-SpecField = Annotated[
-    Annotated[Range, Tag("range")] | Annotated[Choice, Tag("choice")] | Annotated[Value, Tag("value")],
-    Discriminator(_name_branch),
-]
-"""What one parameter may be: a range, a choice, or a fixed value."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +144,11 @@ class EvaluationConfig:
     """Winners of each architecture: its best distinct configurations by the validation metric."""
     baselines: bool = False
     """Whether the recipes of `search.first` are also retrained and tested, for comparison with the winners."""
+    also: Literal["front"] | None = None
+    """What is retrained and tested besides the winners: `front` takes the trials on the front of metric and cost."""
+    front_cost: FrontCost = "parameters"
+    """Cost of the front, per image: parameters of the model, multiply-accumulates of a prediction, or seconds of
+    training."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called REAL. `validation` takes the one at which most validation images
     are called right, by a model that is trained without them for this purpose."""

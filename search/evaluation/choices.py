@@ -1,7 +1,7 @@
 """Chooses what is retrained, how often, and by which rule: by validation alone, recorded before any test."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ RULE = (
 )
 DISTINCT = "; of equal configurations the best trial alone"
 """Addition to the rule where several configurations of an architecture are chosen."""
+
+FRONT = "; also the trials on the front of {metric} and {cost}"
+"""Addition to the rule where the front is retrained too."""
 
 
 def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None) -> list[Trial]:
@@ -72,8 +75,8 @@ def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
     return missing
 
 
-def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Choices:
-    """Choose the winners by validation; the threshold is None if validation is to choose it."""
+def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front: Collection[int] = ()) -> Choices:
+    """Choose the winners, and the trials of the front, by validation; a threshold that validation chooses is None."""
     wanted = config.evaluation
     # as float32, the type of the probabilities that are compared with it
     threshold = None if isinstance(wanted.threshold, str) else float(np.float32(wanted.threshold))
@@ -87,13 +90,15 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
             epochs=trial.get_peak()[1],
             threshold=threshold,
             recipe=recipes.get(trial.number),
+            front=trial.number in front,
         )
         for architecture in config.search.architectures
         for rank, trial in enumerate(choose_winners(trials, architecture, None), start=1)
-        if rank <= wanted.top_k or trial.number in recipes
+        if rank <= wanted.top_k or trial.number in recipes or trial.number in front
     ]
+    also = FRONT.format(metric=config.search.metric, cost=wanted.front_cost) if wanted.also == "front" else ""
     return Choices(
-        rule=describe_rule(config) + (DISTINCT if wanted.top_k > 1 else ""),
+        rule=describe_rule(config) + (DISTINCT if wanted.top_k > 1 else "") + also,
         seeds=wanted.seeds,
         top_k=wanted.top_k,
         threshold=wanted.threshold,

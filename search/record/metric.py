@@ -5,8 +5,8 @@ from typing import NamedTuple
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 
+from search.config.fields import MetricName
 from search.config.load import check
-from search.config.schema import MetricName
 from trainables.errors import InputError
 
 ACCURACY = "accuracy"

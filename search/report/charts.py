@@ -9,12 +9,14 @@ from typing import Any
 
 import optuna
 import plotly.colors
+import plotly.graph_objects
 import plotly.offline
 from optuna import visualization
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from search.config.schema import StudyConfig
+from search.evaluation.front import find_front, list_points
 from search.record.trial import Trial
 from search.report.history import build_evaluator, build_study, build_timeline, measure_importance
 
@@ -33,7 +35,7 @@ class Chart:
     """One chart."""
 
     kind: str
-    """timeline, history, importance, parallel or slice."""
+    """timeline, front, history, importance, parallel or slice."""
     title: str
     """What it shows."""
     figure: str
@@ -81,6 +83,26 @@ def build_charts(config: StudyConfig, trials: Sequence[Trial], architecture: str
         charts.append(_build_parallel(study, metric, names[:MAX_AXES]))
         charts += [_build_slice(study, metric, name) for name in names]
     return charts
+
+
+def build_front_chart(config: StudyConfig, trials: Sequence[Trial]) -> Chart | None:
+    """Return the chart of metric and cost of all trials with their front; None if no trial has the cost."""
+    metric, cost = config.search.metric, config.evaluation.front_cost
+    points = [point for point in list_points(config, trials) if cost in point.costs]
+    if not points:
+        return None
+    front, figure = find_front(points, cost), plotly.graph_objects.Figure()
+    for shown, mode, name, colour in ((points, "markers", "a trial", FIRST), (front, "lines+markers", "front", LAST)):
+        figure.add_scatter(
+            x=[point.costs[cost] for point in shown],
+            y=[point.trial.get_peak()[0] for point in shown],
+            text=[f"trial {point.trial.number}" for point in shown],
+            **{"mode": mode, "name": name, "line": {"color": colour, "shape": "hv"}, "marker": {"color": colour}},
+        )
+    named = {"seconds": "seconds of training per image"}.get(cost, cost.replace("_", "-"))
+    figure.update_xaxes(title=named, type="log")
+    figure.update_yaxes(title=f"validation {metric}")
+    return _finish("front", f"Trade-off of validation {metric} and {named}; the front has no better trial", figure)
 
 
 def _build_history(study: optuna.Study, metric: str, stopped: set[int]) -> Chart:

@@ -59,6 +59,7 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
     template = environment.from_string(_read("page.html.jinja"))
     winners = _list_winners(result)
     timeline = charts.build_timeline_chart(result.trials)
+    front = charts.build_front_chart(result.config, result.trials)
     drawn = {name: charts.build_charts(result.config, result.trials, name) for name in _list_architectures(result)}
     page = template.render(
         result=result,
@@ -76,8 +77,9 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
             if result.mistakes.get(models[0].label)
         },
         timeline=timeline,
+        front=front,
         charts=drawn,
-        plotly=charts.compress_plotly() if timeline or any(drawn.values()) else None,
+        plotly=charts.compress_plotly() if timeline or front or any(drawn.values()) else None,
         stopped={name: Counter(trial.state.value for trial in _own(result.trials, name)) for name in drawn},
         data=result.manifest.get("data", {}),
         origin=_describe_origin(result),

@@ -31,6 +31,7 @@ from search.report.cells import (
     format_value,
 )
 from search.report.figures import draw_confusion, draw_curves, render_png
+from search.report.front import tabulate_front
 from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
 from trainables.config import Value, list_defaults
@@ -99,6 +100,7 @@ def list_search_tables(result: Result) -> list[Table]:
         *_tabulate_configurations(result),
         _tabulate_searches(searches),
         *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
+        *tabulate_front(result),
     ]
 
 
@@ -194,7 +196,8 @@ def _tabulate_configurations(result: Result) -> list[Table]:
     trials = {trial.number: trial for trial in result.trials}
     configurations: dict[str, dict[str, dict[str, Value]]] = {}
     for (architecture, rank), models in group_models(result.models).items():
-        name = architecture if rank == 1 else result.baselines.get((architecture, rank), f"{architecture}, rank {rank}")
+        others = result.baselines | result.front
+        name = architecture if rank == 1 else others.get((architecture, rank), f"{architecture}, rank {rank}")
         params = list_defaults(architecture) | trials[models[0].trial].params
         configurations.setdefault(architecture, {})[name] = params
     tables = [_tabulate_params(result, name, columns) for name, columns in configurations.items()]

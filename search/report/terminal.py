@@ -24,12 +24,12 @@ def render(result: Result) -> Text:
     """Return the comparison for a terminal of 80 columns; the files have the rest."""
     rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
-        is_baseline = row["source"] == "baseline"
-        seeds = "" if is_baseline or row["source"] == "published" else f", {format_seeds(row['seeds'])}"
+        is_other = row["source"] in ("baseline", "front")
+        seeds = "" if is_other or row["source"] == "published" else f", {format_seeds(row['seeds'])}"
         interval = format_interval(row["accuracy_low"], row["accuracy_high"], "-")
         accuracy = format_percent(row["accuracy"], row["accuracy_std"])
         means = [format_percent(row[name]) for name in ("f1", "auroc")]
-        protocol = "baseline" if is_baseline else row["protocol"].removesuffix(" on test").replace("not stated", "?")
+        protocol = row["source"] if is_other else row["protocol"].removesuffix(" on test").replace("not stated", "?")
         name = row["model"] if len(row["model"]) <= NAME_WIDTH else f"{row['model'][: NAME_WIDTH - 1]}…"
         rows.append([name + seeds, protocol, accuracy, interval, *means, format_millions(row["parameters"])])
     lines = ["  ".join(cells).rstrip() for cells in align(rows)]

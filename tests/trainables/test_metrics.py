@@ -4,7 +4,15 @@ import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 
-from trainables.metrics import Confusion, auroc, average_precision, count_confusion, score, score_confusion, to_probabilities
+from trainables.metrics import (
+    Confusion,
+    auroc,
+    average_precision,
+    count_confusion,
+    score,
+    score_confusion,
+    to_probabilities,
+)
 
 
 def draw(seed: int, *, num: int = 200, levels: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
