@@ -3,7 +3,6 @@
 It is an Optuna study, so plain Optuna and optuna-dashboard can open it. Each fact is one line of one append-only file,
 or one transaction of a database, and is on disk before anything acts on it:
 
-- the metric is the study's `metric_names`, and its goal is the study's direction;
 - a suggestion is one line that creates the trial with all its parameters;
 - an epoch is a line with all its metrics (a system attribute of the trial), then the line that makes it count: the
   trial's intermediate value;
@@ -63,11 +62,8 @@ class Journal:
         storage = open_storage(place, study, note=note, check=check)
         known = [frozen.study_name for frozen in storage.get_all_studies()]
         check_names(place, known, study)
-        if study not in known:
-            storage.create_new_study([metric.direction], study)
+        record_metric(storage, study, metric)
         self._use(storage, study, place)
-        record_metric(storage, self._study_id, metric, self._where)
-        self.metric = metric
 
     @classmethod
     def read(cls, place: JournalLocation, study: str) -> Self | None:
@@ -185,8 +181,7 @@ class Journal:
             device: Name of the GPU or CPU that trained it.
             elapsed_s: Seconds of searching, over all resumptions.
         """
-        epoch = len(trial.epochs) + 1
-        trial_id = self._ids[trial.number]
+        epoch, trial_id = len(trial.epochs) + 1, self._ids[trial.number]
         row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), "device": device}
         row["metrics"] = dict(metrics)
         with self._watch(trial):
@@ -198,8 +193,7 @@ class Journal:
 
     def end_trial(self, trial: Trial, state: State, reason: str | None, attributes: Mapping[str, Any]) -> None:
         """Record, here and in `trial`, how a trial ended; its value is that of its best epoch."""
-        trial_id = self._ids[trial.number]
-        known = trial.attributes | dict(attributes)
+        trial_id, known = self._ids[trial.number], trial.attributes | dict(attributes)
         values = None if state is State.FAIL else [trial.get_peak()[0]]
         with self._watch(trial):
             for key, value in known.items():

@@ -42,16 +42,18 @@ def read_metric(storage: BaseStorage, study_id: int, where: str) -> Metric:
     return Metric(name, -1 if storage.get_study_directions(study_id) == [StudyDirection.MINIMIZE] else 1)
 
 
-def record_metric(storage: BaseStorage, study_id: int, metric: Metric, where: str) -> None:
-    """Record the metric of a study that has no trial yet, or compare it with the recorded one.
+def record_metric(storage: BaseStorage, study: str, metric: Metric) -> None:
+    """Create a study with its metric if it is missing; compare the metric with the recorded one if it has trials.
 
     Raises:
-        InputError: If the study has values of another metric, or another goal; `where` names the study.
+        InputError: If the study has values of another metric, or another goal.
     """
-    known = storage.get_study_system_attrs(study_id)
-    if METRIC_NAMES not in known and not storage.get_n_trials(study_id):
+    if study not in [frozen.study_name for frozen in storage.get_all_studies()]:
+        storage.create_new_study([metric.direction], study)
+    study_id = storage.get_study_id_from_name(study)
+    if METRIC_NAMES not in storage.get_study_system_attrs(study_id) and not storage.get_n_trials(study_id):
         storage.set_study_system_attr(study_id, METRIC_NAMES, [metric.name])
-    recorded = read_metric(storage, study_id, where)
+    recorded = read_metric(storage, study_id, f"the study {study}")
     if recorded != metric:
         told = [f"{name} (the {'smallest' if sign < 0 else 'largest'} is best)" for name, sign in (recorded, metric)]
-        raise InputError(f"{where} compares by {told[0]}, not by {told[1]}: undo that, or use another --name")
+        raise InputError(f"the study {study} compares by {told[0]}, not by {told[1]}: undo that, or use another --name")
