@@ -22,7 +22,7 @@ import torch
 from search.config.load import parse
 from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
-from search.record.journal import METRIC
+from search.record.metric import ACCURACY
 from search.samplers.sampler import Sampler
 from trainables.config import build_train_config
 from trainables.errors import TrainingError
@@ -94,7 +94,7 @@ def learn(job: tuple[int, int]) -> dict[str, Any]:
     started = time.process_time()
     try:
         for epoch in train(config, *_splits(), device=torch.device("cpu")):
-            curve.append(epoch.metrics[METRIC])
+            curve.append(epoch.metrics[ACCURACY])
             seconds.append(time.process_time() - started)
             started = time.process_time()
     except TrainingError:

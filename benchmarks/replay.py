@@ -37,7 +37,8 @@ from benchmarks.arms import ARMS, BASELINE, DEFAULT, MORE, QMC_STARTS, SLOW
 from benchmarks.curves import ARCHITECTURE, build_study
 from benchmarks.surrogate import Surrogate, Table, list_distributions, load_curves
 from search.config.schema import Recipe, StudyConfig
-from search.record.journal import METRIC, Journal
+from search.record.journal import Journal
+from search.record.metric import ACCURACY
 from search.record.trial import State, Trial
 from search.samplers.sampler import Sampler
 from search.study import Study
@@ -184,7 +185,7 @@ def _simulate(study: Study, plan: Plan) -> Iterator[tuple[float, float]]:
         curve, cost, worth = curves[number]
         epoch = len(study.trials[number].epochs) + 1
         value = float(curve[epoch - 1])
-        metrics = {"epoch": epoch, METRIC: value, "seconds": cost, "images_per_second": 1.0}
+        metrics = {"epoch": epoch, ACCURACY: value, "seconds": cost, "images_per_second": 1.0}
         stop = study.report(number, metrics, "simulated")
         if value > chosen[0]:  # as the evaluator chooses: by the best epoch, the first wins a tie
             chosen = value, worth

@@ -101,7 +101,10 @@ class Study:
         """Record an epoch of a trial and return whether the trial ends with it.
 
         Nothing changes if the epoch is recorded already, since a resumed worker may report it again, or if the trial
-        has ended.
+        has ended. A trial whose metric is not a finite number fails.
+
+        Raises:
+            InputError: If the epoch lacks the metric of the study.
         """
         if number not in self._running:
             return True
@@ -109,6 +112,11 @@ class Study:
         if metrics["epoch"] <= len(trial.epochs):
             return False
         assert metrics["epoch"] == len(trial.epochs) + 1, f"trial {number} skipped an epoch: {metrics['epoch']}"
+        if problem := trial.find_problem(metrics):
+            self.fail(number, problem)
+            if trial.metric not in metrics:
+                raise InputError(f"trial {number}: {problem}")
+            return True
         self._journal.add_epoch(trial, metrics, device=device, elapsed_s=self.elapsed_s)
         self.num_epochs += 1
         for listener in self._listeners:
@@ -141,7 +149,7 @@ class Study:
 
         A trial that is spared does not stop.
         """
-        stop = self._schedulers[trial.architecture].report(trial.number, epoch, trial.list_values()[epoch - 1])
+        stop = self._schedulers[trial.architecture].report(trial.number, epoch, trial.list_scores()[epoch - 1])
         return stop and not (self.config.search.spare_first and trial.number in self._first)
 
     def _propose(self) -> Trial:
@@ -211,7 +219,7 @@ class Study:
             self._end(trial, State.COMPLETE, None)
         elif stop:
             self._end(trial, State.PRUNED, f"stopped by {search.scheduler} at epoch {len(trial.epochs)}")
-        elif patience is not None and is_converged(trial.list_values(), patience, search.patience_delta):
+        elif patience is not None and is_converged(trial.list_scores(), patience, search.patience_delta):
             self._end(trial, State.COMPLETE, f"no better for {patience} epochs")
         if trial.state is State.RUNNING:
             return False

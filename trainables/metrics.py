@@ -25,7 +25,7 @@ class Confusion:
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Compute the loss, the AUROC and the metrics of `score_confusion`.
+    """Compute the loss, the areas of `auroc` and `average_precision`, and the metrics of `score_confusion`.
 
     Args:
         logits: (N,) float.
@@ -35,6 +35,7 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
         "loss": cross_entropy(logits, labels),
         **score_confusion(count_confusion(logits, labels)),
         "auroc": auroc(logits, labels),
+        "average_precision": average_precision(logits, labels),
     }
 
 
@@ -87,6 +88,22 @@ def auroc(logits: Tensor, labels: Tensor) -> float:
     num_fake = len(labels) - num_real
     rank_sum = mean_ranks.double()[group[positive]].sum().item()
     return _divide(rank_sum - num_real * (num_real + 1) / 2, num_real * num_fake)
+
+
+def average_precision(logits: Tensor, labels: Tensor) -> float:
+    """Compute the area under the precision-recall curve as a sum over its steps; images of equal logits are one step.
+
+    Args:
+        logits: (N,) float.
+        labels: (N,) of 0 and 1.
+
+    Source: scikit-learn's average_precision_score: the sum of (R_n - R_n-1) P_n, without interpolation.
+    """
+    _, group, sizes = torch.unique(-logits, return_inverse=True, return_counts=True)
+    found = torch.zeros(len(sizes), dtype=torch.float64, device=logits.device)
+    found.index_add_(0, group, labels.double())
+    precisions = found.cumsum(0) / sizes.cumsum(0)
+    return _divide((found * precisions).sum().item(), found.sum().item())
 
 
 def _divide(numerator: float, denominator: float) -> float:

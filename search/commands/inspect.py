@@ -127,13 +127,13 @@ def show_top(trials: Sequence[Trial], count: int, console: Console) -> None:
         return
     console.print()
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("trial", "accuracy", "epoch", "state"):
+    for heading in ("trial", ranked[0].metric, "epoch", "state"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("parameters")
     for trial in ranked:
-        accuracy, epoch = trial.get_peak()
+        value, epoch = trial.get_peak()
         params = f"{trial.architecture} {format_params(list_changed(trial))}"
-        table.add_row(str(trial.number), f"{accuracy:.4f}", str(epoch), trial.state.value, params)
+        table.add_row(str(trial.number), f"{value:.4f}", str(epoch), trial.state.value, params)
     console.print(table)
 
 
@@ -152,7 +152,8 @@ def show_trial(trial: Trial, console: Console) -> None:
         console.print(f"  {format_params({name: value})}", soft_wrap=True)
     if trial.epochs:
         console.print()
-        wanted = ("epoch", "accuracy", "loss", "train_accuracy", "train_loss", "seconds", "images_per_second")
+        speed = ("train_accuracy", "train_loss", "seconds", "images_per_second")
+        wanted = dict.fromkeys(("epoch", trial.metric, "accuracy", "loss", *speed))
         last = trial.epochs[-1]
         names = (
             sorted(last, key="epoch".__ne__)
@@ -174,6 +175,8 @@ def describe_study(study: Inspected) -> dict[str, Any]:
     search, trials = study.config.search, study.trials
     return {
         "study": study.config.name,
+        "metric": search.metric,
+        "goal": "min" if search.sign < 0 else "max",
         "finished": study.is_finished,
         "searched_by": study.reader.find_holder(),
         "num_trials": search.num_trials,

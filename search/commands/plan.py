@@ -45,6 +45,8 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(f"Median: a trial may be stopped after any epoch from {search.first_rung} on")
     about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
+    better = "smaller" if search.sign < 0 else "larger"
+    console.print(f"Compared by: {search.metric} on validation, {better} is better")
     for repetition in list_repetitions(config):
         console.print(repetition)
     if config.trainable:

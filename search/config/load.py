@@ -26,6 +26,11 @@ from trainables.names import is_unknown, shorten
 T = TypeVar("T")
 UNIONS = (("evaluation", "threshold"), ("search", "sampler"), ("search", "scheduler"))
 """Keys whose value is one of several types, which pydantic would name."""
+GOALS: dict[str, str] = {
+    **dict.fromkeys(("accuracy", "auroc", "f1", "average_precision"), "max"),
+    "loss": "min",
+}
+"""Metrics by which image classifiers can be compared, and whether larger or smaller values are better."""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -66,6 +71,8 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
     except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
+    if study.trainable is None:
+        _check_metric(study.search)
     if is_url(study.results):
         check_store_url(study.results)
     if study.storage is not None:
@@ -135,6 +142,15 @@ def _check_search(search: SearchConfig) -> None:
         raise InputError("search.shares: expected one weight for each of search.architectures")
     if search.first_rung > search.max_epochs:
         raise InputError(f"search.grace_epochs = {search.grace_epochs}: expected at most search.max_epochs")
+
+
+def _check_metric(search: SearchConfig) -> None:
+    """Check the metric of a study of images, whose metrics are known."""
+    if search.metric not in GOALS:
+        raise InputError(f"search.metric = {search.metric!r}: expected one of {', '.join(GOALS)}")
+    if search.goal not in (None, GOALS[search.metric]):
+        right = GOALS[search.metric]
+        raise InputError(f"search.goal = {search.goal}: {search.metric} has the goal {right}; leave search.goal out")
 
 
 def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:

@@ -4,13 +4,13 @@ import dataclasses
 import hashlib
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 from pydantic import Discriminator, Field, Tag
 
 from search.config.data import DataConfig, Published
-from search.config.space import Choice, Range
+from search.config.fields import FrontCost, MetricName, SpecField
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
 from trainables.names import shorten
@@ -35,29 +35,12 @@ Architecture = Annotated[
 """One of ours, or an architecture or training function of the user as module:Name."""
 
 
-def _name_branch(value: Any) -> str:
-    if not isinstance(value, dict):
-        return "value"
-    return "choice" if "choice" in value else "range"
-
-
-SpecField = Annotated[
-    Annotated[Range, Tag("range")] | Annotated[Choice, Tag("choice")] | Annotated[Value, Tag("value")],
-    Discriminator(_name_branch),
-]
-"""What one parameter may be: a range, a choice, or a fixed value."""
-
-
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
     """The trials: how many, how long, how they are proposed and when they stop."""
 
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ("cnn", "resnet50")
     """Architectures to search. Each has its own sampler history and its own rungs."""
-    metric: str = "accuracy"
-    """Validation metric by which trials are compared."""
-    goal: Literal["max", "min"] = "max"
-    """Whether a larger or a smaller metric is better."""
     shares: dict[Label, Positive] | None = None
     """Weight of each architecture in what `divide` names; null gives all the same weight."""
     divide: Literal["trials", "epochs", "seconds"] = "trials"
@@ -65,6 +48,11 @@ class SearchConfig:
     GPUs. CPUs count if an architecture has no GPU."""
     min_trials: Count = 1
     """Trials that each architecture gets before the shares apply."""
+    metric: MetricName = "accuracy"
+    """Validation metric by which trials are compared: accuracy, auroc, f1, loss or average_precision; for a
+    training function of your own, any that it yields."""
+    goal: Literal["max", "min"] | None = None
+    """Whether larger or smaller values of the metric are better; null is max, and min for loss."""
     num_trials: Count = 20
     """Trials to start."""
     max_epochs: Count = 10
@@ -109,6 +97,11 @@ class SearchConfig:
     """Whether the scheduler stops none of the trials of `first`, so that their curves are whole."""
 
     @property
+    def sign(self) -> int:
+        """1 if larger values of the metric are better, -1 if smaller ones are."""
+        return -1 if (self.goal or ("min" if self.metric == "loss" else "max")) == "min" else 1
+
+    @property
     def first_rung(self) -> int:
         """Epoch before which no trial is stopped."""
         if self.grace_epochs is not None:
@@ -138,6 +131,11 @@ class EvaluationConfig:
     """Whether the recipes of `search.first` are also retrained and tested, for comparison with the winners."""
     published: str | None = None
     """File of published results and limits of the data, relative to the file that names it, for the report."""
+    also: Literal["front"] | None = None
+    """What is retrained and tested besides the winners: `front` takes the trials on the front of metric and cost."""
+    front_cost: FrontCost = "parameters"
+    """Cost of the front, per image: parameters of the model, multiply-accumulates of a prediction, or seconds of
+    training."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called positive. `validation` takes the one at which most validation
     images are called right, by a model that is trained without them for this purpose."""

@@ -1,7 +1,7 @@
 """Chooses what is retrained, how often, and by which rule: by validation alone, recorded before any test."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,18 @@ from trainables.errors import InputError
 from trainables.seed import derive_seed
 
 RULE = (
-    "best validation accuracy at any epoch, the earlier trial in a tie; "
+    "{best} validation {metric} at any epoch, the earlier trial in a tie; "
     "retrained on train and validation up to that epoch; tested once"
 )
 DISTINCT = "; of equal configurations the best trial alone"
 """Addition to the rule where several configurations of an architecture are chosen."""
 
+FRONT = "; also the trials on the front of {metric} and {cost}"
+"""Addition to the rule where the front is retrained too."""
+
 
 def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None) -> list[Trial]:
-    """Return an architecture's best finished trials by their best validation accuracy, the earlier one in a tie.
+    """Return an architecture's best finished trials by their best validation metric, the earlier one in a tie.
 
     Trials of the same configuration count once, as the best of them.
 
@@ -38,7 +41,7 @@ def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None
     """
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
     best: dict[frozenset[tuple[str, Any]], Trial] = {}
-    for trial in sorted(ended, key=lambda trial: (-trial.get_peak()[0], trial.number)):
+    for trial in sorted(ended, key=lambda trial: (-trial.score, trial.number)):
         best.setdefault(frozenset(complete_params(architecture, trial.params).items()), trial)
     return list(best.values())[:top_k]
 
@@ -72,8 +75,8 @@ def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
     return missing
 
 
-def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Choices:
-    """Choose the winners by validation; the threshold is None if validation is to choose it."""
+def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front: Collection[int] = ()) -> Choices:
+    """Choose the winners, and the trials of the front, by validation; a threshold that validation chooses is None."""
     wanted = config.evaluation
     # as float32, the type of the probabilities that are compared with it
     threshold = None if isinstance(wanted.threshold, str) else float(np.float32(wanted.threshold))
@@ -83,23 +86,30 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Ch
             architecture=architecture,
             rank=rank,
             trial=trial.number,
-            accuracy=trial.get_peak()[0],
+            value=trial.get_peak()[0],
             epochs=trial.get_peak()[1],
             threshold=threshold,
             recipe=recipes.get(trial.number),
+            front=trial.number in front,
         )
         for architecture in config.search.architectures
         for rank, trial in enumerate(choose_winners(trials, architecture, None), start=1)
-        if rank <= wanted.top_k or trial.number in recipes
+        if rank <= wanted.top_k or trial.number in recipes or trial.number in front
     ]
+    also = FRONT.format(metric=config.search.metric, cost=wanted.front_cost) if wanted.also == "front" else ""
     return Choices(
-        rule=RULE + (DISTINCT if wanted.top_k > 1 else ""),
+        rule=describe_rule(config) + (DISTINCT if wanted.top_k > 1 else "") + also,
         seeds=wanted.seeds,
         top_k=wanted.top_k,
         threshold=wanted.threshold,
         fingerprint=fingerprint,
         winners=tuple(winners),
     )
+
+
+def describe_rule(config: StudyConfig) -> str:
+    """Return in words how the winners are chosen and will be tested."""
+    return RULE.format(best="best" if config.search.sign > 0 else "lowest", metric=config.search.metric)
 
 
 def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]:

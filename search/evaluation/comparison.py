@@ -56,13 +56,13 @@ class Difference:
 
 
 def summarize(result: Result) -> pd.DataFrame:
-    """Compare each architecture's best configuration with the baselines and the published results.
+    """Compare each architecture's best configuration with the baselines, the front and the published results.
 
     Returns:
         COLUMNS. Metrics are in [0, 1]: means over the seeds, their sample standard deviations, and 95 % intervals
         over test images; costs are means over the seeds; empty where unknown.
     """
-    distributions, baselines = _resample(result), result.baselines
+    distributions, others = _resample(result), result.baselines | result.front
     groups = group_models(result.models)
     rows = [
         _summarize_seeds(name, models) | _bound_all(distributions[name, rank])
@@ -70,8 +70,10 @@ def summarize(result: Result) -> pd.DataFrame:
         if rank == 1
     ]
     rows += [
-        _summarize_seeds(name, groups[key]) | _bound_all(distributions[key]) | {"source": "baseline"}
-        for key, name in baselines.items()
+        _summarize_seeds(name, groups[key])
+        | _bound_all(distributions[key])
+        | {"source": "front" if key in result.front else "baseline"}
+        for key, name in others.items()
         if key in groups
     ]
     for published in result.config.published.models:
@@ -84,7 +86,9 @@ def summarize_lower(result: Result) -> pd.DataFrame:
     """Return COLUMNS of the configurations that ranked lower on validation, without intervals."""
     groups = group_models(result.models).items()
     lower = [
-        (f"{key[0]}, rank {key[1]}", models) for key, models in groups if key[1] > 1 and key not in result.baselines
+        (f"{key[0]}, rank {key[1]}", models)
+        for key, models in groups
+        if key[1] > 1 and key not in result.baselines | result.front
     ]
     return _build_frame([_summarize_seeds(name, models) for name, models in lower])
 
@@ -128,7 +132,7 @@ def _resample(result: Result) -> dict[Key, dict[str, NDArray[np.float64]]]:
     return {
         key: resample(result.labels, [_predict(result, model) for model in models])
         for key, models in group_models(result.models).items()
-        if key[1] == 1 or key in result.baselines
+        if key[1] == 1 or key in result.baselines | result.front
     }
 
 

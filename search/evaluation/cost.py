@@ -2,15 +2,29 @@
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainables.config import TrainConfig
+from trainables.config import IMAGE_SIZE, Architecture, TrainConfig
+from trainables.models.model import count_parameters
 from trainables.runtime import build_generator
 from trainables.train import score_batch
 
 BATCH_SIZES = (1, 256)
 TIMING_S = 0.3
 """Fewest seconds of measurement for one batch size; the result is the median."""
+
+
+def count_work(config: Architecture, *, flip_average: bool, size: int = IMAGE_SIZE) -> tuple[int, float]:
+    """Return a model's parameters and its multiply-accumulates per image, from its shapes alone.
+
+    Fake tensors count as those of a CPU: the models use autocast, which refuses the meta device.
+    """
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        model = config.build(size=size).eval()
+        images = torch.empty((1, size, size, 3), dtype=torch.uint8)
+        score_batch(model, images, flip_average=flip_average)
+    return count_parameters(model), counter.get_total_flops() / 2
 
 
 def measure_cost(model: nn.Module, config: TrainConfig, *, device: torch.device) -> dict[str, float]:

@@ -19,6 +19,7 @@ from search.evaluation.choices import (
     read_entry,
     recall,
 )
+from search.evaluation.front import find_front, list_points
 from search.evaluation.model_record import Retraining
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
 from search.evaluation.result import Result, TestedModel
@@ -34,7 +35,7 @@ from trainables.pack_info import load_info
 
 def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
     """Answer whether every retraining of the evaluation has its model already, so that no worker is needed."""
-    choices = recall(record["evaluations"], choose(config, trials, record["data"]["fingerprint"]))
+    choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"]))
     retrainings = list_retrainings(config, trials, choices)
     return not choices.is_open() and all(load_tested(_get_folder(config), each) for each in retrainings)
 
@@ -56,7 +57,7 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     failures = check_winners(config, trials)
     make_folder(_get_folder(config))
     retrainer = Retrainer(config=config, pack=packed, folder=_get_model_folder(config), console=console)
-    choices = recall(study.manifest["evaluations"], choose(config, trials, load_info(packed).fingerprint))
+    choices = recall(study.manifest["evaluations"], _choose(config, trials, load_info(packed).fingerprint))
     choices = _calibrate(retrainer, trials, choices)
     _open(study, choices)
     found = _retrain(retrainer, list_retrainings(config, trials, choices), study)
@@ -66,6 +67,13 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     if not models:
         raise InputError(f"there is nothing to report. {' '.join(failures)}")
     return _gather(study, models, [*notes, *failures])
+
+
+def _choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Choices:
+    """Return what is retrained; the costs of the trials are counted only if `evaluation.also` needs them."""
+    wanted = config.evaluation
+    front = find_front(list_points(config, trials), wanted.front_cost) if wanted.also == "front" else []
+    return choose(config, trials, fingerprint, [point.trial.number for point in front])
 
 
 def load_result(study: OpenStudy) -> Result:

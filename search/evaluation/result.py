@@ -86,9 +86,22 @@ class Result:
     @property
     def baselines(self) -> dict[tuple[str, int], str]:
         """Names of the recipes retrained as baselines, by architecture and rank, without winners."""
-        choices = (self.manifest.get("evaluations") or [{}])[-1]
         return {
             (winner["architecture"], winner["rank"]): winner["recipe"].replace("_", " ")
-            for winner in choices.get("winners", ())
-            if winner.get("recipe") and winner["rank"] > choices["top_k"]
+            for winner in self._list_others()
+            if winner.get("recipe")
         }
+
+    @property
+    def front(self) -> dict[tuple[str, int], str]:
+        """Names of what is retrained for the front alone, by architecture and rank."""
+        return {
+            (winner["architecture"], winner["rank"]): f"{winner['architecture']}, trial {winner['trial']}"
+            for winner in self._list_others()
+            if winner.get("front") and not winner.get("recipe")
+        }
+
+    def _list_others(self) -> list[Mapping[str, Any]]:
+        """Return what is retrained besides the winners."""
+        choices = (self.manifest.get("evaluations") or [{}])[-1]
+        return [winner for winner in choices.get("winners", ()) if winner["rank"] > choices["top_k"]]

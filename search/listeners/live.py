@@ -32,8 +32,9 @@ class PlainLog:
         """Print the last epoch."""
         last = trial.epochs[-1]
         epoch = f"epoch {len(trial.epochs)}/{self._max_epochs}"
-        loss = f", loss {last['loss']:.4f}" if "loss" in last else ""
-        self.note(f"{name_trial(trial)} {epoch}: accuracy {last['accuracy']:.4f}{loss}{_speed(trial)}")
+        names = dict.fromkeys((trial.metric, "loss"))
+        values = ", ".join(f"{name} {last[name]:.4f}" for name in names if name in last)
+        self.note(f"{name_trial(trial)} {epoch}: {values}{_speed(trial)}")
 
     def on_end(self, trial: Trial) -> None:
         """Print how the trial ended."""
@@ -41,8 +42,8 @@ class PlainLog:
         if trial.state is State.FAIL or not trial.epochs:
             result = escape(trial.reason)
         else:
-            last, best = trial.epochs[-1]["accuracy"], trial.get_peak()[0]
-            result = f"accuracy {last:.4f} (best {best:.4f}){_speed(trial)}"
+            last, best = trial.list_values()[-1], trial.get_peak()[0]
+            result = f"{trial.metric} {last:.4f} (best {best:.4f}){_speed(trial)}"
         self.note(f"{name_trial(trial)} {trial.state} after {count}: {result}")
 
     def note(self, message: str) -> None:

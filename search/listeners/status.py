@@ -56,7 +56,7 @@ class Status:
         drawn = [_list_params(trial, width, lines) for trial in best.values()]
         yield from head
         yield ""
-        yield from _draw_best(best, drawn)
+        yield from _draw_best(self.search.metric, best, drawn)
         if rungs.row_count:
             yield ""
             yield rungs
@@ -111,13 +111,15 @@ class Status:
         return table
 
     def _draw_running(self, running: Sequence[Trial], rows: int) -> Table:
-        table = _build_table("running", "trial", "epoch", "accuracy", "best", "loss", "images/s")
+        metric = self.search.metric
+        names = dict.fromkeys((metric, "best", "loss"))
+        table = _build_table("running", "trial", "epoch", *names, "images/s")
         shown = running if len(running) <= max(rows, 1) else running[: max(rows - 1, 1)]
         for trial in shown:
             cells = [str(trial.number), f"{len(trial.epochs)}/{self.search.max_epochs}"]
             if trial.epochs:
                 last = trial.epochs[-1]
-                values = (last["accuracy"], trial.get_peak()[0], last.get("loss", math.nan))
+                values = [trial.get_peak()[0] if name == "best" else last.get(name, math.nan) for name in names]
                 cells += [*(f"{value:.4f}" for value in values), f"{last.get('images_per_second', 0.0):,.0f}"]
             table.add_row(trial.architecture, *cells)
         if len(shown) < len(running):
@@ -127,14 +129,14 @@ class Status:
 
 def find_best(trials: Sequence[Trial]) -> dict[str, Trial]:
     """Return each architecture's best trial on validation, by name, without failed ones."""
-    able = [(trial.architecture, -trial.get_peak()[0], trial.number, trial) for trial in _list_able(trials)]
+    able = [(trial.architecture, -trial.score, trial.number, trial) for trial in _list_able(trials)]
     names = sorted({name for name, *_ in able})
     return {name: min(entry for entry in able if entry[0] == name)[-1] for name in names}
 
 
 def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials that have an epoch and did not fail, best on validation first, the earlier one in a tie."""
-    return sorted(_list_able(trials), key=lambda trial: (-trial.get_peak()[0], trial.number))
+    return sorted(_list_able(trials), key=lambda trial: (-trial.score, trial.number))
 
 
 def _list_able(trials: Sequence[Trial]) -> list[Trial]:
@@ -177,11 +179,12 @@ def name_trial(trial: Trial) -> str:
     return f"trial {trial.number} {trial.architecture}"
 
 
-def _draw_best(best: Mapping[str, Trial], params: Sequence[Sequence[str]]) -> Iterator[RenderableType]:
+def _draw_best(metric: str, best: Mapping[str, Trial], params: Sequence[Sequence[str]]) -> Iterator[RenderableType]:
     rows = [(trial.number, *trial.get_peak()) for trial in best.values()]
-    yield Text(f"{'best':<10}{'accuracy':>10}{'trial':>8}{'epoch':>8}   differs from the defaults in", "dim")
-    for (name, (number, accuracy, epoch)), lines in zip(zip(best, rows, strict=True), params, strict=True):
-        yield Text(f"{name:<10}{accuracy:>10.4f}{number:>8}{epoch:>8}", no_wrap=True)
+    width = max(10, len(metric) + 1)
+    yield Text(f"{'best':<10}{metric:>{width}}{'trial':>8}{'epoch':>8}   differs from the defaults in", "dim")
+    for (name, (number, value, epoch)), lines in zip(zip(best, rows, strict=True), params, strict=True):
+        yield Text(f"{name:<10}{value:>{width}.4f}{number:>8}{epoch:>8}", no_wrap=True)
         yield from (Text(line, no_wrap=True) for line in lines)
 
 

@@ -46,7 +46,7 @@ class EventFiles:
         self._writers[trial.number].flush()
 
     def on_end(self, trial: Trial) -> None:
-        """Write the parameters with the best accuracy, for the page HPARAMS, and close the file."""
+        """Write the parameters with the best value of the metric, for the page HPARAMS, and close the file."""
         from tensorboardX.summary import hparams
 
         if trial.number not in self._writers:  # it ended without being handed out after a kill
@@ -55,10 +55,10 @@ class EventFiles:
             known = {"architecture": trial.architecture, "state": trial.state.value, **trial.params}
             # TensorBoard uses the first description of columns for all trials, but a trial has only its own
             # architecture's; without a description TensorBoard collects them from all trials.
-            _columns, start, end = hparams(known, {"best_accuracy": trial.get_peak()[0]})
+            _columns, start, end = hparams(known, {f"best_{trial.metric}": trial.get_peak()[0]})
             self._add(trial, start, 0)
             self._add(trial, end, 0)
-            self._add_scalar(trial, "best_accuracy", trial.get_peak()[0], trial.get_peak()[1])
+            self._add_scalar(trial, f"best_{trial.metric}", *trial.get_peak())
         self._writers.pop(trial.number).close()
         (self._get_folder(trial) / FINISHED).touch()
 

@@ -7,6 +7,7 @@ added just before the opening.
 import dataclasses
 from typing import Literal
 
+from search.config.fields import Best
 from search.config.schema import Architecture, Count, Few, Finite, Index
 from trainables.names import shorten
 
@@ -19,14 +20,16 @@ class Winner:
     rank: Count
     """1 for the best of its architecture on validation."""
     trial: Index
-    accuracy: Finite
-    """Best validation accuracy of the trial."""
+    value: Best
+    """Best value of the validation metric in the trial."""
     epochs: Count
-    """Epoch of that accuracy; the retraining trains so many epochs."""
+    """Epoch of that value; the retraining trains so many epochs."""
     threshold: Finite | None
     """Probability above which an image is called positive, a float32; None until validation has chosen it."""
     recipe: str | None = None
     """Recipe it came from, if baselines are enabled."""
+    front: bool = False
+    """Whether it is on the front of metric and cost, if `evaluation.also` is front."""
 
     @property
     def label(self) -> str:
@@ -59,7 +62,7 @@ class Choices:
     fingerprint: str
     """Of the data."""
     winners: tuple[Winner, ...]
-    """The winners, and the baselines, whose rank is above `top_k`."""
+    """The winners, then the baselines and those of the front, whose rank is above `top_k`."""
 
     def is_open(self) -> bool:
         """Return whether a threshold is still to be chosen."""

@@ -18,6 +18,7 @@ from search.record.journal import Journal
 from search.record.learnt import load_learnt, save_learnt, select_trials
 from search.record.lease import find_holder, hold
 from search.record.manifest import build_manifest, compare_manifest, load_manifest, load_study, save_manifest
+from search.record.metric import Metric
 from search.record.mirror import Mirror
 from search.record.object_store import Store
 from search.record.remote import JournalView, download_study
@@ -87,7 +88,13 @@ def open_study(
             manifest, changes = compare_manifest(config, packed, accept_changes=accept_changes)
         # With an object store the journal here is this machine's own, which no outage of the store may keep waiting:
         # the mirror checks the lease before it ships.
-        journal = Journal(config.journal, config.name, note=note, check=None if mirror else lease.check)
+        journal = Journal(
+            config.journal,
+            config.name,
+            note=note,
+            check=None if mirror else lease.check,
+            metric=Metric(config.search.metric, config.search.sign),
+        )
         stack.callback(journal.close)
         if mirror:
             stack.callback(mirror.close)
@@ -196,9 +203,9 @@ def learn(config: StudyConfig, note: Note) -> tuple[list[Trial], dict[str, str |
                 hashes[place] = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
         except InputError as error:
             raise InputError(f"search.learn_from: {error}") from None
-        for key in ("metric", "goal"):
-            if getattr(study.config.search, key, None) != getattr(config.search, key, None):
-                raise InputError(f"search.learn_from: {place} has another search.{key}: leave it out")
+        for key, name in (("metric", "metric"), ("sign", "goal")):
+            if getattr(study.config.search, key) != getattr(config.search, key):
+                raise InputError(f"search.learn_from: {place} has another search.{name}: leave it out")
         known, num_outside = select_trials(config, place, trials)
         note(f"{place}: the samplers learn from {len(known)} trials; {num_outside} are outside this study's space")
         found += known

@@ -24,12 +24,12 @@ from typing import Any, Self
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.urls import JournalLocation
+from search.record.metric import BY_ACCURACY, Metric, read_metric, record_metric
 from search.record.storage import TrialEnded, check_names, close_storage, open_storage, read_storage
-from search.record.trial import METRIC, State, Trial
+from search.record.trial import State, Trial
 from search.record.trial_reader import list_rows, name_epoch, read_changes, read_trial
 from trainables.errors import InputError
 from trainables.names import shorten
@@ -45,6 +45,7 @@ class Journal:
         *,
         note: Callable[[str], None],
         check: Callable[[], None] | None = None,
+        metric: Metric = BY_ACCURACY,
     ) -> None:
         """Open the journal for writing; create it if it is missing.
 
@@ -53,15 +54,15 @@ class Journal:
             study: Name of the study in it.
             note: Receives a sentence when the file had to be repaired.
             check: Called before each write to a file; does not return if the lease was lost.
+            metric: What the study compares by; its values are stored as they are.
 
         Raises:
-            InputError: If the file is damaged or has no study of this name, or the database is in use or unusable.
+            InputError: If the file is damaged or lacks a study of this name and metric, or the database is unusable.
         """
         storage = open_storage(place, study, note=note, check=check)
         known = [frozen.study_name for frozen in storage.get_all_studies()]
         check_names(place, known, study)
-        if study not in known:
-            storage.create_new_study([StudyDirection.MAXIMIZE], study)
+        record_metric(storage, study, metric)
         self._use(storage, study, place)
 
     @classmethod
@@ -88,6 +89,7 @@ class Journal:
         self._where = str(place) if isinstance(place, Path) else f"the study {study} in the database"
         self._storage = storage
         self._study_id = storage.get_study_id_from_name(study)
+        self.metric = read_metric(storage, self._study_id, self._where)
         self._ids: dict[int, int] = {}
         self._order = 0
         self.elapsed_s = 0.0
@@ -110,7 +112,7 @@ class Journal:
         recorded = [
             (row["order"], frozen.number, epoch)
             for frozen in self._storage.get_all_trials(self._study_id, deepcopy=False)
-            for epoch, row in enumerate(list_rows(frozen, self._name(frozen)), start=1)
+            for epoch, row in enumerate(list_rows(frozen, self._name(frozen), self.metric.name), start=1)
         ]
         return [(number, epoch) for _, number, epoch in sorted(recorded)]
 
@@ -179,21 +181,19 @@ class Journal:
             device: Name of the GPU or CPU that trained it.
             elapsed_s: Seconds of searching, over all resumptions.
         """
-        epoch = len(trial.epochs) + 1
-        trial_id = self._ids[trial.number]
+        epoch, trial_id = len(trial.epochs) + 1, self._ids[trial.number]
         row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), "device": device}
         row["metrics"] = dict(metrics)
         with self._watch(trial):
             self._storage.set_trial_system_attr(trial_id, name_epoch(epoch), row)
-            self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[METRIC])
+            self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self.metric.name])
         self._order += 1
         trial.epochs.append(dict(metrics))
         trial.attributes["device"] = device
 
     def end_trial(self, trial: Trial, state: State, reason: str | None, attributes: Mapping[str, Any]) -> None:
         """Record, here and in `trial`, how a trial ended; its value is that of its best epoch."""
-        trial_id = self._ids[trial.number]
-        known = trial.attributes | dict(attributes)
+        trial_id, known = self._ids[trial.number], trial.attributes | dict(attributes)
         values = None if state is State.FAIL else [trial.get_peak()[0]]
         with self._watch(trial):
             for key, value in known.items():
@@ -242,7 +242,7 @@ class Journal:
 
     def _thaw(self, frozen: FrozenTrial) -> Trial:
         self._ids[frozen.number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, frozen.number)
-        trial, rows = read_trial(frozen, self._name(frozen))
+        trial, rows = read_trial(frozen, self._name(frozen), *self.metric)
         self._order = max([self._order, *(row["order"] + 1 for row in rows)])
         self.elapsed_s = max([self.elapsed_s, *(row["elapsed_s"] for row in rows)])
         return trial

@@ -2,11 +2,11 @@
 
 import dataclasses
 import enum
+import math
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
-METRIC = "accuracy"
-"""The validation metric that is searched for, compared at rungs and journaled; larger is better."""
 FOREIGN = "foreign"
 """Stands for the architecture of a foreign trial, and of one that waits."""
 
@@ -33,6 +33,10 @@ class Trial:
     """Flat parameters, as trainables.config.build_train_config takes them."""
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
     """Metrics of epoch 1, 2, ... in order."""
+    metric: str = "accuracy"
+    """Validation metric by which the study compares its trials."""
+    sign: int = 1
+    """1 if larger values of it are better, -1 if smaller ones are."""
     state: State = State.RUNNING
     """RUNNING until it ends."""
     reason: str | None = None
@@ -58,7 +62,16 @@ class Trial:
 
     def list_values(self) -> list[float]:
         """Return the validation metric of epoch 1, 2, ..."""
-        return [metrics[METRIC] for metrics in self.epochs]
+        return [metrics[self.metric] for metrics in self.epochs]
+
+    def list_scores(self) -> list[float]:
+        """Return the validation metric of epoch 1, 2, ..., its sign changed if smaller values are better."""
+        return [self.sign * value for value in self.list_values()]
+
+    @property
+    def score(self) -> float:
+        """The best of the scores, by which trials are ranked: larger is better; there must be an epoch."""
+        return max(self.list_scores())
 
     def measure_cost(self) -> dict[str, Any]:
         """Return the seconds of all epochs and, as far as they were measured, mean speed and peak memory."""
@@ -72,9 +85,18 @@ class Trial:
 
     def get_peak(self) -> tuple[float, int]:
         """Return the best value and the first epoch that had it; there must be an epoch."""
-        values = self.list_values()
-        peak = max(values)
-        return peak, values.index(peak) + 1
+        epoch = self.list_scores().index(self.score)
+        return self.list_values()[epoch], epoch + 1
+
+    def find_problem(self, metrics: Mapping[str, float]) -> str | None:
+        """Return in words why an epoch cannot be compared with others, or None."""
+        epoch, value = len(self.epochs) + 1, metrics.get(self.metric)
+        if value is None:
+            known = ", ".join(name for name in metrics if name != "epoch")
+            return f"epoch {epoch} has no metric {self.metric}, only {known}: set search.metric to one of them"
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return f"{self.metric} of epoch {epoch} is {value!r}, not a finite number"
+        return None
 
 
 class Listener(Protocol):

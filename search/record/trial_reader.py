@@ -10,7 +10,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from search.record.trial import FOREIGN, METRIC, State, Trial
+from search.record.trial import FOREIGN, State, Trial
 from trainables.config import ARCHITECTURES, Value, list_defaults
 from trainables.errors import InputError
 from trainables.names import is_own, shorten
@@ -32,12 +32,14 @@ KINDS: dict[str, tuple[type, ...]] = {
 """Types of the attributes of a trial that this project computes with or prints."""
 
 
-def read_trial(frozen: FrozenTrial, where: str) -> tuple[Trial, list[dict[str, Any]]]:
+def read_trial(frozen: FrozenTrial, where: str, metric: str, sign: int) -> tuple[Trial, list[dict[str, Any]]]:
     """Return a trial, and the rows of its epochs as `Journal.add_epoch` wrote them.
 
     Args:
         frozen: As Optuna's storage returns it.
         where: Names the trial in messages.
+        metric: Validation metric of the study.
+        sign: 1 if larger values of it are better, -1 if smaller ones are.
 
     Raises:
         InputError: If the trial is damaged.
@@ -51,6 +53,8 @@ def read_trial(frozen: FrozenTrial, where: str) -> tuple[Trial, list[dict[str, A
         state=State.RUNNING if waits else State.FAIL,
         enqueued=point if isinstance(point, dict) else {} if waits else None,
         waits=waits,
+        metric=metric,
+        sign=sign,
         started=frozen.datetime_start,
         ended=frozen.datetime_complete,
     )
@@ -61,7 +65,7 @@ def read_trial(frozen: FrozenTrial, where: str) -> tuple[Trial, list[dict[str, A
     trial.architecture, trial.params = attributes.pop("architecture"), attributes.pop("params")
     trial.reason, trial.attributes = attributes.pop("reason", None), attributes
     trial.noted = {key: value for key, value in frozen.system_attrs.items() if not key.startswith((EPOCH, POINT))}
-    rows = list_rows(frozen, where)
+    rows = list_rows(frozen, where, metric)
     trial.epochs = [dict(row["metrics"]) for row in rows]
     if rows:
         attributes["device"] = rows[-1]["device"]
@@ -88,7 +92,7 @@ def read_changes(changes: Any, where: str) -> list[dict[str, Any]]:
     return list(changes)
 
 
-def list_rows(frozen: FrozenTrial, where: str) -> list[dict[str, Any]]:
+def list_rows(frozen: FrozenTrial, where: str, metric: str) -> list[dict[str, Any]]:
     """Return the rows of the epochs that count, in order; no row of a trial that is foreign or waits.
 
     Raises:
@@ -104,7 +108,7 @@ def list_rows(frozen: FrozenTrial, where: str) -> list[dict[str, Any]]:
     recorded = sorted(rows)
     _require(recorded == list(range(1, len(recorded) + 1)), f"{where} lacks an epoch")
     for epoch in recorded:
-        _require(_is_row(rows[epoch], epoch), f"epoch {epoch} of {where} is damaged")
+        _require(_is_row(rows[epoch], epoch, metric), f"epoch {epoch} of {where} is damaged")
     return [dict(rows[epoch]) for epoch in recorded]
 
 
@@ -164,7 +168,7 @@ def _read_attributes(frozen: FrozenTrial, where: str) -> dict[str, Any]:
     return found
 
 
-def _is_row(row: Any, epoch: int) -> bool:
+def _is_row(row: Any, epoch: int, metric: str) -> bool:
     """Return whether a row has what `Journal.add_epoch` writes."""
     if not isinstance(row, dict) or not isinstance(row.get("metrics"), dict):
         return False
@@ -176,7 +180,7 @@ def _is_row(row: Any, epoch: int) -> bool:
         and _is_number(row.get("elapsed_s"))
         and 0 <= row["elapsed_s"] < 1e12
         and all(map(_is_number, metrics.values()))
-        and METRIC in metrics
+        and metric in metrics
         and metrics.get("epoch", epoch) == epoch
     )
 

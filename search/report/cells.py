@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from search.config.load import GOALS
 from search.config.printable import escape_latex, escape_markdown
 from trainables.config import Value
 
@@ -56,6 +57,11 @@ def format_percent(mean: float | None, deviation: float = float("nan")) -> str:
     if mean is None or np.isnan(mean):
         return ""
     return f"{100 * mean:.2f}" if np.isnan(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}"
+
+
+def format_metric(value: float | None, metric: str) -> str:
+    """Return a validation metric: in percent where it is a share, else with four digits; an empty cell for None."""
+    return format_percent(value) if value is None or GOALS.get(metric) == "max" else f"{value:.4g}"
 
 
 def format_interval(low: float, high: float, between: str = " to ") -> str:

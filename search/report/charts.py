@@ -9,11 +9,14 @@ from typing import Any
 
 import optuna
 import plotly.colors
+import plotly.graph_objects
 import plotly.offline
 from optuna import visualization
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from search.config.schema import StudyConfig
+from search.evaluation.front import find_front, list_points
 from search.record.trial import Trial
 from search.report.history import build_evaluator, build_study, build_timeline, measure_importance
 
@@ -32,7 +35,7 @@ class Chart:
     """One chart."""
 
     kind: str
-    """timeline, history, importance, parallel or slice."""
+    """timeline, front, history, importance, parallel or slice."""
     title: str
     """What it shows."""
     figure: str
@@ -70,7 +73,8 @@ def build_charts(config: StudyConfig, trials: Sequence[Trial], architecture: str
     valued = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not valued:
         return []
-    charts = [_build_history(study, {trial.number for trial in trials if trial.state == "PRUNED"})]
+    metric = config.search.metric
+    charts = [_build_history(study, metric, {trial.number for trial in trials if trial.state == "PRUNED"})]
     importance = measure_importance(study)
     common = set.intersection(*(set(trial.params) for trial in valued))
     conditional = sorted({name for trial in valued for name in trial.params} - common)
@@ -78,13 +82,33 @@ def build_charts(config: StudyConfig, trials: Sequence[Trial], architecture: str
     if importance:
         charts.append(_build_importance(study, importance))
     if len(valued) > 1 and names:
-        charts.append(_build_parallel(study, names[:MAX_AXES]))
-        charts += [_build_slice(study, name) for name in [*names, *conditional]]
+        charts.append(_build_parallel(study, metric, names[:MAX_AXES]))
+        charts += [_build_slice(study, metric, name) for name in [*names, *conditional]]
     return charts
 
 
-def _build_history(study: optuna.Study, stopped: set[int]) -> Chart:
-    figure = visualization.plot_optimization_history(study, target_name="validation accuracy")
+def build_front_chart(config: StudyConfig, trials: Sequence[Trial]) -> Chart | None:
+    """Return the chart of metric and cost of all trials with their front; None if no trial has the cost."""
+    metric, cost = config.search.metric, config.evaluation.front_cost
+    points = [point for point in list_points(config, trials) if cost in point.costs]
+    if not points:
+        return None
+    front, figure = find_front(points, cost), plotly.graph_objects.Figure()
+    for shown, mode, name, colour in ((points, "markers", "a trial", FIRST), (front, "lines+markers", "front", LAST)):
+        figure.add_scatter(
+            x=[point.costs[cost] for point in shown],
+            y=[point.trial.get_peak()[0] for point in shown],
+            text=[f"trial {point.trial.number}" for point in shown],
+            **{"mode": mode, "name": name, "line": {"color": colour, "shape": "hv"}, "marker": {"color": colour}},
+        )
+    named = {"seconds": "seconds of training per image"}.get(cost, cost.replace("_", "-"))
+    figure.update_xaxes(title=named, type="log")
+    figure.update_yaxes(title=f"validation {metric}")
+    return _finish("front", f"Trade-off of validation {metric} and {named}; the front has no better trial", figure)
+
+
+def _build_history(study: optuna.Study, metric: str, stopped: set[int]) -> Chart:
+    figure = visualization.plot_optimization_history(study, target_name=f"validation {metric}")
     numbers = _list_numbers(study)
     points, best, *_ = figure.data
     shown = [numbers[place] for place in points.x]
@@ -103,17 +127,18 @@ def _build_importance(study: optuna.Study, importance: dict[str, float]) -> Char
     return _finish("importance", "Importance of each parameter", figure, 90 + 26 * len(importance))
 
 
-def _build_parallel(study: optuna.Study, names: list[str]) -> Chart:
-    figure = visualization.plot_parallel_coordinate(study, params=names, target_name="accuracy")
+def _build_parallel(study: optuna.Study, metric: str, names: list[str]) -> Chart:
+    figure = visualization.plot_parallel_coordinate(study, params=names, target_name=metric)
     lines = [trace for trace in figure.data if trace.mode == "lines"]
     for line in lines:
-        line.update(line_color=plotly.colors.sample_colorscale(SCALE, [line.y[0]])[0], opacity=0.7)
+        quality = 1 - line.y[0] if study.direction is StudyDirection.MINIMIZE else line.y[0]
+        line.update(line_color=plotly.colors.sample_colorscale(SCALE, [quality])[0], opacity=0.7)
     figure.data = lines
-    return _finish("parallel", "Accuracy and parameters of each trial; better is more orange", figure, 380)
+    return _finish("parallel", f"Validation {metric} and parameters of each trial; better is more orange", figure, 380)
 
 
-def _build_slice(study: optuna.Study, name: str) -> Chart:
-    figure = visualization.plot_slice(study, params=[name], target_name="accuracy")
+def _build_slice(study: optuna.Study, metric: str, name: str) -> Chart:
+    figure = visualization.plot_slice(study, params=[name], target_name=metric)
     figure.update_traces(marker={"colorscale": SCALE, "showscale": False, "size": 6, "line": {"width": 0}})
     figure.update_yaxes(title=None)
     axis, values = figure.layout.xaxis, figure.data[0].x

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
+from search.config.load import GOALS
 from search.record.trial import Trial
 
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
@@ -57,17 +58,22 @@ def draw_confusion(matrices: Sequence[Matrix], architecture: str, classes: Seque
 
 
 def draw_curves(trial: Trial) -> Figure:
-    """Draw loss and accuracy per epoch, on train (during training) and on validation, and mark the best epoch."""
+    """Draw the two panels per epoch, on train (during training) and on validation, and mark the best epoch."""
     figure = Figure(figsize=(8.4, 3.5), layout="constrained")
     figure.suptitle(f"{trial.architecture}, trial {trial.number}: the best configuration on validation")
-    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+    for axes, name in zip(figure.subplots(1, 2), list_panels(trial), strict=True):
         _plot_curve(axes, trial, name)
     axes.legend()
     return figure
 
 
+def list_panels(trial: Trial) -> list[str]:
+    """Return the two metrics that are drawn: loss, and the study's metric or else accuracy."""
+    return list(dict.fromkeys(("loss", trial.metric, "accuracy")))[:2]
+
+
 def draw_curve(trial: Trial, name: str) -> Figure:
-    """Draw one of the two panels of `draw_curves`, loss or accuracy."""
+    """Draw one of the two panels of `draw_curves`."""
     figure = Figure(figsize=PANEL, layout="constrained")
     axes = figure.subplots()
     _plot_curve(axes, trial, name)
@@ -152,13 +158,13 @@ def _plot_curve(axes: Axes, trial: Trial, name: str) -> None:
         (name, "validation", VAL_COLOUR, "s"),
     ):
         values = [metrics.get(key, math.nan) for metrics in trial.epochs]
-        if not all(map(math.isnan, values)):
+        if not all(map(math.isnan, values)):  # most metrics are not measured on train
             axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
     axes.axvline(trial.get_peak()[1], color="grey", linestyle=":", label="best on validation")
     axes.set(xlabel="epoch", ylabel=name)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
-    if name == "accuracy":
+    if GOALS.get(name) == "max":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 

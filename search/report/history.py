@@ -37,7 +37,7 @@ def build_study(
     specs = {name: _escape_spec(spec) for name, spec in list_specs(config.space, architecture).items()}
     distributions = build_distributions(specs, architecture)
     conditions = list_conditions(specs)
-    study = _create_study()
+    study = _create_study(config.search.sign)
     for trial in (trial for trial in trials if trial.architecture == architecture):
         if (frozen := _freeze(trial, select(distributions, conditions, trial.params))) is not None:
             if count_stopped and frozen.state is TrialState.PRUNED:
@@ -81,9 +81,9 @@ def build_evaluator(study: optuna.Study) -> PedAnovaImportanceEvaluator:
     return PedAnovaImportanceEvaluator(target_quantile=max(0.1, NUM_BEST / count))
 
 
-def _create_study() -> optuna.Study:
+def _create_study(sign: int = 1) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(direction="maximize")
+    return optuna.create_study(direction="minimize" if sign < 0 else "maximize")
 
 
 def _escape(value: Any) -> Any:

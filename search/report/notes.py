@@ -25,9 +25,11 @@ def list_notes(
     _, positive = manifest["data"].get("classes", CIFAKE)
     num_epochs = sum(len(trial.epochs) for trial in trials)
     seeds = (manifest.get("evaluations") or [{}])[-1].get("seeds", config.evaluation.seeds)
+    best = "best" if config.search.sign > 0 else "lowest"
     notes = [
-        f"Chosen on validation among {len(trials)} trials ({num_epochs} epochs), retrained on train and validation "
-        f"with {seeds} seed{'' if seeds == 1 else 's'}, tested once. {positive} is the positive class.",
+        f"Chosen by {best} validation {config.search.metric} among {len(trials)} trials ({num_epochs} epochs), "
+        f"retrained on train and validation with {seeds} seed{'' if seeds == 1 else 's'}, tested once. "
+        f"{positive} is the positive class.",
         "± is the standard deviation over seeds. The interval contains the mean over these seeds with 95 % confidence, "
         f"as far as the test images decide: bootstrap over each class's images, {NUM_RESAMPLES:,} resamples.",
         *config.published.notes,

@@ -22,7 +22,7 @@ from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
 from search.record.trial import Trial
 from search.report import charts, figures
-from search.report.cells import Table
+from search.report.cells import Table, format_metric
 from trainables.durable import write_file
 
 NUM_MISTAKES = 12
@@ -57,6 +57,7 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
     template = environment.from_string(_read("page.html.jinja"))
     winners = _list_winners(result)
     timeline = charts.build_timeline_chart(result.trials)
+    front = charts.build_front_chart(result.config, result.trials)
     drawn = {name: charts.build_charts(result.config, result.trials, name) for name in _list_architectures(result)}
     page = template.render(
         result=result,
@@ -76,8 +77,9 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
             if result.mistakes.get(models[0].label)
         },
         timeline=timeline,
+        front=front,
         charts=drawn,
-        plotly=charts.compress_plotly() if timeline or any(drawn.values()) else None,
+        plotly=charts.compress_plotly() if timeline or front or any(drawn.values()) else None,
         stopped={name: Counter(trial.state.value for trial in _own(result.trials, name)) for name in drawn},
         size=result.config.data.size,
         data=result.manifest.get("data", {}),
@@ -110,7 +112,7 @@ def _own(trials: Iterable[Trial], architecture: str) -> list[Trial]:
 
 
 def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:
-    """Return captions and figures of the winners' loss and accuracy as trials; of a search alone, of its best trial."""
+    """Return captions and figures of the winners as trials; of a search alone, of its best trial."""
     trials = {trial.number: trial for trial in result.trials}
     drawn = []
     if result.config.trainable and (ranked := rank_trials(result.trials)):
@@ -121,12 +123,11 @@ def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -
         )
     for architecture, models in winners.items():
         trial = trials[models[0].trial]
-        best, epoch = trial.get_peak()
-        for name in ("loss", "accuracy"):
+        value, epoch = trial.get_peak()
+        best = f"best {trial.metric} {format_metric(value, trial.metric)} in {epoch}"
+        for name in figures.list_panels(trial):
             caption = f"{architecture}, {name} per epoch"
-            told = (
-                f"{caption}, on train and validation; {len(trial.epochs)} epochs, best accuracy {best:.2%} in {epoch}"
-            )
+            told = f"{caption}, on train and validation; {len(trial.epochs)} epochs, {best}"
             figure = figures.draw_curve(trial, name)
             drawn.append((caption, figures.render_svg(figure, name=caption, description=told)))
     return drawn

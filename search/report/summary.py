@@ -17,6 +17,8 @@ class SearchSummary:
     """Cost and result of one architecture's trials."""
 
     architecture: str
+    metric: str
+    """The validation metric."""
     trials: int
     failed: int
     """Trials in state FAIL."""
@@ -34,9 +36,9 @@ class SearchSummary:
     full_hours: float
     """Hours of these epochs, at each trial's own seconds per epoch."""
     best: float | None
-    """Best validation accuracy of a finished trial."""
+    """Best value of the validation metric in a finished trial."""
     paper: float | None
-    """Best validation accuracy of the paper's configuration, if it was tried."""
+    """The same of the paper's configuration, if it was tried."""
     importance: dict[str, float]
     """Importance of each searched parameter, largest first; empty with too few trials."""
 
@@ -70,6 +72,7 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
     full_seconds = sum(statistics.fmean(seconds[trial.number]) for trial in able if trial.epochs)
     return SearchSummary(
         architecture=architecture,
+        metric=config.search.metric,
         trials=len(mine),
         failed=len(lost),
         stopped=sum(trial.state is State.PRUNED for trial in able) / len(able) if able else 0.0,
@@ -79,7 +82,7 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
         device_hours=sum(measure_seconds(config, trial) for trial in mine) / 3600,
         full_epochs=len(able) * config.search.max_epochs + sum(len(trial.epochs) for trial in lost),
         full_hours=(full_seconds * config.search.max_epochs + sum(sum(seconds[trial.number]) for trial in lost)) / 3600,
-        best=max((trial.get_peak()[0] for trial in finished), default=None),
+        best=max(finished, key=lambda trial: trial.score).get_peak()[0] if finished else None,
         paper=paper.get_peak()[0] if paper else None,
         importance=measure_importance(build_study(config, trials, architecture, count_stopped=True)),
     )

@@ -26,11 +26,13 @@ from search.report.cells import (
     format_count,
     format_interval,
     format_latex,
+    format_metric,
     format_percent,
     format_pipes,
     format_value,
 )
 from search.report.figures import draw_confusion, draw_curves, render_png
+from search.report.front import tabulate_front
 from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
 from trainables.config import Value, list_defaults
@@ -99,6 +101,7 @@ def list_search_tables(result: Result) -> list[Table]:
         *_tabulate_configurations(result),
         _tabulate_searches(searches),
         *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
+        *tabulate_front(result),
     ]
 
 
@@ -194,7 +197,8 @@ def _tabulate_configurations(result: Result) -> list[Table]:
     trials = {trial.number: trial for trial in result.trials}
     configurations: dict[str, dict[str, dict[str, Value]]] = {}
     for (architecture, rank), models in group_models(result.models).items():
-        name = architecture if rank == 1 else result.baselines.get((architecture, rank), f"{architecture}, rank {rank}")
+        others = result.baselines | result.front
+        name = architecture if rank == 1 else others.get((architecture, rank), f"{architecture}, rank {rank}")
         params = list_defaults(architecture) | trials[models[0].trial].params
         configurations.setdefault(architecture, {})[name] = params
     tables = [_tabulate_params(result, name, columns) for name, columns in configurations.items()]
@@ -216,8 +220,14 @@ def _tabulate_params(result: Result, architecture: str, configurations: Mapping[
 
 def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
     device = searches[0].device if searches else "Device"
+    metric = searches[0].metric if searches else "metric"
     header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", f"{device}-hours"]
-    header += ["Epochs if none stopped", "Hours if none stopped", "Best on validation", "Paper's configuration"]
+    header += [
+        "Epochs if none stopped",
+        "Hours if none stopped",
+        f"Best {metric} on validation",
+        "Paper's configuration",
+    ]
     rows = [
         [
             search.architecture,
@@ -229,8 +239,8 @@ def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
             f"{search.device_hours:.2f}",
             format_count(search.full_epochs),
             f"{search.full_hours:.2f}",
-            format_percent(search.best),
-            format_percent(search.paper),
+            format_metric(search.best, search.metric),
+            format_metric(search.paper, search.metric),
         ]
         for search in searches
     ]

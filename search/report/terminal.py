@@ -9,6 +9,7 @@ from search.report.cells import (
     align,
     format_chance,
     format_interval,
+    format_metric,
     format_millions,
     format_percent,
     format_seeds,
@@ -23,12 +24,12 @@ def render(result: Result) -> Text:
     """Return the comparison for a terminal of 80 columns; the files have the rest."""
     rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
-        is_baseline = row["source"] == "baseline"
-        seeds = "" if is_baseline or row["source"] == "published" else f", {format_seeds(row['seeds'])}"
+        is_other = row["source"] in ("baseline", "front")
+        seeds = "" if is_other or row["source"] == "published" else f", {format_seeds(row['seeds'])}"
         interval = format_interval(row["accuracy_low"], row["accuracy_high"], "-")
         accuracy = format_percent(row["accuracy"], row["accuracy_std"])
         means = [format_percent(row[name]) for name in ("f1", "auroc")]
-        protocol = "baseline" if is_baseline else row["protocol"].removesuffix(" on test").replace("not stated", "?")
+        protocol = row["source"] if is_other else row["protocol"].removesuffix(" on test").replace("not stated", "?")
         name = row["model"] if len(row["model"]) <= NAME_WIDTH else f"{row['model'][: NAME_WIDTH - 1]}…"
         rows.append([name + seeds, protocol, accuracy, interval, *means, format_millions(row["parameters"])])
     lines = ["  ".join(cells).rstrip() for cells in align(rows)]
@@ -48,6 +49,10 @@ def _describe_difference(difference: Difference) -> str:
 
 def _describe_search(search: SearchSummary) -> str:
     known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} if none were stopped)"
-    paper = "" if search.paper is None else f", the paper's configuration {format_percent(search.paper)}"
-    best = "" if search.best is None else f"; best on validation {format_percent(search.best)}{paper}"
+    paper = "" if search.paper is None else f", the paper's configuration {format_metric(search.paper, search.metric)}"
+    best = (
+        ""
+        if search.best is None
+        else f"; best {search.metric} on validation {format_metric(search.best, search.metric)}{paper}"
+    )
     return f"{search.architecture}: {known}{best}"

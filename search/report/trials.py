@@ -11,7 +11,7 @@ from trainables.config import list_defaults
 from trainables.durable import write_file
 
 TYPES: dict[str, Any] = {"number": "int64", "epochs": "int64", "best_epoch": "Int64"} | dict.fromkeys(
-    ("best_accuracy", "last_accuracy", "seconds", "images_per_second"), "float64"
+    ("seconds", "images_per_second"), "float64"
 )
 """Types of the columns before the parameters in Parquet; all others are text."""
 
@@ -26,7 +26,7 @@ def write_trials(trials: Sequence[Trial], path: Path) -> Path:
     import pandas as pd  # no trial waits for it
 
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
-    results = list(_describe(Trial(number=0, architecture="", params={})))
+    results = list(_describe(trials[0] if trials else Trial(number=0, architecture="", params={})))
     rows = [_describe(trial) | _list_params(trial, names) for trial in trials]
     is_parquet = path.suffix == ".parquet"
     show = _escape if is_parquet else defuse
@@ -35,7 +35,9 @@ def write_trials(trials: Sequence[Trial], path: Path) -> Path:
     if not is_parquet:
         return write_file(path, table.to_csv(index=False, lineterminator="\n").encode())
     for name in results:
-        table[name] = table[name].astype(TYPES.get(name, "string"))
+        table[name] = table[name].astype(
+            TYPES.get(name, "float64" if name.startswith(("best_", "last_")) else "string")
+        )
     for name in table.columns[len(results) :]:
         is_text = any(isinstance(value, str) for value in table[name])
         table[name] = table[name].astype("string") if is_text else table[name].convert_dtypes()
@@ -58,9 +60,9 @@ def _describe(trial: Trial) -> dict[str, Any]:
         "state": trial.state.value,
         "reason": trial.reason,
         "epochs": len(trial.epochs),
-        "best_accuracy": max(values, default=None),
+        f"best_{trial.metric}": trial.get_peak()[0] if values else None,
         "best_epoch": trial.get_peak()[1] if values else None,
-        "last_accuracy": values[-1] if values else None,
+        f"last_{trial.metric}": values[-1] if values else None,
         **{name: trial.attributes.get(name) for name in ("seconds", "device", "images_per_second")},
     }
 

@@ -23,9 +23,9 @@ class History(optuna.storages.InMemoryStorage):
 
     get_best_trial = BaseStorage.get_best_trial
 
-    def __init__(self) -> None:
+    def __init__(self, sign: int = 1) -> None:
         super().__init__()
-        self.create_new_study([StudyDirection.MAXIMIZE], "study")
+        self.create_new_study([StudyDirection.MINIMIZE if sign < 0 else StudyDirection.MAXIMIZE], "study")
         self.trials: list[FrozenTrial] = []
         self.asked = 0
         """Number of the trial that the sampler is asked about."""

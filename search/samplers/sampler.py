@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.config.conditions import Conditions, is_active, list_conditions, select
 from search.config.schema import SearchConfig, StudyConfig
 from search.config.space import Spec, build_distributions, list_specs
-from search.record.trial import METRIC, State, Trial
+from search.record.trial import State, Trial
 from search.samplers.history import History
 from search.samplers.own import check_optimizer, watch
 from search.samplers.qmc import QuasiRandomSampler
@@ -43,13 +43,14 @@ class Sampler:
         *,
         seed: int,
         startup: int,
+        sign: int = 1,
     ) -> None:
         self._name = name
         self.distributions = dict(distributions)
         self._seed = seed
         self._startup = startup
         self.conditions = conditions or {}
-        self._history = History()
+        self._history = History(sign)
         self.noted: dict[int, dict[str, Any]] = {}
         """What was written about a proposed trial, by number, until it is recorded."""
         self._running: dict[int, FrozenTrial] = {}
@@ -186,7 +187,7 @@ def check_sampler(config: StudyConfig) -> None:
                 f"search.sampler = {search.sampler!r} proposes something else when it is asked again, as a resumed "
                 "study does: name `seed` in its constructor, and draw from a generator of that seed alone"
             )
-        trial = Trial(number=0, architecture=architecture, params=params, epochs=[{METRIC: 0.5}], noted=noted)
+        trial = Trial(number=0, architecture=architecture, params=params, epochs=[{"accuracy": 0.5}], noted=noted)
         sampler.start(trial)
         sampler.judge(trial, State.COMPLETE)
         trial.state = State.COMPLETE
@@ -197,7 +198,14 @@ def check_sampler(config: StudyConfig) -> None:
 def build_sampler(search: SearchConfig, specs: Mapping[str, Spec], architecture: str) -> Sampler:
     """Return the sampler of one architecture in a study."""
     distributions, conditions = build_distributions(specs, architecture), list_conditions(specs)
-    return Sampler(search.sampler, distributions, conditions, seed=search.seed, startup=search.num_startup_trials)
+    return Sampler(
+        search.sampler,
+        distributions,
+        conditions,
+        seed=search.seed,
+        startup=search.num_startup_trials,
+        sign=search.sign,
+    )
 
 
 def _get_only(distribution: BaseDistribution) -> float:

@@ -8,7 +8,7 @@ def is_converged(values: Sequence[float], patience: int, delta: float) -> bool:
     """Answer whether none of the last `patience` values rose by more than delta above the best before it.
 
     Args:
-        values: The validation metric of epoch 1, 2, ...
+        values: The validation metric of epoch 1, 2, ..., larger is better.
         patience: Epochs, at least 1.
         delta: In units of the metric, at least 0; a smaller rise does not raise the value to beat.
     """

@@ -24,7 +24,7 @@ class Scheduler(Protocol):
         Args:
             number: Number of the trial.
             epoch: From 1; each epoch of a trial is reported once, in ascending order.
-            value: Its validation metric; larger is better, finite.
+            value: Its validation metric, finite; larger is better, since the study changes the sign if goal is min.
         """
 
 

@@ -4,7 +4,15 @@ import pytest
 import torch
 from sklearn import metrics as sklearn_metrics
 
-from trainables.metrics import Confusion, auroc, count_confusion, score, score_confusion, to_probabilities
+from trainables.metrics import (
+    Confusion,
+    auroc,
+    average_precision,
+    count_confusion,
+    score,
+    score_confusion,
+    to_probabilities,
+)
 
 
 def draw(seed: int, *, num: int = 200, levels: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,6 +35,7 @@ def test_every_metric_equals_scikit_learns(seed: int, levels: int | None) -> Non
         "recall": sklearn_metrics.recall_score(truth, called),
         "f1": sklearn_metrics.f1_score(truth, called),
         "auroc": sklearn_metrics.roc_auc_score(truth, logits.numpy()),
+        "average_precision": sklearn_metrics.average_precision_score(truth, logits.numpy()),
         "error_fake": 1.0 - recalls[0],
         "error_real": 1.0 - recalls[1],
     }
@@ -40,6 +49,11 @@ def test_precision_recall_and_f1_without_a_hit_are_zero_like_scikit_learns(sign:
     assert ours["precision"] == sklearn_metrics.precision_score(truth, called, zero_division=0) == 0.0
     assert ours["recall"] == sklearn_metrics.recall_score(truth, called, zero_division=0) == 0.0
     assert ours["f1"] == sklearn_metrics.f1_score(truth, called, zero_division=0) == 0.0
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0, 0.0), (1, 1.0)])
+def test_average_precision_of_one_class_is_zero_or_one(label: int, expected: float) -> None:
+    assert average_precision(torch.randn(6), torch.full((6,), label)) == expected
 
 
 @pytest.mark.parametrize("label", [0, 1])

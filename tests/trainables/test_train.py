@@ -253,7 +253,17 @@ def test_one_batch_can_be_memorised(model: CnnConfig) -> None:
 
 def test_an_epoch_tells_all_metrics_and_without_validation_those_of_training() -> None:
     own = {"epoch", "train_loss", "train_accuracy", "learning_rate", "seconds", "images_per_second"}
-    of_validation = {"loss", "accuracy", "precision", "recall", "f1", "auroc", "error_real", "error_fake"}
+    of_validation = {
+        "loss",
+        "accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "auroc",
+        "average_precision",
+        "error_real",
+        "error_fake",
+    }
     config = TrainConfig(model=SMALL, epochs=1)
     with_validation = next(train(config, draw_split(20), draw_split(10), device=CPU))
     without = next(train(config, draw_split(20), None, device=CPU))

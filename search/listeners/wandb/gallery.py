@@ -113,7 +113,7 @@ def _draw_roc(result: Result, tested: TestedModel) -> Any:
 
 
 def _draw_curves(result: Result) -> Any:
-    """Return validation accuracy by epoch of the trials that won."""
+    """Return the validation metric by epoch of the trials that won."""
     import wandb
 
     trials = {trial.number: trial for trial in result.trials}
@@ -122,7 +122,7 @@ def _draw_curves(result: Result) -> Any:
         xs=[list(range(1, len(values) + 1)) for values in curves.values()],
         ys=list(curves.values()),
         keys=list(curves),
-        title="Validation accuracy of the winners",
+        title=f"Validation {result.config.search.metric} of the winners",
         xname="epoch",
     )
 

@@ -212,8 +212,8 @@ def open_trial(target: Target, trial: Trial, *, is_online: bool, sweep_id: str |
         resume="allow" if trial.epochs else None,
     )
     run.define_metric("*", step_metric="epoch")
-    run.define_metric("accuracy", step_metric="epoch", summary="max")
-    run.define_metric("loss", step_metric="epoch", summary="min")
+    for name, best in {"accuracy": "max", "loss": "min", trial.metric: "min" if trial.sign < 0 else "max"}.items():
+        run.define_metric(name, step_metric="epoch", summary=best)
     if not run.offline:  # the server knows how many epochs it received before the interruption
         for epoch in range(max(run.starting_step, 1), len(trial.epochs) + 1):
             run.log(trial.epochs[epoch - 1], step=epoch, commit=True)
@@ -224,6 +224,6 @@ def summarize(run: Any, trial: Trial) -> None:
     """Write the result of a trial into the summary of its run."""
     summary = {"state": trial.state.value, "reason": trial.reason, **trial.attributes}
     if trial.epochs:
-        summary["best_accuracy"], summary["best_epoch"] = trial.get_peak()
+        summary[f"best_{trial.metric}"], summary["best_epoch"] = trial.get_peak()
     run.summary.update(summary)
     run.tags = (trial.architecture, trial.state.value)

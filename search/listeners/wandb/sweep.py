@@ -33,7 +33,7 @@ def describe_sweep(config: StudyConfig) -> dict[str, Any]:
         "name": config.name,
         "description": f"A study of cifake-search. {_describe_search(config)}",
         "method": METHODS.get(search.sampler, "bayes"),
-        "metric": {"name": "best_accuracy", "goal": "maximize"},
+        "metric": {"name": f"best_{search.metric}", "goal": "minimize" if search.sign < 0 else "maximize"},
         "parameters": parameters,
     }
 

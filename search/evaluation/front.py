@@ -1,0 +1,68 @@
+"""Trade-offs: the trials whose metric no trial reaches at a lower cost, over all architectures."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from search.config.fields import FrontCost
+from search.config.schema import StudyConfig
+from search.evaluation.choices import choose_winners
+from search.evaluation.cost import count_work
+from search.record.trial import Trial
+from trainables.config import build_train_config
+from trainables.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A finished trial with its costs."""
+
+    trial: Trial
+    costs: Mapping[FrontCost, float]
+    """Unknown ones are missing."""
+
+
+def list_points(config: StudyConfig, trials: Sequence[Trial]) -> list[Point]:
+    """Return the finished trials by number; of equal configurations the best alone."""
+    names = dict.fromkeys(trial.architecture for trial in trials if not trial.is_foreign)
+    found = [trial for name in names for trial in choose_winners(trials, name, None)]
+    return [Point(trial=trial, costs=_measure(config, trial)) for trial in sorted(found, key=lambda each: each.number)]
+
+
+def find_front(points: Sequence[Point], cost: FrontCost) -> list[Point]:
+    """Return the points that no other one beats in the metric or the cost without being worse in the other.
+
+    Args:
+        points: In any order; those of unknown cost are left out.
+        cost: The cost that counts.
+
+    Returns:
+        The front, the cheapest first; points that are equal in both are all on it, or none is.
+    """
+    known = [point for point in points if cost in point.costs]
+    ordered = sorted(known, key=lambda point: (point.costs[cost], -point.trial.score, point.trial.number))
+    front: list[Point] = []
+    for point in ordered:
+        last = front[-1] if front else None
+        is_equal = last and (last.costs[cost], last.trial.score) == (point.costs[cost], point.trial.score)
+        if last is None or is_equal or point.trial.score > last.trial.score:
+            front.append(point)
+    return front
+
+
+def _measure(config: StudyConfig, trial: Trial) -> dict[FrontCost, float]:
+    """Return the costs of a trial: of its model, and seconds of training per image from the record."""
+    costs: dict[FrontCost, float] = {}
+    if speed := trial.attributes.get("images_per_second"):
+        costs["seconds"] = 1 / speed
+    try:
+        built = build_train_config(trial.architecture, trial.params, epochs=config.search.max_epochs, seed=0)
+        model: Any = built.model  # a frozen dataclass, so it can be hashed
+        parameters, macs = _count(model, flip_average=built.flip_average)
+    except (InputError, TypeError):  # parameters that the architecture no longer has
+        return costs
+    return costs | {"parameters": parameters, "multiply_accumulates": macs}
+
+
+_count = functools.lru_cache(maxsize=1024)(count_work)

@@ -1,0 +1,96 @@
+import random
+
+import pytest
+
+from search.config.load import parse
+from search.evaluation.choices import choose
+from search.evaluation.cost import count_work
+from search.evaluation.front import Point, find_front, list_points
+from search.record.trial import State, Trial
+from search.report.charts import build_front_chart
+from trainables.config import build_train_config
+from trainables.models.model import build_model, count_parameters
+
+
+def make_trial(number, value, *, metric="accuracy", sign=1, architecture="cnn", state=State.COMPLETE, **params):
+    return Trial(
+        number=number,
+        architecture=architecture,
+        params=params,
+        epochs=[{"epoch": 1, metric: value}],
+        metric=metric,
+        sign=sign,
+        state=state,
+        attributes={"images_per_second": 100.0 + number},
+    )
+
+
+def find_by_force(points):
+    def is_beaten(point):
+        mine = (point.costs["parameters"], -point.trial.score)
+        for other in points:
+            others = (other.costs["parameters"], -other.trial.score)
+            if others != mine and others[0] <= mine[0] and others[1] <= mine[1]:
+                return True
+        return False
+
+    return {point.trial.number for point in points if not is_beaten(point)}
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("seed", range(20))
+def test_the_front_is_that_of_brute_force_also_with_ties(seed, sign):
+    draw = random.Random(seed)
+    points = [
+        Point(trial=make_trial(number, draw.randint(0, 8), sign=sign), costs={"parameters": draw.randint(1, 8)})
+        for number in range(draw.randint(1, 40))
+    ]
+    assert {point.trial.number for point in find_front(points, "parameters")} == find_by_force(points)
+
+
+def test_trials_of_unknown_cost_are_left_out():
+    points = [Point(trial=make_trial(0, 0.9), costs={}), Point(trial=make_trial(1, 0.5), costs={"seconds": 0.1})]
+    assert [point.trial.number for point in find_front(points, "seconds")] == [1]
+    assert find_front(points, "parameters") == []
+
+
+@pytest.mark.parametrize(("architecture", "params"), [("cnn", {"dense_layers": 0}), ("resnet50", {"stem": "cifar"})])
+def test_parameters_are_counted_without_building_the_model(architecture, params):
+    config = build_train_config(architecture, params, epochs=1, seed=0).model
+    parameters, macs = count_work(config, flip_average=False)
+    assert parameters == count_parameters(build_model(config))
+    assert count_work(config, flip_average=True) == (parameters, 2 * macs)
+
+
+def test_points_are_distinct_finished_trials_and_a_vanished_parameter_does_not_end_the_report():
+    config = parse({"name": "x"})
+    trials = [
+        make_trial(0, 0.9, filters=16),
+        make_trial(1, 0.8, filters=16),  # the same configuration
+        make_trial(2, 0.7, gone=3),
+        make_trial(3, 0.9, state=State.FAIL, filters=8),
+        make_trial(4, 0.95, architecture="resnet50"),
+        Trial(number=5, architecture="foreign", params={}, state=State.FAIL),
+    ]
+    points = list_points(config, trials)
+    assert [point.trial.number for point in points] == [0, 2, 4]
+    assert [set(point.costs) for point in points][1] == {"seconds"}
+    assert points[0].costs["seconds"] == pytest.approx(0.01)
+    assert [point.trial.number for point in find_front(points, "parameters")] == [0, 4]
+    assert "trial 4" in build_front_chart(config, trials).figure
+
+
+def test_without_a_finished_trial_there_is_no_chart():
+    failed = [make_trial(0, 0.5, state=State.FAIL)]
+    assert build_front_chart(parse({"name": "x"}), failed) is None
+    assert build_front_chart(parse({"name": "x"}), []) is None
+
+
+def test_the_front_is_chosen_besides_the_winners_and_marked():
+    config = parse({"name": "x", "evaluation": {"also": "front"}})
+    trials = [make_trial(0, 0.9, filters=16), make_trial(1, 0.8, filters=8), make_trial(2, 0.7, filters=32)]
+    front = [point.trial.number for point in find_front(list_points(config, trials), "parameters")]
+    choices = choose(config, trials, "0" * 64, front)
+    assert [(winner.trial, winner.rank, winner.front) for winner in choices.winners] == [(0, 1, True), (1, 2, True)]
+    assert choices.rule.endswith("; also the trials on the front of accuracy and parameters")
+    assert choose(parse({"name": "x"}), trials, "0" * 64).winners[0].front is False
