@@ -11,7 +11,6 @@ from search.evaluation.choices import choose_winners
 from search.evaluation.cost import count_work
 from search.record.trial import Trial
 from trainables.config import build_train_config
-from trainables.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +56,12 @@ def _measure(config: StudyConfig, trial: Trial) -> dict[FrontCost, float]:
     if speed := trial.attributes.get("images_per_second"):
         costs["seconds"] = 1 / speed
     try:
-        built = build_train_config(trial.architecture, trial.params, epochs=config.search.max_epochs, seed=0)
+        built = build_train_config(
+            trial.architecture, trial.params, epochs=config.search.max_epochs, seed=0, size=config.data.size
+        )
         model: Any = built.model  # a frozen dataclass, so it can be hashed
-        parameters, macs = _count(model, flip_average=built.flip_average)
-    except (InputError, TypeError):  # parameters that the architecture no longer has
+        parameters, macs = _count(model, flip_average=built.flip_average, size=built.size)
+    except Exception:  # noqa: BLE001 other parameters than today's, or a network of the user that cannot be counted
         return costs
     return costs | {"parameters": parameters, "multiply_accumulates": macs}
 
