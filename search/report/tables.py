@@ -100,8 +100,8 @@ def list_search_tables(result: Result) -> list[Table]:
     return [
         *_tabulate_configurations(result),
         _tabulate_searches(searches),
-        *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
         *tabulate_front(result),
+        *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
     ]
 
 
