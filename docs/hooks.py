@@ -3,11 +3,9 @@
 A page says where by a marker: `<!-- keys -->`, `<!-- parameters -->` or `<!-- figures -->`.
 """
 
-import ast
 import dataclasses
 import inspect
 import re
-import textwrap
 import types
 import typing
 from collections.abc import Callable, Container, Iterator
@@ -16,6 +14,7 @@ from typing import Any, Literal
 
 from search.config.schema import StudyConfig
 from trainables.config import ARCHITECTURES, RUN_FIELDS, TrainConfig
+from trainables.parameters import read_sentences
 
 LOG = Path(__file__).parent.parent / "LOG.md"
 KINDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
@@ -78,18 +77,6 @@ def render_figures() -> str:
     """Return the table at the top of LOG.md."""
     _, _, rest = LOG.read_text().partition("## Figures in force\n")
     return rest.partition("\n## ")[0].strip()
-
-
-def read_sentences(kind: type) -> dict[str, str]:
-    """Return the docstring under each field of a dataclass, in one line."""
-    [tree] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    assert isinstance(tree, ast.ClassDef)
-    return {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in zip(tree.body, tree.body[1:], strict=False)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
-    }
 
 
 def describe_type(hint: Any) -> str:

@@ -140,6 +140,7 @@ def test_every_command_of_the_documentation_is_one_that_these_tests_know():
         "python -m search.run",
         *(f"python -m search {name} " for name in COMMANDS_OF),
         "ray ",
+        *(f"python {name}" for name in list_files() if name.startswith("examples/")),  # tests/examples run them
     )
     assert [command for command in COMMANDS if not command.startswith(known)] == []
 

@@ -1,8 +1,10 @@
 """The signature of a training is its schema: the names, types and defaults of its parameters."""
 
+import ast
 import dataclasses
 import functools
 import inspect
+import textwrap
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -47,3 +49,15 @@ def list_parameters(taker: Any, skip: tuple[str, ...] = ()) -> Mapping[str, Para
             )
         found[each.name] = Parameter(hint=hint, default=each.default)
     return found
+
+
+def read_sentences(kind: type) -> dict[str, str]:
+    """Return the docstring under each field of a dataclass, in one line."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in zip(tree.body, tree.body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }

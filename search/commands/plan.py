@@ -1,6 +1,7 @@
 """The plan of a study, printed by --dry-run: space, rungs, epochs, retrainings."""
 
 import math
+from collections.abc import Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -15,6 +16,9 @@ from search.samplers.sampler import check_sampler
 from search.samplers.shares import check_shares, list_shares
 from search.schedulers.rungs import list_brackets, list_rungs
 from search.schedulers.scheduler import HALVING, build_scheduler
+from trainables.config import get_architecture, is_function
+from trainables.names import is_own
+from trainables.parameters import read_sentences
 
 
 def describe_plan(config: StudyConfig, console: Console) -> None:
@@ -28,7 +32,9 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         granted = config.get_resources(architecture)
         console.print()
         title = f"Space of {architecture}  ({granted.cpus:g} CPUs and {granted.gpus:g} GPUs per trial)"
-        console.print(_tabulate(list_specs(config.space, architecture), title))
+        is_class = is_own(architecture) and not is_function(architecture)
+        meaning = read_sentences(get_architecture(architecture)) if is_class else {}
+        console.print(_tabulate(list_specs(config.space, architecture), title, meaning))
     search = config.search
     low, high = estimate_epochs(config)
     rungs = list_rungs(search.first_rung, search.reduction_factor, search.max_epochs)
@@ -54,7 +60,8 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
     recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
     baselines = len(recipes) if config.evaluation.baselines else 0  # fewer if a recipe wins itself
     models = config.evaluation.seeds * (config.evaluation.top_k * len(search.architectures) + baselines)
-    console.print(f"Evaluation: at most {models} retrainings of up to {search.max_epochs} epochs")
+    front = ", and of the trials on the front" if config.evaluation.also else ""
+    console.print(f"Evaluation: at most {models} retrainings of up to {search.max_epochs} epochs{front}")
 
 
 def list_repetitions(config: StudyConfig) -> list[str]:
@@ -97,16 +104,19 @@ def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
     return int(min(expected, most, limit)), int(min(most, limit))
 
 
-def _tabulate(specs: dict[str, Spec], title: str) -> Table:
+def _tabulate(specs: dict[str, Spec], title: str, meaning: Mapping[str, str]) -> Table:
     table = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False)
     table.add_column("parameter")
     table.add_column("may be")
+    if meaning:
+        table.add_column("meaning")
     conditions = list_conditions(specs)
     for name, spec in sorted(specs.items(), key=lambda item: not isinstance(item[1], Range | Choice)):
         when = [
             f"{escape(other)} = {' | '.join(map(escape, values))}" for other, values in conditions.get(name, {}).items()
         ]
-        table.add_row(name, _describe_spec(spec) + (f", when {' and '.join(when)}" if when else ""))
+        values = _describe_spec(spec) + (f", when {' and '.join(when)}" if when else "")
+        table.add_row(name, values, *([escape(meaning.get(name, ""))] if meaning else []))
     return table
 
 
