@@ -18,7 +18,7 @@ def load():
 
 
 def mlp(run, hidden: int = 32, lr: float = 1e-2, activation: str = "relu"):
-    """Train one network; each epoch ends with its validation accuracy."""
+    """Train one network; each epoch ends with its validation error."""
     train_images, val_images, train_labels, val_labels = load()
     layer = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[activation]
     model = torch.nn.Sequential(torch.nn.Linear(64, hidden), layer(), torch.nn.Linear(hidden, 10))
@@ -30,8 +30,8 @@ def mlp(run, hidden: int = 32, lr: float = 1e-2, activation: str = "relu"):
             loss.backward()
             optimizer.step()
         with torch.no_grad():
-            right = model(val_images).argmax(1) == val_labels
-        yield {"accuracy": right.float().mean(), "train_loss": loss}  # a checkpoint is written, then it is reported
+            wrong = model(val_images).argmax(1) != val_labels
+        yield {"error": wrong.float().mean(), "train_loss": loss}  # a checkpoint is written, then it is reported
 
 
 if __name__ == "__main__":
@@ -39,7 +39,8 @@ if __name__ == "__main__":
         mlp,
         {"hidden": Range(8, 128, log=True), "lr": Range(1e-3, 1.0, log=True), "activation": Choice(["relu", "tanh"])},
         name="digits",
-        metric="accuracy",
+        metric="error",
+        goal="min",
         num_trials=12,
         max_epochs=9,
     )
