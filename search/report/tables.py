@@ -226,8 +226,9 @@ def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
         "Epochs if none stopped",
         "Hours if none stopped",
         f"Best {metric} on validation",
-        "Paper's configuration",
     ]
+    has_paper = any(search.paper is not None for search in searches)
+    header += ["Paper's configuration"] if has_paper else []
     rows = [
         [
             search.architecture,
@@ -240,7 +241,7 @@ def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
             format_count(search.full_epochs),
             f"{search.full_hours:.2f}",
             format_metric(search.best, search.metric),
-            format_metric(search.paper, search.metric),
+            *([format_metric(search.paper, search.metric)] if has_paper else []),
         ]
         for search in searches
     ]
