@@ -36,7 +36,7 @@ class Architecture(Protocol):
     It may also have:
         check(*, size, batch_size): Raises InputError if the network cannot train so.
         load_weights(model): Loads the weights that training starts from; a trained model is restored without it.
-        WITHOUT_EFFECT: By a parameter with its value, the parameters that have no effect then.
+        without_effect(size): Returns by a parameter with its value the parameters that have no effect then.
     """
 
     def build(self, *, size: int) -> "nn.Module":
@@ -172,24 +172,23 @@ def list_defaults(architecture: str) -> dict[str, Value]:
     return {name: each.default for name, each in get_schema(architecture).items()}
 
 
-def list_rules(architecture: str) -> Mapping[tuple[str, Value], tuple[str, ...]]:
+def list_rules(architecture: str, size: int) -> Mapping[tuple[str, Value], tuple[str, ...]]:
     """Return by a parameter with its value: the parameters that have no effect then."""
-    kind = None if is_unknown(architecture) else get_architecture(architecture)
-    rules: Mapping[tuple[str, Value], tuple[str, ...]] = getattr(kind, "WITHOUT_EFFECT", {})
-    return rules
+    kind: Any = None if is_unknown(architecture) else get_architecture(architecture)
+    return kind.without_effect(size) if hasattr(kind, "without_effect") else {}
 
 
-def list_without_effect(architecture: str, params: Mapping[str, Value]) -> set[str]:
+def list_without_effect(architecture: str, params: Mapping[str, Value], size: int) -> set[str]:
     """Return the names of the parameters that have no effect, given at least those that `list_rules` names first."""
-    rules = list_rules(architecture).items()
+    rules = list_rules(architecture, size).items()
     return {name for (other, value), names in rules if params[other] == value for name in names}
 
 
-def complete_params(architecture: str, params: Mapping[str, Value]) -> dict[str, Value]:
+def complete_params(architecture: str, params: Mapping[str, Value], size: int = IMAGE_SIZE) -> dict[str, Value]:
     """Return flat parameters with all defaults, those without effect at their default: equal ones train alike."""
     defaults = list_defaults(architecture)
     known = defaults | dict(params)
-    return known | {name: defaults[name] for name in list_without_effect(architecture, known)}
+    return known | {name: defaults[name] for name in list_without_effect(architecture, known, size)}
 
 
 def build_train_config(

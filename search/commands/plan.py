@@ -67,7 +67,7 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
 def list_repetitions(config: StudyConfig) -> list[str]:
     """Return a sentence for each space that has fewer points than trials."""
     search, shares = config.search, list_shares(config)
-    points = {name: count_points(config.space, name) for name in shares}
+    points = {name: count_points(config.space, name, config.data.size) for name in shares}
     if search.divide == "trials":
         due = {name: round(search.num_trials * share / sum(shares.values())) for name, share in shares.items()}
     else:  # each architecture's number of trials depends on their duration

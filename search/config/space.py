@@ -11,6 +11,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from search.config.conditions import drop_inactive, is_active, list_conditions
 from trainables.config import (
+    IMAGE_SIZE,
     Value,
     get_schema,
     list_defaults,
@@ -72,7 +73,7 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
     }
 
 
-def count_points(space: Space, architecture: str) -> int | None:
+def count_points(space: Space, architecture: str, size: int = IMAGE_SIZE) -> int | None:
     """Return the number of configurations of one architecture; None if a parameter is continuous.
 
     Configurations that differ only in parameters without effect count once.
@@ -82,14 +83,14 @@ def count_points(space: Space, architecture: str) -> int | None:
     distributions = build_distributions(specs, architecture)
     counts = {name: _count_values(each) for name, each in distributions.items()}
     deciding = sorted(
-        {name for name, _ in list_rules(architecture)} | {name for when in conditions.values() for name in when}
+        {name for name, _ in list_rules(architecture, size)} | {name for when in conditions.values() for name in when}
     )
     options = [_list_values(distributions[name]) if name in distributions else [specs[name]] for name in deciding]
     combinations = (dict(zip(deciding, values, strict=True)) for values in itertools.product(*options))
     total = 0
     for point in map(dict, {tuple(drop_inactive(conditions, each).items()) for each in combinations}):
         inactive = {name for name, when in conditions.items() if not is_active(when, point)}
-        excluded = {*deciding, *inactive, *list_without_effect(architecture, {**defaults, **point})}
+        excluded = {*deciding, *inactive, *list_without_effect(architecture, {**defaults, **point}, size)}
         found = [count for name, count in counts.items() if name not in excluded]
         known = [count for count in found if count is not None]
         if len(known) < len(found):

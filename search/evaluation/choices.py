@@ -14,7 +14,7 @@ from search.evaluation.model_record import Retraining
 from search.record.choices import Choices, Winner
 from search.record.provenance import describe_code
 from search.record.trial import State, Trial
-from trainables.config import complete_params
+from trainables.config import IMAGE_SIZE, complete_params
 from trainables.errors import InputError
 from trainables.seed import derive_seed
 
@@ -29,7 +29,9 @@ FRONT = "; also the trials on the front of {metric} and {cost}"
 """Addition to the rule where the front is retrained too."""
 
 
-def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None) -> list[Trial]:
+def choose_winners(
+    trials: Sequence[Trial], architecture: str, top_k: int | None, size: int = IMAGE_SIZE
+) -> list[Trial]:
     """Return an architecture's best finished trials by their best validation metric, the earlier one in a tie.
 
     Trials of the same configuration count once, as the best of them.
@@ -38,11 +40,12 @@ def choose_winners(trials: Sequence[Trial], architecture: str, top_k: int | None
         trials: Trials of any architecture.
         architecture: The one to choose from.
         top_k: Most trials to return; None returns all.
+        size: Height and width of the images in pixels.
     """
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
     best: dict[frozenset[tuple[str, Any]], Trial] = {}
     for trial in sorted(ended, key=lambda trial: (-trial.score, trial.number)):
-        best.setdefault(frozenset(complete_params(architecture, trial.params).items()), trial)
+        best.setdefault(frozenset(complete_params(architecture, trial.params, size).items()), trial)
     return list(best.values())[:top_k]
 
 
@@ -93,7 +96,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front
             front=trial.number in front,
         )
         for architecture in config.search.architectures
-        for rank, trial in enumerate(choose_winners(trials, architecture, None), start=1)
+        for rank, trial in enumerate(choose_winners(trials, architecture, None, config.data.size), start=1)
         if rank <= wanted.top_k or trial.number in recipes or trial.number in front
     ]
     also = FRONT.format(metric=config.search.metric, cost=wanted.front_cost) if wanted.also == "front" else ""
@@ -116,11 +119,11 @@ def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]
     """Return, by trial number, the recipe of `search.first` that the trial has, also if a sampler proposed it."""
     found: dict[int, str] = {}
     for path, recipe in zip(config.search.first, config.recipes, strict=False):
-        params = complete_params(recipe.architecture, recipe.params)
+        params = complete_params(recipe.architecture, recipe.params, config.data.size)
         for trial in trials:
             if (
                 trial.architecture == recipe.architecture
-                and complete_params(trial.architecture, trial.params) == params
+                and complete_params(trial.architecture, trial.params, config.data.size) == params
             ):
                 found.setdefault(trial.number, Path(path).stem)
     return found

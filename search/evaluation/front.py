@@ -25,7 +25,7 @@ class Point:
 def list_points(config: StudyConfig, trials: Sequence[Trial]) -> list[Point]:
     """Return the finished trials by number; of equal configurations the best alone."""
     names = dict.fromkeys(trial.architecture for trial in trials if not trial.is_foreign)
-    found = [trial for name in names for trial in choose_winners(trials, name, None)]
+    found = [trial for name in names for trial in choose_winners(trials, name, None, config.data.size)]
     return [Point(trial=trial, costs=_measure(config, trial)) for trial in sorted(found, key=lambda each: each.number)]
 
 

@@ -218,7 +218,7 @@ OTHERS: dict[str, Value] = {"growth": 2.0, "head": "gap", "dense_units": 8, "hid
     [
         (architecture, reason, name)
         for architecture in ARCHITECTURES
-        for reason, names in list_rules(architecture).items()
+        for reason, names in list_rules(architecture, 32).items()
         for name in names
     ],
 )
@@ -239,3 +239,9 @@ def test_a_parameter_that_is_said_to_change_nothing_changes_nothing(
     assert torch.equal(first(draw_images(2)), second(draw_images(2)))
     params = {reason[0]: 2 if reason[1] != "none" else "imagenet"}
     assert complete_params(architecture, params | {name: OTHERS[name]})[name] == OTHERS[name]
+
+
+def test_the_head_has_an_effect_where_five_blocks_leave_more_than_one_pixel() -> None:
+    params: dict[str, Value] = {"num_blocks": 5, "head": "gap"}
+    assert complete_params("cnn", params, 32)["head"] == "flatten"
+    assert complete_params("cnn", params, 64)["head"] == "gap"

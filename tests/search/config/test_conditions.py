@@ -156,5 +156,5 @@ def test_the_report_shows_trials_that_lack_a_parameter(tmp_path):
 
 
 def test_the_plan_states_conditions():
-    column = _tabulate(list_specs(parse_space(CHAIN).space, "cnn"), "cnn").columns[1]
+    column = _tabulate(list_specs(parse_space(CHAIN).space, "cnn"), "cnn", {}).columns[1]
     assert "16 | 32, when dense_layers = 1 | 2" in list(column.cells)

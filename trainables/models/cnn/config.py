@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from trainables.errors import check_field
 
@@ -13,12 +13,6 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class CnnConfig:
     """The paper's CNN, generalised: blocks of convolutions, each block ending in 2x2 max-pooling."""
-
-    WITHOUT_EFFECT: ClassVar[Mapping[tuple[str, int], tuple[str, ...]]] = {
-        ("num_blocks", 1): ("growth",),
-        ("num_blocks", 5): ("head",),
-        ("dense_layers", 0): ("dense_units",),
-    }
 
     num_blocks: int = 2
     """Number of blocks, in [1, 5]; each halves height and width, so five reduce 32x32 to 1x1."""
@@ -59,6 +53,16 @@ class CnnConfig:
     def channels(self) -> tuple[int, ...]:
         """Output channels of each block."""
         return tuple(round(self.filters * self.growth**block) for block in range(self.num_blocks))
+
+    @staticmethod
+    def without_effect(size: int) -> Mapping[tuple[str, int], tuple[str, ...]]:
+        """Return by a parameter with its value: the parameters that have no effect then."""
+        single = [("num_blocks", blocks) for blocks in range(1, 6) if size >> blocks == 1]
+        return {
+            ("num_blocks", 1): ("growth",),
+            ("dense_layers", 0): ("dense_units",),
+            **dict.fromkeys(single, ("head",)),
+        }
 
     def build(self, *, size: int) -> "nn.Module":
         """Build the network for images of size x size pixels."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from trainables.errors import InputError, check_field
 
@@ -13,11 +13,6 @@ if TYPE_CHECKING:
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ResNet50Config:
     """torchvision's ResNet-50 with a single-logit head."""
-
-    WITHOUT_EFFECT: ClassVar[Mapping[tuple[str, int | str], tuple[str, ...]]] = {
-        ("hidden_layers", 0): ("hidden_units",),
-        ("weights", "none"): ("trainable_stages",),
-    }
 
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """First layers: 7x7, stride 2, with max-pooling (imagenet); or 3x3, stride 1, without (cifar; He et al. 2016,
@@ -42,6 +37,11 @@ class ResNet50Config:
         check_field(self, "hidden_units", self.hidden_units >= 1, "at least 1")
         check_field(self, "dropout", 0.0 <= self.dropout < 1.0, "0 up to, not including, 1")
         check_field(self, "input_size", self.input_size in (32, 64, 128), "32, 64 or 128")
+
+    @staticmethod
+    def without_effect(size: int) -> Mapping[tuple[str, int | str], tuple[str, ...]]:  # noqa: ARG004 the contract's name
+        """Return by a parameter with its value: the parameters that have no effect then."""
+        return {("hidden_layers", 0): ("hidden_units",), ("weights", "none"): ("trainable_stages",)}
 
     def check(self, *, size: int, batch_size: int) -> None:
         """Check that a batch can train: batch normalisation needs two values, and a 1x1 map has one for each image.
