@@ -22,9 +22,10 @@ def leave(message: str, code: int) -> NoReturn:
         if os.isatty(1):  # not sys.stdout, which is redirected to nothing while Ray runs
             os.write(1, SHOW_CURSOR)
         os.write(sys.stderr.fileno(), f"{escape(message)}\n".encode())
-    with contextlib.suppress(psutil.Error):
+    try:
         for child in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 if not child.name().startswith("wandb-core"):
                     child.kill()
-    os._exit(code)
+    finally:  # whatever the list of processes raises
+        os._exit(code)

@@ -114,7 +114,9 @@ def test_a_second_signal_ends_a_program_that_is_ending_without_more_of_its_clean
 
 
 def test_a_program_that_ends_at_once_leaves_no_process_that_it_started():
-    body = "import subprocess; print(subprocess.Popen(['sleep', '10000']).pid, flush=True); stick()"
+    body = (
+        "import subprocess; print(subprocess.Popen(['sleep', '10000'], stdout=-3, stderr=-3).pid, flush=True); stick()"
+    )
     with Program(body) as program:
         child = psutil.Process(int(program.read_line()))
         program.read_line()

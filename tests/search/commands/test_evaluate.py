@@ -78,7 +78,10 @@ def test_the_command_writes_its_choices_opens_once_and_returns_what_is_stored(st
     assert "cnn, 1 seed" in stdout
     (entry,) = load_manifest(study)["evaluations"]
     assert entry["winners"] == [
-        {"architecture": "cnn", "rank": 1, "trial": 1, "value": 0.8, "epochs": 1, "threshold": 0.5, "recipe": None}
+        {
+            **{"architecture": "cnn", "rank": 1, "trial": 1, "value": 0.8, "epochs": 1, "threshold": 0.5},
+            **{"recipe": None, "front": False},
+        }
     ]
     assert entry["opened"]["time"] >= entry["chosen"]["time"]
     assert (study / "report" / "comparison.md").exists()

@@ -64,7 +64,7 @@ def test_a_study_carries_what_was_published_and_a_stored_one_reads_no_file(tmp_p
     (tmp_path / "base/study.yaml").write_text("name: base\nevaluation: {published: known.yaml}\n")
     (tmp_path / "study.yaml").write_text("extends: base/study.yaml\nname: mine\n")
     config = load(tmp_path / "study.yaml")
-    assert config.evaluation.published == "base/known.yaml"
+    assert config.evaluation.published == "known.yaml"
     assert (config.published.models[0].metrics, config.published.notes) == ({"f1": 0.5}, ("x",))
     (tmp_path / "base/known.yaml").unlink()
     assert parse(dump(config)) == config
