@@ -25,6 +25,7 @@ class History(optuna.storages.InMemoryStorage):
 
     def __init__(self, sign: int = 1) -> None:
         super().__init__()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.create_new_study([StudyDirection.MINIMIZE if sign < 0 else StudyDirection.MAXIMIZE], "study")
         self.trials: list[FrozenTrial] = []
         self.asked = 0
