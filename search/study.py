@@ -25,6 +25,7 @@ from search.schedulers.patience import is_converged
 from search.schedulers.scheduler import Scheduler, build_scheduler
 from trainables.config import list_defaults
 from trainables.errors import InputError
+from trainables.names import require_imported
 
 NUM_EARLY_FAILURES = 5
 """The study halts if this many trials are the first to end since it was opened and all fail for one reason."""
@@ -45,6 +46,9 @@ class Study:
         self._listeners = listeners
         search = config.search
         own = [trial for trial in self.trials if not trial.is_foreign]
+        for trial in own:
+            if trial.state is State.RUNNING:
+                require_imported(trial.architecture, trial.params.get("optimizer"))
         names = dict.fromkeys([*search.architectures, *(trial.architecture for trial in own)])
         self._specs: dict[str, dict[str, Spec]] = {name: list_specs(config.space, name) for name in names}
         self._samplers = {name: build_sampler(search, specs, name) for name, specs in self._specs.items()}

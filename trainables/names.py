@@ -53,6 +53,16 @@ def import_own(name: str, folder: str | None, where: str) -> Any:
     return IMPORTED[name]
 
 
+def require_imported(*names: Any) -> None:
+    """Check that none of these names, which a stranger may have written, stands for code that was not imported.
+
+    Raises:
+        InputError: If one does.
+    """
+    if missing := [name for name in names if isinstance(name, str) and is_unknown(name)]:
+        raise InputError(f"the study trains with {missing[0]}, which its own file does not name: no code of it is run")
+
+
 def resolve(name: str, table: Mapping[str, Any], where: str) -> Any:
     """Return what a name stands for; the module of `module:Name` is imported.
 

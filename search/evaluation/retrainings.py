@@ -26,6 +26,7 @@ from search.record.checkpoints import Checkpoint
 from search.record.object_store import Store
 from trainables.errors import InputError
 from trainables.metrics import to_probabilities
+from trainables.names import require_imported
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +80,7 @@ def build_job(
         val_fraction: Share of the images that validates; None trains on all.
         code: Folder of the user's own modules.
     """
+    require_imported(retraining.architecture, retraining.params.get("optimizer"))
     return Job(
         label=retraining.label,
         number=number,

@@ -41,7 +41,9 @@ from search.record.remote import download_study
 from search.record.storage import read_storage
 from search.record.trial import State
 from search.run import _read_stored
+from search.study import Study
 from trainables.errors import InputError
+from trainables.names import require_imported
 
 DATABASE = "postgresql://someone@203.0.113.9/all"  # no such host: RFC 5737
 
@@ -592,3 +594,19 @@ def test_predictions_of_another_shape_than_the_test_are_refused(make_record, cha
     check_predictions(build_predictions(), make_record())
     with pytest.raises(InputError, match="evaluate the study again"):
         check_predictions(build_predictions(**changes), make_record())
+
+
+@pytest.mark.parametrize("params", [{}, {"optimizer": "stolen:Sgd"}])
+def test_a_name_in_a_strangers_journal_or_record_runs_no_code(tmp_path, monkeypatch, params):
+    (tmp_path / "stolen.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.syspath_prepend(tmp_path)
+    name = "cnn" if params else "stolen:Net"
+    with pytest.raises(InputError, match="the study trains with stolen:"):
+        require_imported(name, params.get("optimizer"))
+    config = parse({"name": "mine"})
+    journal = Journal(tmp_path / "study.journal", "mine", note=print)
+    journal.add_trial(name, params, {})
+    with pytest.raises(InputError, match="the study trains with stolen:"):
+        Study(config, journal)
+    journal.close()
+    assert not (tmp_path / "ran").exists()
