@@ -213,7 +213,14 @@ def build_train_config(
     own = list_parameters(kind)
     model: dict[str, Any] = {name: value for name, value in params.items() if name in own}
     training: dict[str, Any] = {name: value for name, value in params.items() if name not in own}
-    return TrainConfig(model=kind(**model), epochs=epochs, seed=seed, size=size, **training)
+    try:
+        return TrainConfig(model=kind(**model), epochs=epochs, seed=seed, size=size, **training)
+    except InputError:
+        raise
+    except Exception as error:
+        if not is_own(architecture):
+            raise
+        raise InputError(f"{architecture} refuses {dict(params)}: {type(error).__name__}: {error}") from error
 
 
 def list_values(config: TrainConfig) -> dict[str, Value]:

@@ -151,6 +151,8 @@ def _check_metrics(metrics: Any, epoch: int) -> dict[str, float]:
         )
     found = {}
     for name, value in metrics.items():
+        if name in ("epoch", "seconds"):
+            raise TrainingError(f"epoch {epoch} yielded {name}, which the search measures itself: use another name")
         number = value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and value.size else value
         if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
             raise TrainingError(f"epoch {epoch} yielded {name} = {number!r:.80}: expected a finite number")

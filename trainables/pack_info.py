@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from trainables.errors import InputError
 
-SPLITS = ("train", "test")
 PACK_JSON = "pack.json"
 """File with the description of a pack; it is written last."""
 

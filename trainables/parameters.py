@@ -35,7 +35,10 @@ def list_parameters(taker: Any, skip: tuple[str, ...] = ()) -> Mapping[str, Para
         InputError: If one has no type of the known ones, or no default of that type.
     """
     known = list(inspect.signature(taker).parameters.values())[0 if inspect.isclass(taker) else 1 :]
-    hints = typing.get_type_hints(taker)
+    try:
+        hints = typing.get_type_hints(taker)
+    except (NameError, TypeError) as error:
+        raise InputError(f"{taker.__qualname__}: a type of its parameters cannot be resolved ({error})") from error
     found = {}
     for each in known:
         if each.name in skip:

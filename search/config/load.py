@@ -119,8 +119,9 @@ def _read_named(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if isinstance(search, dict) and isinstance(search.get("first"), list):
         found["recipes"] = [read_yaml(folder / str(name)) for name in search["first"]]
-    if isinstance(evaluation, dict) and isinstance(evaluation.get("published"), str):
-        found["published"] = read_yaml(folder / evaluation["published"])
+    if isinstance(evaluation, dict) and "published" in evaluation:
+        name = evaluation["published"]
+        found["published"] = read_yaml(folder / name) if isinstance(name, str) else {}
     return found
 
 

@@ -65,9 +65,7 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
     """Return Optuna's distributions of the searched parameters, sorted by name; those with a condition come last."""
     conditional = list(list_conditions(specs))
     return {
-        name: _build_distribution(
-            spec, is_int=(get_hint(architecture, name) or type(getattr(spec, "low", None))) is int
-        )
+        name: _build_distribution(spec, is_int=get_hint(architecture, name) is int)
         for name in [*sorted(specs.keys() - set(conditional)), *conditional]
         if isinstance(spec := specs[name], Range | Choice)
     }

@@ -29,6 +29,7 @@ MAY_CHANGE = (
     "data.cache",
     "data.path",
     "evaluation.",
+    "published.",
     "resources.",
     "results",
     "search.max_concurrent",

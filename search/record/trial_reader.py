@@ -5,15 +5,17 @@ A trial of this search has the attributes `architecture` and `params`. All other
 `enqueue_trial` added waits until the search hands it out.
 """
 
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from search.record.trial import FOREIGN, State, Trial
-from trainables.config import ARCHITECTURES, Value, list_defaults
+from trainables.config import ARCHITECTURES, Value, get_schema
 from trainables.errors import InputError
 from trainables.names import is_own, shorten
+from trainables.parameters import Parameter
 
 NOT_OURS = "not of this search: plain Optuna, or another program, wrote it"
 ENDED_OUTSIDE = "plain Optuna, or another program, ended it before its first epoch"
@@ -158,9 +160,9 @@ def _read_attributes(frozen: FrozenTrial, where: str) -> dict[str, Any]:
     is_known = isinstance(architecture, str) and (architecture in ARCHITECTURES or is_own(architecture))
     _require(is_known, f"{where} has the unknown architecture {architecture!r}")
     _require(isinstance(params, dict), f"{where} has no parameters")
-    defaults = list_defaults(architecture)
+    schema = get_schema(architecture)
     for name, value in params.items():
-        _require(_is_value(value, defaults.get(name)), f"{where} has {name} = {value!r}")
+        _require(_is_value(value, schema.get(name)), f"{where} has {name} = {value!r}")
     for name, kinds in KINDS.items():
         if name in found:
             is_sound = _is_number(found[name]) if float in kinds else isinstance(found[name], kinds)
@@ -185,13 +187,15 @@ def _is_row(row: Any, epoch: int, metric: str) -> bool:
     )
 
 
-def _is_value(value: Any, default: Value | None) -> bool:
-    """Return whether a parameter may have a value; a parameter that is no longer known has no default."""
+def _is_value(value: Any, parameter: Parameter | None) -> bool:
+    """Return whether a parameter may have a value; None stands for one that is no longer known."""
     if isinstance(value, int | float) and not isinstance(value, bool) and not _is_number(value):
         return False
-    if default is None:
+    if parameter is None:
         return isinstance(value, bool | int | float | str)
-    return type(value) is type(default) or (type(value) is int and type(default) is float)
+    options = typing.get_args(parameter.hint)  # of a Literal
+    kinds = set(map(type, options)) or {parameter.hint}
+    return type(value) in kinds or (type(value) is int and float in kinds)
 
 
 def _is_number(value: Any) -> bool:

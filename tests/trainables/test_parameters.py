@@ -89,3 +89,25 @@ def test_of_code_that_was_not_imported_nothing_is_known() -> None:
     assert list_defaults("nowhere:Own") == {}
     with pytest.raises(InputError, match="name its folder with --code"):
         build_train_config("nowhere:Own", {}, epochs=1, seed=0)
+
+
+def test_a_type_that_cannot_be_resolved_is_refused() -> None:
+    def walk(run: "Nowhere", step: float = 1.0) -> None:  # type: ignore[name-defined]  # noqa: F821
+        pass
+
+    with pytest.raises(InputError, match="a type of its parameters cannot be resolved"):
+        list_parameters(walk)
+
+
+def test_an_error_of_an_own_class_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Strict:
+        depth: int = 1
+
+        def __post_init__(self) -> None:
+            if self.depth > 2:
+                raise ValueError("too deep")
+
+    monkeypatch.setitem(IMPORTED, "mine:Strict", Strict)
+    with pytest.raises(InputError, match=r"^mine:Strict refuses \{'depth': 3\}: ValueError: too deep"):
+        build_train_config("mine:Strict", {"depth": 3}, epochs=1, seed=0)
