@@ -50,8 +50,6 @@ START_S = 300.0
 """Seconds that the search may take to start."""
 SETTLE_S = 5.0
 """Seconds after a kill in which what is trained does not count as going on: a death may take effect late."""
-SCRIPTS = ("dashboard.py", "log_monitor.py", "monitor.py")
-"""Names of Ray's processes that are Python scripts."""
 
 
 def main() -> None:
@@ -201,8 +199,7 @@ def list_infrastructure(pid: int) -> list[tuple[int, str]]:
     for process in list_family(pid)[1:]:
         with contextlib.suppress(psutil.Error):
             title = process.cmdline() or [process.name()]
-            scripts = [name for name in SCRIPTS if any(word.endswith(f"/{name}") for word in title)]
-            kind = scripts[0] if scripts else Path(title[0].partition("(")[0].split(" ")[0]).name
+            kind = Path(title[0].partition("(")[0].split(" ")[0]).name
             if process.status() != psutil.STATUS_ZOMBIE:
                 found.append((process.pid, kind))
     return found

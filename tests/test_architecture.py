@@ -35,7 +35,7 @@ DOORS = {
     "pynvml": {"search/listeners/usage.py"},
     "sqlalchemy": {"search/record/database.py"},
     "ray": {
-        *(f"search/cluster/{name}.py" for name in ("autoscaler", "checks", "liveness", "nodes", "private")),
+        *(f"search/cluster/{name}.py" for name in ("autoscaler", "checks", "liveness", "local", "nodes")),
         *(f"search/cluster/{name}.py" for name in ("runner", "transfer", "tune_patches", "tune_views")),
     },
     "fsspec": {"search/record/object_store.py"},

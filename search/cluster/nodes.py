@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Container, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 
 import ray
@@ -15,7 +15,7 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.cluster.liveness import watch_ray
-from search.cluster.private import explain_start, keep_private
+from search.cluster.local import ARGUMENTS, explain_start, keep_private, leave_out_services
 from search.cluster.signals import keep_signals
 from search.config.schema import ClusterConfig, ResourceConfig, StudyConfig
 from trainables.errors import InputError
@@ -87,7 +87,7 @@ def _join(cluster: ClusterConfig, stack: ExitStack) -> None:
     local = cluster.address == "local"
     try:
         folder = stack.enter_context(keep_private()) if local else None
-        with keep_signals():  # Ray would replace the handler of SIGTERM
+        with keep_signals(), leave_out_services() if local else nullcontext():  # Ray would replace SIGTERM's handler
             ray.init(
                 address=cluster.address,
                 num_cpus=cluster.cpus if local else None,
@@ -96,6 +96,7 @@ def _join(cluster: ClusterConfig, stack: ExitStack) -> None:
                 _temp_dir=folder,
                 logging_level=logging.ERROR,
                 log_to_driver=False,
+                **(ARGUMENTS if local else {}),
             )
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
         has_token = os.environ.get("RAY_AUTH_MODE") == "token"

@@ -1,4 +1,4 @@
-"""A search on this machine, attacked by another user of the machine while it trains."""
+"""A search on this machine: attacked by another user of the machine while it trains, and what its Ray starts."""
 
 import json
 import os
@@ -12,10 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from ray._private.node import Node
 from ray._raylet import AuthenticationMode, get_authentication_mode
 
+from search.cluster.local import SERVICES, keep_private
 from search.cluster.nodes import connect
-from search.cluster.private import keep_private
 from search.config.load import parse
 
 ROOT = Path(__file__).parents[3]
@@ -83,6 +84,8 @@ print(json.dumps({
 }))
 """
 """What a user tries who knows every port, process, socket and folder of the search, and perhaps its token."""
+
+SCRIPTS = {"dashboard.py", "monitor.py", "log_monitor.py"}
 
 
 def find_lack():
@@ -204,3 +207,30 @@ def test_every_run_has_a_token_of_its_own():
             tokens.add(os.environ["RAY_AUTH_TOKEN"])
     assert {len(token) for token in tokens} == {64}
     assert len(tokens) == 2
+
+
+def list_scripts():
+    """Return which of the services run as children of this process."""
+    words = [word for child in psutil.Process().children(recursive=True) for word in child.cmdline()]
+    return {word.rpartition("/")[2] for word in words} & SCRIPTS
+
+
+@pytest.mark.ray
+def test_a_local_ray_starts_no_service_of_a_cluster_and_its_workers_load_torch_at_once():
+    methods = [getattr(Node, name) for name in SERVICES]
+    with connect(parse({"name": "x", "cluster": {"cpus": 1}})):
+        assert list_scripts() == set()
+        modules = ray.get(ray.remote(lambda: set(__import__("sys").modules)).remote(), timeout=60)
+        assert {"torch", "ray.tune"} <= modules
+        assert ray.cluster_resources()["object_store_memory"] == 128 * 2**20
+    assert [getattr(Node, name) for name in SERVICES] == methods
+
+
+@pytest.mark.ray
+def test_ray_by_itself_still_starts_them():
+    """If this fails, `leave_out_services` can go."""
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        assert list_scripts() == SCRIPTS
+    finally:
+        ray.shutdown()

@@ -1,21 +1,35 @@
-"""Makes a local Ray private to its user (ports, token, files), and explains why it cannot start."""
+"""A local Ray: private to its user (ports, token, files), without the services of a cluster; why it cannot start."""
 
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
 
 from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
+from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # missing in its stub
 
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 """Variables that decide whether Ray demands a token, and which; a user may have set them for a cluster."""
 MAX_TMPDIR = 28
 """Bytes: the path of a socket has at most 107, and Ray's part of it, with a process number of 7 digits, takes 79."""
+ARGUMENTS: Mapping[str, Any] = {
+    "object_store_memory": 128 * 2**20,
+    "_system_config": {"preload_python_modules": ["torch", "ray.tune"]},
+}
+"""Arguments of `ray.init`.
+
+Images come from memory-mapped files and messages are small, so the object store may be; Ray's default, a third of the
+memory, takes it a second to lay out. Workers load what every trial needs while the driver opens the study.
+"""
+SERVICES = ("start_api_server", "start_monitor", "start_log_monitor")
+"""Methods of Ray's node that start a process: the dashboard's server, the autoscaler, what forwards logs."""
 
 
 @contextmanager
@@ -47,6 +61,17 @@ def keep_private() -> Iterator[str]:
             if value is not None:
                 os.environ[name] = value
         _read_variables()
+
+
+@contextmanager
+def leave_out_services() -> Iterator[None]:
+    """Start Ray within the block without its processes that serve a cluster.
+
+    `ray.init` waits for the dashboard's server even when there is no dashboard, and has no argument for the others.
+    """
+    nothing: Any = dict.fromkeys(SERVICES, lambda *_, **__: None)
+    with patch.multiple(Node, **nothing):
+        yield
 
 
 def explain_start(error: Exception) -> str:
