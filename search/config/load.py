@@ -42,13 +42,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     values: dict[str, Any] = {}
     for file, layer in read_layers(path):
         values = overlay(values, layer) | _read_named(layer, file.parent)
-    for override in overrides:
-        set_value(values, override)
-        set_value(alone := dict[str, Any](), override)
-        values |= _read_named(alone, path.parent)
+    apply_settings(values, overrides, path.parent)
     if import_code(values, folder := path.parent.resolve()):
         values["code"] = str(folder)
     return parse(values)
+
+
+def apply_settings(values: dict[str, Any], settings: Sequence[str], folder: Path) -> None:
+    """Apply settings such as `search.num_trials=5` in place, and read the files that they name, relative to a folder.
+
+    Raises:
+        InputError: If the form of a setting is wrong, or a file cannot be read.
+    """
+    for setting in settings:
+        set_value(values, setting)
+        set_value(alone := dict[str, Any](), setting)
+        values |= _read_named(alone, folder)
 
 
 def parse(values: Mapping[str, Any]) -> StudyConfig:

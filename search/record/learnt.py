@@ -38,7 +38,10 @@ def select_trials(config: StudyConfig, place: str, trials: Iterable[Trial]) -> t
         dataclasses.replace(
             trial,
             params=drop_inactive(list_conditions(specs), trial.params),
-            **{"attributes": {"learnt_from": place}, "noted": {}, "started": None, "ended": None},
+            attributes={"learnt_from": place},
+            noted={},
+            started=None,
+            ended=None,
         )
         for trial in ended
         if (specs := spaces.get(trial.architecture)) is not None
