@@ -70,7 +70,7 @@ def main(
             prepare_weights(config)
             check_address(config.cluster.address, settings or [])
             check_nodes(config, stack.enter_context(connect(config)), console)
-        opened.manifest["config"]["evaluation"] = dump(config)["evaluation"]
+        opened.manifest["config"] |= {key: dump(config)[key] for key in ("evaluation", "published")}
         conclude(opened, packed, console)
 
 

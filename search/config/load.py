@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 import pydantic
 
 from search.config.code import import_code
-from search.config.conditions import drop_inactive, list_conditions
+from search.config.fields import GOALS
 from search.config.schema import Recipe, SearchConfig, StudyConfig
-from search.config.space import contains, list_specs
+from search.config.space import find_outside, list_specs
 from search.config.space_checks import check_space
 from search.config.urls import check_database_url, check_store_url, is_url
 from search.config.yaml import overlay, read_layers, read_yaml, set_value
@@ -26,11 +26,6 @@ from trainables.names import is_unknown, shorten
 T = TypeVar("T")
 UNIONS = (("evaluation", "threshold"), ("search", "sampler"), ("search", "scheduler"))
 """Keys whose value is one of several types, which pydantic would name."""
-GOALS: dict[str, str] = {
-    **dict.fromkeys(("accuracy", "auroc", "f1", "average_precision"), "max"),
-    "loss": "min",
-}
-"""Metrics by which image classifiers can be compared, and whether larger or smaller values are better."""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -47,13 +42,22 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     values: dict[str, Any] = {}
     for file, layer in read_layers(path):
         values = overlay(values, layer) | _read_named(layer, file.parent)
-    for override in overrides:
-        set_value(values, override)
-        set_value(alone := dict[str, Any](), override)
-        values |= _read_named(alone, path.parent)
+    apply_settings(values, overrides, path.parent)
     if import_code(values, folder := path.parent.resolve()):
         values["code"] = str(folder)
     return parse(values)
+
+
+def apply_settings(values: dict[str, Any], settings: Sequence[str], folder: Path) -> None:
+    """Apply settings such as `search.num_trials=5` in place, and read the files that they name, relative to a folder.
+
+    Raises:
+        InputError: If the form of a setting is wrong, or a file cannot be read.
+    """
+    for setting in settings:
+        set_value(values, setting)
+        set_value(alone := dict[str, Any](), setting)
+        values |= _read_named(alone, folder)
 
 
 def parse(values: Mapping[str, Any]) -> StudyConfig:
@@ -162,15 +166,12 @@ def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
     if recipe.architecture not in study.search.architectures:
         return
     params = list_defaults(recipe.architecture) | recipe.params
-    specs = list_specs(study.space, recipe.architecture)
-    active = drop_inactive(list_conditions(specs), params)
-    for name, spec in specs.items():
-        expected = spec if name in active else list_defaults(recipe.architecture)[name]
-        if not contains(expected, params[name]):
-            where = f"space.{shorten(recipe.architecture)}.{name}{'' if name in active else '.when'}"
-            raise InputError(
-                f"search.first: the {recipe.architecture} recipe has {name} = {params[name]!r}, outside {where}"
-            )
+    if path := find_outside(list_specs(study.space, recipe.architecture), recipe.architecture, params):
+        name = path.removesuffix(".when")
+        raise InputError(
+            f"search.first: the {recipe.architecture} recipe has {name} = {params[name]!r}, "
+            f"outside space.{shorten(recipe.architecture)}.{path}"
+        )
 
 
 def _describe_problems(error: pydantic.ValidationError) -> list[str]:

@@ -10,7 +10,7 @@ import pydantic
 from pydantic import Discriminator, Field, Tag
 
 from search.config.data import DataConfig, Published
-from search.config.fields import FrontCost, MetricName, SpecField
+from search.config.fields import GOALS, FrontCost, MetricName, SpecField
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
 from trainables.names import shorten
@@ -99,7 +99,7 @@ class SearchConfig:
     @property
     def sign(self) -> int:
         """1 if larger values of the metric are better, -1 if smaller ones are."""
-        return -1 if (self.goal or ("min" if self.metric == "loss" else "max")) == "min" else 1
+        return -1 if (self.goal or GOALS.get(self.metric)) == "min" else 1
 
     @property
     def first_rung(self) -> int:

@@ -109,6 +109,21 @@ def contains(spec: Spec, value: Value) -> bool:
     return math.isclose(steps, round(steps), abs_tol=1e-9)
 
 
+def find_outside(specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value]) -> str | None:
+    """Return the key of the first spec that parameters contradict, or None if they are a point of the space.
+
+    Where the condition of a parameter does not hold, it must have its default or be left out.
+    """
+    defaults = list_defaults(architecture)
+    active = drop_inactive(list_conditions(specs), dict.fromkeys(specs) | dict(params))
+    for name, spec in specs.items():
+        if name not in active and not contains(defaults[name], params.get(name, defaults[name])):
+            return f"{name}.when"
+        if name in active and not (name in params and contains(spec, params[name])):
+            return name
+    return None
+
+
 def pick(spec: Spec) -> Value:
     """Return one value that a parameter may have: its first choice, its low end, or the fixed one."""
     return spec.choice[0] if isinstance(spec, Choice) else spec.low if isinstance(spec, Range) else spec

@@ -55,19 +55,18 @@ def prepare_weights(config: StudyConfig) -> None:
     Raises:
         InputError: If weights cannot be fetched, found or loaded, or a model does not give one logit an image.
     """
+    size = config.data.size
     for architecture in () if config.trainable else config.search.architectures:
         spec = list_specs(config.space, architecture).get("weights")
         for weights in spec.choice if isinstance(spec, Choice) else [spec] if spec else []:
             if isinstance(weights, str) and weights != "none":
-                from trainables.models.model import (
-                    fetch_weights,
-                )  # imports torch, which a search without initial weights does not need here
+                from trainables.models.model import build_model  # imports torch, which others do not need here
 
-                fetch_weights(build_train_config(architecture, {"weights": weights}, epochs=1, seed=0).model)
+                built = build_train_config(architecture, {"weights": weights}, epochs=1, seed=0, size=size)
+                build_model(built.model, size=size)
         if is_own(architecture) and not is_function(architecture):
             from trainables.models.model import check_model  # imports torch
 
             specs = list_specs(config.space, architecture)
             point = drop_inactive(list_conditions(specs), {name: pick(spec) for name, spec in specs.items()})
-            size = config.data.size
             check_model(architecture, build_train_config(architecture, point, epochs=1, seed=0, size=size))

@@ -15,8 +15,14 @@ TIMING_S = 0.3
 """Fewest seconds of measurement for one batch size; the result is the median."""
 
 
-def count_work(config: Architecture, *, flip_average: bool, size: int = IMAGE_SIZE) -> tuple[int, float]:
-    """Return a model's parameters and its multiply-accumulates per image, from its shapes alone.
+def count_weights(config: Architecture, *, size: int = IMAGE_SIZE) -> int:
+    """Return a model's parameters; no memory is taken for them."""
+    with torch.device("meta"):
+        return count_parameters(config.build(size=size))
+
+
+def count_work(config: Architecture, *, flip_average: bool, size: int = IMAGE_SIZE) -> float:
+    """Return a model's multiply-accumulates per image, from its shapes alone.
 
     Fake tensors count as those of a CPU: the models use autocast, which refuses the meta device.
     """
@@ -24,7 +30,7 @@ def count_work(config: Architecture, *, flip_average: bool, size: int = IMAGE_SI
         model = config.build(size=size).eval()
         images = torch.empty((1, size, size, 3), dtype=torch.uint8)
         score_batch(model, images, flip_average=flip_average)
-    return count_parameters(model), counter.get_total_flops() / 2
+    return float(counter.get_total_flops() / 2)
 
 
 def measure_cost(model: nn.Module, config: TrainConfig, *, device: torch.device) -> dict[str, float]:

@@ -8,7 +8,7 @@ from typing import Any
 from search.config.fields import FrontCost
 from search.config.schema import StudyConfig
 from search.evaluation.choices import choose_winners
-from search.evaluation.cost import count_work
+from search.evaluation.cost import count_weights, count_work
 from search.record.trial import Trial
 from trainables.config import build_train_config
 
@@ -20,13 +20,15 @@ class Point:
     trial: Trial
     costs: Mapping[FrontCost, float]
     """Unknown ones are missing."""
+    reason: str | None = None
+    """Why parameters or multiply-accumulates are missing, if they are."""
 
 
 def list_points(config: StudyConfig, trials: Sequence[Trial]) -> list[Point]:
     """Return the finished trials by number; of equal configurations the best alone."""
     names = dict.fromkeys(trial.architecture for trial in trials if not trial.is_foreign)
     found = [trial for name in names for trial in choose_winners(trials, name, None, config.data.size)]
-    return [Point(trial=trial, costs=_measure(config, trial)) for trial in sorted(found, key=lambda each: each.number)]
+    return [_measure(config, trial) for trial in sorted(found, key=lambda each: each.number)]
 
 
 def find_front(points: Sequence[Point], cost: FrontCost) -> list[Point]:
@@ -50,20 +52,28 @@ def find_front(points: Sequence[Point], cost: FrontCost) -> list[Point]:
     return front
 
 
-def _measure(config: StudyConfig, trial: Trial) -> dict[FrontCost, float]:
-    """Return the costs of a trial: of its model, and seconds of training per image from the record."""
-    costs: dict[FrontCost, float] = {}
-    if speed := trial.attributes.get("images_per_second"):
-        costs["seconds"] = 1 / speed
+def _measure(config: StudyConfig, trial: Trial) -> Point:
+    """Return a trial with the costs of its model, and the seconds of training per image from the record."""
+    speed = trial.attributes.get("images_per_second")
+    costs: dict[FrontCost, float] = {"seconds": 1 / speed} if speed else {}
     try:
         built = build_train_config(
             trial.architecture, trial.params, epochs=config.search.max_epochs, seed=0, size=config.data.size
         )
-        model: Any = built.model  # a frozen dataclass, so it can be hashed
-        parameters, macs = _count(model, flip_average=built.flip_average, size=built.size)
-    except Exception:  # noqa: BLE001 other parameters than today's, or a network of the user that cannot be counted
-        return costs
-    return costs | {"parameters": parameters, "multiply_accumulates": macs}
+    except Exception as error:  # noqa: BLE001 other parameters than today's, or code that was not imported
+        return Point(trial=trial, costs=costs, reason=f"{type(error).__name__}: {error}")
+    model: Any = built.model  # a frozen dataclass, so it can be hashed
+    counted, reason = _count(model, flip_average=built.flip_average, size=built.size)
+    return Point(trial=trial, costs=costs | counted, reason=reason)
 
 
-_count = functools.lru_cache(maxsize=1024)(count_work)
+@functools.lru_cache(maxsize=1024)
+def _count(model: Any, *, flip_average: bool, size: int) -> tuple[dict[FrontCost, float], str | None]:
+    """Return the costs of a model, and why one could not be counted."""
+    costs: dict[FrontCost, float] = {}
+    try:
+        costs["parameters"] = count_weights(model, size=size)
+        costs["multiply_accumulates"] = count_work(model, flip_average=flip_average, size=size)
+    except Exception as error:  # noqa: BLE001 a network of the user may need the values of its images
+        return costs, f"{type(error).__name__}: {error}"
+    return costs, None

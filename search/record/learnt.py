@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from search.config.conditions import drop_inactive, list_conditions
 from search.config.load import check
 from search.config.schema import LEARNT, Digest, StudyConfig
-from search.config.space import contains, list_specs
+from search.config.space import find_outside, list_specs
 from search.config.untrusted import LINE_BYTES, read_file
 from search.record.trial import State, Trial
 from trainables.durable import write_file
@@ -32,12 +33,19 @@ class Learnt:
 def select_trials(config: StudyConfig, place: str, trials: Iterable[Trial]) -> tuple[list[Trial], int]:
     """Return the ended trials of an earlier study in this one's space, and the number of those outside."""
     ended = [trial for trial in trials if trial.state in (State.COMPLETE, State.PRUNED)]
-    specs: dict[str, Mapping[str, Any]] = {name: list_specs(config.space, name) for name in config.search.architectures}
+    spaces = {name: list_specs(config.space, name) for name in config.search.architectures}
     known = [
-        dataclasses.replace(trial, attributes={"learnt_from": place}, noted={}, started=None, ended=None)
+        dataclasses.replace(
+            trial,
+            params=drop_inactive(list_conditions(specs), trial.params),
+            attributes={"learnt_from": place},
+            noted={},
+            started=None,
+            ended=None,
+        )
         for trial in ended
-        if (allowed := specs.get(trial.architecture)) is not None
-        if all(name in trial.params and contains(spec, trial.params[name]) for name, spec in allowed.items())
+        if (specs := spaces.get(trial.architecture)) is not None
+        if find_outside(specs, trial.architecture, trial.params) is None
     ]
     return known, len(ended) - len(known)
 

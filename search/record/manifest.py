@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from search.config.data import CIFAKE, Classes
-from search.config.load import check, dump, parse
+from search.config.load import apply_settings, check, dump, parse
 from search.config.printable import escape
 from search.config.schema import MANIFEST, Label, StudyConfig
 from search.config.untrusted import MANIFEST_BYTES, check_folder, check_storage
 from search.config.urls import check_store_url, is_url
-from search.config.yaml import read_untrusted_yaml, set_value, write_yaml
+from search.config.yaml import read_untrusted_yaml, write_yaml
 from search.record.choices import Evaluation
 from search.record.learnt import Learnt
 from search.record.object_store import Store, StoreError
@@ -149,7 +149,8 @@ def load_study(
 
     Args:
         place: The folder, or the URL of the study.
-        settings: Overrides of its configuration, such as `evaluation.seeds=5`.
+        settings: Overrides of its configuration, such as `evaluation.seeds=5`. Files in them are named relative to the
+            working directory.
         uses_journal: Whether the caller opens the journal; where that is in a database, the user must name it.
 
     Returns:
@@ -181,8 +182,7 @@ def _configure(manifest: Mapping[str, Any], settings: Sequence[str], results: st
     document = copy.deepcopy(manifest["config"])
     if isinstance(document.get("data"), dict):
         document["data"].pop("cache", None)
-    for setting in settings:
-        set_value(document, setting)
+    apply_settings(document, settings, Path())
     return parse(document | {"results": results})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from search.config.load import GOALS
+from search.config.fields import GOALS
 from search.config.printable import escape_latex, escape_markdown
 from trainables.config import Value
 

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from search.config.schema import StudyConfig
 from search.evaluation.front import find_front, list_points
 from search.record.trial import Trial
-from search.report.history import build_evaluator, build_study, build_timeline, measure_importance
+from search.report.history import build_study, build_timeline, measure_importance
 
 SCALE = [[0.0, "#5b9bd5"], [1.0, "#e0701c"]]
 """Blue to vermilion, readable on white and on black."""
@@ -76,14 +76,14 @@ def build_charts(config: StudyConfig, trials: Sequence[Trial], architecture: str
     metric = config.search.metric
     charts = [_build_history(study, metric, {trial.number for trial in trials if trial.state == "PRUNED"})]
     importance = measure_importance(study)
-    common = set.intersection(*(set(trial.params) for trial in valued))
-    conditional = sorted({name for trial in valued for name in trial.params} - common)
-    names = list(importance) or sorted(common)
+    names = list(importance) or sorted({name for trial in valued for name in trial.params})
+    common = [name for name in names if all(name in trial.params for trial in valued)]
     if importance:
-        charts.append(_build_importance(study, importance))
-    if len(valued) > 1 and names:
-        charts.append(_build_parallel(study, metric, names[:MAX_AXES]))
-        charts += [_build_slice(study, metric, name) for name in [*names, *conditional]]
+        charts.append(_build_importance(importance))
+    if len(valued) > 1 and common:
+        charts.append(_build_parallel(study, metric, common[:MAX_AXES]))
+    if len(valued) > 1:
+        charts += [_build_slice(study, metric, name) for name in names]
     return charts
 
 
@@ -119,11 +119,13 @@ def _build_history(study: optuna.Study, metric: str, stopped: set[int]) -> Chart
     return _finish("history", "Best epoch of each trial on validation", figure)
 
 
-def _build_importance(study: optuna.Study, importance: dict[str, float]) -> Chart:
-    figure = visualization.plot_param_importances(study, evaluator=build_evaluator(study))
-    figure.update_traces(marker_color=FIRST)
-    figure.update_xaxes(title=None, range=[0, 1.15 * max(importance.values())])
-    figure.update_yaxes(title=None)
+def _build_importance(importance: dict[str, float]) -> Chart:
+    shares = dict(reversed(importance.items()))  # plotly draws the first one at the bottom
+    texts = [f"{share:.2f}" if share >= 0.01 else "<0.01" for share in shares.values()]
+    bars = {"text": texts, "textposition": "outside", "cliponaxis": False, "marker_color": FIRST}
+    figure = plotly.graph_objects.Figure()
+    figure.add_bar(x=list(shares.values()), y=list(shares), orientation="h", **bars)
+    figure.update_xaxes(range=[0, 1.15 * max(shares.values())])
     return _finish("importance", "Importance of each parameter", figure, 90 + 26 * len(importance))
 
 

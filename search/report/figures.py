@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_curve
 
-from search.config.load import GOALS
+from search.config.fields import GOALS
 from search.record.trial import Trial
 
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"

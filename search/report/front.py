@@ -1,9 +1,15 @@
 """The trials on the front of metric and cost, as a table."""
 
+from collections.abc import Sequence
+
+from search.config.printable import escape
+from search.config.schema import StudyConfig
 from search.evaluation.front import find_front, list_points
 from search.evaluation.result import Result
 from search.listeners.status import format_params, list_changed
+from search.record.trial import Trial
 from search.report.cells import Table, format_count, format_metric
+from trainables.names import shorten
 
 
 def tabulate_front(result: Result) -> list[Table]:
@@ -24,3 +30,17 @@ def tabulate_front(result: Result) -> list[Table]:
     title = f"Trade-off: trials whose {metric} on validation no trial reaches with less {cost.replace('_', '-')}"
     header = ["Trial", "Architecture", f"Best {metric}", "Parameters", "MACs per image", "Training, ms per image"]
     return [Table(title=title, header=[*header, "Differs from the defaults in"], rows=rows)] if rows else []
+
+
+def describe_uncounted(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
+    """Return a note for each reason for which models are missing on a front of parameters or multiply-accumulates."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for point in list_points(config, trials) if config.trainable is None else ():
+        if point.reason is not None:
+            missing = "multiply-accumulates" if "parameters" in point.costs else "parameters and multiply-accumulates"
+            key = (shorten(point.trial.architecture), missing, escape(" ".join(point.reason.split()))[:200])
+            found.setdefault(key, []).append(str(point.trial.number))
+    return [
+        f"{name}: the {missing} of trial {', '.join(numbers)} cannot be counted, so a front of them lacks it: {reason}."
+        for (name, missing, reason), numbers in found.items()
+    ]

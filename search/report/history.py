@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,7 +59,7 @@ def build_timeline(trials: Sequence[Trial]) -> optuna.Study:
 def measure_importance(study: optuna.Study) -> dict[str, float]:
     """Return each searched parameter's share in what distinguishes the best trials (NUM_BEST), largest first.
 
-    Parameters with a condition are left out: most trials lack them.
+    A parameter with a condition is judged by the trials that have it, weighted by how many of the best ones do.
 
     Args:
         study: From `build_study`, best with `count_stopped`.
@@ -66,19 +67,16 @@ def measure_importance(study: optuna.Study) -> dict[str, float]:
     Returns:
         Shares that sum to 1; empty with fewer than MIN_TRIALS values, or where all values are equal.
 
-    Source: Watanabe et al. 2023, PED-ANOVA (arXiv:2304.10255), as Optuna implements it.
+    Source: Watanabe et al. 2023, PED-ANOVA (arXiv:2304.10255), and its extension to conditional parameters
+    (arXiv:2601.20800), as Optuna implements them.
     """
     values = [trial.value for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))]
     if len(values) < MIN_TRIALS or len(set(values)) == 1:
         return {}
-    shares = get_param_importances(study, evaluator=build_evaluator(study))
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, NUM_BEST / len(values)))
+    with warnings.catch_warnings(action="ignore"):  # where one trial alone has a parameter, or lacks it
+        shares = get_param_importances(study, evaluator=evaluator)
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
-
-
-def build_evaluator(study: optuna.Study) -> PedAnovaImportanceEvaluator:
-    """Return the importance evaluator for a study of at least MIN_TRIALS trials with a value."""
-    count = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
-    return PedAnovaImportanceEvaluator(target_quantile=max(0.1, NUM_BEST / count))
 
 
 def _create_study(sign: int = 1) -> optuna.Study:

@@ -14,6 +14,7 @@ from search.record.journal import Journal
 from search.record.trial import State
 from search.report.artifacts import publish
 from search.report.cells import align
+from search.report.front import describe_uncounted
 from search.report.notes import describe_changes, list_notes
 from search.report.page import write_page
 from search.report.tables import list_search_tables, tabulate_best, write_report
@@ -35,6 +36,7 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     config = result.config
     notes = [
         *list_notes(config, result.manifest, result.trials, result.models),
+        *describe_uncounted(config, result.trials),
         *describe_changes(journal.list_changes()),
         *result.notes,
     ]
@@ -49,16 +51,21 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
 
 def publish_search(study: OpenStudy, console: Console, notes: Sequence[str]) -> None:
     """Write the report of a search whose winners are not retrained, and show its best trials."""
+    trials = study.journal.load()
     result = Result(
         study=study.config.name,
         config=study.config,
         manifest=study.manifest,
         models=[],
-        trials=study.journal.load(),
+        trials=trials,
         labels=np.zeros(0, np.uint8),
         predictions={},
         mistakes={},
-        notes=[*describe_changes(study.journal.list_changes()), *notes],
+        notes=[
+            *describe_uncounted(study.config, trials),
+            *describe_changes(study.journal.list_changes()),
+            *notes,
+        ],
     )
     best = tabulate_best(result)
     if not best.rows:

@@ -9,7 +9,7 @@ from torchvision.models import resnet50
 from trainables.config import ARCHITECTURES, Architecture, Value, build_train_config, complete_params, list_rules
 from trainables.errors import InputError
 from trainables.models.cnn.config import CnnConfig
-from trainables.models.model import build_model, count_parameters, fetch_weights
+from trainables.models.model import build_model, count_parameters
 from trainables.models.resnet50.config import ResNet50Config
 
 CNN_CORNERS = [
@@ -174,38 +174,38 @@ def test_weights_that_cannot_be_downloaded_name_the_two_ways_out(
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     with pytest.raises(InputError, match=r"(?s)cannot be fetched.*`weights: none`.*path of a state dict"):
-        fetch_weights(ResNet50Config(weights="imagenet"))
+        build_model(ResNet50Config(weights="imagenet"))
 
 
 def test_weights_that_do_not_exist_are_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.pt': no such file"):
-        fetch_weights(ResNet50Config(weights=str(tmp_path / "nowhere.pt")))
+        build_model(ResNet50Config(weights=str(tmp_path / "nowhere.pt")))
 
 
 def test_weights_of_another_model_are_an_input_error(tmp_path: Path) -> None:
     torch.save(build_model(CnnConfig()).state_dict(), tmp_path / "cnn.pt")
     with pytest.raises(InputError, match=r"cnn\.pt': \d+ tensors are missing, unknown or of another shape"):
-        fetch_weights(ResNet50Config(weights=str(tmp_path / "cnn.pt")))
+        build_model(ResNet50Config(weights=str(tmp_path / "cnn.pt")))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a state dict"])
 def test_weights_that_are_no_tensors_are_an_input_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "weights.pt").write_bytes(content)
     with pytest.raises(InputError, match=r"not a file of tensors"):
-        fetch_weights(ResNet50Config(weights=str(tmp_path / "weights.pt")))
+        build_model(ResNet50Config(weights=str(tmp_path / "weights.pt")))
 
 
 def test_weights_that_are_no_mapping_are_an_input_error(tmp_path: Path) -> None:
     torch.save([torch.zeros(3)], tmp_path / "list.pt")
     with pytest.raises(InputError, match=r"not a state dict"):
-        fetch_weights(ResNet50Config(weights=str(tmp_path / "list.pt")))
+        build_model(ResNet50Config(weights=str(tmp_path / "list.pt")))
 
 
 @pytest.mark.parametrize("config", [CnnConfig(), ResNet50Config()], ids=["cnn", "resnet50"])
 def test_models_that_start_from_nothing_fetch_nothing(config: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *given, **known: asked.append((given, known)))
-    fetch_weights(config)
+    build_model(config)
     assert asked == []
 
 

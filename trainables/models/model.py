@@ -41,16 +41,6 @@ def restore_model(config: Architecture, weights: Mapping[str, Tensor], *, size: 
     return model
 
 
-def fetch_weights(config: Architecture) -> None:
-    """Fetch and check a model's initial weights before any trial needs them.
-
-    Raises:
-        InputError: If they cannot be fetched, found or loaded; the message says what to do.
-    """
-    if getattr(config, "weights", "none") != "none":
-        build_model(config)
-
-
 def check_model(name: str, training: TrainConfig) -> None:
     """Check that a model of the user can be built, and that it gives one logit for each image.
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from search.config.conditions import list_conditions
 from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
 from search.schedulers.scheduler import HALVING
@@ -31,7 +32,7 @@ def describe_sweep(config: StudyConfig) -> dict[str, Any]:
         parameters[name] = _span(searched, fixed)
     return {
         "name": config.name,
-        "description": f"A study of cifake-search. {_describe_search(config)}",
+        "description": f"A study of cifake-search. {_describe_search(config)}{_describe_conditions(config)}",
         "method": METHODS.get(search.sampler, "bayes"),
         "metric": {"name": f"best_{search.metric}", "goal": "minimize" if search.sign < 0 else "maximize"},
         "parameters": parameters,
@@ -49,6 +50,13 @@ def _describe_search(config: StudyConfig) -> str:
     names = {"asha": "ASHA", "hyperband": "Hyperband", "median": "the median rule"}
     name = names.get(search.scheduler, search.scheduler)
     return f"{ends} and stopped by {name} ({rule}), for each architecture by itself."
+
+
+def _describe_conditions(config: StudyConfig) -> str:
+    """Return a sentence on the conditions of the space, for which a sweep has no key; nothing if there are none."""
+    specs = [list_specs(config.space, name) for name in config.search.architectures]
+    names = dict.fromkeys(name for known in specs for name in list_conditions(known))
+    return f" Only trials that meet its condition have a value of {', '.join(names)}." if names else ""
 
 
 def _span(searched: Sequence[Any], fixed: Sequence[Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from search.commands.dashboard import POLICY, answer_to
 from search.config.load import parse
 from search.record.journal import Journal
 from search.record.manifest import save_manifest
+from search.record.metric import Metric
 from search.record.trial import State
 from search.report.artifacts import publish
 
@@ -56,6 +57,10 @@ def folder(tmp_path, describe_record):
 @pytest.fixture
 def address(folder, spawn):
     """Where a running dashboard answers."""
+    return serve(folder, spawn)
+
+
+def serve(folder, spawn):
     command = [sys.executable, "-m", "search", "dashboard", folder, "--port", "0"]
     line = spawn(command, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout.readline()
     assert line.startswith("mine: http://127.0.0.1:")
@@ -66,6 +71,23 @@ def ask(address, method="GET", body=None):
     request = urllib.request.Request(address, method=method, data=body)
     with urllib.request.urlopen(request, timeout=30) as answer:
         return answer.read()
+
+
+def test_the_best_trial_of_a_study_with_goal_min_has_the_smallest_value(tmp_path, describe_record, spawn):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    save_manifest(folder, describe_record(parse({"name": "mine", "search": {"metric": "loss"}})))
+    journal = Journal(folder / "study.journal", "mine", note=print, metric=Metric("loss", -1))
+    for loss in (0.5, 0.25, 0.75):
+        trial = journal.add_trial("cnn", {"filters": 48}, {})
+        journal.add_epoch(trial, {"epoch": 1, "loss": loss}, device="cpu", elapsed_s=1.0)
+        journal.end_trial(trial, State.COMPLETE, None, {})
+    address = serve(folder, spawn)
+    (study,) = json.loads(ask(f"{address}/api/studies"))["study_summaries"]
+    detail = json.loads(ask(f"{address}/api/studies/0?after=0"))
+    assert study["directions"] == detail["directions"] == ["minimize"]
+    assert detail["objective_names"] == ["loss"]
+    assert [(trial["number"], trial["values"]) for trial in detail["best_trials"]] == [(1, [0.25])]
 
 
 def test_the_page_shows_the_study_and_its_pictures(address):

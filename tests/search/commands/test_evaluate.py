@@ -116,6 +116,21 @@ def test_other_choices_are_a_second_opening_that_the_report_marks_and_keep_what_
 
 
 @pytest.mark.ray
+def test_published_results_are_read_from_the_file_that_a_setting_names(study, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "here" / "known.yaml").write_text("models: [{model: Theirs, protocol: sealed, metrics: {f1: 0.5}}]\n")
+    code, _, stderr = call(study, "--set", "evaluation.published=unknown.yaml")
+    assert (code, "cannot read unknown.yaml: no such file" in stderr) == (2, True)
+    assert call(study, "--set", "evaluation.published=known.yaml")[0] == 0
+    (tmp_path / "here" / "known.yaml").unlink()
+    assert call(study, "--report")[0] == 0
+    assert "Theirs" in (study / "report" / "comparison.md").read_text()
+    assert call(study, "--set", "evaluation.published=null")[0] == 0
+    assert "Theirs" not in (study / "report" / "comparison.md").read_text()
+
+
+@pytest.mark.ray
 def test_an_opening_that_was_removed_is_marked_and_one_that_a_kill_cut_short_is_completed(study):
     assert call(study)[0] == 0
     record = load_manifest(study)

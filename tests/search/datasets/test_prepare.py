@@ -3,10 +3,11 @@ from rich.console import Console
 
 from search.config.load import parse
 from search.config.yaml import read_yaml
-from search.datasets.prepare import prepare_data
+from search.datasets.prepare import prepare_data, prepare_weights
 from search.record.folder import create_folder
 from search.record.manifest import compare_manifest
 from trainables.errors import InputError
+from trainables.names import import_own
 
 
 def build(tmp_path, **changes):
@@ -53,3 +54,31 @@ def test_more_test_images_than_a_report_can_compare_are_refused_before_the_first
     monkeypatch.setattr("search.datasets.prepare.MAX_TEST_IMAGES", 5)
     with pytest.raises(InputError, match=r"has \d+ test images, more than 5: remove some"):
         prepare_data(config, Console(quiet=True))
+
+
+OWN = """
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wide:
+    weights: str = "none"
+
+    def check(self, *, size: int, batch_size: int) -> None:
+        assert size == 64
+
+    def build(self, *, size: int) -> nn.Module:
+        assert size == 64
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, 1), nn.Flatten(0))
+"""
+
+
+def test_initial_weights_are_fetched_for_images_of_the_studys_size(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_wide.py").write_text(OWN)
+    name = "own_wide:Wide"
+    import_own(name, str(tmp_path), "search.architectures")
+    space = {"Wide": {"weights": {"choice": ["none", "mine"]}}}
+    prepare_weights(build(tmp_path, data={"size": 64}, search={"architectures": [name]}, space=space))

@@ -4,12 +4,38 @@ import pytest
 
 from search.config.load import parse
 from search.evaluation.choices import choose
-from search.evaluation.cost import count_work
+from search.evaluation.cost import count_weights, count_work
 from search.evaluation.front import Point, find_front, list_points
 from search.record.trial import State, Trial
 from search.report.charts import build_front_chart
+from search.report.front import describe_uncounted
 from trainables.config import build_train_config
 from trainables.models.model import build_model, count_parameters
+from trainables.names import import_own
+
+PICKY = """
+from dataclasses import dataclass
+
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(3, width), nn.Linear(width, 1, bias=False))
+
+    def forward(self, images):
+        scale = images.mean().item()  # needs values
+        return self.layers(images.mean((2, 3)) / (scale if scale > 0 else 1.0)).squeeze(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picky:
+    width: int = 1
+
+    def build(self, *, size: int) -> nn.Module:
+        return Net(self.width)
+"""
 
 
 def make_trial(number, value, *, metric="accuracy", sign=1, architecture="cnn", state=State.COMPLETE, **params):
@@ -57,9 +83,8 @@ def test_trials_of_unknown_cost_are_left_out():
 @pytest.mark.parametrize(("architecture", "params"), [("cnn", {"dense_layers": 0}), ("resnet50", {"stem": "cifar"})])
 def test_parameters_are_counted_without_building_the_model(architecture, params):
     config = build_train_config(architecture, params, epochs=1, seed=0).model
-    parameters, macs = count_work(config, flip_average=False)
-    assert parameters == count_parameters(build_model(config))
-    assert count_work(config, flip_average=True) == (parameters, 2 * macs)
+    assert count_weights(config) == count_parameters(build_model(config))
+    assert count_work(config, flip_average=True) == 2 * count_work(config, flip_average=False)
 
 
 def test_points_are_distinct_finished_trials_and_a_vanished_parameter_does_not_end_the_report():
@@ -78,6 +103,31 @@ def test_points_are_distinct_finished_trials_and_a_vanished_parameter_does_not_e
     assert points[0].costs["seconds"] == pytest.approx(0.01)
     assert [point.trial.number for point in find_front(points, "parameters")] == [0, 4]
     assert "trial 4" in build_front_chart(config, trials).figure
+
+
+def test_a_network_that_needs_the_values_of_its_images_is_on_a_front_of_parameters_and_the_report_says_what_it_lacks(
+    tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "picky_front.py").write_text(PICKY)
+    name = "picky_front:Picky"
+    import_own(name, str(tmp_path), "search.architectures")
+    config = parse({"name": "x", "search": {"architectures": ["cnn", name]}})
+    trials = [
+        make_trial(0, 0.9, filters=16),
+        make_trial(1, 0.8, architecture=name),
+        make_trial(2, 0.95, architecture=name, width=2),
+        make_trial(3, 0.5, gone=3),
+    ]
+    points = list_points(config, trials)
+    assert [point.trial.number for point in find_front(points, "parameters")] == [1, 2]
+    assert [point.trial.number for point in find_front(points, "multiply_accumulates")] == [0]
+    assert points[1].costs["parameters"] == 3 + 1 + 1
+    picky, cnn = describe_uncounted(config, trials)
+    assert picky.startswith(
+        "Picky: the multiply-accumulates of trial 1, 2 cannot be counted, so a front of them lacks it:"
+    )
+    assert cnn.startswith("cnn: the parameters and multiply-accumulates of trial 3 cannot be counted")
 
 
 def test_without_a_finished_trial_there_is_no_chart():

@@ -94,6 +94,28 @@ def test_points_outside_of_the_space_failed_trials_and_other_architectures_are_l
     assert learn(configure(tmp_path, "new", {}, ["old"], architectures=["resnet50"]), said.append)[0] == []
 
 
+def test_a_trial_without_a_parameter_whose_condition_fails_is_learnt_from(tmp_path, packed):
+    units = {"low": 8, "high": 64, "when": {"dense_layers": [1, 2]}}
+    space = {"cnn": {**SPACE["cnn"], "dense_layers": {"choice": [0, 1, 2]}, "dense_units": units}}
+    old, _ = search(configure(tmp_path, "old", space, scheduler="none"), packed)
+    known, _ = learn(configure(tmp_path, "new", space, ["old"]), [].append)
+    assert any("dense_units" not in trial.params for trial in old.trials)
+    assert [trial.params for trial in known] == [trial.params for trial in old.trials]
+
+    new, _ = search(configure(tmp_path, "new", space, ["old"], num_trials=3), packed)
+    history = new._samplers["cnn"]._history.trials[:12]
+    assert [each.params for each in history] == [
+        {name: trial.params[name] for name in space["cnn"] if name in trial.params} for trial in old.trials
+    ]
+
+    space["cnn"]["dense_units"] = {"low": 8, "high": 64, "when": {"dense_layers": [2]}}
+    known, _ = learn(configure(tmp_path, "other", space, ["old"]), [].append)
+    assert [t.number for t in known] == [t.number for t in old.trials if t.params["dense_layers"] != 1]
+    space["cnn"]["dense_units"] = {"low": 8, "high": 64}
+    known, _ = learn(configure(tmp_path, "other", space, ["old"]), [].append)
+    assert [t.number for t in known] == [t.number for t in old.trials if t.params["dense_layers"] != 0]
+
+
 @pytest.mark.usefixtures("old")
 def test_the_record_names_the_journals_and_the_copy_by_their_hashes(tmp_path, packed):
     config = configure(tmp_path, "new", learn_from=["old"])

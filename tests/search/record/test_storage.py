@@ -20,6 +20,7 @@ from search.config.urls import DRIVERS, PASSWORD
 from search.record.database import StorageLost
 from search.record.folder import check_absent
 from search.record.journal import Journal
+from search.record.metric import Metric
 from search.record.object_store import Store
 from search.record.storage import close_storage, read_storage
 from search.record.trial import State
@@ -48,8 +49,9 @@ run(open_study(sys.argv[2]), int(sys.argv[3]))
 """
 
 
-def open_study(place):
-    return Study(parse(SETTINGS), Journal(place, "shared", note=print))
+def open_study(place, metric="accuracy"):
+    config = parse({**SETTINGS, "search": {**SETTINGS["search"], "metric": metric}})
+    return Study(config, Journal(place, "shared", note=print, metric=Metric(metric, config.search.sign)))
 
 
 def run(study, limit=None):
@@ -64,7 +66,8 @@ def run(study, limit=None):
                 time.sleep(600)
             epoch = len(trial.epochs) + 1
             accuracy = 1 - trial.params["learning_rate"] / epoch
-            metrics = {"epoch": epoch, "accuracy": accuracy, "seconds": 1.0, "images_per_second": 1.0}
+            metrics = {"epoch": epoch, "accuracy": accuracy, "loss": 1 - accuracy}
+            metrics |= {"seconds": 1.0, "images_per_second": 1.0}
             stop = study.report(trial.number, metrics, "cpu")
             trained += 1
 
@@ -201,8 +204,9 @@ def summarize(study):
     return [(t.number, t.architecture, t.params, t.epochs, t.state, t.reason) for t in study.trials]
 
 
-def test_a_study_in_a_database_equals_one_in_a_file(database, tmp_path):
-    in_file, in_database = open_study(tmp_path / "study.journal"), open_study(database)
+@pytest.mark.parametrize("metric", ["accuracy", "loss"])
+def test_a_study_in_a_database_equals_one_in_a_file(database, tmp_path, metric):
+    in_file, in_database = open_study(tmp_path / "study.journal", metric), open_study(database, metric)
     run(in_file)
     run(in_database)
     in_database._journal.close()
@@ -213,6 +217,15 @@ def test_a_study_in_a_database_equals_one_in_a_file(database, tmp_path):
     ]
     assert recorded.list_epochs() == Journal.read(tmp_path / "study.journal", "shared").list_epochs()
     recorded.close()
+
+    plain = optuna.load_study(study_name="shared", storage=read_storage(database))
+    finished = [trial for trial in in_file.trials if trial.state is State.COMPLETE]
+    assert plain.metric_names == [metric]
+    assert plain.best_trial.number == max(finished, key=lambda trial: (trial.score, -trial.number)).number
+    close_storage(plain._storage)
+    if metric == "loss":
+        with pytest.raises(InputError, match="compares by loss"):
+            open_study(database)
 
 
 BATCHES = {"low": 16, "high": 128}

@@ -1,3 +1,4 @@
+import json
 from datetime import datetime, timedelta
 
 import pytest
@@ -111,3 +112,20 @@ def test_the_parameter_that_decides_is_the_important_one():
 def test_importance_is_empty_where_nothing_can_be_said(values):
     trials = [make_trial(number, values=(value,)) for number, value in enumerate(values)]
     assert measure_importance(build_study(CONFIG, trials, "cnn")) == {}
+
+
+def test_a_parameter_with_a_condition_has_an_importance_and_one_slice():
+    units = {"low": 8, "high": 512, "when": {"dense_layers": [1]}}
+    config = parse({"name": "x", "space": {"cnn": {"dense_layers": {"choice": [0, 1]}, "dense_units": units}}})
+    trials = [make_trial(0, values=(0.9,), dense_layers=1, dense_units=500)]  # the only one of its kind
+    trials += [make_trial(number, values=(0.5 + number / 1e3,), dense_layers=0) for number in range(1, 15)]
+    assert set(measure_importance(build_study(config, trials, "cnn"))) == {"dense_layers", "dense_units"}
+    assert [each.kind for each in build_charts(config, trials, "cnn")].count("slice") == 2
+    for number in range(15, 45):
+        units = 8 * (number - 14)
+        trials.append(make_trial(number, values=(0.5 + units / 1000,), dense_layers=1, dense_units=units))
+    charts = build_charts(config, trials, "cnn")
+    assert [chart.kind for chart in charts] == ["history", "importance", "parallel", "slice", "slice"]
+    assert next(iter(measure_importance(build_study(config, trials, "cnn")))) == "dense_units"
+    parallel = json.loads(charts[2].figure)
+    assert len(parallel["data"]) == len(trials)

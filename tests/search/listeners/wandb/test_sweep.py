@@ -73,3 +73,12 @@ def test_the_sweep_says_who_proposes_and_who_stops():
 
 def test_every_sampler_has_a_word():
     assert METHODS.keys() == SAMPLERS.keys()
+
+
+def test_the_description_names_the_parameters_that_have_a_condition():
+    space = {"dense_layers": {"choice": [0, 1]}, "dense_units": {"low": 8, "high": 64, "when": {"dense_layers": [1]}}}
+    told = describe({"cnn": space})["description"]
+    assert told.endswith(
+        "for each architecture by itself. Only trials that meet its condition have a value of dense_units."
+    )
+    assert "condition" not in describe({"cnn": {**space, "dense_units": 64}})["description"]
