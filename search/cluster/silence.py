@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Self
 
-from search.record.trial import Trial
+from search.record.trial import Listener, Trial
 
 LEAST_S = 60.0
 """Shortest silence that is reported, in seconds."""
@@ -17,8 +17,8 @@ LOOK_S = 1.0
 """Seconds between two checks."""
 
 
-class Silence:
-    """Listener that reports a silence of all trainings; it ends no training."""
+class Silence(Listener):
+    """Reports a silence of all trainings; it ends no training."""
 
     def __init__(self, timeout_s: float | None, note: Callable[[str], None], look_s: float = LOOK_S) -> None:
         """Start the watch.

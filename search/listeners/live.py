@@ -11,13 +11,13 @@ from search.config.printable import escape
 from search.config.schema import SearchConfig, StudyConfig
 from search.listeners.status import Status, format_params, name_trial
 from search.listeners.usage import Usage
-from search.record.trial import State, Trial
+from search.record.trial import Listener, State, Trial
 
 REFRESHES_PER_SECOND = 2
 
 
-class PlainLog:
-    """Listener that prints one line per event."""
+class PlainLog(Listener):
+    """Prints one line per event."""
 
     def __init__(self, *, max_epochs: int, console: Console) -> None:
         self._max_epochs = max_epochs
@@ -50,12 +50,9 @@ class PlainLog:
         """Print a line."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-    def close(self) -> None:
-        """Do nothing."""
 
-
-class LiveView:
-    """Listener that keeps a view of the search at the bottom of a terminal."""
+class LiveView(Listener):
+    """Keeps a view of the search at the bottom of a terminal; it reads the epochs from the trials themselves."""
 
     def __init__(
         self, name: str, search: SearchConfig, *, console: Console, trials: Sequence[Trial], elapsed_s: float
@@ -72,9 +69,6 @@ class LiveView:
         """Show the trial among the running ones."""
         self._trials[trial.number] = trial
         self._live.start()
-
-    def on_epoch(self, trial: Trial) -> None:
-        """Do nothing: the view reads the trial itself."""
 
     def on_end(self, trial: Trial) -> None:
         """Remove the trial from the running ones; print the reason of a failed one."""

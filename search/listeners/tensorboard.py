@@ -9,15 +9,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from search.record.trial import State, Trial
+from search.record.trial import Listener, State, Trial
 from trainables.names import shorten
 
 FINISHED = "finished"
 """File in the folder of a trial that was written completely."""
 
 
-class EventFiles:
-    """Listener that writes event files."""
+class EventFiles(Listener):
+    """Writes event files."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

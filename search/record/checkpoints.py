@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from search.record.object_store import Store, StoreError
-from search.record.trial import State, Trial
+from search.record.trial import Listener, State, Trial
 
 FOLDER = "checkpoints/"
 """Prefix in a store; then the training's name, a hash of its identity, and the epoch."""
@@ -86,8 +86,8 @@ class Checkpoint:
         return f"{FOLDER}{self.name}/{hashlib.sha256(self.identity.encode()).hexdigest()[:16]}/"
 
 
-class TrialCheckpoints:
-    """Listener that deletes the checkpoints of a trial that ended; winners are retrained, so nothing needs them.
+class TrialCheckpoints(Listener):
+    """Deletes the checkpoints of a trial that ended; winners are retrained, so nothing needs them.
 
     So a study has at most two checkpoints, and one being written, per trial that runs or waits to be resumed.
     """
@@ -104,12 +104,6 @@ class TrialCheckpoints:
         for trial in trials:
             if trial.state is not State.RUNNING:
                 self.on_end(trial)
-
-    def on_start(self, trial: Trial) -> None:
-        """Do nothing: the worker writes the file."""
-
-    def on_epoch(self, trial: Trial) -> None:
-        """Do nothing: the worker has written the file."""
 
     def on_end(self, trial: Trial) -> None:
         """Delete the trial's checkpoint, the one before, and a half-written one."""

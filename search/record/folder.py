@@ -52,7 +52,7 @@ class OpenStudy:
     def fetch_models(self) -> None:
         """Download the models that workers stored in the object store."""
         if self.mirror:
-            self.mirror.fetch_below("models/")
+            self.mirror.fetch(list(self.mirror.store.list("models/")))
 
 
 @contextmanager

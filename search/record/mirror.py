@@ -17,7 +17,7 @@ from search.record.lease import Slot
 from search.record.lease_slots import StoreSlot
 from search.record.object_store import Store
 from search.record.remote import CHECKPOINTS, list_files, name_part, read_parts
-from search.record.trial import Trial
+from search.record.trial import Listener, Trial
 from trainables.durable import write_file
 
 INDEX = ".store.json"
@@ -32,8 +32,8 @@ PARTIAL = (".ckpt", ".previous", ".partial", ".fetched")
 """Suffixes of checkpoints and of files that are being written."""
 
 
-class Mirror:
-    """Listener that keeps a study's folder and its object store in step."""
+class Mirror(Listener):
+    """Keeps a study's folder and its object store in step; a line waits for the next part, unless it ends a trial."""
 
     def __init__(self, config: StudyConfig, note: Callable[[str], None]) -> None:
         assert config.url is not None, "a study in a folder needs no mirror"
@@ -75,10 +75,6 @@ class Mirror:
             if lacking:
                 self._write_index()
 
-    def fetch_below(self, folder: str) -> None:
-        """Download what workers have stored below a folder."""
-        self.fetch(list(self.store.list(folder)))
-
     def put(self, *names: str) -> None:
         """Ship the journal, then files; when this returns, the store has them."""
         self._ship_journal()
@@ -109,12 +105,6 @@ class Mirror:
         self._thread = None
         self._ship_ends()
         self._ship_files()
-
-    def on_start(self, trial: Trial) -> None:
-        """Do nothing: the line is shipped with the next part."""
-
-    def on_epoch(self, trial: Trial) -> None:
-        """Do nothing: the line is shipped with the next part."""
 
     def on_end(self, trial: Trial) -> None:
         """Ship the end at once, then delete the trial's checkpoints in the store."""

@@ -5,7 +5,7 @@ import enum
 import math
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 FOREIGN = "foreign"
 """Stands for the architecture of a foreign trial, and of one that waits."""
@@ -99,8 +99,8 @@ class Trial:
         return None
 
 
-class Listener(Protocol):
-    """Is informed of each event, in the driver's process, after it was recorded."""
+class Listener:
+    """Is informed of each event, in the driver's process, after it was recorded. A subclass may leave events out."""
 
     def on_start(self, trial: Trial) -> None:
         """A trial was handed out; a resumed trial already has epochs."""

@@ -29,7 +29,7 @@ from search.listeners.wandb.runs import (
     open_trial,
     summarize,
 )
-from search.record.trial import State, Trial
+from search.record.trial import Listener, State, Trial
 
 Mode = Literal["auto", "online", "offline", "off"]
 T = TypeVar("T")
@@ -38,8 +38,8 @@ PATIENCE_S = 5.0
 """Most seconds that `close` waits for W&B."""
 
 
-class Tracker:
-    """Listener that records each trial as a run; private methods run in its threads."""
+class Tracker(Listener):
+    """Records each trial as a run; private methods run in its threads."""
 
     def __init__(self, mode: Mode, target: Target, warn: Callable[[str], None]) -> None:
         self._mode = mode
