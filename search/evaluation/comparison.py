@@ -4,14 +4,14 @@ import dataclasses
 import functools
 import itertools
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from search.evaluation.result import Result, TestedModel
+from search.evaluation.result import Key, Result, TestedModel
 from search.evaluation.statistics import Interval, Pairing, bound, compare_pair, resample
 
 METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
@@ -39,8 +39,6 @@ COLUMNS = (
 )
 COUNTS = ("seeds", "parameters")
 TEXTS = ("model", "source", "protocol")
-Key = tuple[str, int]
-"""Architecture and rank, which identify a configuration."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,12 +60,9 @@ def summarize(result: Result) -> pd.DataFrame:
         COLUMNS. Metrics are in [0, 1]: means over the seeds, their sample standard deviations, and 95 % intervals
         over test images; costs are means over the seeds; empty where unknown.
     """
-    distributions, others = _resample(result), result.baselines | result.front
-    groups = group_models(result.models)
+    distributions, others, groups = _resample(result), result.baselines | result.front, result.groups
     rows = [
-        _summarize_seeds(name, models) | _bound_all(distributions[name, rank])
-        for (name, rank), models in groups.items()
-        if rank == 1
+        _summarize_seeds(name, models) | _bound_all(distributions[name, 1]) for name, models in result.winners.items()
     ]
     rows += [
         _summarize_seeds(name, groups[key])
@@ -84,10 +79,9 @@ def summarize(result: Result) -> pd.DataFrame:
 
 def summarize_lower(result: Result) -> pd.DataFrame:
     """Return COLUMNS of the configurations that ranked lower on validation, without intervals."""
-    groups = group_models(result.models).items()
     lower = [
         (f"{key[0]}, rank {key[1]}", models)
-        for key, models in groups
+        for key, models in result.groups.items()
         if key[1] > 1 and key not in result.baselines | result.front
     ]
     return _build_frame([_summarize_seeds(name, models) for name, models in lower])
@@ -95,16 +89,15 @@ def summarize_lower(result: Result) -> pd.DataFrame:
 
 def list_differences(result: Result) -> list[Difference]:
     """Compare every two architectures, in the order of the table, and each with its baselines."""
-    groups = group_models(result.models)
-    best = [key for key in groups if key[1] == 1]
-    names = {key: key[0] for key in best} | result.baselines
-    pairs = list(itertools.combinations(best, 2))
+    groups = result.groups
+    names = {(name, 1): name for name in result.winners} | result.baselines
+    pairs = list(itertools.combinations([(name, 1) for name in result.winners], 2))
     pairs += [((key[0], 1), key) for key in result.baselines if key in groups and (key[0], 1) in groups]
     return [_compare(result, names, first, second) for first, second in pairs]
 
 
 def _compare(result: Result, names: Mapping[Key, str], first: Key, second: Key) -> Difference:
-    groups, distributions = group_models(result.models), _resample(result)
+    groups, distributions = result.groups, _resample(result)
     metrics = {}
     for name in METRICS:
         difference = _mean(groups[first], name) - _mean(groups[second], name)
@@ -118,20 +111,12 @@ def _compare(result: Result, names: Mapping[Key, str], first: Key, second: Key) 
     return Difference(first=names[first], second=names[second], metrics=metrics, pairings=pairings)
 
 
-def group_models(models: Iterable[TestedModel]) -> dict[Key, list[TestedModel]]:
-    """Return the models of each architecture and rank."""
-    groups: dict[Key, list[TestedModel]] = {}
-    for tested in models:
-        groups.setdefault((tested.architecture, tested.rank), []).append(tested)
-    return groups
-
-
 @functools.lru_cache(maxsize=1)
 def _resample(result: Result) -> dict[Key, dict[str, NDArray[np.float64]]]:
     """Resample the metrics of our models; cached, since every table needs it and it takes seconds."""
     return {
         key: resample(result.labels, [_predict(result, model) for model in models])
-        for key, models in group_models(result.models).items()
+        for key, models in result.groups.items()
         if key[1] == 1 or key in result.baselines | result.front
     }
 

@@ -16,6 +16,8 @@ RATES = (
     *("auroc", "average_precision", "ece"),
 )
 """Metrics in [0, 1]; those that end in _fake have the class with label 0 as the positive one."""
+Key = tuple[str, int]
+"""Architecture and rank, which identify a configuration."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,7 @@ class Result:
     """study.yaml: config, data, code, evaluations."""
     models: list[TestedModel]
     trials: list[Trial]
+    """All trials of the study, by number."""
     labels: NDArray[np.uint8]
     """(M,): 0 or 1, of every test image."""
     predictions: dict[str, NDArray[np.float32]]
@@ -84,7 +87,20 @@ class Result:
         return negative, positive
 
     @property
-    def baselines(self) -> dict[tuple[str, int], str]:
+    def groups(self) -> dict[Key, list[TestedModel]]:
+        """The models of each configuration."""
+        groups: dict[Key, list[TestedModel]] = {}
+        for tested in self.models:
+            groups.setdefault((tested.architecture, tested.rank), []).append(tested)
+        return groups
+
+    @property
+    def winners(self) -> dict[str, list[TestedModel]]:
+        """The models of each architecture's best configuration."""
+        return {architecture: models for (architecture, rank), models in self.groups.items() if rank == 1}
+
+    @property
+    def baselines(self) -> dict[Key, str]:
         """Names of the recipes retrained as baselines, by architecture and rank, without winners."""
         return {
             (winner["architecture"], winner["rank"]): winner["recipe"].replace("_", " ")
@@ -93,7 +109,7 @@ class Result:
         }
 
     @property
-    def front(self) -> dict[tuple[str, int], str]:
+    def front(self) -> dict[Key, str]:
         """Names of what is retrained for the front alone, by architecture and rank."""
         return {
             (winner["architecture"], winner["rank"]): f"{winner['architecture']}, trial {winner['trial']}"

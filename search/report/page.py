@@ -7,7 +7,7 @@ import io
 import json
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from search.config.printable import escape_lines
 from search.evaluation.result import Mistake, Result, TestedModel
 from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
-from search.record.trial import Trial
 from search.report import charts, figures
 from search.report.cells import Table, format_metric
 from trainables.durable import write_file
@@ -55,7 +54,7 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
     )
     environment.filters |= {"hash": _hash, "data": _escape_data}
     template = environment.from_string(_read("page.html.jinja"))
-    winners = _list_winners(result)
+    winners = result.winners
     timeline = charts.build_timeline_chart(result.trials)
     front = charts.build_front_chart(result.config, result.trials)
     drawn = {name: charts.build_charts(result.config, result.trials, name) for name in _list_architectures(result)}
@@ -80,7 +79,9 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         front=front,
         charts=drawn,
         plotly=charts.compress_plotly() if timeline or front or any(drawn.values()) else None,
-        stopped={name: Counter(trial.state.value for trial in _own(result.trials, name)) for name in drawn},
+        stopped={
+            name: Counter(trial.state.value for trial in result.trials if trial.architecture == name) for name in drawn
+        },
         size=result.config.data.size,
         data=result.manifest.get("data", {}),
         origin=_describe_origin(result),
@@ -93,27 +94,13 @@ def _read(name: str) -> str:
     return resources.files("search.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _list_winners(result: Result) -> dict[str, list[TestedModel]]:
-    """Return the retrainings of each architecture's best configuration."""
-    winners: dict[str, list[TestedModel]] = {}
-    for tested in result.models:
-        if tested.rank == 1:
-            winners.setdefault(tested.architecture, []).append(tested)
-    return winners
-
-
 def _list_architectures(result: Result) -> list[str]:
     tried = (trial.architecture for trial in result.trials if not trial.is_foreign)
     return list(dict.fromkeys([*result.config.search.architectures, *tried]))
 
 
-def _own(trials: Iterable[Trial], architecture: str) -> list[Trial]:
-    return [trial for trial in trials if trial.architecture == architecture]
-
-
 def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:
     """Return captions and figures of the winners as trials; of a search alone, of its best trial."""
-    trials = {trial.number: trial for trial in result.trials}
     drawn = []
     if result.config.trainable and (ranked := rank_trials(result.trials)):
         metric = result.config.search.metric
@@ -122,7 +109,7 @@ def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -
             (caption, figures.render_svg(figures.draw_curve(ranked[0], metric), name="best", description=caption))
         )
     for architecture, models in winners.items():
-        trial = trials[models[0].trial]
+        trial = result.trials[models[0].trial]
         value, epoch = trial.get_peak()
         best = f"best {trial.metric} {format_metric(value, trial.metric)} in {epoch}"
         for name in figures.list_panels(trial):
@@ -222,14 +209,9 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
         "Training": f"{seconds / 3600:.2f} hours in all trials",
         "Seeds": f"{config.search.seed} for the search{'' if config.trainable else retrained}",
         "Threshold": None if config.trainable else f"{thresholds} on P({result.classes[1]})",
-        "Test split opened": "; ".join(_describe_stamp(opened) for opened in openings),
+        "Test split opened": "; ".join(f"{opened['time']}, commit {describe_commit(opened)}" for opened in openings),
     }
     return [(term, str(value)) for term, value in known.items() if value]
-
-
-def _describe_stamp(stamp: Mapping[str, Any]) -> str:
-    """Return time and commit of a stamp in study.yaml."""
-    return f"{stamp['time']}, commit {describe_commit(stamp)}"
 
 
 def _finalize(value: Any) -> Any:

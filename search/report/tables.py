@@ -13,7 +13,6 @@ from search.evaluation.comparison import (
     DETAILS,
     METRICS,
     Difference,
-    group_models,
     list_differences,
     summarize,
     summarize_lower,
@@ -68,13 +67,10 @@ def write_report(result: Result, directory: Path) -> list[Path]:
         "comparison.md": format_markdown(result).encode(),
         "comparison.tex": format_latex(list_tables(result)[0]).encode(),
     }
-    trials = {trial.number: trial for trial in result.trials}
-    for (architecture, rank), models in group_models(result.models).items():
-        if rank == 1:
-            contents[f"figures/{shorten(architecture)}_confusion.png"] = render_png(
-                draw_confusion([tested.confusion for tested in models], architecture, result.classes)
-            )
-            contents[f"figures/{shorten(architecture)}_curves.png"] = render_png(draw_curves(trials[models[0].trial]))
+    for architecture, models in result.winners.items():
+        name, matrices = f"figures/{shorten(architecture)}", [tested.confusion for tested in models]
+        contents[f"{name}_confusion.png"] = render_png(draw_confusion(matrices, architecture, result.classes))
+        contents[f"{name}_curves.png"] = render_png(draw_curves(result.trials[models[0].trial]))
     paths = [write_file(directory / name, content) for name, content in contents.items()]
     page = write_page(result, directory / "report.html", results=list_tables(result), search=list_search_tables(result))
     return [*paths, page]
@@ -194,12 +190,11 @@ def _tabulate_costs(result: Result) -> Table:
 
 def _tabulate_configurations(result: Result) -> list[Table]:
     """Return a table for each architecture: retrained parameters that were searched or differ from the default."""
-    trials = {trial.number: trial for trial in result.trials}
     configurations: dict[str, dict[str, dict[str, Value]]] = {}
-    for (architecture, rank), models in group_models(result.models).items():
+    for (architecture, rank), models in result.groups.items():
         others = result.baselines | result.front
         name = architecture if rank == 1 else others.get((architecture, rank), f"{architecture}, rank {rank}")
-        params = list_defaults(architecture) | trials[models[0].trial].params
+        params = list_defaults(architecture) | result.trials[models[0].trial].params
         configurations.setdefault(architecture, {})[name] = params
     tables = [_tabulate_params(result, name, columns) for name, columns in configurations.items()]
     return [table for table in tables if table.rows]

@@ -46,11 +46,7 @@ def list_best(result: Result) -> list[TestedModel]:
 
     The best seed would be chosen on the test split.
     """
-    first: dict[str, TestedModel] = {}
-    for tested in result.models:
-        if tested.rank == 1:
-            first.setdefault(tested.architecture, tested)
-    return list(first.values())
+    return [models[0] for models in result.winners.values()]
 
 
 def _tabulate(result: Result) -> Any:
@@ -87,7 +83,7 @@ def _draw_confusion(result: Result, architecture: str) -> Any:
     """Return the confusion matrix of an architecture's best configuration, counts summed over its seeds."""
     import wandb
 
-    mine = [tested for tested in result.models if tested.architecture == architecture and tested.rank == 1]
+    mine = result.winners[architecture]
     counts = np.sum([tested.confusion for tested in mine], axis=0)
     data: list[Any] = [
         [result.classes[truth], result.classes[called], int(counts[truth, called])]
@@ -116,8 +112,7 @@ def _draw_curves(result: Result) -> Any:
     """Return the validation metric by epoch of the trials that won."""
     import wandb
 
-    trials = {trial.number: trial for trial in result.trials}
-    curves = {best.architecture: trials[best.trial].list_values() for best in list_best(result)}
+    curves = {best.architecture: result.trials[best.trial].list_values() for best in list_best(result)}
     return wandb.plot.line_series(
         xs=[list(range(1, len(values) + 1)) for values in curves.values()],
         ys=list(curves.values()),
@@ -137,7 +132,7 @@ def _pack(result: Result, tested: TestedModel, folder: Path) -> Any:
         "study_id": manifest.get("id"),
         "data_fingerprint": manifest["data"]["fingerprint"],
         "commit": manifest["code"].get("commit"),
-        "params": next(trial.params for trial in result.trials if trial.number == tested.trial),
+        "params": result.trials[tested.trial].params,
         **dataclasses.asdict(tested),
     }
     artifact = wandb.Artifact(f"{result.study}-{shorten(tested.architecture)}", "model", metadata=metadata)
