@@ -65,11 +65,8 @@ def build_timeline_chart(trials: Sequence[Trial]) -> Chart | None:
 
 
 def build_charts(config: StudyConfig, trials: Sequence[Trial], architecture: str) -> list[Chart]:
-    """Return one architecture's history, importance, parallel coordinates and slices, as far as it has enough trials.
-
-    Stopped trials count with their best epoch: most bad configurations were stopped.
-    """
-    study = build_study(config, trials, architecture, count_stopped=True)
+    """Return one architecture's history, importance, parallel coordinates and slices, if it has enough trials."""
+    study = build_study(config, trials, architecture)
     valued = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     if not valued:
         return []

@@ -9,6 +9,7 @@ import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -91,35 +92,22 @@ def draw_roc(
         probabilities: Probabilities of label 1, (M,) for each model, by the name of the row.
         classes: Names in the order of their labels.
     """
-    figure = Figure(figsize=SQUARE, layout="constrained")
-    axes = figure.subplots()
-    for colour, (name, models) in zip(itertools.cycle(COLOURS), probabilities.items(), strict=False):
-        for number, probability in enumerate(models):
-            fake_as_real, real_as_real, _ = roc_curve(truth, probability)
-            label = name if number == 0 else None
-            axes.plot(fake_as_real, real_as_real, color=colour, linewidth=1.2, alpha=0.8, label=label)
-    axes.plot((0, 1), (0, 1), color="grey", linestyle=":", label="chance")
+    curves = {name: [roc_curve(truth, probability)[:2] for probability in own] for name, own in probabilities.items()}
     negative, positive = classes
-    axes.set_xlabel(f"share of {negative} called {positive}", parse_math=False)
-    axes.set_ylabel(f"share of {positive} called {positive}", parse_math=False)
-    return _finish_shares(figure, axes)
+    ends = f"share of {negative} called {positive}", f"share of {positive} called {positive}"
+    return _draw_shares(curves, "chance", *ends)
 
 
 def draw_reliability(
     truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]], classes: Sequence[str]
 ) -> Figure:
     """Draw the share of positive images against the predicted probability, in NUM_BINS bins; arguments as above."""
-    figure = Figure(figsize=SQUARE, layout="constrained")
-    axes = figure.subplots()
-    for colour, (name, models) in zip(itertools.cycle(COLOURS), probabilities.items(), strict=False):
-        for number, probability in enumerate(models):
-            share, mean = calibration_curve(truth, probability, n_bins=NUM_BINS)
-            label = name if number == 0 else None
-            axes.plot(mean, share, color=colour, linewidth=1.2, alpha=0.8, marker="o", markersize=3, label=label)
-    axes.plot((0, 1), (0, 1), color="grey", linestyle=":", label="calibrated")
-    axes.set_xlabel(f"probability of {classes[1]}", parse_math=False)
-    axes.set_ylabel(f"share that is {classes[1]}", parse_math=False)
-    return _finish_shares(figure, axes)
+    curves = {
+        name: [calibration_curve(truth, probability, n_bins=NUM_BINS)[::-1] for probability in own]
+        for name, own in probabilities.items()
+    }
+    ends = f"probability of {classes[1]}", f"share that is {classes[1]}"
+    return _draw_shares(curves, "calibrated", *ends, marker="o", markersize=3)
 
 
 def render_png(figure: Figure) -> bytes:
@@ -168,7 +156,17 @@ def _plot_curve(axes: Axes, trial: Trial, name: str) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _finish_shares(figure: Figure, axes: Axes) -> Figure:
+def _draw_shares(curves: Mapping[str, Sequence[Any]], diagonal: str, x: str, y: str, **style: Any) -> Figure:
+    """Draw lines of shares against shares, a colour for each name, and the diagonal with what it means."""
+    figure = Figure(figsize=SQUARE, layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, lines) in zip(itertools.cycle(COLOURS), curves.items(), strict=False):
+        for number, line in enumerate(lines):
+            label = name if number == 0 else None
+            axes.plot(*line, color=colour, linewidth=1.2, alpha=0.8, label=label, **style)
+    axes.plot((0, 1), (0, 1), color="grey", linestyle=":", label=diagonal)
+    axes.set_xlabel(x, parse_math=False)
+    axes.set_ylabel(y, parse_math=False)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="lower right")

@@ -23,17 +23,11 @@ MIN_TRIALS = 2 * NUM_BEST
 """Fewest trials from which importance is computed."""
 
 
-def build_study(
-    config: StudyConfig, trials: Sequence[Trial], architecture: str, *, count_stopped: bool = False
-) -> optuna.Study:
+def build_study(config: StudyConfig, trials: Sequence[Trial], architecture: str) -> optuna.Study:
     """Return one architecture's trials as an Optuna study; the user attribute `trial` has their numbers in the search.
 
-    Args:
-        config: The study.
-        trials: Trials of any architecture; those outside a space that was changed since are left out.
-        architecture: The one to keep; parameter names lose its prefix.
-        count_stopped: Whether stopped trials count as complete, with their best epoch as value. Optuna's importance and
-            most of its plots leave out PRUNED trials, which are most of the bad ones.
+    Stopped trials count as complete, with their best epoch as value: Optuna's importance and most of its plots leave
+    out PRUNED trials, which are most of the bad ones. Trials outside a space that was changed since are left out.
     """
     specs = {name: _escape_spec(spec) for name, spec in list_specs(config.space, architecture).items()}
     distributions = build_distributions(specs, architecture)
@@ -41,7 +35,7 @@ def build_study(
     study = _create_study(config.search.sign)
     for trial in (trial for trial in trials if trial.architecture == architecture):
         if (frozen := _freeze(trial, select(distributions, conditions, trial.params))) is not None:
-            if count_stopped and frozen.state is TrialState.PRUNED:
+            if frozen.state is TrialState.PRUNED:
                 frozen.state = TrialState.COMPLETE
             study.add_trial(frozen)
     return study
@@ -62,7 +56,7 @@ def measure_importance(study: optuna.Study) -> dict[str, float]:
     A parameter with a condition is judged by the trials that have it, weighted by how many of the best ones do.
 
     Args:
-        study: From `build_study`, best with `count_stopped`.
+        study: From `build_study`.
 
     Returns:
         Shares that sum to 1; empty with fewer than MIN_TRIALS values, or where all values are equal.

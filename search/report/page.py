@@ -22,6 +22,7 @@ from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
 from search.report import charts, figures
 from search.report.cells import Table, format_metric
+from search.report.summary import list_architectures
 from trainables.durable import write_file
 
 NUM_MISTAKES = 12
@@ -57,7 +58,8 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
     winners = result.winners
     timeline = charts.build_timeline_chart(result.trials)
     front = charts.build_front_chart(result.config, result.trials)
-    drawn = {name: charts.build_charts(result.config, result.trials, name) for name in _list_architectures(result)}
+    names = list_architectures(result.config, result.trials)
+    drawn = {name: charts.build_charts(result.config, result.trials, name) for name in names}
     page = template.render(
         result=result,
         winners=winners,
@@ -92,11 +94,6 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
 
 def _read(name: str) -> str:
     return resources.files("search.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _list_architectures(result: Result) -> list[str]:
-    tried = (trial.architecture for trial in result.trials if not trial.is_foreign)
-    return list(dict.fromkeys([*result.config.search.architectures, *tried]))
 
 
 def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:

@@ -5,9 +5,10 @@ import statistics
 from collections.abc import Sequence
 
 from search.config.schema import StudyConfig
+from search.evaluation.choices import is_finished
 from search.record.trial import State, Trial
 from search.report.history import build_study, measure_importance
-from search.samplers.shares import measure_seconds, name_device
+from search.samplers.shares import measure_seconds
 from trainables.config import list_defaults
 from trainables.names import is_own
 
@@ -17,8 +18,6 @@ class SearchSummary:
     """Cost and result of one architecture's trials."""
 
     architecture: str
-    metric: str
-    """The validation metric."""
     trials: int
     failed: int
     """Trials in state FAIL."""
@@ -27,8 +26,6 @@ class SearchSummary:
     epochs: int
     hours: float
     """Hours summed over the trials, which ran in parallel."""
-    device: str
-    """GPU or CPU."""
     device_hours: float
     """Hours times the granted GPUs or CPUs."""
     full_epochs: int
@@ -45,9 +42,14 @@ class SearchSummary:
 
 def summarize_search(config: StudyConfig, trials: Sequence[Trial]) -> list[SearchSummary]:
     """Return a summary of each architecture that has a trial."""
+    tried = {trial.architecture for trial in trials}
+    return [_summarize(config, trials, name) for name in list_architectures(config, trials) if name in tried]
+
+
+def list_architectures(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
+    """Return the architectures of a study, then those that were searched before it was changed."""
     tried = (trial.architecture for trial in trials if not trial.is_foreign)
-    names = dict.fromkeys([*config.search.architectures, *tried])
-    return [_summarize(config, trials, name) for name in names if any(trial.architecture == name for trial in trials)]
+    return list(dict.fromkeys([*config.search.architectures, *tried]))
 
 
 def find_paper_trial(trials: Sequence[Trial], architecture: str) -> Trial | None:
@@ -57,7 +59,7 @@ def find_paper_trial(trials: Sequence[Trial], architecture: str) -> Trial | None
     wanted = list_defaults(architecture) | {"weights": None}
     for trial in trials:
         params = list_defaults(architecture) | trial.params if trial.architecture == architecture else {}
-        if _is_finished(trial) and params | {"weights": None} == wanted:
+        if is_finished(trial) and params | {"weights": None} == wanted:
             return trial
     return None
 
@@ -65,28 +67,22 @@ def find_paper_trial(trials: Sequence[Trial], architecture: str) -> Trial | None
 def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) -> SearchSummary:
     mine = [trial for trial in trials if trial.architecture == architecture]
     able = [trial for trial in mine if trial.state is not State.FAIL]
-    finished = [trial for trial in mine if _is_finished(trial)]
+    finished = [trial for trial in mine if is_finished(trial)]
     paper = find_paper_trial(mine, architecture)
     seconds = {trial.number: [metrics.get("seconds", 0.0) for metrics in trial.epochs] for trial in mine}
     lost = [trial for trial in mine if trial.state is State.FAIL]
     full_seconds = sum(statistics.fmean(seconds[trial.number]) for trial in able if trial.epochs)
     return SearchSummary(
         architecture=architecture,
-        metric=config.search.metric,
         trials=len(mine),
         failed=len(lost),
         stopped=sum(trial.state is State.PRUNED for trial in able) / len(able) if able else 0.0,
         epochs=sum(len(trial.epochs) for trial in mine),
         hours=sum(map(sum, seconds.values())) / 3600,
-        device=name_device(config),
         device_hours=sum(measure_seconds(config, trial) for trial in mine) / 3600,
         full_epochs=len(able) * config.search.max_epochs + sum(len(trial.epochs) for trial in lost),
         full_hours=(full_seconds * config.search.max_epochs + sum(sum(seconds[trial.number]) for trial in lost)) / 3600,
         best=max(finished, key=lambda trial: trial.score).get_peak()[0] if finished else None,
         paper=paper.get_peak()[0] if paper else None,
-        importance=measure_importance(build_study(config, trials, architecture, count_stopped=True)),
+        importance=measure_importance(build_study(config, trials, architecture)),
     )
-
-
-def _is_finished(trial: Trial) -> bool:
-    return trial.state in (State.COMPLETE, State.PRUNED) and bool(trial.epochs)

@@ -8,6 +8,7 @@ import numpy as np
 
 from search.config.conditions import drop_inactive, list_conditions
 from search.config.printable import defuse, escape_markdown
+from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, list_specs
 from search.evaluation.comparison import (
     DETAILS,
@@ -34,6 +35,7 @@ from search.report.figures import draw_confusion, draw_curves, render_png
 from search.report.front import tabulate_front
 from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
+from search.samplers.shares import name_device
 from trainables.config import Value, list_defaults
 from trainables.durable import write_file
 from trainables.names import shorten
@@ -95,7 +97,7 @@ def list_search_tables(result: Result) -> list[Table]:
     searches = summarize_search(result.config, result.trials)
     return [
         *_tabulate_configurations(result),
-        _tabulate_searches(searches),
+        _tabulate_searches(result.config, searches),
         *tabulate_front(result),
         *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
     ]
@@ -213,15 +215,10 @@ def _tabulate_params(result: Result, architecture: str, configurations: Mapping[
     return Table(title=f"Configurations of {architecture}", header=["Parameter", "Default", *configurations], rows=rows)
 
 
-def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
-    device = searches[0].device if searches else "Device"
-    metric = searches[0].metric if searches else "metric"
-    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", f"{device}-hours"]
-    header += [
-        "Epochs if none stopped",
-        "Hours if none stopped",
-        f"Best {metric} on validation",
-    ]
+def _tabulate_searches(config: StudyConfig, searches: Sequence[SearchSummary]) -> Table:
+    metric = config.search.metric
+    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", f"{name_device(config)}-hours"]
+    header += ["Epochs if none stopped", "Hours if none stopped", f"Best {metric} on validation"]
     has_paper = any(search.paper is not None for search in searches)
     header += ["Paper's configuration"] if has_paper else []
     rows = [
@@ -235,8 +232,8 @@ def _tabulate_searches(searches: Sequence[SearchSummary]) -> Table:
             f"{search.device_hours:.2f}",
             format_count(search.full_epochs),
             f"{search.full_hours:.2f}",
-            format_metric(search.best, search.metric),
-            *([format_metric(search.paper, search.metric)] if has_paper else []),
+            format_metric(search.best, metric),
+            *([format_metric(search.paper, metric)] if has_paper else []),
         ]
         for search in searches
     ]

@@ -34,7 +34,10 @@ def render(result: Result) -> Text:
         rows.append([name + seeds, protocol, accuracy, interval, *means, format_millions(row["parameters"])])
     lines = ["  ".join(cells).rstrip() for cells in align(rows)]
     told = [_describe_difference(difference) for difference in list_differences(result)]
-    told += [_describe_search(search) for search in summarize_search(result.config, result.trials)]
+    told += [
+        _describe_search(search, result.config.search.metric)
+        for search in summarize_search(result.config, result.trials)
+    ]
     return Text("\n".join(map(escape, [*lines, "", *told, "", *result.notes])))
 
 
@@ -47,12 +50,8 @@ def _describe_difference(difference: Difference) -> str:
     return f"{difference.first} minus {difference.second}: {told}{found}"
 
 
-def _describe_search(search: SearchSummary) -> str:
+def _describe_search(search: SearchSummary, metric: str) -> str:
     known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} if none were stopped)"
-    paper = "" if search.paper is None else f", the paper's configuration {format_metric(search.paper, search.metric)}"
-    best = (
-        ""
-        if search.best is None
-        else f"; best {search.metric} on validation {format_metric(search.best, search.metric)}{paper}"
-    )
+    paper = "" if search.paper is None else f", the paper's configuration {format_metric(search.paper, metric)}"
+    best = "" if search.best is None else f"; best {metric} on validation {format_metric(search.best, metric)}{paper}"
     return f"{search.architecture}: {known}{best}"

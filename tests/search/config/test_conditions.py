@@ -148,7 +148,7 @@ def test_an_enqueued_point_decides_on_conditions(tmp_path):
 def test_the_report_shows_trials_that_lack_a_parameter(tmp_path):
     study = open_study(tmp_path, sampler="random")
     run(study)
-    history = build_study(study.config, study.trials, "cnn", count_stopped=True)
+    history = build_study(study.config, study.trials, "cnn")
     assert len(history.trials) == 24
     assert {"learning_rate", "dense_layers"} <= measure_importance(history).keys()
     titles = [chart.title for chart in build_charts(study.config, study.trials, "cnn")]

@@ -57,23 +57,17 @@ def test_text_that_plotly_would_render_is_escaped():
     assert study.trials[0].params == {"weights": '&lt;a href="https://example.org"&gt;x&lt;/a&gt;\\u202e'}
 
 
-def test_a_stopped_trial_is_pruned_with_its_curve_and_a_failed_one_has_no_value():
+def test_a_stopped_trial_counts_as_complete_with_its_curve_and_a_failed_one_has_no_value():
     trials = [
         make_trial(0, state=State.PRUNED),
         make_trial(1, state=State.FAIL, values=(0.5,)),
         make_trial(2, state=State.RUNNING, values=()),
     ]
-    pruned, failed, running = build_study(CONFIG, trials, "cnn").trials
-    assert (pruned.state, pruned.value) == (TrialState.PRUNED, 0.8)
-    assert pruned.intermediate_values == {1: 0.6, 2: 0.8, 3: 0.7}
+    stopped, failed, running = build_study(CONFIG, trials, "cnn").trials
+    assert (stopped.state, stopped.value) == (TrialState.COMPLETE, 0.8)
+    assert stopped.intermediate_values == {1: 0.6, 2: 0.8, 3: 0.7}
     assert (failed.state, failed.value) == (TrialState.FAIL, None)
     assert running.state is TrialState.RUNNING
-
-
-def test_stopped_trials_may_count_as_complete():
-    trials = [make_trial(0, state=State.PRUNED), make_trial(1, state=State.FAIL, values=())]
-    study = build_study(CONFIG, trials, "cnn", count_stopped=True)
-    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.FAIL]
 
 
 def test_a_trial_outside_a_space_changed_since_is_left_out():
@@ -95,7 +89,7 @@ def test_the_parameter_that_decides_is_the_important_one():
         make_trial(number, values=(1 - rate,), state=State.PRUNED, learning_rate=rate, filters=16 + 16 * (number % 2))
         for number, rate in enumerate(rates)
     ]
-    importance = measure_importance(build_study(CONFIG, trials, "cnn", count_stopped=True))
+    importance = measure_importance(build_study(CONFIG, trials, "cnn"))
     assert list(importance) == ["learning_rate", "filters"]
     assert sum(importance.values()) == pytest.approx(1)
     assert importance["learning_rate"] > 0.8
