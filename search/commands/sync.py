@@ -77,13 +77,7 @@ def sync(place: Path | str, console: Console) -> bool:
         trials = study.journal.load()
         if not trials:
             raise InputError(f"{config.location} has no trials yet: there is nothing to upload")
-        target = Target(
-            config=config,
-            identity=study.manifest["id"],
-            directory=config.directory,
-            files=Path(scratch),
-            timeout_s=TIMEOUT_S,
-        )
+        target = Target(config=config, identity=study.manifest["id"], files=Path(scratch), timeout_s=TIMEOUT_S)
         try:
             connect()
             if not log_in():
@@ -159,7 +153,7 @@ def _send_file(target: Target, name: str, console: Console) -> bool:
     """Send an evaluation, if it was tracked, from its newest offline file, by W&B's own command."""
     import wandb
 
-    files = target.directory.glob(f"wandb/*/run-{target.name_run(name)}.wandb")
+    files = target.config.directory.glob(f"wandb/*/run-{target.name_run(name)}.wandb")
     newest = max(files, key=lambda path: path.parent.name.removeprefix("offline-"), default=None)
     if newest is None:
         return True

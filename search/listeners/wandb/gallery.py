@@ -13,16 +13,11 @@ from search.evaluation.result import Result, TestedModel
 from trainables.names import shorten
 
 
-def log_evaluation(run: Any, result: Result, directory: Path) -> None:
-    """Log everything of an evaluation, in one step.
-
-    Args:
-        run: An open run.
-        result: The evaluation.
-        directory: The study's folder, with report/ and models/.
-    """
+def log_evaluation(run: Any, result: Result) -> None:
+    """Log everything of an evaluation, in one step; its report is written."""
     import wandb
 
+    directory = result.config.directory
     told = {key: dict(result.manifest)[key] for key in ("config", "data", "code")}
     run.config.update({"study": result.study, "choices": result.manifest["evaluations"][-1], **told})
     row: dict[str, Any] = {"models": _tabulate(result), "curves": _draw_curves(result)}

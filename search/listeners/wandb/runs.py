@@ -56,8 +56,6 @@ class Target:
     config: StudyConfig
     identity: str
     """The id in study.yaml."""
-    directory: Path
-    """The study's folder."""
     files: Path
     """W&B writes its files into wandb/ in this folder."""
     timeout_s: float = SERVER_TIMEOUT_S
@@ -144,7 +142,7 @@ def open_sweep(target: Target) -> str:
     from wandb.apis.public.sweeps import _upsert_sweep  # wandb.sweep calls this, and also prints
 
     place = {"server": wandb.setup().settings.base_url, "project": target.config.tracking.project}
-    path = target.directory / "sweep.json"
+    path = target.config.directory / "sweep.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if known.items() >= place.items():
         return str(known["id"])

@@ -18,17 +18,13 @@ def describe_sweep(config: StudyConfig) -> dict[str, Any]:
     The scheduler is in the description, not under `early_terminate`, with which W&B's server would stop runs.
     """
     search = config.search
-    found = {name: build_distributions(list_specs(config.space, name), name) for name in search.architectures}
+    specs = {name: list_specs(config.space, name) for name in search.architectures}
+    found = {name: build_distributions(spec, name) for name, spec in specs.items()}
     names = dict.fromkeys(parameter for distributions in found.values() for parameter in distributions)
     parameters: dict[str, Any] = {"architecture": {"values": list(search.architectures)}}
     for name in names:
         searched = [distributions[name] for distributions in found.values() if name in distributions]
-        specs = [list_specs(config.space, architecture) for architecture in search.architectures]
-        fixed = [
-            spec[name]
-            for spec, distributions in zip(specs, found.values(), strict=True)
-            if name in spec and name not in distributions
-        ]
+        fixed = [spec[name] for known, spec in specs.items() if name in spec and name not in found[known]]
         parameters[name] = _span(searched, fixed)
     return {
         "name": config.name,
@@ -71,15 +67,10 @@ def _span(searched: Sequence[Any], fixed: Sequence[Any]) -> dict[str, Any]:
     is_int = all(isinstance(bound, int) for bound in (low, high))
     steps = {distribution.step for distribution in ranges} - {None, 1 if is_int else None}
     bounds: dict[str, Any] = {"min": low, "max": high}
+    if is_log and is_int:
+        return {"distribution": "q_log_uniform_values", **bounds, "q": 1}
     if is_log:
-        return (
-            {"distribution": "q_log_uniform_values", **bounds, "q": 1}
-            if is_int
-            else {
-                "distribution": "log_uniform_values",
-                **bounds,
-            }
-        )
+        return {"distribution": "log_uniform_values", **bounds}
     if len(steps) == 1:
         return {"distribution": "q_uniform", **bounds, "q": steps.pop()}
     return {"distribution": "int_uniform" if is_int else "uniform", **bounds}

@@ -138,7 +138,7 @@ class Tracker(Listener):
             name = what.replace("-", " ")
             run = open_run(self._target, what, is_online=is_online, job_type="evaluation", name=name)
             try:
-                log_evaluation(run, result, self._target.directory)
+                log_evaluation(run, result)
             except (wandb.Error, OSError, ValueError):
                 run.finish(1)
                 raise
@@ -191,7 +191,7 @@ def build_tracker(config: StudyConfig, identity: str, warn: Callable[[str], None
         identity: The id in its study.yaml.
         warn: Receives a sentence when tracking continues offline or ends; called from any thread.
     """
-    target = Target(config=config, identity=identity, directory=config.directory, files=config.directory)
+    target = Target(config=config, identity=identity, files=config.directory)
     return Tracker(config.tracking.mode, target, warn)
 
 

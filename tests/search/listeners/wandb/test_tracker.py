@@ -32,9 +32,7 @@ def build(tmp_path: Path, warnings: list[str]) -> Callable[[str], Tracker]:
 
     def build(mode: str, **options: Any) -> Tracker:
         directory = tmp_path / "results"
-        return Tracker(
-            mode, Target(config=config, identity="1d", directory=directory, files=directory, **options), warnings.append
-        )
+        return Tracker(mode, Target(config=config, identity="1d", files=directory, **options), warnings.append)
 
     return build
 
@@ -325,7 +323,7 @@ def test_runs_belong_to_a_sweep_over_the_space(build, wandb_server, tmp_path):
     assert config["metric"] == {"name": "best_accuracy", "goal": "maximize"}
     assert config["parameters"]["learning_rate"] == {"distribution": "log_uniform_values", "min": 1e-4, "max": 0.1}
     assert [wandb_server.describe(f"demo-1d-000{number}")["sweep"] for number in (0, 1)] == ["sweep0", "sweep0"]
-    assert json.loads((tmp_path / "results" / "sweep.json").read_text())["id"] == "sweep0"
+    assert json.loads((tmp_path / "demo" / "sweep.json").read_text())["id"] == "sweep0"
 
 
 def test_a_server_without_sweeps_still_takes_runs(build, wandb_server, warnings):
