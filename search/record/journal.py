@@ -27,8 +27,9 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.urls import JournalLocation
+from search.record.journal_file import TrialEnded
 from search.record.metric import BY_ACCURACY, Metric, read_metric, record_metric
-from search.record.storage import TrialEnded, check_names, close_storage, open_storage, read_storage
+from search.record.storage import close_storage, has_study, open_storage, read_storage
 from search.record.trial import State, Trial
 from search.record.trial_reader import list_rows, name_epoch, read_changes, read_trial
 from trainables.errors import InputError
@@ -60,8 +61,7 @@ class Journal:
             InputError: If the file is damaged or lacks a study of this name and metric, or the database is unusable.
         """
         storage = open_storage(place, study, note=note, check=check)
-        known = [frozen.study_name for frozen in storage.get_all_studies()]
-        check_names(place, known, study)
+        has_study(storage, place, study)
         record_metric(storage, study, metric)
         self._use(storage, study, place)
 
@@ -76,9 +76,7 @@ class Journal:
             InputError: If a database is unusable, or a file is damaged or has no study of this name.
         """
         storage = read_storage(place)
-        known = [frozen.study_name for frozen in storage.get_all_studies()]
-        check_names(place, known, study)
-        if study not in known:
+        if not has_study(storage, place, study):
             close_storage(storage)
             return None
         journal = cls.__new__(cls)

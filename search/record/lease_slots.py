@@ -91,25 +91,24 @@ class FileSlot:
 class StoreSlot:
     """A lease that is an object."""
 
-    def __init__(self, store: Store, name: str = LEASE) -> None:
+    def __init__(self, store: Store) -> None:
         self.folder = store.url
         self._store = store
-        self._name = name
         self._mine = self._tried = b""
 
     def read(self) -> bytes | None:
         """Return the content, None if the lease is free."""
-        return self._store.read(self._name)
+        return self._store.read(LEASE)
 
     def create(self, content: bytes) -> bool:
         """Take a free lease; a request that was sent twice finds its own content."""
         self._mine = self._tried = content
-        return self._store.create(self._name, content) or self.read() == content
+        return self._store.create(LEASE, content) or self.read() == content
 
     def replace(self, before: bytes, content: bytes) -> bool:
         """Take over a lease whose content is still `before`."""
         self._mine = self._tried = content
-        return self._store.swap(self._name, before, content) or self.read() == content
+        return self._store.swap(LEASE, before, content) or self.read() == content
 
     def refresh(self, content: bytes) -> None:
         """Write a heartbeat over the previous one; the lease of another process stays as it is.
@@ -119,11 +118,11 @@ class StoreSlot:
         there = self.read()
         if there is not None and there in (self._mine, self._tried):
             self._mine, self._tried = there, content
-            self._store.swap(self._name, there, content)
+            self._store.swap(LEASE, there, content)
 
     def remove(self) -> None:
         """Delete the lease; the caller has checked that it is its own."""
-        self._store.delete([self._name])
+        self._store.delete([LEASE])
 
 
 def _read(path: Path) -> bytes | None:

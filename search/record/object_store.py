@@ -78,10 +78,8 @@ class Store:
         with self._talk() as fs:
             try:
                 fs.pipe_file(self._place(name), content, mode="create")
-            except FileExistsError:
-                return False
             except OSError as error:
-                if _is_refused(error):
+                if isinstance(error, FileExistsError) or _is_refused(error):
                     return False
                 raise
             return True
@@ -95,10 +93,8 @@ class Store:
                 if fs.cat_file(place) != before:
                     return False
                 fs.pipe_file(place, content, **({"IfMatch": tag} if _get_scheme(self.url) == "s3" else {}))
-            except FileNotFoundError:
-                return False
             except OSError as error:
-                if _is_refused(error):
+                if isinstance(error, FileNotFoundError) or _is_refused(error):
                     return False
                 raise
             return True

@@ -1,36 +1,24 @@
 """Opens the storage of a journal: a file of the study's folder, or a database."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, RDBStorage
 
 from search.config.urls import JournalLocation
-from search.record.database import READER, WRITER, StorageLost, close_database, describe_loss, lock_study, open_database
+from search.record.database import READER, WRITER, close_database, lock_study, open_database
 from search.record.journal_file import (
     CURE,
     CheckedLock,
     FileReader,
     FileStorage,
     FileWriter,
-    TrialEnded,
     check_lines,
     cut_torn_line,
 )
 from trainables.durable import sync
 from trainables.errors import InputError
-
-__all__ = [
-    "StorageLost",
-    "TrialEnded",
-    "check_names",
-    "close_storage",
-    "describe_loss",
-    "holds_study",
-    "open_storage",
-    "read_storage",
-]
 
 
 def open_storage(
@@ -75,14 +63,15 @@ def read_storage(place: JournalLocation) -> BaseStorage:
     return open_database(place, READER, skip_table_creation=True)
 
 
-def check_names(place: JournalLocation, known: Sequence[str], study: str) -> None:
-    """Check that a file, unless it is new, has the study.
+def has_study(storage: BaseStorage, place: JournalLocation, study: str) -> bool:
+    """Return whether a journal has a study.
 
     Raises:
-        InputError: If it has another one, or none.
+        InputError: If a file has another one, or is not new and has none.
     """
-    if not isinstance(place, Path) or study in known or not place.exists() or not place.stat().st_size:
-        return
+    known = [frozen.study_name for frozen in storage.get_all_studies()]
+    if study in known or not isinstance(place, Path) or not place.exists() or not place.stat().st_size:
+        return study in known
     if known:
         others = ", ".join(map(str, known))
         raise InputError(f"{place} has the study {others}, not {study}: use its name, or another folder")
@@ -97,7 +86,7 @@ def holds_study(url: str, study: str) -> bool:
     """
     storage = open_database(url, WRITER)
     try:
-        return study in [frozen.study_name for frozen in storage.get_all_studies()]
+        return has_study(storage, url, study)
     finally:
         close_storage(storage)
 
