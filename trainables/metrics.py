@@ -3,25 +3,9 @@
 Undefined metrics are 0.0, such as the precision without positive predictions, or the AUROC of one class.
 """
 
-import dataclasses
-
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Confusion:
-    """Counts of images by label and prediction."""
-
-    tn: int
-    """Negative, called negative."""
-    fp: int
-    """Negative, called positive."""
-    fn: int
-    """Positive, called negative."""
-    tp: int
-    """Positive, called positive."""
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -33,7 +17,7 @@ def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """
     return {
         "loss": cross_entropy(logits, labels),
-        **score_confusion(count_confusion(logits, labels)),
+        **score_confusion(*count_confusion(logits, labels)),
         "auroc": auroc(logits, labels),
         "average_precision": average_precision(logits, labels),
     }
@@ -52,16 +36,25 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> float:
     return functional.binary_cross_entropy_with_logits(logits.double(), labels.double()).item()
 
 
-def count_confusion(logits: Tensor, labels: Tensor) -> Confusion:
-    """Count the images (N,) by label and by whether their probability is above 0.5."""
+def count_confusion(logits: Tensor, labels: Tensor) -> list[int]:
+    """Count the images (N,) that are true and false negatives and positives, as `score_confusion` takes them.
+
+    An image is called positive if its probability is above 0.5.
+    """
     cells = 2 * labels.long() + (to_probabilities(logits) > 0.5).long()
-    tn, fp, fn, tp = torch.bincount(cells, minlength=4).tolist()
-    return Confusion(tn=tn, fp=fp, fn=fn, tp=tp)
+    counts: list[int] = torch.bincount(cells, minlength=4).tolist()
+    return counts
 
 
-def score_confusion(confusion: Confusion) -> dict[str, float]:
-    """Compute accuracy, precision, recall, F1, and the error rate of each class."""
-    tn, fp, fn, tp = dataclasses.astuple(confusion)
+def score_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, float]:
+    """Compute accuracy, precision, recall, F1 and the error rate of each class from counts of images.
+
+    Args:
+        tn: Negative, called negative.
+        fp: Negative, called positive.
+        fn: Positive, called negative.
+        tp: Positive, called positive.
+    """
     return {
         "accuracy": _divide(tp + tn, tn + fp + fn + tp),
         "precision": _divide(tp, tp + fp),

@@ -5,7 +5,6 @@ import torch
 from sklearn import metrics as sklearn_metrics
 
 from trainables.metrics import (
-    Confusion,
     auroc,
     average_precision,
     count_confusion,
@@ -79,11 +78,11 @@ def test_metrics_of_no_image_are_finite_but_the_loss() -> None:
 
 def test_confusion_counts_real_as_positive() -> None:
     logits, labels = torch.tensor([-1.0, 1.0, 2.0, -1.0, -2.0, -3.0, 1.0]), torch.tensor([0, 0, 0, 1, 1, 1, 1])
-    assert count_confusion(logits, labels) == Confusion(tn=1, fp=2, fn=3, tp=1)
+    assert count_confusion(logits, labels) == [1, 2, 3, 1]
 
 
 def test_the_papers_cnn_row_follows_from_its_confusion_matrix() -> None:
-    values = score_confusion(Confusion(tn=9428, fp=572, fn=458, tp=9542))
+    values = score_confusion(tn=9428, fp=572, fn=458, tp=9542)
     rounded = {name: round(value, 4) for name, value in values.items()}
     assert rounded == {
         "accuracy": 0.9485, "precision": 0.9434, "recall": 0.9542, "f1": 0.9488, "error_real": 0.0458,
@@ -92,7 +91,7 @@ def test_the_papers_cnn_row_follows_from_its_confusion_matrix() -> None:
 
 
 def test_the_papers_resnet_row_follows_from_its_confusion_matrix() -> None:
-    values = score_confusion(Confusion(tn=9892, fp=108, fn=694, tp=9306))
+    values = score_confusion(tn=9892, fp=108, fn=694, tp=9306)
     assert [round(values[name], 4) for name in ("precision", "recall", "f1")] == [0.9885, 0.9306, 0.9587]
     assert values["accuracy"] == pytest.approx(0.9599)
 
@@ -100,4 +99,4 @@ def test_the_papers_resnet_row_follows_from_its_confusion_matrix() -> None:
 def test_an_image_counts_as_real_where_its_probability_as_float32_is_above_a_half():
     logits = torch.tensor([-1e-9, 0.0, 2.0**-23, 2.0**-22, 200.0, -200.0])
     assert to_probabilities(logits).tolist() == [0.5, 0.5, 0.5, 0.5 + 2.0**-24, 1.0, 0.0]
-    assert count_confusion(logits, torch.ones(6)) == Confusion(tn=0, fp=0, fn=4, tp=2)
+    assert count_confusion(logits, torch.ones(6)) == [0, 0, 4, 2]

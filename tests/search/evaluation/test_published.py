@@ -5,7 +5,7 @@ import yaml
 
 from search.config.load import dump, load, parse
 from trainables.errors import InputError
-from trainables.metrics import Confusion, score_confusion
+from trainables.metrics import score_confusion
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.model import build_model, count_parameters
 from trainables.models.resnet50.config import ResNet50Config
@@ -22,7 +22,7 @@ def test_the_paper_has_both_its_models_here():
 @pytest.mark.parametrize("model", PAPER)
 def test_the_papers_table_1_follows_from_its_confusion_matrix(model):
     (tn, fp), (fn, tp) = PAPER[model].confusion
-    derived = score_confusion(Confusion(tn=tn, fp=fp, fn=fn, tp=tp))
+    derived = score_confusion(tn=tn, fp=fp, fn=fn, tp=tp)
     assert {name: round(derived[name], 4) for name in PAPER[model].metrics} == PAPER[model].metrics
 
 
@@ -36,10 +36,10 @@ def test_no_other_counts_round_to_table_1_for_resnet50():
     tp = 9306  # the recall's four decimals count images
     found = []
     for fp in range(10_001):
-        counts = Confusion(tn=10_000 - fp, fp=fp, fn=10_000 - tp, tp=tp)
-        derived = score_confusion(counts)
+        tn, fn = 10_000 - fp, 10_000 - tp
+        derived = score_confusion(tn=tn, fp=fp, fn=fn, tp=tp)
         if all(round(derived[name], 4) == wanted[name] for name in ("precision", "recall", "f1")):
-            found.append(((counts.tn, counts.fp), (counts.fn, counts.tp)))
+            found.append(((tn, fp), (fn, tp)))
     assert found == [PAPER["ResNet-50 (paper)"].confusion]
 
 
