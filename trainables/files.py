@@ -1,6 +1,7 @@
-"""Finds and reads image files on a disk: only regular files, and none larger than a limit."""
+"""Finds and reads image files on a disk, only regular ones of a bounded size; computes the checksum of any file."""
 
 import errno
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -43,6 +44,12 @@ def read_file(path: Path) -> bytes:
         if size > MAX_BYTES:
             raise ImageError(TOO_LONG)
         return file.read(size + 1)  # one byte more, so that a file that grows has another CRC
+
+
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def get_status(path: Path) -> os.stat_result:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from trainables.config import IMAGE_SIZE
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
+from trainables.files import hash_file
 from trainables.layout import WHOLE, Layout, read_layout, require_classes
 from trainables.pack_info import PACK_JSON, load_info
 from trainables.source import Batch, Folder, Member, Source, cut, describe_bad, open_source, require_source, sign_source
@@ -229,5 +230,4 @@ def _find_repeats(
 def _seal(path: Path) -> dict[str, int | str]:
     """Sync a file to the disk; return its size and checksum."""
     sync(path)
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"bytes": path.stat().st_size, "sha256": hash_file(path)}

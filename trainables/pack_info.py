@@ -6,7 +6,6 @@ follow those of train, in the same files. `trainables.pack` writes it, `trainabl
 """
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.errors import InputError
+from trainables.files import hash_file
 
 PACK_JSON = "pack.json"
 """File with the description of a pack; it is written last."""
@@ -85,9 +85,8 @@ def verify(pack: Path) -> None:
         InputError: If a file is altered, truncated or missing.
     """
     for name, known in read_pack_json(pack)["files"].items():
-        with check_size(pack, name, known["bytes"]).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != known["sha256"]:
-                raise InputError(f"{pack / name} was altered after packing: delete the folder {pack} to pack it again")
+        if hash_file(check_size(pack, name, known["bytes"])) != known["sha256"]:
+            raise InputError(f"{pack / name} was altered after packing: delete the folder {pack} to pack it again")
 
 
 def split_train(

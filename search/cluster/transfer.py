@@ -7,7 +7,6 @@ its record, the weights by the checksum of the driver's file. Before that, each 
 """
 
 import dataclasses
-import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from search.config.space import Choice, list_specs
 from search.record.object_store import Store
 from trainables.durable import create_file, make_folder, replace_file, sync
 from trainables.errors import InputError
+from trainables.files import hash_file
 from trainables.pack import lock_cache
 from trainables.pack_info import PACK_JSON, verify
 
@@ -149,12 +149,6 @@ class Depot:
         except InputError:
             return False
         return True
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def build_delivery(config: StudyConfig, packed: Path | None) -> Delivery:

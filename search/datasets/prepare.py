@@ -57,8 +57,9 @@ def prepare_weights(config: StudyConfig) -> None:
     """
     size = config.data.size
     for architecture in () if config.trainable else config.search.architectures:
-        spec = list_specs(config.space, architecture).get("weights")
-        for weights in spec.choice if isinstance(spec, Choice) else [spec] if spec else []:
+        specs = list_specs(config.space, architecture)
+        spec = specs.get("weights")
+        for weights in spec.choice if isinstance(spec, Choice) else [spec]:
             if isinstance(weights, str) and weights != "none":
                 from trainables.models.model import build_model  # imports torch, which others do not need here
 
@@ -67,6 +68,5 @@ def prepare_weights(config: StudyConfig) -> None:
         if is_own(architecture) and not is_function(architecture):
             from trainables.models.model import check_model  # imports torch
 
-            specs = list_specs(config.space, architecture)
             point = drop_inactive(list_conditions(specs), {name: pick(spec) for name, spec in specs.items()})
             check_model(architecture, build_train_config(architecture, point, epochs=1, seed=0, size=size))

@@ -181,7 +181,8 @@ def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choice
 
 def build_entry(choices: Choices) -> dict[str, Any]:
     """Return the entry for `evaluations`: what was chosen, when, and by which code."""
-    return {"chosen": stamp(), **_plain(choices), "opened": None}
+    winners = [dataclasses.asdict(winner) for winner in choices.winners]
+    return {"chosen": stamp(), **dataclasses.asdict(choices), "winners": winners, "opened": None}
 
 
 def read_entry(entry: Mapping[str, Any]) -> Choices:
@@ -197,8 +198,3 @@ def stamp() -> dict[str, Any]:
     """Return the current time and commit."""
     code = describe_code()
     return {"time": datetime.now(UTC).isoformat(timespec="seconds"), "commit": code["commit"], "dirty": code["dirty"]}
-
-
-def _plain(choices: Choices) -> dict[str, Any]:
-    """Return choices as plain values."""
-    return dataclasses.asdict(choices) | {"winners": [dataclasses.asdict(winner) for winner in choices.winners]}

@@ -129,18 +129,16 @@ class Status:
 
 def find_best(trials: Sequence[Trial]) -> dict[str, Trial]:
     """Return each architecture's best trial on validation, by name, without failed ones."""
-    able = [(trial.architecture, -trial.score, trial.number, trial) for trial in _list_able(trials)]
-    names = sorted({name for name, *_ in able})
-    return {name: min(entry for entry in able if entry[0] == name)[-1] for name in names}
+    best: dict[str, Trial] = {}
+    for trial in rank_trials(trials):
+        best.setdefault(trial.architecture, trial)
+    return dict(sorted(best.items()))
 
 
 def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
     """Return the trials that have an epoch and did not fail, best on validation first, the earlier one in a tie."""
-    return sorted(_list_able(trials), key=lambda trial: (-trial.score, trial.number))
-
-
-def _list_able(trials: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in trials if trial.epochs and trial.state is not State.FAIL]
+    able = [trial for trial in trials if trial.epochs and trial.state is not State.FAIL]
+    return sorted(able, key=lambda trial: (-trial.score, trial.number))
 
 
 def estimate_left_s(search: SearchConfig, trials: Sequence[Trial], elapsed_s: float) -> float | None:

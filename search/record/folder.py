@@ -5,7 +5,6 @@ the journal. Closing ships what the store lacks, closes the journal and gives th
 """
 
 import dataclasses
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,6 +25,7 @@ from search.record.storage import holds_study
 from search.record.trial import Trial
 from trainables.durable import make_folder, sync
 from trainables.errors import DISK_FULL, InputError
+from trainables.files import hash_file
 
 Note = Callable[[str], None]
 
@@ -200,7 +200,7 @@ def learn(config: StudyConfig, note: Note) -> tuple[list[Trial], dict[str, str |
                 if study.journal:
                     study.journal.close()
                 file = study.directory / JOURNAL
-                hashes[place] = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
+                hashes[place] = hash_file(file) if file.exists() else None
         except InputError as error:
             raise InputError(f"search.learn_from: {error}") from None
         for key, name in (("metric", "metric"), ("sign", "goal")):
