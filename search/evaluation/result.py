@@ -87,6 +87,12 @@ class Result:
         return negative, positive
 
     @property
+    def choices(self) -> Mapping[str, Any]:
+        """The last entry of `evaluations` in study.yaml; empty before the first."""
+        evaluations: list[Mapping[str, Any]] = self.manifest.get("evaluations") or [{}]
+        return evaluations[-1]
+
+    @property
     def groups(self) -> dict[Key, list[TestedModel]]:
         """The models of each configuration."""
         groups: dict[Key, list[TestedModel]] = {}
@@ -119,5 +125,4 @@ class Result:
 
     def _list_others(self) -> list[Mapping[str, Any]]:
         """Return what is retrained besides the winners."""
-        choices = (self.manifest.get("evaluations") or [{}])[-1]
-        return [winner for winner in choices.get("winners", ()) if winner["rank"] > choices["top_k"]]
+        return [winner for winner in self.choices.get("winners", ()) if winner["rank"] > self.choices["top_k"]]

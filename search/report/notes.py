@@ -24,7 +24,9 @@ def list_notes(
     """Return the notes that apply to a result."""
     _, positive = manifest["data"].get("classes", CIFAKE)
     num_epochs = sum(len(trial.epochs) for trial in trials)
-    seeds = (manifest.get("evaluations") or [{}])[-1].get("seeds", config.evaluation.seeds)
+    evaluations = manifest.get("evaluations") or [{}]
+    choices = evaluations[-1]
+    seeds = choices.get("seeds", config.evaluation.seeds)
     best = "best" if config.search.sign > 0 else "lowest"
     notes = [
         f"Chosen by {best} validation {config.search.metric} among {len(trials)} trials ({num_epochs} epochs), "
@@ -41,15 +43,16 @@ def list_notes(
         notes.append(describe_shares(config, trials))
     notes += [
         *_describe_limit(models),
-        *_describe_shortage(manifest),
-        *_describe_recipes(manifest, trials),
+        *_describe_shortage(choices),
+        *_describe_recipes(choices, trials),
         *_describe_start(models, trials),
-        *_describe_threshold(manifest, models, escape(positive)),
+        *_describe_threshold(choices, models, escape(positive)),
         *_describe_averaging(models, trials),
-        *_describe_data(config, manifest),
+        *_describe_data(config, manifest["data"]),
+        *_describe_lost_baselines(config, trials),
+        *_describe_openings(evaluations),
     ]
-    evaluations = manifest.get("evaluations", ())
-    return [*notes, *_describe_lost_baselines(config, trials), *_describe_openings(evaluations)]
+    return notes
 
 
 def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -81,9 +84,8 @@ def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
     ]
 
 
-def _describe_recipes(manifest: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
+def _describe_recipes(choices: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
     """Return notes on the baselines, those that were stopped early as trials, and recipes that won."""
-    choices = (manifest.get("evaluations") or [{}])[-1]
     known = [winner for winner in choices.get("winners", ()) if winner.get("recipe")]
     baselines = [winner for winner in known if winner["rank"] > choices["top_k"]]
     notes = [
@@ -134,9 +136,8 @@ def _describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> li
     ]
 
 
-def _describe_shortage(manifest: Mapping[str, Any]) -> list[str]:
+def _describe_shortage(choices: Mapping[str, Any]) -> list[str]:
     """Return a note where fewer distinct configurations have finished than `top_k`."""
-    choices = (manifest.get("evaluations") or [{}])[-1]
     ranks = [(winner["architecture"], winner["rank"]) for winner in choices.get("winners", ())]
     counts = Counter(architecture for architecture, rank in ranks if rank <= choices["top_k"])
     return [
@@ -147,15 +148,16 @@ def _describe_shortage(manifest: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _describe_threshold(manifest: Mapping[str, Any], models: Sequence[TestedModel], positive: str) -> list[str]:
+def _describe_threshold(choices: Mapping[str, Any], models: Sequence[TestedModel], positive: str) -> list[str]:
     thresholds = {(model.architecture, model.rank): model.threshold for model in models}
     told = ", ".join(f"{name}{_rank(rank)} {value:.4f}" for (name, rank), value in thresholds.items())
-    if (manifest.get("evaluations") or [{}])[-1].get("threshold") == "validation":
-        chosen = "that was best on validation for a training on train alone"
-        return [f"An image is called {positive} above the probability {chosen}: {told}."]
-    if any(threshold != 0.5 for threshold in thresholds.values()):
-        return [f"An image is called {positive} above the probability that evaluation.threshold sets: {told}."]
-    return []
+    if choices.get("threshold") == "validation":
+        origin = "that was best on validation for a training on train alone"
+    elif any(threshold != 0.5 for threshold in thresholds.values()):
+        origin = "that evaluation.threshold sets"
+    else:
+        return []
+    return [f"An image is called {positive} above the probability {origin}: {told}."]
 
 
 def _describe_averaging(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
@@ -170,8 +172,7 @@ def _describe_averaging(models: Sequence[TestedModel], trials: Sequence[Trial]) 
     ]
 
 
-def _describe_data(config: StudyConfig, manifest: Mapping[str, Any]) -> list[str]:
-    data = manifest["data"]
+def _describe_data(config: StudyConfig, data: Mapping[str, Any]) -> list[str]:
     notes = describe_images(data, config.data.test_fraction)
     leaked, duplicates = data.get("leaked", 0), data.get("duplicates", 0)
     if leaked or duplicates:

@@ -102,9 +102,8 @@ def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -
     if result.config.trainable and (ranked := rank_trials(result.trials)):
         metric = result.config.search.metric
         caption = f"Trial {ranked[0].number}, the best: {metric} per epoch"
-        drawn.append(
-            (caption, figures.render_svg(figures.draw_curve(ranked[0], metric), name="best", description=caption))
-        )
+        figure = figures.draw_curve(ranked[0], metric)
+        drawn.append((caption, figures.render_svg(figure, name="best", description=caption)))
     for architecture, models in winners.items():
         trial = result.trials[models[0].trial]
         value, epoch = trial.get_peak()
@@ -146,27 +145,21 @@ def _draw_qualities(result: Result, winners: Mapping[str, Sequence[TestedModel]]
     }
     if not any(known.values()):
         return []
-    positive = result.classes[1]
     areas = ", ".join(
         f"{name} {statistics.fmean(tested.metrics['auroc'] for tested in models):.4f}"
         for name, models in winners.items()
     )
+    told = f"Share of {result.classes[1]} images against the probability; calibrated: on the diagonal"
+    roc = figures.draw_roc(result.labels, known, result.classes)
+    reliability = figures.draw_reliability(result.labels, known, result.classes)
     return [
         (
             "ROC, a line per seed",
-            figures.render_svg(
-                figures.draw_roc(result.labels, known, result.classes),
-                name="roc",
-                description=f"ROC curves; area under them: {areas}",
-            ),
+            figures.render_svg(roc, name="roc", description=f"ROC curves; area under them: {areas}"),
         ),
         (
             f"Reliability, a line per seed, {figures.NUM_BINS} bins",
-            figures.render_svg(
-                figures.draw_reliability(result.labels, known, result.classes),
-                name="reliability",
-                description=f"Share of {positive} images against the probability; calibrated: on the diagonal",
-            ),
+            figures.render_svg(reliability, name="reliability", description=told),
         ),
     ]
 
@@ -192,10 +185,8 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
     ended = [trial.ended for trial in result.trials if trial.ended is not None]
     seconds = sum(trial.attributes.get("seconds", 0.0) for trial in result.trials)
     packages = ", ".join(f"{name} {version}" for name, version in code.get("packages", {}).items())
-    evaluations = result.manifest.get("evaluations", [])
-    openings = [entry["opened"] for entry in evaluations if entry.get("opened")]
-    seeds = (evaluations or [{}])[-1].get("seeds", config.evaluation.seeds)
-    retrained = f"; {seeds} retrainings of each winner"
+    openings = [entry["opened"] for entry in result.manifest.get("evaluations", []) if entry.get("opened")]
+    retrained = f"; {result.choices.get('seeds', config.evaluation.seeds)} retrainings of each winner"
     thresholds = ", ".join(sorted({f"{tested.threshold:g}" for tested in result.models}))
     known = {
         "Command": result.manifest.get("command"),
