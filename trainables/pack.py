@@ -169,12 +169,7 @@ def _write_splits(
 ) -> dict[str, Any]:
     """Write images, labels and hashes of the splits, and return their entries of pack.json.
 
-    Args:
-        source: Where the images are from.
-        layout: Its splits and classes.
-        folder: Where to write.
-        batches: Decoded images, split after split.
-        lengths: Number of batches of each split.
+    The batches follow each other split after split; `lengths` has their number in each.
     """
     hashes: dict[str, list[bytes]] = {"train": [], "test": []}
     labels: dict[str, list[int]] = {"train": [], "test": []}

@@ -94,8 +94,8 @@ def split_train(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split train into a training and a validation part, each with the classes in train's proportion.
 
-    A validation split of the data set is the second part, whatever `val_fraction` says. Images that
-    are also in test and second copies are in neither part. Only the labels of train are read.
+    A validation split of the data set is the second part, whatever `val_fraction` says. Images that are also in test
+    and second copies are in neither part. Only the labels of train are read.
 
     Args:
         pack: Folder that `trainables.pack.pack` returned.

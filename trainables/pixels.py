@@ -183,12 +183,7 @@ def _read_orientation(image: Image.Image) -> int:
 
 
 def _flatten(image: Image.Image, raw_mode: str | None, data: bytes) -> Image.Image:
-    """Return an image of any mode as RGB of 8 bits, on white.
-
-    Args:
-        image: Loaded.
-        raw_mode: Pillow's name for the samples of a PNG.
-        data: The file.
+    """Return a loaded image of any mode as RGB of 8 bits, on white; the raw mode is Pillow's name for a PNG's samples.
 
     Raises:
         ImageError: If the range of its samples is unknown.

@@ -6,12 +6,7 @@ from search.cluster.job import Failure, Finished, Job, Report
 
 
 def run_trial(deliver: Callable[[], str | None], job: Job) -> Iterator[Report | Finished | Failure]:
-    """Train a trial in a worker.
-
-    Args:
-        deliver: Copies the packed images to this node if it lacks them, and returns their folder here.
-        job: What to train.
-    """
+    """Train a trial in a worker, as `search.cluster.worker.run_job` does."""
     from search.cluster.worker import run_job  # in the worker, with torch: the driver hands out trials without it
 
     return run_job(deliver, None, job)

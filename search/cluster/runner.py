@@ -21,13 +21,7 @@ from trainables.errors import TrainingError
 
 
 def run_study(study: Study, work: Work, make_job: Callable[[Trial], Job], *, slots: int) -> str | None:
-    """Train trials until the study hands out no more.
-
-    Args:
-        study: Decides everything.
-        work: Trains a trial in a worker.
-        make_job: Returns the job of a trial.
-        slots: Trials at a time.
+    """Train trials, as many at a time as there are slots, until the study hands out no more.
 
     Returns:
         Why the study halted before all of its trials had ended, or None.

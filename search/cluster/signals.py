@@ -67,8 +67,7 @@ def announce_end(again: str | None = None) -> Iterator[None]:
 def watch_signals(*, is_raised: bool = False) -> Iterator[list[int]]:
     """Yield the list of signals received; once it has one, any error of the block becomes Interrupted.
 
-    Args:
-        is_raised: Whether the first signal raises Interrupted in the main thread.
+    With `is_raised` the first signal raises Interrupted in the main thread.
     """
     pressed: list[int] = []
 

@@ -84,10 +84,7 @@ def answer(
 ) -> tuple[list[Answer], list[BadPicture]]:
     """Score pictures; threads read the next ones while the model computes.
 
-    Args:
-        trained: The model.
-        paths: Files.
-        progress: Called with the number of further files done.
+    `progress` is called with the number of further files done.
 
     Returns:
         The answers in the order of the files, and the files that could not be read.

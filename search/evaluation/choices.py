@@ -34,13 +34,8 @@ def choose_winners(
 ) -> list[Trial]:
     """Return an architecture's best finished trials by their best validation metric, the earlier one in a tie.
 
-    Trials of the same configuration count once, as the best of them.
-
-    Args:
-        trials: Trials of any architecture.
-        architecture: The one to choose from.
-        top_k: Most trials to return; None returns all.
-        size: Height and width of the images in pixels.
+    Trials of the same configuration at this size of the images count once, as the best of them. None as `top_k`
+    returns all.
     """
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
     best: dict[frozenset[tuple[str, Any]], Trial] = {}

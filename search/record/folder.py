@@ -138,10 +138,7 @@ class StudyReader:
 
 @contextmanager
 def read_study(place: str | Path) -> Iterator[StudyReader]:
-    """Open a study for reading, for as long as the block lasts; `refresh` reads its journal.
-
-    Args:
-        place: Its folder, or its URL in an object store.
+    """Open a study, given its folder or URL, for reading, for as long as the block lasts; `refresh` reads its journal.
 
     Raises:
         InputError: If there is no study, or its study.yaml is damaged.

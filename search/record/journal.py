@@ -224,11 +224,9 @@ class Journal:
         return read_changes(self._storage.get_study_user_attrs(self._study_id).get("changes", []), self._where)
 
     def add_artifact(self, artifact_id: str, filename: str) -> None:
-        """Record that an existing file belongs to the study, as Optuna's `upload_artifact` does.
+        """Record that a file of the artifact store belongs to the study, as Optuna's `upload_artifact` does.
 
-        Args:
-            artifact_id: A UUID, the file's name in the artifact store.
-            filename: Its name for people.
+        Its name there is the id, a UUID; `filename` is its name for people.
         """
         from optuna.artifacts import ArtifactMeta  # imports boto3, where it is installed
 

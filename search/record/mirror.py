@@ -82,11 +82,7 @@ class Mirror(Listener):
         self._send({name: self.directory / name for name in names})
 
     def start(self, check: Callable[[], None]) -> None:
-        """Start to ship in the background.
-
-        Args:
-            check: Does not return if the lease was lost.
-        """
+        """Start to ship in the background; `check` does not return if the lease was lost."""
         self._check = check
         self._thread = threading.Thread(target=self._run, daemon=True, name="shipping")
         self._thread.start()

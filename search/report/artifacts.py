@@ -11,10 +11,7 @@ from trainables.durable import write_file
 def publish(files: Iterable[Path], folder: Path, journal: Journal) -> None:
     """Store files as artifacts of a study and record their names; those of an earlier evaluation are replaced.
 
-    Args:
-        files: Pictures of the report.
-        folder: The artifact store, which Optuna's FileSystemArtifactStore reads.
-        journal: The study's journal, open for writing.
+    Optuna's FileSystemArtifactStore reads the folder.
     """
     for path in files:
         artifact_id = str(uuid.uuid5(uuid.NAMESPACE_URL, path.name))

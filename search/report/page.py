@@ -39,16 +39,9 @@ class _Matrix:
 
 
 def write_page(result: Result, path: Path, *, results: Sequence[Table], search: Sequence[Table]) -> Path:
-    """Write the report as one HTML file.
+    """Write the report as one HTML file, which is replaced in one step, and return its path.
 
-    Args:
-        result: What to report.
-        path: The file, which is replaced in one step.
-        results: The tables of the evaluation, the main one first.
-        search: The tables of the search.
-
-    Returns:
-        The path.
+    `results` are the tables of the evaluation, the main one first; `search` are those of the search.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize

@@ -25,11 +25,6 @@ from trainables.errors import InputError
 def publish_report(result: Result, journal: Journal, console: Console) -> Result:
     """Write the report, show its table, and store its confusion matrices where optuna-dashboard finds them.
 
-    Args:
-        result: As `search.evaluation` returns it.
-        journal: The study's journal, open for writing.
-        console: Shows the table.
-
     Returns:
         The result with all of its notes.
     """

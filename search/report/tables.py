@@ -57,12 +57,7 @@ HEADER = [
 def write_report(result: Result, directory: Path) -> list[Path]:
     """Write report.html, comparison.csv, .md and .tex and, per architecture, confusion matrix and winner's curves.
 
-    Args:
-        result: What to report.
-        directory: Created if missing; the files of an earlier report are replaced, each in one step.
-
-    Returns:
-        The files.
+    Return the files; those of an earlier report are replaced, each in one step.
     """
     contents = {
         "comparison.csv": summarize(result).map(defuse).to_csv(index=False, lineterminator="\n").encode(),

@@ -19,9 +19,7 @@ TYPES: dict[str, Any] = {"number": "int64", "epochs": "int64", "best_epoch": "In
 def write_trials(trials: Sequence[Trial], path: Path) -> Path:
     """Write a row for each trial: its result, then its parameters, empty where its architecture lacks one.
 
-    Args:
-        trials: The rows.
-        path: Ends in .parquet, which keeps the types, or else is CSV; an existing file is replaced in one step.
+    The path ends in .parquet, which keeps the types, or else is CSV; an existing file is replaced in one step.
     """
     import pandas as pd  # no trial waits for it
 

@@ -21,8 +21,8 @@ def hash_images(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return the 64-bit perceptual hash (pHash) of each image.
 
     Each bit says whether one of the 64 lowest frequencies of the grey image's cosine transform is above their median.
-    Brightness and contrast do not change the hash, compression hardly does. pHash scales
-    to 32x32, CIFAKE's size; larger images keep theirs.
+    Brightness and contrast do not change the hash, compression hardly does. pHash scales to 32x32, CIFAKE's size;
+    larger images keep theirs.
 
     Args:
         images: (N, size, size, 3).
