@@ -92,7 +92,9 @@ def _choose_classes(source: Source, found: dict[tuple[str, str], list[str]], pos
     """Return the two classes in the order of their labels; folders without images do not count if there are more."""
     names = sorted({label for _, label in found})
     if len(names) > 2:
-        names = sorted({label for (_, label), files in found.items() if any(map(_is_image, files))})
+        names = sorted(
+            {label for (_, label), files in found.items() if any(path.lower().endswith(SUFFIXES) for path in files)}
+        )
     if len(names) != 2:
         told = f" ({', '.join(map(ascii, names[:20]))})" if names else ""
         raise InputError(
@@ -109,7 +111,3 @@ def _choose_classes(source: Source, found: dict[tuple[str, str], list[str]], pos
             f"positive = {positive!r}: {source.path} has the classes {first} and {second}: name one of them"
         )
     return (second, first) if positive == first else (first, second)
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES)

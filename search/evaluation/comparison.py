@@ -28,17 +28,8 @@ DETAILS = {
 COSTS = ("macs", "training_seconds", "images_per_second_1", "images_per_second_256", "peak_memory_bytes")
 ENDS = ("", "_std", "_low", "_high")
 """Suffixes of a metric's columns: mean, deviation over seeds, 95 % interval over test images (not for `ece`)."""
-COLUMNS = (
-    "model",
-    "source",
-    "protocol",
-    "seeds",
-    *(name + end for name in (*METRICS, *DETAILS) for end in ENDS),
-    "parameters",
-    *COSTS,
-)
-COUNTS = ("seeds", "parameters")
-TEXTS = ("model", "source", "protocol")
+TEXTS, COUNTS = ("model", "source", "protocol"), ("seeds", "parameters")
+COLUMNS = (*TEXTS, "seeds", *(name + end for name in (*METRICS, *DETAILS) for end in ENDS), "parameters", *COSTS)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

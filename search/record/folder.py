@@ -110,30 +110,29 @@ def open_study(
         yield study
 
 
+@dataclasses.dataclass(slots=True, kw_only=True)
 class StudyReader:
     """A study that another process may be writing; nothing is written, locked or repaired."""
 
-    def __init__(
-        self, config: StudyConfig, manifest: dict[str, Any], directory: Path, view: JournalView | None
-    ) -> None:
-        self.config = config
-        self.manifest = manifest
-        self.directory = directory
-        """Its folder, or where its files were downloaded to."""
-        self.journal: Journal | None = None
-        """None until there is one."""
-        self._view = view
+    config: StudyConfig
+    manifest: dict[str, Any]
+    directory: Path
+    """Its folder, or where its files were downloaded to."""
+    view: JournalView | None
+    """Downloads the journal from the object store; None for a study in a folder."""
+    journal: Journal | None = None
+    """None until there is one."""
 
     def refresh(self) -> None:
         """Read what was recorded since."""
-        if self._view is not None:
-            self._view.refresh()
+        if self.view is not None:
+            self.view.refresh()
         if self.journal is None:
             self.journal = Journal.read(self.config.storage or self.directory / JOURNAL, self.config.name)
 
     def find_holder(self) -> str | None:
         """Return which process writes the study, None if none does."""
-        return find_holder(self._view.slot if self._view else self.directory / LEASE)
+        return find_holder(self.view.slot if self.view else self.directory / LEASE)
 
 
 @contextmanager
@@ -146,7 +145,8 @@ def read_study(place: str | Path) -> Iterator[StudyReader]:
     config, manifest = load_study(place)
     with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
         view = JournalView(config.url, Path(scratch)) if config.url else None
-        yield StudyReader(config, manifest, Path(scratch) if view else Path(place), view)
+        directory = Path(scratch) if view else Path(place)
+        yield StudyReader(config=config, manifest=manifest, directory=directory, view=view)
 
 
 @contextmanager

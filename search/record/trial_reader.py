@@ -46,7 +46,8 @@ def read_trial(frozen: FrozenTrial, where: str, metric: str, sign: int) -> tuple
     Raises:
         InputError: If the trial is damaged.
     """
-    _check_shape(frozen, where)
+    for mapping in (frozen.user_attrs, frozen.system_attrs):
+        _require(isinstance(mapping, dict), f"the attributes of {where} are damaged")
     waits, point = frozen.state is TrialState.WAITING, frozen.system_attrs.get(POINT)
     trial = Trial(
         number=frozen.number,
@@ -145,12 +146,6 @@ def _is_change(change: Any) -> bool:
 def _is_own(frozen: FrozenTrial) -> bool:
     """Return whether this search wrote a trial."""
     return {"architecture", "params"} <= frozen.user_attrs.keys()
-
-
-def _check_shape(frozen: FrozenTrial, where: str) -> None:
-    """Check that a trial's attributes are mappings."""
-    for attributes in (frozen.user_attrs, frozen.system_attrs):
-        _require(isinstance(attributes, dict), f"the attributes of {where} are damaged")
 
 
 def _read_attributes(frozen: FrozenTrial, where: str) -> dict[str, Any]:

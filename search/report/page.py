@@ -1,7 +1,6 @@
 """The report as one HTML file that opens anywhere, without network: a pure function of the result."""
 
 import base64
-import dataclasses
 import hashlib
 import io
 import json
@@ -27,15 +26,8 @@ from trainables.durable import write_file
 
 NUM_MISTAKES = 12
 """Pictures per architecture."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Matrix:
-    """A confusion matrix."""
-
-    title: str
-    rows: list[tuple[str, list[tuple[int, float]]]]
-    """True class, and per predicted class the count and its share of the true class."""
+Rows = list[tuple[str, list[tuple[int, float]]]]
+"""Rows of a confusion matrix: true class, and per predicted class the count and its share of the true class."""
 
 
 def write_page(result: Result, path: Path, *, results: Sequence[Table], search: Sequence[Table]) -> Path:
@@ -109,25 +101,24 @@ def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -
     return drawn
 
 
-def _list_matrices(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[_Matrix]:
-    """Return the confusion matrices: ours summed over the seeds, then the published ones."""
+def _list_matrices(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, Rows]]:
+    """Return titles and rows of the confusion matrices: ours summed over the seeds, then the published ones."""
     matrices = []
     for name, models in winners.items():
         sums = [[sum(tested.confusion[row][column] for tested in models) for column in (0, 1)] for row in (0, 1)]
         seeds = f"sum over {len(models)} seeds" if len(models) > 1 else "one seed"
-        matrices.append(_build_matrix(f"{name}, {seeds}", sums, result.classes))
+        matrices.append((f"{name}, {seeds}", _build_rows(sums, result.classes)))
     for published in result.config.published.models:
         if published.confusion is not None:
-            matrices.append(_build_matrix(published.model, published.confusion, result.classes))
+            matrices.append((published.model, _build_rows(published.confusion, result.classes)))
     return matrices
 
 
-def _build_matrix(title: str, counts: Sequence[Sequence[int]], classes: Sequence[str]) -> _Matrix:
-    rows = [
+def _build_rows(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Rows:
+    return [
         (truth, [(count, count / max(sum(row), 1)) for count in row])
         for truth, row in zip(classes, counts, strict=True)
     ]
-    return _Matrix(title=title, rows=rows)
 
 
 def _draw_qualities(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:

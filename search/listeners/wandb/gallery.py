@@ -3,7 +3,6 @@
 import csv
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +130,7 @@ def _pack(result: Result, tested: TestedModel, folder: Path) -> Any:
         **dataclasses.asdict(tested),
     }
     artifact = wandb.Artifact(f"{result.study}-{shorten(tested.architecture)}", "model", metadata=metadata)
-    for path in _list_files(folder, tested.label):
-        artifact.add_file(str(path), policy="immutable")
-    return artifact
-
-
-def _list_files(folder: Path, label: str) -> Iterator[Path]:
-    """Yield the files of a model without its predictions, which contain images of the data set."""
-    for path in sorted(folder.glob(f"{label}.*")):
+    for path in sorted(folder.glob(f"{tested.label}.*")):  # not the predictions, which contain images of the data set
         if not path.name.endswith((".partial", ".predictions.safetensors")):
-            yield path
+            artifact.add_file(str(path), policy="immutable")
+    return artifact
