@@ -158,18 +158,11 @@ class Archive:
             raise ImageError(TOO_LONG)
         try:
             with self._file.open(entry) as file:
-                return file.read(
-                    entry.file_size + 1
-                )  # one byte more, so that zipfile reaches the end and compares the CRC
-        except CORRUPT as error:
-            raise self._name_damage(path, error) from error
-        except OSError as error:
-            if error.errno != errno.EINVAL:  # a negative offset
+                return file.read(entry.file_size + 1)  # one byte more: zipfile reaches the end and compares the CRC
+        except (OSError, *CORRUPT) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a negative offset causes
                 raise
-            raise self._name_damage(path, error) from error
-
-    def _name_damage(self, path: str, error: Exception) -> InputError:
-        return InputError(f"{self.path} is corrupt at {path} ({error}): fetch it again")
+            raise InputError(f"{self.path} is corrupt at {path} ({error}): fetch it again") from error
 
 
 Source = Folder | Archive

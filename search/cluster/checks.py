@@ -114,9 +114,8 @@ def check_process(
         problem = find_problem(condition, arrives)
         if condition.probe is not None:
             condition.probe.delete()
-        if problem is None or (
-            is_url(terms.folder) and not reaches(terms.folder)
-        ):  # an outage, which a search survives
+        is_outage = problem is not None and is_url(terms.folder) and not reaches(terms.folder)  # a search survives it
+        if problem is None or is_outage:
             break
         if time.monotonic() >= deadline:
             raise NodeError(_explain_results(address, terms.folder, problem))

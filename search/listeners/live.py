@@ -96,12 +96,7 @@ class LiveView(Listener):
 
 
 def build_live(
-    config: StudyConfig,
-    *,
-    console: Console,
-    trials: Sequence[Trial] = (),
-    elapsed_s: float = 0.0,
-    plain: bool = False,
+    config: StudyConfig, *, console: Console, trials: Sequence[Trial] = (), elapsed_s: float = 0.0, plain: bool = False
 ) -> PlainLog | LiveView:
     """Build the listener that shows a search: live on a terminal, line by line elsewhere and in CI.
 

@@ -10,14 +10,7 @@ from search.config.conditions import drop_inactive, list_conditions
 from search.config.printable import defuse, escape_markdown
 from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, list_specs
-from search.evaluation.comparison import (
-    DETAILS,
-    METRICS,
-    Difference,
-    list_differences,
-    summarize,
-    summarize_lower,
-)
+from search.evaluation.comparison import DETAILS, METRICS, Difference, list_differences, summarize, summarize_lower
 from search.evaluation.result import Result
 from search.listeners.status import rank_trials
 from search.report.cells import (
