@@ -115,7 +115,6 @@ class StudyReader:
     """A study that another process may be writing; nothing is written, locked or repaired."""
 
     config: StudyConfig
-    manifest: dict[str, Any]
     directory: Path
     """Its folder, or where its files were downloaded to."""
     view: JournalView | None
@@ -142,11 +141,11 @@ def read_study(place: str | Path) -> Iterator[StudyReader]:
     Raises:
         InputError: If there is no study, or its study.yaml is damaged.
     """
-    config, manifest = load_study(place)
+    config, _ = load_study(place)
     with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
         view = JournalView(config.url, Path(scratch)) if config.url else None
         directory = Path(scratch) if view else Path(place)
-        yield StudyReader(config=config, manifest=manifest, directory=directory, view=view)
+        yield StudyReader(config=config, directory=directory, view=view)
 
 
 @contextmanager

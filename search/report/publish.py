@@ -1,7 +1,9 @@
-"""Writes the report of a result and shows its table."""
+"""Writes the report of a result, shows its table, and stores its pictures for optuna-dashboard."""
 
 import dataclasses
+import uuid
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
@@ -12,13 +14,13 @@ from search.evaluation.result import Result
 from search.record.folder import OpenStudy
 from search.record.journal import Journal
 from search.record.trial import State
-from search.report.artifacts import publish
 from search.report.cells import align
 from search.report.front import describe_uncounted
 from search.report.notes import describe_changes, list_notes
 from search.report.page import write_page
 from search.report.tables import list_search_tables, tabulate_best, write_report
 from search.report.terminal import render
+from trainables.durable import write_file
 from trainables.errors import InputError
 
 
@@ -39,9 +41,20 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     files = write_report(result, config.directory / "report")
     console.print(render(result))
     confusions = [path for path in files if path.name.endswith("_confusion.png")]
-    publish(confusions, config.directory / "artifacts", journal)
+    store_artifacts(confusions, config.directory / "artifacts", journal)
     console.print(f"Open {config.location}/report/report.html", soft_wrap=True)
     return result
+
+
+def store_artifacts(files: Sequence[Path], folder: Path, journal: Journal) -> None:
+    """Store files as artifacts of a study and record their names; those of an earlier evaluation are replaced.
+
+    Optuna's FileSystemArtifactStore reads the folder.
+    """
+    for path in files:
+        artifact_id = str(uuid.uuid5(uuid.NAMESPACE_URL, path.name))
+        write_file(folder / artifact_id, path.read_bytes())  # before the journal names it
+        journal.add_artifact(artifact_id, path.name)
 
 
 def publish_search(study: OpenStudy, console: Console, notes: Sequence[str]) -> None:

@@ -17,7 +17,7 @@ from search.record.journal import Journal
 from search.record.manifest import save_manifest
 from search.record.metric import Metric
 from search.record.trial import State
-from search.report.artifacts import publish
+from search.report.publish import store_artifacts
 
 ROOT = Path(__file__).parents[3]
 SEARCHER = """
@@ -50,7 +50,7 @@ def folder(tmp_path, describe_record):
     journal.add_epoch(trial, {"epoch": 1, "accuracy": 0.984375}, device="cpu", elapsed_s=1.0)
     journal.end_trial(trial, State.COMPLETE, None, {"seconds": 1.0})
     (tmp_path / "cnn_confusion.png").write_bytes(b"a picture")
-    publish([tmp_path / "cnn_confusion.png"], folder / "artifacts", journal)
+    store_artifacts([tmp_path / "cnn_confusion.png"], folder / "artifacts", journal)
     return folder
 
 

@@ -4,7 +4,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from search.record.journal import Journal
-from search.report.artifacts import publish
+from search.report.publish import store_artifacts
 
 
 def test_optuna_finds_what_was_published_and_publishing_again_replaces_it(tmp_path):
@@ -13,7 +13,7 @@ def test_optuna_finds_what_was_published_and_publishing_again_replaces_it(tmp_pa
         for path in figures:
             path.write_bytes(content + path.name.encode())
         journal = Journal(tmp_path / "study.journal", "mine", note=print)
-        publish(figures, tmp_path / "artifacts", journal)
+        store_artifacts(figures, tmp_path / "artifacts", journal)
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
     metas = get_all_artifact_meta(optuna.load_study(study_name="mine", storage=storage))
     assert sorted((meta.filename, meta.mimetype) for meta in metas) == [
