@@ -6,7 +6,7 @@ import io
 import json
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from search.config.printable import escape_lines
-from search.evaluation.result import Mistake, Result, TestedModel
+from search.evaluation.result import Mistake, Result
 from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
 from search.report import charts, figures
@@ -40,26 +40,24 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
     )
     environment.filters |= {"hash": _hash, "data": _escape_data}
     template = environment.from_string(_read("page.html.jinja"))
-    winners = result.winners
     timeline = charts.build_timeline_chart(result.trials)
     front = charts.build_front_chart(result.config, result.trials)
     names = list_architectures(result.config, result.trials)
     drawn = {name: charts.build_charts(result.config, result.trials, name) for name in names}
     page = template.render(
         result=result,
-        winners=winners,
         style=_read("page.css"),
         script=_read("page.js"),
         results=results,
         search=search,
-        curves=_draw_curves(result, winners),
-        matrices=_list_matrices(result, winners),
-        qualities=_draw_qualities(result, winners),
+        curves=_draw_curves(result),
+        matrices=_list_matrices(result),
+        qualities=_draw_qualities(result),
         mistakes={
             models[0].label: [
                 _describe(mistake, result.classes) for mistake in result.mistakes[models[0].label][:NUM_MISTAKES]
             ]
-            for models in winners.values()
+            for models in result.winners.values()
             if result.mistakes.get(models[0].label)
         },
         timeline=timeline,
@@ -81,7 +79,7 @@ def _read(name: str) -> str:
     return resources.files("search.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:
+def _draw_curves(result: Result) -> list[tuple[str, str]]:
     """Return captions and figures of the winners as trials; of a search alone, of its best trial."""
     drawn = []
     if result.config.trainable and (ranked := rank_trials(result.trials)):
@@ -89,7 +87,7 @@ def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -
         caption = f"Trial {ranked[0].number}, the best: {metric} per epoch"
         figure = figures.draw_curve(ranked[0], metric)
         drawn.append((caption, figures.render_svg(figure, name="best", description=caption)))
-    for architecture, models in winners.items():
+    for architecture, models in result.winners.items():
         trial = result.trials[models[0].trial]
         value, epoch = trial.get_peak()
         best = f"best {trial.metric} {format_metric(value, trial.metric)} in {epoch}"
@@ -101,10 +99,10 @@ def _draw_curves(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -
     return drawn
 
 
-def _list_matrices(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, Rows]]:
+def _list_matrices(result: Result) -> list[tuple[str, Rows]]:
     """Return titles and rows of the confusion matrices: ours summed over the seeds, then the published ones."""
     matrices = []
-    for name, models in winners.items():
+    for name, models in result.winners.items():
         sums = [[sum(tested.confusion[row][column] for tested in models) for column in (0, 1)] for row in (0, 1)]
         seeds = f"sum over {len(models)} seeds" if len(models) > 1 else "one seed"
         matrices.append((f"{name}, {seeds}", _build_rows(sums, result.classes)))
@@ -121,17 +119,17 @@ def _build_rows(counts: Sequence[Sequence[int]], classes: Sequence[str]) -> Rows
     ]
 
 
-def _draw_qualities(result: Result, winners: Mapping[str, Sequence[TestedModel]]) -> list[tuple[str, str]]:
+def _draw_qualities(result: Result) -> list[tuple[str, str]]:
     """Return captions and figures of ranking (ROC) and calibration (reliability)."""
     known = {
         name: [result.predictions[tested.label] for tested in models if tested.label in result.predictions]
-        for name, models in winners.items()
+        for name, models in result.winners.items()
     }
     if not any(known.values()):
         return []
     areas = ", ".join(
         f"{name} {statistics.fmean(tested.metrics['auroc'] for tested in models):.4f}"
-        for name, models in winners.items()
+        for name, models in result.winners.items()
     )
     told = f"Share of {result.classes[1]} images against the probability; calibrated: on the diagonal"
     roc = figures.draw_roc(result.labels, known, result.classes)
