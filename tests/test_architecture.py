@@ -44,7 +44,7 @@ DOORS = {
     "jinja2": {"search/report/page.py"},
     "torchmetrics": {"search/evaluation/statistics.py"},
     "pandas": {"search/evaluation/comparison.py", "search/report/trials.py"},
-    "safetensors": {"search/evaluation/model_file.py"},
+    "safetensors": {"search/evaluation/model_file.py", "search/datasets/prepare.py"},
     "PIL": {
         "trainables/pixels.py",
         "search/report/page.py",
