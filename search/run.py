@@ -23,7 +23,7 @@ from search.cluster.transfer import build_delivery
 from search.cluster.trials import build_job
 from search.commands.plan import describe_plan
 from search.commands.terminal import CodeOption, build_console, explain_errors
-from search.config.code import import_code, locate, require_code, take_function
+from search.config.code import consent, locate, take_function
 from search.config.load import load, parse
 from search.config.schema import MANIFEST, StudyConfig
 from search.config.space import Choice, Range
@@ -35,7 +35,7 @@ from search.listeners.live import build_live
 from search.listeners.status import rank_trials
 from search.listeners.tensorboard import EventFiles
 from search.listeners.wandb.tracker import build_tracker
-from search.record.checkpoints import TrialCheckpoints
+from search.record.checkpoints import TrialCheckpoints, load_key
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.manifest import fetch_manifest, load_manifest
 from search.record.provenance import ROOT
@@ -128,9 +128,7 @@ def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
     before: dict[str, Any] = manifest["config"] | {"results": wanted["results"]}  # the study may have been moved
     for override in overrides:
         set_value(before, override)
-    if code is not None and import_code(before, code):
-        before["code"] = str(code.resolve())
-    require_code(before, "name its CONFIG, or its folder with --code")
+    before["code"] = consent(before, code, "name its CONFIG, or its folder with --code")
     config = parse(before)
     check_storage(config.storage, overrides)
     check_address(config.cluster.address, overrides)
@@ -182,11 +180,12 @@ def _search(
         if opened.mirror:
             opened.mirror.delete_leftovers(study.trials)
         _clear_nodes(config, study)
+        key = load_key() if config.trainable else b""
         halted = run_study(
             study,
             functools.partial(run_trial, build_delivery(config, packed)),
             lambda trial: build_job(
-                config, trial, packed, checkpoints.get_path(trial.number), manifest=opened.manifest
+                config, trial, packed, checkpoints.get_path(trial.number), manifest=opened.manifest, key=key
             ),
             slots=count_slots(config, nodes),
         )

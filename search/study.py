@@ -22,7 +22,7 @@ from search.samplers.sampler import build_sampler
 from search.samplers.shares import choose_architecture
 from search.schedulers.budget import describe_spent
 from search.schedulers.patience import is_converged
-from search.schedulers.scheduler import Scheduler, build_scheduler
+from search.schedulers.scheduler import Scheduler, ask_scheduler, build_scheduler
 from trainables.config import list_defaults
 from trainables.errors import InputError
 from trainables.names import require_imported
@@ -153,7 +153,8 @@ class Study:
 
         A trial that is spared does not stop.
         """
-        stop = self._schedulers[trial.architecture].report(trial.number, epoch, trial.list_scores()[epoch - 1])
+        scheduler, score = self._schedulers[trial.architecture], trial.list_scores()[epoch - 1]
+        stop = ask_scheduler(scheduler, self.config.search.scheduler, trial.number, epoch, score)
         return stop and not (self.config.search.spare_first and trial.number in self._first)
 
     def _propose(self) -> Trial:

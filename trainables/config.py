@@ -7,16 +7,13 @@ differences.
 import dataclasses
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from trainables.errors import InputError, check_field
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.resnet50.config import ResNet50Config
 from trainables.names import IMPORTED, is_own, is_unknown
 from trainables.parameters import Parameter, list_parameters
-
-if TYPE_CHECKING:
-    from torch import nn
 
 Value = bool | int | float | str
 """Value of a parameter."""
@@ -39,7 +36,7 @@ class Architecture(Protocol):
         without_effect(size): Returns by a parameter with its value the parameters that have no effect then.
     """
 
-    def build(self, *, size: int) -> "nn.Module":
+    def build(self, *, size: int) -> Any:
         """Build the network, with random weights.
 
         Args:

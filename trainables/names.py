@@ -4,7 +4,6 @@ import importlib
 import inspect
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from trainables.errors import InputError
@@ -29,27 +28,29 @@ def shorten(name: str) -> str:
     return name.rpartition(":")[2]
 
 
-def add_folder(folder: Path) -> None:
-    """Let imports find the modules of a folder, after all others, so that they replace none of them."""
-    if str(folder) not in sys.path:
-        sys.path.append(str(folder))
-
-
 def import_own(name: str, folder: str | None, where: str) -> Any:
     """Import code of the user, whose consent this needs, and keep it under its name; return it.
 
     Args:
         name: `module:Name`.
-        folder: Folder of the user's modules.
+        folder: Folder of the user's modules, searched after all others, so that they replace none of them.
         where: Key of the study's file, for the message.
 
     Raises:
         InputError: If it cannot be imported.
     """
-    if folder is not None:
-        add_folder(Path(folder))
+    if folder is not None and folder not in sys.path:
+        sys.path.append(folder)
     if name not in IMPORTED:
-        IMPORTED[name] = resolve(name, {}, where)
+        module, _, attribute = name.partition(":")
+        try:
+            IMPORTED[name] = getattr(importlib.import_module(module), attribute)
+        except (Exception, SystemExit) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise InputError(
+                f"{where} = {name!r} cannot be imported ({reason}): modules are searched in the folder of the study's "
+                "file and among the installed packages"
+            ) from error
     return IMPORTED[name]
 
 
@@ -63,39 +64,13 @@ def require_imported(*names: Any) -> None:
         raise InputError(f"the study trains with {missing[0]}, which its own file does not name: no code of it is run")
 
 
-def resolve(name: str, table: Mapping[str, Any], where: str) -> Any:
-    """Return what a name stands for; the module of `module:Name` is imported.
-
-    Args:
-        name: A key of the table, or `module:Name`.
-        table: What we have, by name.
-        where: Key of the study's file, for the message.
-
-    Raises:
-        InputError: If there is no such name, or the module cannot be imported.
-    """
-    if name in table:
-        return table[name]
-    module, _, attribute = name.partition(":")
-    if not (module and attribute):
-        raise InputError(f"{where} = {name!r}: expected one of {', '.join(table)}, or module:Name of your own code")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"{where} = {name!r} cannot be imported ({reason}): modules are searched in the folder of the study's file "
-            "and among the installed packages"
-        ) from error
-
-
 def build(name: str, offered: Mapping[str, Any], where: str) -> Any:
     """Return an object of the user's class `module:Name`, built from those offered arguments that it names.
 
     Raises:
-        InputError: If there is no such class, or it cannot be built from them.
+        InputError: If it cannot be imported, or not be built from them.
     """
-    kind = resolve(name, {}, where)
+    kind = import_own(name, None, where)
     try:
         return kind(**{key: offered[key] for key in inspect.signature(kind).parameters if key in offered})
     except Exception as error:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from trainables.config import TrainConfig
+from trainables.errors import InputError
+from trainables.models.cnn.config import CnnConfig
 from trainables.names import IMPORTED
 
 
@@ -39,6 +41,27 @@ def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
         learning, lr=config.learning_rate, weight_decay=config.weight_decay, **fused
     )
     return optimizer
+
+
+def check_optimizer(name: str) -> None:
+    """Check that an optimizer of the user can train: build it, take a step, and restore its state.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    model = nn.Linear(1, 1)
+    try:
+        config = TrainConfig(model=CnnConfig(), epochs=1, optimizer=name)
+        optimizer = build_optimizer(config, model)
+        schedule(optimizer, config, 0.5)
+        model(torch.ones(1, 1)).sum().backward()
+        optimizer.step()
+        optimizer.load_state_dict(optimizer.state_dict())
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{name} cannot train ({reason}): an optimizer is a torch.optim.Optimizer of (params, lr, weight_decay)"
+        ) from error
 
 
 def set_capturable(optimizer: torch.optim.Optimizer, enabled: bool) -> None:

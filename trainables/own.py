@@ -203,7 +203,7 @@ class _Pickler(pickle.Pickler):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what `_Pickler` wrote; its content is that of this study's own checkpoint, which has been verified."""
+    """Reads what `_Pickler` wrote: a checkpoint's key has shown that a search of this user wrote it."""
 
     def __init__(self, content: bytes, kept: Mapping[str, Any]) -> None:
         super().__init__(io.BytesIO(content))

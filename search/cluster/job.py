@@ -8,11 +8,8 @@ from typing import Any, Protocol
 
 from search.record.checkpoints import Checkpoint
 
-IDENTITY = (
-    *("architecture", "params", "seed", "max_epochs", "epochs", "val_fraction", "max_train_images", "split_seed"),
-    "study",
-)
-"""Fields that decide what a job trains, and for which study."""
+IDENTITY = ("architecture", "params", "seed", "max_epochs", "epochs", "val_fraction", "max_train_images", "split_seed")
+"""Fields that decide what a job trains."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +30,8 @@ class Job:
     """Last epoch to train, at most `max_epochs`."""
     epochs_done: int = 0
     """Epochs that the source has recorded: they are not reported again."""
-    study: str | None = None
-    """The id in the study's study.yaml: no other study reads the checkpoints of its trials."""
+    key: bytes = dataclasses.field(default=b"", repr=False)
+    """Secret of the driver's user, without which no checkpoint of a training function is written or read."""
     code: str | None = None
     """Folder of the user's own modules."""
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -65,7 +62,7 @@ class Job:
         if self.checkpoint is None:
             return None
         path = Path(self.checkpoint).expanduser()
-        return Checkpoint(path=path, name=self.label, identity=self.describe(), url=self.url)
+        return Checkpoint(path=path, name=self.label, identity=self.describe(), url=self.url, key=self.key)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

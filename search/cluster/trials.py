@@ -45,7 +45,7 @@ class Trials:
 
 
 def build_job(
-    config: StudyConfig, trial: Trial, packed: Path | None, checkpoint: Path, *, manifest: Mapping[str, Any]
+    config: StudyConfig, trial: Trial, packed: Path | None, checkpoint: Path, *, manifest: Mapping[str, Any], key: bytes
 ) -> Job:
     """Return the job of a trial.
 
@@ -55,6 +55,7 @@ def build_job(
         packed: Folder of the packed images; None for a training function of the user.
         checkpoint: File of the trial's newest checkpoint, which need not exist.
         manifest: Its study.yaml.
+        key: Protects the checkpoints of a training function; else empty.
     """
     granted = config.get_resources(trial.architecture)
     return Job(
@@ -66,7 +67,7 @@ def build_job(
         max_epochs=config.search.max_epochs,
         epochs=config.search.max_epochs,
         epochs_done=len(trial.epochs),
-        study=manifest["id"],
+        key=key,
         code=config.code,
         sources=manifest["code"].get("own", {}),
         pack=None if packed is None else str(packed.resolve()),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
-from search.record.provenance import hash_own
+from search.record.provenance import hash_own, list_changed
 from trainables.config import TrainConfig, build_train_config, get_architecture
 from trainables.errors import DISK_FAULTS, InputError, TrainingError
 from trainables.names import import_own, is_own
@@ -149,8 +149,7 @@ def _import_code(job: Job) -> None:
             import_own(name, job.code, "code")
     except InputError as error:
         raise NodeError(f"a node lacks code of the study: {error}") from error
-    here = hash_own(job.code)
-    if other := [name for name in here if here[name] != job.sources.get(name, here[name])]:
+    if other := list_changed(job.sources, hash_own(job.code)):
         raise NodeError(f"{other[0]} in {job.code} is not the driver's: have the same on each node, to the end")
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from search.cluster.checks import check_nodes
 from search.cluster.nodes import connect
 from search.commands.terminal import CodeOption, build_console, explain_errors
-from search.config.code import import_code, require_code
+from search.config.code import consent
 from search.config.load import dump
 from search.config.schema import StudyConfig
 from search.config.untrusted import check_address
@@ -24,7 +24,8 @@ from search.evaluation import evaluate as evaluation
 from search.evaluation.choices import check_winners
 from search.listeners.wandb.tracker import build_tracker
 from search.record.folder import OpenStudy, open_study
-from search.record.manifest import load_study
+from search.record.manifest import load_classifiers
+from search.record.provenance import hash_own, list_changed
 from search.record.trial import Trial
 from search.report.publish import publish_report
 from trainables.errors import InputError
@@ -63,7 +64,7 @@ def main(
         trials = opened.journal.load()
         _check_finished(config, trials)
         packed = prepare_data(config, console)
-        _check_data(config, opened.manifest, packed)
+        _check_same(config, opened.manifest, packed)
         if evaluation.is_trained(config, opened.manifest, trials):
             console.print("Evaluated before with these choices; nothing to train.")
         else:
@@ -92,14 +93,8 @@ def _read_config(study: str, settings: Sequence[str], code: Path | None, *, need
         if not setting.startswith(MAY_SET):
             known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
             raise InputError(f"--set {setting}: an evaluation may change {known} only")
-    config, _ = load_study(study, settings)
-    if config.trainable:
-        raise InputError(f"{study} searched the training function {config.trainable}: it has no models to test")
-    if code is not None and import_code(dump(config), code):
-        config = dataclasses.replace(config, code=str(code.resolve()))
-    if needs_code:
-        require_code(dump(config), "name its folder with --code")
-    return config
+    config = load_classifiers(study, settings)
+    return dataclasses.replace(config, code=consent(dump(config), code)) if needs_code else config
 
 
 def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:
@@ -117,7 +112,11 @@ def _check_finished(config: StudyConfig, trials: Sequence[Trial]) -> None:
         raise InputError(f"{' '.join(missing).rstrip('.')}: {cure}")
 
 
-def _check_data(config: StudyConfig, manifest: dict[str, Any], packed: Path) -> None:
+def _check_same(config: StudyConfig, manifest: dict[str, Any], packed: Path) -> None:
+    """Check that images and code of the user are those of the search."""
     if load_info(packed).fingerprint != manifest["data"].get("fingerprint"):
         cure = "--set data.path=PATH names the right ones"
         raise InputError(f"{config.data.path} has other images than {config.location} was searched on: {cure}")
+    if changed := list_changed(manifest["code"].get("own", {}), hash_own(config.code)):
+        cure = "restore it, or continue the search with --accept-changes"
+        raise InputError(f"your {changed[0]} has other content than {config.location} was searched with: {cure}")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from search.cluster.worker import prepare_device
 from search.commands.terminal import CodeOption, build_console, explain_errors
-from search.config.code import import_code, require_code
+from search.config.code import consent
 from search.config.load import dump
 from search.config.schema import ResourceConfig
 from search.datasets.prepare import prepare_data
@@ -24,8 +24,8 @@ from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.result import TestedModel
 from search.evaluation.test import train_and_test
 from search.record.folder import fetch_folder
-from search.record.manifest import load_study
-from search.record.provenance import describe_code, describe_commit
+from search.record.manifest import load_classifiers, load_study
+from search.record.provenance import describe_code, describe_commit, list_changed
 from trainables.errors import InputError
 from trainables.names import shorten
 from trainables.pack_info import load_info
@@ -52,16 +52,11 @@ def main(
     """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
     console = build_console()
     with explain_errors():
-        config, _ = load_study(place, uses_journal=False)
-        if config.trainable is not None:
-            raise InputError(f"{place} searched the training function {config.trainable}: it has no models")
-        if code is not None:
-            import_code(dump(config), code)
-        require_code(dump(config), "name its folder with --code")
+        folder = consent(dump(load_classifiers(place, uses_journal=False)), code)
         with fetch_folder(place) as study:
             records = choose_records(study, place, model, seed)
             pack = _prepare(study, records, data, cache, console)
-            same = [_reproduce(study, record, pack, console) for record in records]
+            same = [_reproduce(study, record, pack, folder, console) for record in records]
         console.print(f"{sum(same)} of {len(same)} models reproduced.")
     if not all(same):
         raise typer.Exit(1)
@@ -139,14 +134,16 @@ def _prepare(
     return pack
 
 
-def _reproduce(study: Path, record: ModelRecord, pack: Path, console: Console) -> bool:
+def _reproduce(study: Path, record: ModelRecord, pack: Path, folder: str | None, console: Console) -> bool:
     """Train a model again and print the comparison; return whether it is the same."""
     stored = load_weights(study / "models" / (record.label + WEIGHTS), record)
     retraining = Retraining(**record.retraining | {"params": record.parameters})
     has_gpu = pick_device().type != "cpu"
     granted = ResourceConfig(cpus=record.hardware["cpus"], gpus=record.hardware["gpus"] if has_gpu else 0.0)
     device = prepare_device(granted.cpus, granted.gpus)
-    code = describe_code()
+    code = describe_code(folder)
+    if changed := list_changed(record.code.get("own", {}), code.get("own", {})):
+        raise InputError(f"{record.label} was trained with other content of your {changed[0]}: restore it")
     obstacles = list_obstacles(record, describe_hardware(device), code)
     console.print(f"{record.label}: training {retraining.epochs} epochs again ...")
     model, tested = train_and_test(retraining, pack, granted)

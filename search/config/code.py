@@ -18,34 +18,32 @@ OWN_KEY = re.compile(
 """Keys of a study whose value may be `module:Name`."""
 
 
-def import_code(values: Mapping[str, Any], folder: Path) -> bool:
-    """Import the code of the user that a study names, and answer whether it names any.
+def consent(values: Mapping[str, Any], folder: Path | None, cure: str = "name its folder with --code") -> str | None:
+    """Import the code of the user that a study or a model names, from the folder that the user gave.
 
     Args:
-        values: The study as plain values.
-        folder: Where the user's modules are.
+        values: The study as plain values. What they say about the folder is not the user's word, and is not read.
+        folder: Where the user's modules are; None if the user gave none, so that nothing may be imported.
+        cure: What gives a folder, for the message.
+
+    Returns:
+        The folder, for `StudyConfig.code`; None if no code of the user is named.
 
     Raises:
-        InputError: If something cannot be imported, or is not what its key expects.
+        InputError: If code is named without a folder, cannot be imported, or is not what its key expects.
     """
     named = list(list_own(values))
+    if folder is None:
+        if missing := [name for _, name in named if is_unknown(name)]:
+            raise InputError(f"the study runs code that is not of this project, {missing[0]}: if you trust it, {cure}")
+        return None
     for where, name in named:
-        found = import_own(name, str(folder), where)
+        found = import_own(name, str(folder.resolve()), where)
         if where == "trainable":
             take_function(name, found)
         elif where in ("search.architectures", "recipes.architecture"):
             check_architecture(name, found)
-    return bool(named)
-
-
-def require_code(values: Mapping[str, Any], cure: str) -> None:
-    """Check that the code which a study names was imported.
-
-    Raises:
-        InputError: If not; the cure is part of the message.
-    """
-    if missing := [name for _, name in list_own(values) if is_unknown(name)]:
-        raise InputError(f"the study runs code that is not of this project, {missing[0]}: if you trust it, {cure}")
+    return str(folder.resolve()) if named else None
 
 
 def list_own(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from search.config.code import import_code
+from search.config.code import consent
 from search.config.fields import GOALS
 from search.config.schema import Recipe, SearchConfig, StudyConfig
 from search.config.space import find_outside, list_specs
@@ -43,9 +43,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     for file, layer in read_layers(path):
         values = overlay(values, layer) | _read_named(layer, file.parent)
     apply_settings(values, overrides, path.parent)
-    if import_code(values, folder := path.parent.resolve()):
-        values["code"] = str(folder)
-    return parse(values)
+    return parse(values | {"code": consent(values, path.parent)})
 
 
 def apply_settings(values: dict[str, Any], settings: Sequence[str], folder: Path) -> None:
@@ -141,6 +139,8 @@ def _place_trainable(values: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _check_search(search: SearchConfig) -> None:
     names = set(map(shorten, search.architectures))
+    if "shared" in names:
+        raise InputError("search.architectures: `shared` is a section of the space: use another name")
     if len(names) < len(search.architectures):
         raise InputError(f"search.architectures = {str(list(search.architectures))[:200]}: expected distinct names")
     if search.shares is not None and set(search.shares) != names:

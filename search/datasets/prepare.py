@@ -6,13 +6,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from search.config.code import list_own
 from search.config.conditions import drop_inactive, list_conditions
+from search.config.load import dump
 from search.config.printable import escape
 from search.config.schema import StudyConfig
 from search.config.space import Choice, list_specs, pick
 from search.config.untrusted import MAX_TEST_IMAGES
 from search.datasets.sample import build_sample
-from trainables.config import build_train_config, is_function
+from trainables.config import build_train_config
 from trainables.errors import InputError
 from trainables.names import is_own
 from trainables.pack import Settings, pack
@@ -48,15 +50,22 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
 
 
 def prepare_weights(config: StudyConfig) -> None:
-    """Fetch all initial weights that the space names, and build a model of each architecture of the user.
+    """Fetch all initial weights that the space names, and try each architecture and optimizer of the user.
 
     So a fault stops the search, and not each trial.
 
     Raises:
-        InputError: If weights cannot be fetched, found or loaded, or a model does not give one logit an image.
+        InputError: If weights cannot be fetched, found or loaded, a model cannot train, be saved and be restored, or an
+            optimizer cannot train.
     """
+    if config.trainable is not None:
+        return
+    for optimizer in {name for where, name in list_own(dump(config)) if where.endswith(".optimizer")}:
+        from trainables.optim import check_optimizer  # imports torch
+
+        check_optimizer(optimizer)
     size = config.data.size
-    for architecture in () if config.trainable else config.search.architectures:
+    for architecture in config.search.architectures:
         specs = list_specs(config.space, architecture)
         spec = specs.get("weights")
         for weights in spec.choice if isinstance(spec, Choice) else [spec]:
@@ -65,8 +74,11 @@ def prepare_weights(config: StudyConfig) -> None:
 
                 built = build_train_config(architecture, {"weights": weights}, epochs=1, seed=0, size=size)
                 build_model(built.model, size=size)
-        if is_own(architecture) and not is_function(architecture):
-            from trainables.models.model import check_model  # imports torch
+        if is_own(architecture):
+            import safetensors.torch  # imports torch
+
+            from trainables.models.model import check_model
 
             point = drop_inactive(list_conditions(specs), {name: pick(spec) for name, spec in specs.items()})
-            check_model(architecture, build_train_config(architecture, point, epochs=1, seed=0, size=size))
+            training = build_train_config(architecture, point, epochs=1, seed=0, size=size)
+            check_model(architecture, training, safetensors.torch.save)

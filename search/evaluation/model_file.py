@@ -18,14 +18,14 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search.config.code import import_code, require_code
+from search.config.code import consent
 from search.config.untrusted import MANIFEST_BYTES, MAX_TEST_IMAGES, WEIGHTS_BYTES, parse_json, read_file
 from search.evaluation.model_card import build_card
 from search.evaluation.model_record import ModelRecord, build_record
 from trainables.config import TrainConfig
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
-from trainables.models.model import restore_model
+from trainables.models.model import copy_weights, restore_model
 from trainables.pixels import RULE
 
 WEIGHTS, PREDICTIONS, RECORD, CARD = ".safetensors", ".predictions.safetensors", ".json", ".md"
@@ -81,8 +81,7 @@ def save_model(
     paths[RECORD].unlink(missing_ok=True)
     sync(folder)  # or a power cut could leave the earlier record with other files
     paths[PREDICTIONS].unlink(missing_ok=True)
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    contents = {"weights": safetensors.torch.save(plain)}
+    contents = {"weights": safetensors.torch.save(copy_weights(weights))}
     if predictions is not None:
         contents["predictions"] = safetensors.numpy.save(dict(predictions))
     for kind, content in contents.items():
@@ -105,10 +104,7 @@ def load_model(path: Path, code: Path | None = None) -> TrainedModel:
     if path.suffix != WEIGHTS:
         raise InputError(f"{path} is not a model: give a .safetensors file of results/NAME/models")
     record = load_record(path.with_suffix(RECORD))
-    named = {"search": {"architectures": [record.retraining["architecture"]]}}
-    if code is not None:
-        import_code(named, code)
-    require_code(named, "name its folder with --code")
+    consent({"search": {"architectures": [record.retraining["architecture"]]}}, code)
     weights = load_weights(path, record)
     try:
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):

@@ -19,6 +19,7 @@ from search.evaluation.model_record import Retraining
 from search.evaluation.result import TestedModel
 from search.evaluation.retrainings import ModelFolder, build_job
 from search.evaluation.test import choose_on_validation, save_tested
+from search.record.provenance import hash_own
 from trainables.errors import TrainingError
 
 T = TypeVar("T")
@@ -73,6 +74,7 @@ class Retrainer:
     def _run(
         self, retrainings: Sequence[Retraining], finish: Callable[[Job, Trained], T], val_fraction: float | None
     ) -> dict[str, T | Failure]:
+        sources = hash_own(self.config.code)
         jobs = [
             build_job(
                 retraining,
@@ -82,6 +84,7 @@ class Retrainer:
                 folder=self.folder,
                 val_fraction=val_fraction,
                 code=self.config.code,
+                sources=sources,
             )
             for number, retraining in enumerate(retrainings)
         ]

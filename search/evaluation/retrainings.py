@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,7 @@ def build_job(
     folder: ModelFolder | None = None,
     val_fraction: float | None = None,
     code: str | None = None,
+    sources: Mapping[str, str] | None = None,
 ) -> Job:
     """Return the job of a retraining.
 
@@ -79,6 +81,7 @@ def build_job(
         folder: Keeps the checkpoint; None keeps none.
         val_fraction: Share of the images that validates; None trains on all.
         code: Folder of the user's own modules.
+        sources: SHA-256 of these modules, as `hash_own` gives it.
     """
     require_imported(retraining.architecture, retraining.params.get("optimizer"))
     return Job(
@@ -90,6 +93,7 @@ def build_job(
         max_epochs=retraining.max_epochs,
         epochs=retraining.epochs,
         code=code,
+        sources=dict(sources or {}),
         pack=str(pack.resolve()),
         val_fraction=val_fraction,
         max_train_images=retraining.max_train_images,

@@ -64,7 +64,7 @@ def save_tested(folder: ModelFolder, retrainings: Mapping[str, Retraining], job:
         tested=dataclasses.asdict(tested.summary),
         preprocessing=describe_preprocessing(load_info(Path(str(job.pack))).classes, trained.config),
         hardware=describe_hardware(trained.device) | {"cpus": job.cpus, "gpus": job.gpus},
-        code=describe_code(),
+        code=describe_code(job.code),
     )
     save_model(folder.path, record, tested.model.state_dict(), tested.predictions)
     folder.upload(job.label)

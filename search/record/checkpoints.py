@@ -6,12 +6,17 @@ proposed again with other parameters; the old checkpoint then belongs to another
 
 import dataclasses
 import hashlib
+import os
+import secrets
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from search.record.object_store import Store, StoreError
 from search.record.trial import Listener, State, Trial
+from trainables.durable import make_folder, sync
+from trainables.errors import InputError
 
 FOLDER = "checkpoints/"
 """Prefix in a store; then the training's name, a hash of its identity, and the epoch."""
@@ -31,6 +36,8 @@ class Checkpoint:
     """Everything that determines the training."""
     url: str | None = None
     """URL of the study in an object store, if it has one."""
+    key: bytes = b""
+    """Of `load_key`, if loading the state unpickles objects."""
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest intact state of this training; None if neither this node nor the store has one."""
@@ -50,7 +57,7 @@ class Checkpoint:
         """Write a state here and into the store; if the store does not answer, here alone."""
         from trainables import checkpoint  # imports torch, which the driver does not need
 
-        checkpoint.save(self.path, state | {"identity": self.identity})
+        checkpoint.save(self.path, state | {"identity": self.identity}, self.key)
         if self.url is None:
             return
         store = Store(self.url)
@@ -72,7 +79,7 @@ class Checkpoint:
     def _load_file(self) -> dict[str, Any] | None:
         from trainables import checkpoint
 
-        state = checkpoint.load(self.path)
+        state = checkpoint.load(self.path, self.key)
         return None if state is None or state.pop("identity", None) != self.identity else state
 
     def _list_stored(self) -> list[tuple[int, str]]:
@@ -113,6 +120,28 @@ class TrialCheckpoints(Listener):
         """Delete the folder if it is empty."""
         if self._directory.is_dir() and not any(self._directory.iterdir()):
             self._directory.rmdir()
+
+
+def load_key() -> bytes:
+    """Return the secret of this user on this machine, outside of all studies; make it at the first call.
+
+    Raises:
+        InputError: If it cannot be kept.
+    """
+    folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cifake-search"
+    path = folder / "checkpoint.key"
+    try:
+        if not path.exists():
+            make_folder(folder)
+            with tempfile.NamedTemporaryFile(dir=folder) as file:  # of mode 0600
+                file.write(secrets.token_bytes(32))
+                file.flush()
+                sync(Path(file.name))
+                with suppress(FileExistsError):  # another search was faster
+                    os.link(file.name, path)
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot keep a key in {path} ({error.strerror}): set XDG_STATE_HOME to a folder") from None
 
 
 def delete_files(path: Path) -> None:

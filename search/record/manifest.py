@@ -19,7 +19,7 @@ from search.config.yaml import read_untrusted_yaml, write_yaml
 from search.record.choices import Evaluation
 from search.record.learnt import Learnt
 from search.record.object_store import Store, StoreError
-from search.record.provenance import Code, describe_code, describe_command, describe_commit, hash_own
+from search.record.provenance import Code, describe_code, describe_command, describe_commit, list_changed
 from trainables.errors import InputError
 from trainables.pack_info import load_info
 
@@ -99,7 +99,7 @@ def build_manifest(config: StudyConfig, packed: Path | None) -> dict[str, Any]:
         "command": describe_command(),
         "config": dump(config),
         "data": data,
-        "code": describe_code() | ({"own": hash_own(config.code)} if config.code else {}),
+        "code": describe_code(config.code),
         "evaluations": [],
     }
 
@@ -177,9 +177,21 @@ def load_study(
     return config, manifest
 
 
+def load_classifiers(place: Path | str, settings: Sequence[str] = (), *, uses_journal: bool = True) -> StudyConfig:
+    """Do what `load_study` does, for a study whose models are trained again.
+
+    Raises:
+        InputError: As `load_study`, or if it searched a training function, which has no model of ours.
+    """
+    config, _ = load_study(place, settings, uses_journal=uses_journal)
+    if config.trainable is not None:
+        raise InputError(f"{place} searched the training function {config.trainable}: it has no models")
+    return config
+
+
 def _configure(manifest: Mapping[str, Any], settings: Sequence[str], results: str) -> StudyConfig:
-    """Return a recorded configuration with the user's overrides; the cache is always the user's own."""
-    document = copy.deepcopy(manifest["config"])
+    """Return a recorded configuration with the user's overrides; cache and code are always the user's own."""
+    document = copy.deepcopy(manifest["config"]) | {"code": None}
     if isinstance(document.get("data"), dict):
         document["data"].pop("cache", None)
     apply_settings(document, settings, Path())
@@ -221,8 +233,8 @@ def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     found = [f"{key}: {old.get(key)!r} became {new.get(key)!r}" for key in keys if not key.startswith(MAY_CHANGE)]
     if before["data"].get("fingerprint") != now["data"]["fingerprint"]:
         found.append(f"data.path: {now['config']['data']['path']} has other images")
-    mine, others = before["code"].get("own", {}), now["code"].get("own", {})  # a script may load more than its module
-    found += [f"your {name} has other content" for name in mine if others.get(name, mine[name]) != mine[name]]
+    changed = list_changed(before["code"].get("own", {}), now["code"].get("own", {}))
+    found += [f"your {name} has other content" for name in changed]
     old, new = (_flatten({**each["code"], "own": None}) for each in (before, now))
     keys = [key for key in sorted(set(old) | set(new)) if old.get(key) != new.get(key)]
     if "source" in keys:

@@ -39,8 +39,8 @@ class Code:
     """SHA-256 of the user's modules, by their path below the study's `code`."""
 
 
-def describe_code() -> dict[str, Any]:
-    """Return the fields of `Code` as they are now.
+def describe_code(folder: str | None = None) -> dict[str, Any]:
+    """Return the fields of `Code` as they are now, given the folder of the user's modules if there is one.
 
     Where git does not answer, or the packages are not at the top of a repository that tracks them, commit and dirty
     are None.
@@ -48,13 +48,14 @@ def describe_code() -> dict[str, Any]:
     is_tracked = _ask_git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(ROOT))) is not None
     is_tracked = is_tracked and _ask_git("rev-parse", "--show-prefix") == ""
     changes = _ask_git("status", "--porcelain") if is_tracked else None
-    return {
+    described = {
         "commit": _ask_git("rev-parse", "HEAD") if is_tracked else None,
         "dirty": None if changes is None else bool(changes),
         "source": hash_source(ROOT),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+    return described | ({"own": hash_own(folder)} if folder else {})
 
 
 def describe_commit(code: Mapping[str, Any], *, digits: int = 12) -> str:
@@ -92,6 +93,11 @@ def hash_own(folder: str | None) -> dict[str, str]:
         for path in sorted(own)
         if path.is_relative_to(root) and not any(path.is_relative_to(each) for each in ours)
     }
+
+
+def list_changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the user's modules of `hash_own` that have other content now; a process need not load all of them."""
+    return [name for name in before if now.get(name, before[name]) != before[name]]
 
 
 def describe_command() -> str:

@@ -69,3 +69,20 @@ def build_scheduler(search: SearchConfig) -> Scheduler:
     if not callable(getattr(scheduler, "report", None)):
         raise InputError(f"search.scheduler = {search.scheduler!r} lacks report(number, epoch, value) -> bool")
     return scheduler
+
+
+def ask_scheduler(scheduler: Scheduler, name: str, number: int, epoch: int, value: float) -> bool:
+    """Report an epoch to the scheduler of that name and return whether the trial stops there.
+
+    Raises:
+        InputError: If a class of the user raises an error.
+    """
+    try:
+        return scheduler.report(number, epoch, value)
+    except Exception as error:
+        if name in SCHEDULERS:
+            raise
+        raise InputError(
+            f"search.scheduler = {name!r} fails at trial {number}, epoch {epoch} ({type(error).__name__}: {error}): "
+            "correct it, then resume with --accept-changes"
+        ) from error

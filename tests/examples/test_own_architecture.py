@@ -1,5 +1,7 @@
 """The example of an architecture of one's own, through all commands."""
 
+import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -89,6 +91,21 @@ def test_a_study_is_resumed_with_its_config_or_its_code(study, tmp_path):
     assert (refused.returncode, "my_vit:Vit" in refused.stderr) == (2, True)
     done = run_command("search.run", *known, "--code", str(EXAMPLE), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_models_are_evaluated_and_reproduced_with_the_module_of_the_search_alone(study, tmp_path):
+    hashed = {"my_vit.py": hashlib.sha256((EXAMPLE / "my_vit.py").read_bytes()).hexdigest()}
+    record = json.loads((study / "models" / "Vit-seed0.json").read_text())
+    assert record["code"]["own"] == hashed
+    own = shutil.copytree(EXAMPLE, tmp_path / "own")
+    (own / "my_vit.py").write_text((own / "my_vit.py").read_text() + "\n")
+    copy = shutil.copytree(study, tmp_path / study.name)
+    for command, reason in (("evaluate", "than"), ("reproduce", "restore it")):
+        refused = run_command("search", command, str(copy), "--code", str(own))
+        assert refused.returncode == 2
+        assert "other content" in refused.stderr
+        assert "my_vit.py" in refused.stderr
+        assert reason in refused.stderr
 
 
 def test_a_changed_module_is_another_code(study, tmp_path):

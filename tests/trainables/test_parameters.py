@@ -80,9 +80,9 @@ def test_a_class_that_is_no_architecture_is_refused_in_a_sentence(kind: Any, pro
 
 
 def test_a_model_that_gives_no_logit_for_each_image_is_refused(own: str) -> None:
-    check_model(own, build_train_config(own, {}, epochs=1, seed=0))
+    check_model(own, build_train_config(own, {}, epochs=1, seed=0), dict)
     with pytest.raises(InputError, match=r"^mine:Own: expected logits of shape \(N,\) for N images, not \(2, 1\)"):
-        check_model(own, build_train_config(own, {"output": "(N, 1)"}, epochs=1, seed=0))
+        check_model(own, build_train_config(own, {"output": "(N, 1)"}, epochs=1, seed=0), dict)
 
 
 def test_of_code_that_was_not_imported_nothing_is_known() -> None:

@@ -1,6 +1,7 @@
 """Builds and restores networks, which map images (N, 3, size, size) in [0, 1] to logits (N,), above 0 for REAL."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ def build_model(config: Architecture, *, seed: int = 0, size: int = IMAGE_SIZE) 
         InputError: If the initial weights cannot be fetched, found or loaded.
     """
     with seed_block(seed, torch.device("cpu")):
-        model = config.build(size=size)
+        model: nn.Module = config.build(size=size)
     if load := getattr(config, "load_weights", None):
         load(model)
     return model
@@ -36,26 +37,44 @@ def restore_model(config: Architecture, weights: Mapping[str, Tensor], *, size: 
     if {name: tensor.shape for name, tensor in outline.items()} != {n: tensor.shape for n, tensor in weights.items()}:
         raise RuntimeError("the weights have other names or shapes")
     with seed_block(0, torch.device("cpu")):
-        model = config.build(size=size)
+        model: nn.Module = config.build(size=size)
     model.load_state_dict(weights)
     return model
 
 
-def check_model(name: str, training: TrainConfig) -> None:
-    """Check that a model of the user can be built, and that it gives one logit for each image.
+def copy_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a model's weights as a file stores them: on the CPU, and each in memory of its own, also tied ones."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
+    }
+
+
+def check_model(name: str, training: TrainConfig, save: Callable[[dict[str, Tensor]], Any]) -> None:
+    """Check that a model of the user can be built, saved and restored, and that it gives one logit for each image.
+
+    Args:
+        name: Of the architecture.
+        training: Of the model.
+        save: Writes the weights of every trained model; raises an error for those that it cannot write.
 
     Raises:
         InputError: If it cannot, or does not.
     """
+    step = "built"
     try:
         model = build_model(training.model, size=training.size).eval()
         with torch.inference_mode():
             logits = model(torch.zeros(2, 3, training.size, training.size))
+        step = "saved"
+        weights = copy_weights(model.state_dict())
+        save(weights)
+        step = "restored from its weights"
+        restore_model(training.model, weights, size=training.size)
     except InputError:
         raise
     except Exception as error:
         raise InputError(
-            f"{name} cannot be built for images of {training.size} pixels: {type(error).__name__}: {error}"
+            f"{name} cannot be {step} for images of {training.size} pixels: {type(error).__name__}: {error}"
         ) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if shape != (2,):

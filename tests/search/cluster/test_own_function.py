@@ -2,14 +2,21 @@
 
 import dataclasses
 import hashlib
+import os
+import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 import pytest
+import torch
 
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
 from search.cluster.worker import run_job
+from search.record.checkpoints import load_key
 from trainables import names
+from trainables.checkpoint import save
+from trainables.errors import InputError
 
 SOURCE = """
 import random
@@ -51,7 +58,6 @@ def job(tmp_path, monkeypatch):
         seed=1,
         max_epochs=4,
         epochs=4,
-        study="1d",
         code=str(tmp_path),
         pack=None,
         val_fraction=0.1,
@@ -79,10 +85,42 @@ def test_a_function_continues_from_its_checkpoint(job, tmp_path):
     assert read(list(run(dataclasses.replace(job, epochs_done=1)))) == straight[1:]
 
 
-def test_another_study_does_not_read_a_checkpoint(job):
-    list(islice(run(job), 2))
-    other = list(run(dataclasses.replace(job, study="2e")))
-    assert [message.is_new for message in other] == [True] * 4
+def test_a_checkpoint_that_another_user_or_machine_wrote_is_not_unpickled(job, tmp_path):
+    """A stranger knows everything about a study but the key."""
+    ran = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(ran),)
+
+    straight = read(list(run(job)))
+    for key in (b"", b"other" * 8, b"mine" * 8):
+        mine = dataclasses.replace(job, key=b"mine" * 8, checkpoint=str(tmp_path / f"{key[:1]}.ckpt"))
+        content = torch.frombuffer(bytearray(pickle.dumps(([Evil()], {}))), dtype=torch.uint8)
+        known = {"epoch": 1, "history": [{"epoch": 1, "place": 0.0}], "pickled": content}
+        save(tmp_path / f"{key[:1]}.ckpt", known | {"identity": job.describe()}, key)
+        messages = list(run(mine))
+        if key != mine.key:
+            assert [message.is_new for message in messages] == [True] * 4
+            assert read(messages) == straight
+        assert ran.exists() == (key == mine.key), "the key alone keeps it out"
+
+
+def test_the_key_of_a_user_is_made_once_and_no_other_user_can_read_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: load_key(), range(8)))
+    assert [len(key) for key in keys] == [32]
+    (file,) = (tmp_path / "state" / "cifake-search").iterdir()
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert keys == {file.read_bytes()}
+    monkeypatch.setenv("XDG_STATE_HOME", str(file))
+    with pytest.raises(InputError, match="set XDG_STATE_HOME"):
+        load_key()
+
+
+def test_a_job_does_not_show_its_key(job):
+    assert "hush" not in repr(dataclasses.replace(job, key=b"hush"))
 
 
 def test_a_function_that_ends_early_ends_its_job(job):

@@ -38,6 +38,8 @@ def test_a_dumped_study_parses_to_itself():
         ({"search": {"architectures": ["vgg"]}}, "search.architectures.0 = 'vgg': input should be 'cnn' or 'resnet50'"),
         ({"search": {"architectures": []}}, "search.architectures"),
         ({"search": {"architectures": ["cnn", "cnn"]}}, "expected distinct names"),
+        ({"search": {"architectures": ["cnn", "mine:shared"]}}, "`shared` is a section of the space: use another name"),
+        ({"trainable": "mine:shared"}, "`shared` is a section of the space: use another name"),
         ({"search": {"shares": {"cnn": 1}}}, "search.shares: expected one weight for each"),
         ({"search": {"grace_epochs": 11}}, "search.grace_epochs = 11: expected at most search.max_epochs"),
         ({"search": {"max_hours": 0}}, "search.max_hours = 0: input should be greater than 0"),

@@ -43,7 +43,7 @@ from search.record.trial import State
 from search.run import _read_stored
 from search.study import Study
 from trainables.errors import InputError
-from trainables.names import require_imported
+from trainables.names import IMPORTED, require_imported
 
 DATABASE = "postgresql://someone@203.0.113.9/all"  # no such host: RFC 5737
 
@@ -192,6 +192,29 @@ def test_the_cache_is_the_users_and_not_that_of_study_yaml(study, tmp_path):
     change(study, "config.data.cache", str(tmp_path / "theirs"))
     assert load_study(study)[0].data.cache == DataConfig().cache
     assert load_study(study, [f"data.cache={tmp_path}"])[0].data.cache == str(tmp_path)
+
+
+def test_a_study_yaml_does_not_say_where_code_is(study, tmp_path, monkeypatch):
+    change(study, "config.code", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert load_study(study)[0].code is None
+    overrides = ['name="mine"', f'results="{study.parent}"']
+    assert _read_stored(overrides).code is None
+    assert _read_stored(overrides, tmp_path).code is None, "no code is named"
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    change(study, "config.search.sampler", "theirs:Sampler")
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(InputError, match=r"theirs:Sampler: if you trust it, name its CONFIG, or its folder with"):
+        _read_stored(overrides)
+    for command in (search.commands.evaluate, search.commands.reproduce):
+        code, said = call(command, study)
+        assert (code, "theirs:Sampler: if you trust it, name its folder with --code" in said) == (2, True)
+    assert not (tmp_path / "ran").exists()
+    (mine := tmp_path / "mine").mkdir()
+    (mine / "theirs.py").write_text("Sampler = dict")
+    assert _read_stored(overrides, mine).code == str(mine)
+    IMPORTED.pop("theirs:Sampler")
+    sys.modules.pop("theirs")
 
 
 def test_an_untrusted_study_yaml_extends_no_file(study, tmp_path):

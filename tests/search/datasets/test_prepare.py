@@ -1,17 +1,129 @@
+import json
+import sys
+
 import pytest
+import yaml
 from rich.console import Console
 
-from search.config.load import parse
+from search.config.load import load, parse
 from search.config.yaml import read_yaml
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.record.folder import create_folder
 from search.record.manifest import compare_manifest
 from trainables.errors import InputError
-from trainables.names import import_own
+from trainables.names import IMPORTED, import_own
+
+MODELS = """
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        if kind == "tied":
+            self.second.weight = self.first.weight
+        if kind == "random":
+            self.extra = nn.Parameter(torch.zeros(int(torch.randint(1, 10**6, ()))))
+        if kind == "computed":
+            self.steps = torch.linspace(0, 1, 3).tolist()
+        if kind == "sparse":
+            self.register_buffer("mask", torch.eye(3).to_sparse())
+        self.kind = kind
+
+    def get_extra_state(self):
+        return {"kind": self.kind}
+
+    def set_extra_state(self, state):
+        pass
+
+    def state_dict(self, *args, **kwargs):
+        found = super().state_dict(*args, **kwargs)
+        return found if self.kind == "more" else {k: v for k, v in found.items() if "extra_state" not in k}
+
+    def load_state_dict(self, state, strict=True):
+        return super().load_state_dict(state, strict=False)
+
+    def forward(self, images):
+        return self.second(self.first(images.mean((2, 3)))).mean(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own:
+    kind: str = "plain"
+
+    def build(self, *, size: int) -> nn.Module:
+        return Net(self.kind)
+
+
+class Silent(torch.optim.SGD):
+    def step(self):
+        raise ZeroDivisionError("no step")
+"""
 
 
 def build(tmp_path, **changes):
     return parse({"name": "x", "results": str(tmp_path / "results"), **changes})
+
+
+@pytest.fixture
+def load_own(tmp_path, monkeypatch):
+    """Load a study of code beside it: load_own(the study's values)."""
+    IMPORTED.clear()
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "own_parts", raising=False)
+    (tmp_path / "own_parts.py").write_text(MODELS)
+
+    def load_own(values):
+        (tmp_path / "study.yaml").write_text(json.dumps({"name": "x", **values}))
+        return load(tmp_path / "study.yaml")
+
+    return load_own
+
+
+@pytest.mark.parametrize("kind", ["plain", "tied"])
+def test_a_model_that_can_be_saved_and_restored_is_accepted(load_own, kind):
+    prepare_weights(load_own({"search": {"architectures": ["own_parts:Own"]}, "space": {"Own": {"kind": kind}}}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("more", "saved for images of 32 pixels: AttributeError"),
+        ("sparse", "saved for images of 32 pixels: "),
+        ("random", "restored from its weights for images of 32 pixels: "),
+        ("computed", "restored from its weights for images of 32 pixels: "),
+    ],
+)
+def test_a_model_that_cannot_be_saved_or_restored_is_refused_before_the_first_trial(load_own, kind, said):
+    config = load_own({"search": {"architectures": ["own_parts:Own"]}, "space": {"Own": {"kind": kind}}})
+    with pytest.raises(InputError, match=f"^own_parts:Own cannot be {said}"):
+        prepare_weights(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("torch.optim:Rprop", "TypeError.*weight_decay"),
+        ("torch.optim:LBFGS", "TypeError"),
+        ("own_parts:Silent", "ZeroDivisionError: no step"),
+        ("own_parts:Own", "TypeError"),
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", "{{choice: [adam, {}]}}"])
+def test_an_optimizer_that_cannot_train_is_refused_before_the_first_trial(load_own, name, said, form):
+    known = yaml.safe_load(form.format(f'"{name}"'))
+    config = load_own({"search": {"architectures": ["cnn"]}, "space": {"shared": {"optimizer": known}}})
+    with pytest.raises(InputError, match=f"^{name} cannot train .{said}.*: an optimizer is a torch.optim.Optimizer of"):
+        prepare_weights(config)
+
+
+def test_an_optimizer_of_torch_may_be_named(load_own):
+    space = {"cnn": {"optimizer": {"choice": ["torch.optim:NAdam", "torch.optim:RMSprop", "sgd"]}}}
+    prepare_weights(load_own({"search": {"architectures": ["cnn"]}, "space": space}))
 
 
 def test_the_folder_appears_with_a_whole_study_yaml(tmp_path, packed):

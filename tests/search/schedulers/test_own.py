@@ -10,6 +10,7 @@ from search.record.trial import State
 from search.schedulers.scheduler import SCHEDULERS, build_scheduler
 from search.study import Study
 from trainables.errors import InputError
+from trainables.names import IMPORTED
 
 
 class Threshold:
@@ -39,6 +40,7 @@ class WithoutReport:
 @pytest.fixture(autouse=True)
 def own(monkeypatch):
     monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
+    IMPORTED.clear()
 
 
 def configure(scheduler, **search):
@@ -67,6 +69,26 @@ def test_a_class_that_is_no_scheduler_is_refused_in_a_sentence(name, said):
     with pytest.raises(InputError, match=said) as caught:
         build_scheduler(configure(f"own:{name}").search)
     assert str(caught.value).startswith(f"search.scheduler = 'own:{name}'")
+
+
+class Fragile:
+    def report(self, number, epoch, value):  # noqa: ARG002 the contract's names
+        return {1: False}[epoch]
+
+
+def test_a_class_that_raises_ends_the_search_in_a_sentence_and_the_study_continues_when_it_is_corrected(
+    tmp_path, monkeypatch
+):
+    config = configure("own:Fragile", architectures=["cnn"], num_trials=2)
+    said = r"search.scheduler = 'own:Fragile' fails at trial 0, epoch 2 \(KeyError: 2\): correct it, then resume"
+    with pytest.raises(InputError, match=said):
+        run(Study(config, Journal(tmp_path / "study.journal", "x", note=print)))
+    with pytest.raises(InputError, match=said):
+        Study(config, Journal(tmp_path / "study.journal", "x", note=print))
+    monkeypatch.setitem(IMPORTED, "own:Fragile", OfNothing)
+    study = Study(config, Journal(tmp_path / "study.journal", "x", note=print))
+    assert [len(trial.epochs) for trial in study.trials] == [2]
+    assert run(study)
 
 
 def run(study, limit=None):

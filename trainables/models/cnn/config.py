@@ -2,12 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from trainables.errors import check_field
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +61,7 @@ class CnnConfig:
             **dict.fromkeys(single, ("head",)),
         }
 
-    def build(self, *, size: int) -> "nn.Module":
+    def build(self, *, size: int) -> Any:
         """Build the network for images of size x size pixels."""
         from trainables.models.cnn.net import build_cnn  # imports torch
 

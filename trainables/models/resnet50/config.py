@@ -2,12 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from trainables.errors import InputError, check_field
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +55,13 @@ class ResNet50Config:
                 "on single images"
             )
 
-    def build(self, *, size: int) -> "nn.Module":
+    def build(self, *, size: int) -> Any:
         """Build the network, with random weights, for images of size x size pixels."""
         from trainables.models.resnet50.net import ResNet50  # imports torchvision, which takes two seconds
 
         return ResNet50(self, size)
 
-    def load_weights(self, model: "nn.Module") -> None:
+    def load_weights(self, model: Any) -> None:
         """Load the weights that training starts from.
 
         Raises:
