@@ -5,10 +5,9 @@ python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [-
 """
 
 import contextlib
-import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,23 +22,22 @@ from search.cluster.transfer import build_delivery
 from search.cluster.trials import build_job
 from search.commands.plan import describe_plan
 from search.commands.terminal import CodeOption, build_console, explain_errors
-from search.config.code import consent, locate, take_function
+from search.config.code import consent
 from search.config.load import load, parse
 from search.config.schema import MANIFEST, StudyConfig
-from search.config.space import Choice, Range
 from search.config.untrusted import check_address, check_storage
 from search.config.urls import is_url
 from search.config.yaml import set_value
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.listeners.live import build_live
-from search.listeners.status import rank_trials
 from search.listeners.tensorboard import EventFiles
 from search.listeners.wandb.tracker import build_tracker
 from search.record.checkpoints import TrialCheckpoints, load_key
 from search.record.folder import OpenStudy, check_absent, open_study
+from search.record.journal import Journal
 from search.record.manifest import fetch_manifest, load_manifest
 from search.record.provenance import ROOT
-from search.record.trial import Listener, State, Trial
+from search.record.trial import Listener, State
 from search.report.trials import write_trials
 from search.samplers.sampler import check_sampler
 from search.samplers.shares import check_shares
@@ -74,27 +72,7 @@ def main(
         if dry_run:
             describe_plan(study, console)
         else:
-            _run(study, console, resume=resume, accept_changes=accept_changes, plain=plain)
-
-
-def search_function(
-    function: Any, space: Mapping[str, Any], *, accept_changes: bool = False, **settings: Any
-) -> list[Trial]:
-    """Do what `search.search` says."""
-    with _end_script() if function.__module__ == "__main__" else contextlib.nullcontext():
-        module, folder = locate(function)
-        trainable = f"{module}:{function.__name__}"
-        take_function(trainable, function)
-        known = {field.name for field in dataclasses.fields(StudyConfig)}
-        values = {key: value for key, value in settings.items() if key in known}
-        values |= {"trainable": trainable, "code": str(folder)}
-        values["search"] = {key: value for key, value in settings.items() if key not in known}
-        specs = {
-            key: dataclasses.asdict(spec) if isinstance(spec, Range | Choice) else spec for key, spec in space.items()
-        }
-        values["space"] = {function.__name__: specs}
-        study = _run(parse(values), build_console(), resume=True, accept_changes=accept_changes, plain=False)
-        return rank_trials(study.trials)
+            run_search(study, console, resume=resume, accept_changes=accept_changes, plain=plain)
 
 
 def _locate(config: Path | None) -> Path:
@@ -102,16 +80,6 @@ def _locate(config: Path | None) -> Path:
     if config is None:
         return ROOT / DEFAULT_CONFIG
     return ROOT / config if config.parts[:1] == ("configs",) and not config.exists() else config
-
-
-@contextlib.contextmanager
-def _end_script() -> Iterator[None]:
-    """End a script as a command ends: one sentence and an exit code."""
-    try:
-        with explain_errors("the same script"):
-            yield
-    except typer.Exit as end:
-        raise SystemExit(end.exit_code) from None
 
 
 def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
@@ -135,30 +103,62 @@ def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
     return config
 
 
-def _run(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> Study:
+def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> Study:
+    """Start or continue a study, evaluate it, and return it; Ray starts only if something is left to train.
+
+    Args:
+        config: The study.
+        console: Shows the progress and the result.
+        resume: Whether a study of this name may exist.
+        accept_changes: Whether it continues although settings, data or code differ.
+        plain: Whether each event is one line instead of the live view.
+    """
     check_absent(config, resume=resume)
     check_sampler(config)
     build_scheduler(config.search)  # raises InputError where it cannot
     check_shares(config)
     packed = None if config.trainable else prepare_data(config, console)
     prepare_weights(config)
-    with connect(config) as nodes:
-        check_nodes(config, nodes, console)
-        with open_study(config, console.print, packed=packed, accept_changes=accept_changes) as opened:
-            study, halted = _search(opened, packed, nodes, console, plain=plain)
-            for name in ("trials.csv", "trials.parquet"):
-                write_trials(study.trials, config.directory / name)
-            notes = [f"The search ended early: {halted}."] if halted else []
-            evaluate(opened, packed, console, notes)
-            return study
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        if accept_changes or not _is_over(config, packed):
+            nodes = stack.enter_context(connect(config))
+            check_nodes(config, nodes, console)
+        opened = stack.enter_context(open_study(config, console.print, packed=packed, accept_changes=accept_changes))
+        study, halted = _search(opened, packed, nodes, console, plain=plain)
+        for name in ("trials.csv", "trials.parquet"):
+            write_trials(study.trials, config.directory / name)
+        notes = [f"The search ended early: {halted}."] if halted else []
+        evaluate(opened, packed, console, notes)
+        return study
+
+
+def _is_over(config: StudyConfig, packed: Path | None) -> bool:
+    """Answer whether a study in a folder has nothing left to search or to retrain."""
+    if config.url or not (config.directory / MANIFEST).exists():
+        return False
+    try:
+        journal = Journal.read(config.journal, config.name)
+    except InputError:  # opening it repairs or refuses it
+        return False
+    if journal is None:
+        return False
+    trials = journal.load()
+    journal.close()
+    if len(trials) < config.search.num_trials or State.RUNNING in {trial.state for trial in trials}:
+        return False
+    if packed is None:
+        return True
+    from search.evaluation.choices import check_winners
+    from search.evaluation.evaluate import is_trained  # with torch
+
+    return not check_winners(config, trials) and is_trained(config, load_manifest(config.directory), trials)
 
 
 def _search(
     opened: OpenStudy, packed: Path | None, nodes: Sequence[Node], console: Console, *, plain: bool
 ) -> tuple[Study, str | None]:
-    """Run the trials; return the study, and why it halted early or None."""
-    from search.cluster.runner import run_study  # with all of Ray Tune, while the workers of a new Ray start
-
+    """Run the trials, if there are nodes; return the study, and why it halted early or None."""
     config, journal = opened.config, opened.journal
     with contextlib.ExitStack() as stack:
         trials = journal.load()
@@ -179,18 +179,28 @@ def _search(
         checkpoints.delete_leftovers(study.trials)
         if opened.mirror:
             opened.mirror.delete_leftovers(study.trials)
-        _clear_nodes(config, study)
-        key = load_key() if config.trainable else b""
-        halted = run_study(
-            study,
-            functools.partial(run_trial, build_delivery(config, packed)),
-            lambda trial: build_job(
-                config, trial, packed, checkpoints.get_path(trial.number), manifest=opened.manifest, key=key
-            ),
-            slots=count_slots(config, nodes),
-        )
-        _clear_nodes(config, study)
+        halted = _run_trials(study, opened, packed, nodes, checkpoints) if nodes else None
     return study, halted
+
+
+def _run_trials(
+    study: Study, opened: OpenStudy, packed: Path | None, nodes: Sequence[Node], checkpoints: TrialCheckpoints
+) -> str | None:
+    from search.cluster.runner import run_study  # with all of Ray Tune, while the workers of a new Ray start
+
+    config = opened.config
+    _clear_nodes(config, study)
+    key = load_key() if config.trainable else b""
+    halted = run_study(
+        study,
+        functools.partial(run_trial, build_delivery(config, packed)),
+        lambda trial: build_job(
+            config, trial, packed, checkpoints.get_path(trial.number), manifest=opened.manifest, key=key
+        ),
+        slots=count_slots(config, nodes),
+    )
+    _clear_nodes(config, study)
+    return halted
 
 
 def _clear_nodes(config: StudyConfig, study: Study) -> None:

@@ -105,10 +105,7 @@ class Study:
         """Record an epoch of a trial and return whether the trial ends with it.
 
         Nothing changes if the epoch is recorded already, since a resumed worker may report it again, or if the trial
-        has ended. A trial whose metric is not a finite number fails.
-
-        Raises:
-            InputError: If the epoch lacks the metric of the study.
+        has ended. A trial whose metric is missing or not a finite number fails.
         """
         if number not in self._running:
             return True
@@ -118,8 +115,6 @@ class Study:
         assert metrics["epoch"] == len(trial.epochs) + 1, f"trial {number} skipped an epoch: {metrics['epoch']}"
         if problem := trial.find_problem(metrics):
             self.fail(number, problem)
-            if trial.metric not in metrics:
-                raise InputError(f"trial {number}: {problem}")
             return True
         self._journal.add_epoch(trial, metrics, device=device, elapsed_s=self.elapsed_s)
         self.num_epochs += 1

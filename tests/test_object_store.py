@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,6 +23,7 @@ from optuna.trial import TrialState
 
 from search.record.object_store import Store
 from search.record.remote import read_parts
+from trainables.seed import derive_seed
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
 
@@ -35,6 +37,26 @@ space:
   shared: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}, batch_size: 32}}
   cnn: {{filters: 8, convs_per_block: 2}}
 evaluation: {{seeds: 1}}
+"""
+
+FUNCTION = """
+import random
+import time
+
+
+def add(run, scale: float = 1.0):
+    kept = {"sum": 0.0}
+    for _ in run.epochs(kept):
+        time.sleep(0.3)
+        kept["sum"] += scale * random.random()
+        yield {"accuracy": kept["sum"]}
+"""
+FUNCTION_STUDY = """
+name: sums
+results: s3://{bucket}/studies
+trainable: sums:add
+search: {{num_trials: 1, max_epochs: 20, scheduler: none, max_concurrent: 1}}
+space: {{add: {{scale: {{low: 0.5, high: 2.0}}}}}}
 """
 
 
@@ -108,11 +130,11 @@ class Line:
             there.shutdown(socket.SHUT_WR)
 
 
-def load_trials(store, tmp_path):
+def load_trials(store, tmp_path, name="tiny"):
     path = tmp_path / "from-the-store.journal"
     path.write_bytes(read_parts(store))
     storage = JournalStorage(JournalFileBackend(str(path)))
-    return optuna.load_study(study_name="tiny", storage=storage).trials
+    return optuna.load_study(study_name=name, storage=storage).trials
 
 
 def test_a_study_whose_head_vanishes_continues_from_the_bucket_on_another_machine(tmp_path, bucket, start, finish):
@@ -179,3 +201,30 @@ def test_a_search_continues_while_its_store_is_out_of_reach_and_ships_afterwards
     trials = load_trials(Store(url), tmp_path)
     assert [(trial.state, len(trial.intermediate_values)) for trial in trials] == [(TrialState.COMPLETE, 3)] * 8
     assert Store(url).read("report/report.html") is not None
+
+
+def test_a_training_function_continues_from_its_checkpoint_in_the_bucket_on_another_machine(
+    tmp_path, bucket, start, finish
+):
+    study = tmp_path / "study.yaml"
+    study.write_text(FUNCTION_STUDY.format(bucket=bucket))
+    (tmp_path / "sums.py").write_text(FUNCTION)
+    store = Store(f"s3://{bucket}/studies/sums")
+    head = start("search.run", study, "--plain", "--set", f"data.cache={tmp_path / 'first'}")
+    while head.poll() is None and b'"intermediate_value"' not in read_parts(store):
+        time.sleep(0.05)
+    os.killpg(head.pid, signal.SIGKILL)
+    head.communicate()
+    shutil.rmtree(tmp_path / "first")
+    (before,) = load_trials(store, tmp_path, "sums")
+    known = len(before.intermediate_values)
+    assert 0 < known < 20
+    output = finish("search.run", study, "--resume", "--plain", "--set", f"data.cache={tmp_path / 'second'}")
+    assert f"trial 0 sums:add continues at epoch {known + 1}" in output
+    for trial in load_trials(store, tmp_path, "sums"):
+        generator = random.Random(derive_seed(0, f"trial {trial.number}"))
+        drawn = [trial.params["add.scale"] * generator.random() for _ in range(20)]
+        assert list(trial.intermediate_values.values()) == list(itertools.accumulate(drawn))
+    names = list(store.list())
+    assert "report/report.html" in names
+    assert not [name for name in names if name.startswith("checkpoints/")]

@@ -8,6 +8,8 @@ ValueError
 RuntimeError
 +-- TrainingError   a trial cannot continue: the reason is recorded, the search continues
 +-- NodeError       a node cannot run trials: the search stops, --resume continues it
+InputError
++-- FunctionError   a training function is written wrongly: the search stops, --resume continues it
 KeyboardInterrupt
 +-- Interrupted     a signal ends the command; --resume continues the study
 """
@@ -31,6 +33,10 @@ that has ended."""
 
 class InputError(ValueError):
     """Input that the user can correct; the message names the value and the cure."""
+
+
+class FunctionError(InputError):
+    """A training function that no configuration can run; the message says what to write instead."""
 
 
 class ImageError(ValueError):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainables.errors import DISK_FULL, TrainingError
+from trainables.errors import DISK_FULL, FunctionError, TrainingError
 from trainables.train import Epoch
 
 END = object()
@@ -58,10 +58,10 @@ class Run:
             named: The same; messages have their names.
 
         Raises:
-            TrainingError: If an object cannot be restored in place, or an epoch yields nothing.
+            FunctionError: If an object cannot be restored in place, or an epoch yields nothing.
         """
         if self._kept is not None:
-            raise TrainingError("run.epochs was called twice: call it once, with all objects that training changes")
+            raise FunctionError("run.epochs was called twice: call it once, with all objects that training changes")
         self._kept = {f"object {place}": kept for place, kept in enumerate(objects, start=1)} | named
         ways = {name: _find_way(kept, name) for name, kept in self._kept.items()}
         if self._pickled is not None:
@@ -73,7 +73,7 @@ class Run:
             self.epoch = number
             yield number
             if len(self.history) < number:
-                raise TrainingError(f"epoch {number} ended without a yield: yield its metrics, as a dict")
+                raise FunctionError(f"epoch {number} ended without a yield: yield its metrics, as a dict")
 
     def copy_state(self, numbers: Mapping[str, Any]) -> dict[str, Any]:
         """Return the state of a checkpoint, with the random numbers' state as `read_random` gave it."""
@@ -83,18 +83,30 @@ class Run:
             states = {name: _find_way(kept, name)[0]() for name, kept in self._kept.items()}
             _Pickler(pickled, self._kept).dump((states, dict(numbers)))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise TrainingError(f"run.epochs cannot keep an object in the checkpoint: {error}") from error
+            cure = "give run.epochs only what training changes, without functions, files and locks"
+            raise FunctionError(
+                f"an object of run.epochs cannot be kept in the checkpoint ({error}): {cure}"
+            ) from error
         content = torch.frombuffer(pickled.getbuffer(), dtype=torch.uint8).clone()
         return {"epoch": len(self.history), "history": list(self.history), "pickled": content}
 
 
-def train_own(function: Callable[..., Any], params: Mapping[str, Any], run: Run) -> Iterator[Epoch]:
+def train_own(
+    function: Callable[..., Any], params: Mapping[str, Any], run: Run, *, metric: str | None = None
+) -> Iterator[Epoch]:
     """Run a training function, one epoch each time the caller asks; it may end before `run.max_epochs`.
 
     The random numbers of the function are its own: what is drawn outside of it changes none of them.
 
+    Args:
+        function: The function.
+        params: Its arguments after `run`.
+        run: Its first argument.
+        metric: What each epoch must yield.
+
     Raises:
-        TrainingError: If the function raises an error, or yields something else than a dict of finite numbers.
+        FunctionError: If the function yields something else than a dict of numbers with the metric, once an epoch.
+        TrainingError: If it raises an error, or a number is not finite.
     """
     random.seed(run.seed)
     np.random.seed(run.seed % 2**32)  # noqa: NPY002 the function may use it
@@ -109,8 +121,8 @@ def train_own(function: Callable[..., Any], params: Mapping[str, Any], run: Run)
         numbers = read_random(run.device)
         if run.epoch != len(run.history) + 1:
             cure = "yield once in each turn of `for epoch in run.epochs(...)`"
-            raise TrainingError(f"the function yielded outside of an epoch, or twice in epoch {run.epoch}: {cure}")
-        found = _check_metrics(metrics, run.epoch)
+            raise FunctionError(f"the function yielded outside of an epoch, or twice in epoch {run.epoch}: {cure}")
+        found = _check_metrics(metrics, run.epoch, metric)
         run.history.append({**found, "epoch": run.epoch, "seconds": time.perf_counter() - started})
         state = functools.partial(run.copy_state, numbers)
         yield Epoch(number=run.epoch, metrics=dict(run.history[-1]), state=state)
@@ -135,7 +147,7 @@ def _pull(yielded: Any) -> Any:
     """Return what the function yields next, or END."""
     try:
         return next(yielded, END)
-    except (TrainingError, torch.OutOfMemoryError, torch.AcceleratorError):
+    except (FunctionError, TrainingError, torch.OutOfMemoryError, torch.AcceleratorError):
         raise
     except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.errno in DISK_FULL:
@@ -143,19 +155,26 @@ def _pull(yielded: Any) -> Any:
         raise TrainingError(f"{type(error).__name__}: {error}") from error
 
 
-def _check_metrics(metrics: Any, epoch: int) -> dict[str, float]:
+def _check_metrics(metrics: Any, epoch: int, metric: str | None) -> dict[str, float]:
     """Return what an epoch yielded as plain numbers."""
     if not isinstance(metrics, dict) or not metrics:
-        raise TrainingError(
-            f"epoch {epoch} yielded {metrics!r:.80}: expected a dict of numbers, such as {{'loss': 0.5}}"
-        )
+        raise FunctionError(f"epoch {epoch} yielded {metrics!r:.80}: yield a dict of numbers, such as {{'loss': 0.5}}")
+    if metric is not None and metric not in metrics:
+        known = ", ".join(map(str, metrics))
+        raise FunctionError(f"epoch {epoch} yielded no {metric}, only {known}: yield it, or set metric to one of them")
     found = {}
     for name, value in metrics.items():
         if name in ("epoch", "seconds"):
-            raise TrainingError(f"epoch {epoch} yielded {name}, which the search measures itself: use another name")
-        number = value.item() if isinstance(value, np.generic | np.ndarray | Tensor) and value.size else value
-        if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
-            raise TrainingError(f"epoch {epoch} yielded {name} = {number!r:.80}: expected a finite number")
+            raise FunctionError(f"epoch {epoch} yielded {name}, which the search measures itself: use another name")
+        number = (
+            value.item()
+            if isinstance(value, np.generic | np.ndarray | Tensor) and math.prod(value.shape) == 1
+            else value
+        )
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise FunctionError(f"epoch {epoch} yielded {name} = {number!r:.80}: yield one number, such as 0.5")
+        if not math.isfinite(number):
+            raise TrainingError(f"{name} is {number} in epoch {epoch}")
         found[str(name)] = float(number)
     return found
 
@@ -182,7 +201,7 @@ def _find_way(kept: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], 
         case _ if hasattr(kept, "__dict__"):
             return vars(kept).copy, functools.partial(_refill, vars(kept))
     kind = type(kept).__name__
-    raise TrainingError(f"run.epochs cannot restore {name}, a value of type {kind}: put it into a dict or a list")
+    raise FunctionError(f"run.epochs cannot restore {name}, a value of type {kind}: put it into a dict or a list")
 
 
 def _refill(kept: Any, state: Any) -> None:

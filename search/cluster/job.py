@@ -28,6 +28,8 @@ class Job:
     """Length of the schedule."""
     epochs: int
     """Last epoch to train, at most `max_epochs`."""
+    metric: str | None = None
+    """What each epoch of a training function must yield."""
     epochs_done: int = 0
     """Epochs that the source has recorded: they are not reported again."""
     key: bytes = dataclasses.field(default=b"", repr=False)
@@ -92,6 +94,8 @@ class Failure:
     traceback: str
     disk_fault: int | None = None
     """Number of the error if a disk failed. The run then ends, resumable, and the job does not count as failed."""
+    blames_function: bool = False
+    """Whether a training function is written wrongly. The run then ends in the same way."""
 
 
 Work = Callable[[Job], Iterator[Report | Finished | Failure]]

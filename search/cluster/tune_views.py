@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
 from search.cluster.job import Failure, Finished, Job, NodeError, Report, Source
+from trainables.errors import InputError
 
 
 class _Driver:
@@ -97,6 +98,8 @@ class Stopping(_Driver, FIFOScheduler):
         if isinstance(message, Failure):
             if message.disk_fault is not None:
                 raise OSError(message.disk_fault, f"{job.label}: {message.reason}")
+            if message.blames_function:
+                raise InputError(f"{job.label}: {message.reason}")
             self._fail(trial, message)
             stop = True
         else:

@@ -16,7 +16,7 @@ import torch
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
 from search.record.provenance import hash_own, list_changed
 from trainables.config import TrainConfig, build_train_config, get_architecture
-from trainables.errors import DISK_FAULTS, InputError, TrainingError
+from trainables.errors import DISK_FAULTS, FunctionError, InputError, TrainingError
 from trainables.names import import_own, is_own
 from trainables.own import Run, train_own
 from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device, reset_peak_memory
@@ -109,6 +109,8 @@ def catch(work: Callable[[], T]) -> T | Failure:
         return work()
     except (NodeError, torch.AcceleratorError):
         raise
+    except FunctionError as error:
+        return Failure(str(error), "", blames_function=True)
     except TrainingError as error:  # with a cause if the user's code raised it
         return Failure(str(error), "".join(traceback.format_exception(error.__cause__)) if error.__cause__ else "")
     except torch.OutOfMemoryError as error:
@@ -167,7 +169,7 @@ def _prepare_own(job: Job, device: torch.device) -> tuple[Start, None, None]:
 
     def start(resume: dict[str, Any] | None) -> Iterator[Epoch]:
         run = Run(seed=job.seed, device=device, max_epochs=job.max_epochs, number=job.number, resume=resume)
-        return train_own(function, job.params, run)
+        return train_own(function, job.params, run, metric=job.metric)
 
     return start, None, None
 

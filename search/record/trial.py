@@ -91,9 +91,6 @@ class Trial:
     def find_problem(self, metrics: Mapping[str, float]) -> str | None:
         """Return in words why an epoch cannot be compared with others, or None."""
         epoch, value = len(self.epochs) + 1, metrics.get(self.metric)
-        if value is None:
-            known = ", ".join(name for name in metrics if name != "epoch")
-            return f"epoch {epoch} has no metric {self.metric}, only {known}: set search.metric to one of them"
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return f"{self.metric} of epoch {epoch} is {value!r}, not a finite number"
         return None

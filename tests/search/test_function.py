@@ -12,9 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 import search
-from search import Choice, Range
-from search.cluster.job import Report
-from search.cluster.trials import Trials
+from search import Choice, Range, run
 from search.commands import evaluate, reproduce
 from search.commands.terminal import build_console
 from search.config.load import dump, load, parse
@@ -148,14 +146,18 @@ def test_a_trial_that_ends_by_itself_is_complete(write, tmp_path):
     assert resumed.ask().number == 1
 
 
-def test_a_function_that_does_not_yield_the_metric_fails_its_trial_with_the_name(write, tmp_path):
-    config = load(write())
-    study = Study(config, Journal(tmp_path / "study.journal", "curves", note=print))
-    trials = Trials(study, lambda trial: trial)
-    number = trials.ask().number
-    assert trials.report(number, Report({"loss": 0.5, "epoch": 1, "seconds": 0.1}, "cpu"))
-    assert study.trials[number].state is State.FAIL
-    assert study.trials[number].reason == "the function yields no accuracy, which search.metric names, but loss"
+def test_a_finished_study_needs_no_ray(write, tmp_path, monkeypatch):
+    config = dataclasses.replace(load(write()), results=str(tmp_path))
+    with open_study(config, print) as opened:
+        study = Study(config, opened.journal)
+        while (trial := study.ask()) is not None:
+            study.report(trial.number, {"epoch": 1, "accuracy": 0.5, "seconds": 0.1}, "cpu")
+            study.complete(trial.number)
+    monkeypatch.setattr(run, "connect", lambda _: pytest.fail("Ray was started"))
+    how = {"resume": True, "accept_changes": False, "plain": True}
+    found = run.run_search(config, build_console(), **how)
+    assert [trial.state for trial in found.trials] == [State.COMPLETE] * 3
+    assert (tmp_path / "curves/report/report.html").exists()
 
 
 def test_a_search_without_a_value_says_why(write, tmp_path):

@@ -134,20 +134,7 @@ def test_the_rule_of_the_choices_names_the_metric(tmp_path):
     assert choices.winners[0].value == best
 
 
-def test_a_first_epoch_without_the_metric_fails_the_trial_and_halts_the_search(tmp_path):
-    config = build_config("loss")
-    study = Study(config, open_journal(tmp_path, config))
-    trial = study.ask()
-    with pytest.raises(
-        InputError, match=r"epoch 1 has no metric loss, only error, f2: set search.metric to one of them"
-    ):
-        study.report(trial.number, {"epoch": 1, "error": 0.5, "f2": 0.1}, "cpu")
-    recorded = open_journal(tmp_path, config).load()[0]
-    assert (recorded.state, recorded.epochs) == (State.FAIL, [])
-    assert recorded.reason.startswith("epoch 1 has no metric loss")
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, "0.5", True])
+@pytest.mark.parametrize("value", [math.nan, math.inf, "0.5", True, None])
 def test_a_metric_that_is_no_finite_number_fails_the_trial_alone(tmp_path, value):
     config = build_config("loss")
     study = Study(config, open_journal(tmp_path, config))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainables.errors import TrainingError
+from trainables.errors import FunctionError, TrainingError
 from trainables.own import Run, train_own
 
 CPU = torch.device("cpu")
@@ -110,6 +110,11 @@ def yield_text(run):
         yield {"loss": "low"}
 
 
+def yield_two(run):
+    for _ in run.epochs():
+        yield {"loss": torch.zeros(2)}
+
+
 def yield_nothing(run):
     for epoch in run.epochs():
         if epoch == 2:
@@ -161,23 +166,36 @@ def leave(_run):
 @pytest.mark.parametrize(
     ("function", "reason"),
     [
-        (yield_number, "epoch 1 yielded 0.5: expected a dict of numbers"),
-        (yield_none, "epoch 1 yielded None: expected a dict of numbers"),
-        (yield_nan, "epoch 1 yielded loss = nan: expected a finite number"),
-        (yield_text, "epoch 1 yielded loss = 'low': expected a finite number"),
+        (yield_number, "epoch 1 yielded 0.5: yield a dict of numbers"),
+        (yield_none, "epoch 1 yielded None: yield a dict of numbers"),
+        (yield_text, "epoch 1 yielded loss = 'low': yield one number"),
+        (yield_two, r"epoch 1 yielded loss = tensor\(\[0., 0.\]\): yield one number"),
         (yield_nothing, "epoch 1 ended without a yield"),
         (yield_twice, "twice in epoch 1"),
         (yield_outside, "yielded outside of an epoch"),
         (ask_twice, "run.epochs was called twice"),
         (keep_number, "cannot restore step, a value of type int: put it into a dict or a list"),
-        (keep_lock, "run.epochs cannot keep an object in the checkpoint: Can't pickle"),
-        (raise_error, "KeyError: 'rate'"),
-        (leave, "SystemExit: 3"),
+        (keep_lock, "an object of run.epochs cannot be kept in the checkpoint .*: give run.epochs only what"),
     ],
 )
-def test_a_wrong_function_is_a_failure_in_one_sentence(function, reason):
+def test_a_function_that_is_written_wrongly_is_told_so_in_one_sentence(function, reason):
+    with pytest.raises(FunctionError, match=reason):
+        _ = [epoch.state() for epoch in start(function)]
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [(yield_nan, "loss is nan in epoch 1"), (raise_error, "KeyError: 'rate'"), (leave, "SystemExit: 3")],
+)
+def test_a_function_that_breaks_is_a_failure_of_its_trial(function, reason):
     with pytest.raises(TrainingError, match=reason):
         _ = [epoch.state() for epoch in start(function)]
+
+
+def test_each_epoch_yields_the_metric_of_the_study():
+    run = Run(seed=7, device=CPU, max_epochs=5, number=0)
+    with pytest.raises(FunctionError, match="epoch 1 yielded no error, only loss: yield it, or set metric to one"):
+        next(train_own(yield_twice, {}, run, metric="error"))
 
 
 def test_the_error_of_a_function_has_its_cause():

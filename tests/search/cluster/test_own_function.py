@@ -144,6 +144,13 @@ def test_a_node_whose_module_differs_from_the_drivers_trains_nothing(job, tmp_pa
         next(run(dataclasses.replace(job, sources={"walking.py": "0" * 64})))
 
 
+def test_a_function_without_the_metric_is_to_blame_and_leaves_no_checkpoint(job, tmp_path):
+    (failure,) = run(dataclasses.replace(job, metric="error"))
+    assert failure.blames_function
+    assert failure.reason == "epoch 1 yielded no error, only place: yield it, or set metric to one of them"
+    assert not (tmp_path / "trial-3.ckpt").exists()
+
+
 def test_a_function_without_an_epoch_is_a_failure(job):
     (failure,) = run(dataclasses.replace(job, architecture="walking:stop", params={}))
     assert failure.reason == "the function ended before its first yield"

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+import torch
 
 from search.cluster.job import Failure, Job, NodeError, Report
 from search.cluster.nodes import connect, count_slots
@@ -21,6 +22,7 @@ from search.record.journal import Journal
 from search.record.trial import State
 from search.study import Study
 from trainables.errors import InputError, TrainingError
+from trainables.own import Run, train_own
 
 pytestmark = [pytest.mark.ray]
 
@@ -351,6 +353,15 @@ def be_read_only():
     yield catch(lambda: Path("/proc/sys/kernel/ostype").write_text("x"))  # EACCES, also for root
 
 
+def be_wrong():
+    def walk(run):
+        for _ in run.epochs():
+            yield {"loss": 0.5}
+
+    run = Run(seed=0, device=torch.device("cpu"), max_epochs=2, number=1)
+    yield catch(lambda: next(train_own(walk, {}, run, metric="accuracy")))
+
+
 def be_another():
     raise NodeError("node 10.0.0.7 has other code")
     yield
@@ -361,6 +372,7 @@ def be_another():
     [
         (be_full, OSError, r"\[Errno 28\] trial-1: .*No space left"),
         (be_read_only, OSError, r"\[Errno 13\] trial-1: .*Permission denied"),
+        (be_wrong, InputError, r"^trial-1: epoch 1 yielded no accuracy, only loss: yield it"),
         (be_another, NodeError, r"^node 10\.0\.0\.7 has other code$"),
     ],
 )
