@@ -116,7 +116,7 @@ def _describe_start(models: Sequence[TestedModel], trials: Sequence[Trial]) -> l
         params = list_defaults("resnet50") | trials[trial].params
         weights = str(params["weights"])
         start = {"none": "random weights", "imagenet": "ImageNet's weights"}.get(weights, weights)
-        stem = "3x3 stem" if params["stem"] == "cifar" else "7x7 stem"
+        stem = {"imagenet": "7x7 stem", "half": "3x3 stem of stride 2"}.get(str(params["stem"]), "3x3 stem")
         told.setdefault(f"{start}, with the {stem}", []).append(name)
     return [f"{', '.join(names)}: trained from {start}." for start, names in told.items()]
 

@@ -74,7 +74,7 @@ def test_a_model_has_no_number_without_end(kind: Any, value: float) -> None:
         ("cnn", {"batch_norm": True, "num_blocks": 5, "filters": 4, "convs_per_block": 2, "kernel_size": 7}),
         *(
             ("resnet50", {"stem": stem, "input_size": size, "weights": weights, "trainable_stages": stages})
-            for stem, size in (("imagenet", 32), ("imagenet", 64), ("cifar", 32))
+            for stem, size in (("imagenet", 32), ("imagenet", 64), ("half", 32), ("cifar", 32))
             for weights, stages in (("none", 0), ("stored.pt", 0), ("stored.pt", 1))
         ),
     ],

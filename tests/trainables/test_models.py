@@ -94,7 +94,7 @@ def test_weights_follow_from_the_seed_alone_and_the_callers_generator_is_untouch
     assert not torch.equal(next(first.parameters()), next(other.parameters()))
 
 
-@pytest.mark.parametrize(("stem", "side"), [("imagenet", 1), ("cifar", 4)])
+@pytest.mark.parametrize(("stem", "side"), [("imagenet", 1), ("half", 2), ("cifar", 4)])
 def test_the_stem_decides_the_size_of_the_last_maps(stem: str, side: int) -> None:
     model = build_model(ResNet50Config(stem=stem)).eval()
     shapes: list[torch.Size] = []
@@ -124,6 +124,7 @@ STAGES = [{"layer4"}, {"layer3"}, {"layer2"}, {"layer1"}, {"conv1", "bn1"}]
         ("imagenet", True, 2, STAGES[:2]),
         ("imagenet", True, 5, STAGES),
         ("cifar", True, 0, STAGES[4:]),
+        ("half", True, 0, STAGES[4:]),
         ("imagenet", False, 0, STAGES),
         ("cifar", False, 2, STAGES),
     ],
@@ -144,7 +145,7 @@ def test_loaded_stages_that_are_frozen_neither_learn_nor_renew_their_statistics(
     assert moved == {"fc"}.union(*learning)
 
 
-@pytest.mark.parametrize(("stem", "num_fresh"), [("imagenet", 2), ("cifar", 3)])
+@pytest.mark.parametrize(("stem", "num_fresh"), [("imagenet", 2), ("half", 3), ("cifar", 3)])
 def test_a_state_dict_fills_all_but_the_head_and_a_new_stem(tmp_path: Path, stem: str, num_fresh: int) -> None:
     stock = build_stock().state_dict()
     torch.save(stock, tmp_path / "stock.pt")

@@ -112,13 +112,14 @@ def test_baselines_are_told_with_those_that_had_no_fair_trial():
 def test_the_weights_and_the_stem_that_a_resnet50_began_with_are_told():
     trials = [
         dataclasses.replace(make_trial(number, **params), architecture="resnet50")
-        for number, params in enumerate(({"stem": "cifar"}, {"weights": "imagenet"}, {"weights": "mine.pt"}))
+        for number, params in enumerate(({"stem": "cifar"}, {"weights": "imagenet"}, {"weights": "mine.pt"}, {"stem": "half"}))
     ]
-    models = [dataclasses.replace(make_model(number, rank=number + 1), architecture="resnet50") for number in range(3)]
+    models = [dataclasses.replace(make_model(number, rank=number + 1), architecture="resnet50") for number in range(4)]
     notes = list_notes(CONFIG, RECORD, trials, models)
     assert "resnet50: trained from random weights, with the 3x3 stem." in notes
     assert "resnet50 (rank 2): trained from ImageNet's weights, with the 7x7 stem." in notes
     assert "resnet50 (rank 3): trained from mine.pt, with the 7x7 stem." in notes
+    assert "resnet50 (rank 4): trained from random weights, with the 3x3 stem of stride 2." in notes
 
 
 def test_a_second_opening_with_other_choices_is_marked_and_a_first_is_not():

@@ -11,12 +11,12 @@ from trainables.errors import InputError, check_field
 class ResNet50Config:
     """torchvision's ResNet-50 with a single-logit head."""
 
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-    """First layers: 7x7, stride 2, with max-pooling (imagenet); or 3x3, stride 1, without (cifar; He et al. 2016,
-    section 4.2)."""
+    stem: Literal["imagenet", "cifar", "half"] = "imagenet"
+    """First layers: 7x7, stride 2, with max-pooling (imagenet); 3x3, stride 1, without (cifar; He et al. 2016, section
+    4.2); or 3x3, stride 2, without (half)."""
     trainable_stages: int = 5
     """Number of stages that train, counted from the head, in [0, 5]: layer4, layer3, layer2, layer1, stem. Random
-    initial weights always train: all of them if `weights` is none, and those of a cifar stem."""
+    initial weights always train: all of them if `weights` is none, and those of a 3x3 stem."""
     hidden_layers: int = 0
     """Hidden dense layers in the head, in [0, 3]."""
     hidden_units: int = 256
@@ -43,7 +43,7 @@ class ResNet50Config:
     def check(self, *, size: int, batch_size: int) -> None:
         """Check that a batch can train: batch normalisation needs two values, and a 1x1 map has one for each image.
 
-        The last maps have 1/32 of the images' side with the ImageNet stem, and 1/8 with the CIFAR stem.
+        The last maps have 1/32 of the images' side with the stem imagenet, 1/16 with half, and 1/8 with cifar.
 
         Raises:
             InputError: If it cannot.

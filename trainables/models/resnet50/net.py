@@ -24,8 +24,9 @@ class ResNet50(ResNet):
 
     def __init__(self, config: ResNet50Config, size: int) -> None:
         super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=1)
-        if config.stem == "cifar":
-            self.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+        if config.stem != "imagenet":
+            stride = 2 if config.stem == "half" else 1
+            self.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=stride, padding=1, bias=False)
             nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.add_module("maxpool", nn.Identity())
         hidden = [config.hidden_units] * config.hidden_layers

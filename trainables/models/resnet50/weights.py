@@ -26,7 +26,7 @@ def load_initial(model: nn.Module, config: ResNet50Config) -> None:
         InputError: If they cannot be fetched, found or loaded.
     """
     stored = _fetch_imagenet() if config.weights == "imagenet" else _read_state(Path(config.weights).expanduser())
-    fresh = ("fc.", "conv1.") if config.stem == "cifar" else ("fc.",)
+    fresh = ("fc.",) if config.stem == "imagenet" else ("fc.", "conv1.")
     stored = {name: tensor for name, tensor in stored.items() if not name.startswith(fresh)}
     initial = model.state_dict()
     needed = {name: tensor for name, tensor in initial.items() if not name.startswith(fresh)}
