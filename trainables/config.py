@@ -22,7 +22,10 @@ IMAGE_SIZE = 32
 """Height and width of CIFAKE's images, in pixels."""
 
 
-OPTIMIZERS = ("adam", "adamw", "sgd")
+WITHOUT_GRAPH = ", without a CUDA graph: "
+"""Stands in a record between a device's name and the reason why its steps were not recorded as a CUDA graph."""
+
+OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
 LARGEST = 1e38
 """Bound of an optimizer's factors; the largest float32 is 3.4e38."""
 
@@ -65,10 +68,12 @@ class TrainConfig:
     batch_size: int = 128
     """Images in a step, at least 1; 2 if the model normalises 1x1 maps. An epoch drops its last partial batch."""
     optimizer: str = "adam"
-    """Optimizer: adam, adamw, sgd (with Nesterov momentum 0.9), or module:Name of a class of your own that takes
-    (params, lr, weight_decay)."""
+    """Optimizer: adam, adamw, sgd (with Nesterov momentum 0.9), muon (AdamW for all but the hidden weight matrices), or
+    module:Name of a class of your own that takes (params, lr, weight_decay)."""
     learning_rate: float = 1e-3
     """Peak learning rate, above 0, at most 1e38."""
+    muon_learning_rate: float = 0.02
+    """Peak learning rate of the hidden weight matrices if the optimizer is muon, above 0, at most 1e38."""
     weight_decay: float = 0.0
     """Coefficient of the optimizer's weight decay, in [0, 1e38]."""
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
@@ -98,7 +103,8 @@ class TrainConfig:
             check(size=self.size, batch_size=self.batch_size)
         is_known = self.optimizer in OPTIMIZERS or is_own(self.optimizer)
         check_field(self, "optimizer", is_known, f"one of {', '.join(OPTIMIZERS)}, or module:Name of your own")
-        check_field(self, "learning_rate", 0.0 < self.learning_rate <= LARGEST, f"above 0, at most {LARGEST:g}")
+        for rate in ("learning_rate", "muon_learning_rate"):
+            check_field(self, rate, 0.0 < getattr(self, rate) <= LARGEST, f"above 0, at most {LARGEST:g}")
         check_field(self, "weight_decay", 0.0 <= self.weight_decay <= LARGEST, f"0 to {LARGEST:g}")
         check_field(self, "warmup_frac", 0.0 <= self.warmup_frac < 1.0, "0 up to, not including, 1")
         check_field(self, "crop_padding", 0 <= self.crop_padding <= self.size // 2, f"0 to {self.size // 2}")
@@ -171,8 +177,11 @@ def list_defaults(architecture: str) -> dict[str, Value]:
 
 def list_rules(architecture: str, size: int) -> Mapping[tuple[str, Value], tuple[str, ...]]:
     """Return by a parameter with its value: the parameters that have no effect then."""
-    kind: Any = None if is_unknown(architecture) else get_architecture(architecture)
-    return kind.without_effect(size) if hasattr(kind, "without_effect") else {}
+    if is_unknown(architecture) or is_function(architecture):
+        return {}
+    kind = get_architecture(architecture)
+    own = kind.without_effect(size) if hasattr(kind, "without_effect") else {}
+    return {**own, **{("optimizer", name): ("muon_learning_rate",) for name in OPTIMIZERS if name != "muon"}}
 
 
 def list_without_effect(architecture: str, params: Mapping[str, Value], size: int) -> set[str]:

@@ -4,6 +4,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from trainables.config import TrainConfig
 from trainables.errors import InputError
 from trainables.models.cnn.config import CnnConfig
+from trainables.muon import Muon, group_weights
 from trainables.names import IMPORTED
 
 
@@ -29,12 +31,15 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": _drop_compiler(torch.optim.Adam),
     "adamw": _drop_compiler(torch.optim.AdamW),
     "sgd": functools.partial(_drop_compiler(torch.optim.SGD), momentum=0.9, nesterov=True),
+    "muon": _drop_compiler(Muon),
 }
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of the trainable weights; ours are fused, one pass over memory, on CUDA and CPU alike."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learning: list[Any] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.optimizer == "muon":
+        learning = group_weights(model)
     build = {**OPTIMIZERS, **IMPORTED}[config.optimizer]
     fused = {"fused": True} if config.optimizer in OPTIMIZERS else {}
     optimizer: torch.optim.Optimizer = build(
@@ -80,14 +85,15 @@ def set_capturable(optimizer: torch.optim.Optimizer, enabled: bool) -> None:
 
 
 def schedule(optimizer: torch.optim.Optimizer, config: TrainConfig, progress: float) -> float:
-    """Set the learning rate for the fraction of training done, in [0, 1], and return it."""
-    rate = config.learning_rate * SCHEDULES[config.schedule](progress, warmup_frac=config.warmup_frac)
+    """Set the learning rates for the fraction of training done, in [0, 1], and return that of `learning_rate`."""
+    multiplier = SCHEDULES[config.schedule](progress, warmup_frac=config.warmup_frac)
     for group in optimizer.param_groups:
+        peak = config.muon_learning_rate if group.get("use_muon") else config.learning_rate
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
+            group["lr"].fill_(peak * multiplier)
         else:
-            group["lr"] = rate
-    return rate
+            group["lr"] = peak * multiplier
+    return config.learning_rate * multiplier
 
 
 def constant(progress: float, *, warmup_frac: float) -> float:

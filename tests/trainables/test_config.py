@@ -18,6 +18,7 @@ FLOATS = [field.name for field in dataclasses.fields(TrainConfig) if field.type 
 EXTREMES: dict[str, tuple[Any, ...]] = {
     "batch_size": (1, 10**6),
     "learning_rate": (1e-30, 1e30),
+    "muon_learning_rate": (1e-30, 1e30),
     "weight_decay": (0.0, 1e30),
     "warmup_frac": (0.0, 0.999),
     "crop_padding": (0, 16),
@@ -35,6 +36,7 @@ EXTREMES: dict[str, tuple[Any, ...]] = {
         ("seed", -1),
         ("batch_size", 0),
         ("learning_rate", 0.0),
+        ("muon_learning_rate", 0.0),
         ("weight_decay", -1e-9),
         ("warmup_frac", 1.0),
         ("warmup_frac", -0.1),

@@ -210,7 +210,14 @@ def test_models_that_start_from_nothing_fetch_nothing(config: Architecture, monk
     assert asked == []
 
 
-OTHERS: dict[str, Value] = {"growth": 2.0, "head": "gap", "dense_units": 8, "hidden_units": 8, "trainable_stages": 1}
+OTHERS: dict[str, Value] = {
+    "growth": 2.0,
+    "head": "gap",
+    "dense_units": 8,
+    "hidden_units": 8,
+    "trainable_stages": 1,
+    "muon_learning_rate": 0.1,
+}
 """A value other than the default of each parameter that changes nothing somewhere."""
 
 
@@ -238,7 +245,8 @@ def test_a_parameter_that_is_said_to_change_nothing_changes_nothing(
     )  # of which a layer without weights moves the names
     assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))
     assert torch.equal(first(draw_images(2)), second(draw_images(2)))
-    params = {reason[0]: 2 if reason[1] != "none" else "imagenet"}
+    deciding: dict[str, Value] = {"weights": "imagenet", "optimizer": "muon"}
+    params = {reason[0]: deciding.get(reason[0], 2)}
     assert complete_params(architecture, params | {name: OTHERS[name]})[name] == OTHERS[name]
 
 

@@ -108,7 +108,7 @@ REFERENCES = {
 }
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", REFERENCES)
 def test_every_optimizer_steps_saves_and_resumes_as_that_of_pytorch_does(name: str) -> None:
     config = TrainConfig(model=CnnConfig(), epochs=1, optimizer=name, learning_rate=0.1, weight_decay=0.01)
     models = [nn.Linear(4, 1), nn.Linear(4, 1)]
@@ -134,10 +134,11 @@ def test_no_step_imports_the_compiler() -> None:
         "import sys, torch\n"
         "from trainables.optim import OPTIMIZERS\n"
         "for build in OPTIMIZERS.values():\n"
-        "    weight = torch.nn.Parameter(torch.ones(2))\n"
-        "    optimizer = build([weight], lr=0.1, fused=True)\n"
+        "    matrix, vector = torch.nn.Parameter(torch.ones(2, 2)), torch.nn.Parameter(torch.ones(2))\n"
+        "    groups = [{'params': [matrix], 'use_muon': True}, {'params': [vector]}]\n"
+        "    optimizer = build(groups, lr=0.1, fused=True)\n"
         "    optimizer.zero_grad()\n"
-        "    weight.sum().backward()\n"
+        "    (matrix @ vector).sum().backward()\n"
         "    optimizer.step()\n"
         "    optimizer.load_state_dict(optimizer.state_dict())\n"
         "sys.exit('torch._dynamo' in sys.modules)\n"

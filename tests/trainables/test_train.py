@@ -178,7 +178,7 @@ def test_the_callers_generator_is_never_touched() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("cut", [1, 2, 3])
 def test_a_resumed_run_equals_the_straight_run(tmp_path: Path, cut: int, optimizer: Any) -> None:
     config = dataclasses.replace(HARD, optimizer=optimizer)
@@ -403,6 +403,7 @@ def test_every_default_is_the_papers() -> None:
         "batch_size": 128,
         "optimizer": "adam",
         "learning_rate": 1e-3,
+        "muon_learning_rate": 0.02,
         "weight_decay": 0.0,
         "schedule": "constant",
         "warmup_frac": 0.0,

@@ -78,6 +78,8 @@ def test_points_that_differ_in_parameters_without_effect_are_one():
     }
     assert count_points(parse({"name": "x", "space": space}).space, "cnn") == 2 * (1 + 2 + 2)
     assert count_points(parse({"name": "x", "space": space}).space, "resnet50") == 1 + 5
+    rate = {"optimizer": {"choice": ["adam", "muon"]}, "muon_learning_rate": {"choice": [0.01, 0.02, 0.04]}}
+    assert count_points(parse({"name": "x", "space": {"shared": rate}}).space, "cnn") == 1 + 3
     growth = {"growth": {"low": 1.0, "high": 2.0}}
     assert count_points(parse({"name": "x", "space": {"cnn": growth | {"num_blocks": 1}}}).space, "cnn") == 1
     assert (
