@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.augment import crop, cutout, flip, to_float
-from trainables.config import TrainConfig
+from trainables.config import WITHOUT_GRAPH, TrainConfig
 from trainables.optim import set_capturable
 from trainables.runtime import autocast, seed_block
 from trainables.seed import derive_seed
@@ -23,6 +23,9 @@ WARM_UP = 3
 
 class Step:
     """A training step, and sums over an epoch's steps. No method waits for the device."""
+
+    remark = ""
+    """What a record adds to the device's name: why steps run without a CUDA graph on a device that has them."""
 
     def __init__(self, config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split) -> None:
         """Prepare for training.
@@ -71,7 +74,8 @@ class RecordedStep(Step):
     """A step recorded as a CUDA graph, because a small model's kernels take longer to launch than to run.
 
     A graph reads and writes fixed addresses, so each batch is copied to the address of the recorded one. All steps are
-    replays, and recording restores weights and optimizer, so a resumed training is equal to the bit.
+    replays, and recording restores weights and optimizer, so a resumed training is equal to the bit. If the recording
+    fails, all steps run one kernel at a time, with the same results.
     """
 
     def __init__(self, config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split) -> None:
@@ -91,8 +95,8 @@ class RecordedStep(Step):
         self._stream.wait_stream(outside)
         try:
             with torch.cuda.stream(self._stream):
-                if self._graph is None:
-                    self._graph = self._record()
+                if self._graph is None and not self.remark:
+                    self._record()
                 with super().epoch(number):
                     yield
         finally:
@@ -100,21 +104,38 @@ class RecordedStep(Step):
 
     def run(self, batch: Tensor) -> None:
         """Train on the images with the indices `batch` (batch_size,) int64."""
-        assert self._graph is not None, "steps run inside an epoch"
-        self._batch.copy_(batch)
-        self._graph.replay()
+        if self._graph is None:
+            super().run(batch)
+        else:
+            self._batch.copy_(batch)
+            self._graph.replay()
 
-    def _record(self) -> torch.cuda.CUDAGraph:
-        graph = torch.cuda.CUDAGraph()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer PyTorch registers the generator itself, with a warning
-            graph.register_generator_state(self._augmentation)
+    def _record(self) -> None:
+        """Record the step; if that fails, keep the reason. An error of the steps themselves is raised."""
         with super().epoch(number=0):
             self._warm_up()
-            # Other threads may use CUDA during the recording.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-                super().run(self._batch)
-        return graph
+            try:
+                graph = torch.cuda.CUDAGraph()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # newer PyTorch registers the generator itself, with a warning
+                    graph.register_generator_state(self._augmentation)
+                # Other threads may use CUDA during the recording.
+                with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+                    super().run(self._batch)
+            except Exception as error:  # noqa: BLE001 whatever fails, the training continues without a graph
+                reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+                self.remark = f"{WITHOUT_GRAPH}{reason[:200]}"
+                self._renew_generators()
+            else:
+                self._graph = graph
+
+    def _renew_generators(self) -> None:
+        """Replace the states of generators, which a failed recording leaves in its mode; each epoch seeds them."""
+        device = self._split.images.device
+        self._augmentation = torch.Generator(device)
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            torch.cuda.default_generators[index].graphsafe_set_state(torch.Generator(device).graphsafe_get_state())
 
     def _warm_up(self) -> None:
         """Run steps, which also create the optimizer's state, and undo them in place."""

@@ -36,6 +36,8 @@ class Epoch:
     """From 1."""
     metrics: dict[str, float]
     """Metrics of the training, of its speed, and of the validation split if there is one."""
+    remark: str = ""
+    """What a record adds to the device's name: why steps run without a CUDA graph on a device that has them."""
     state: Callable[[], dict[str, Any]]
     """Returns a copy of the state to resume from; valid until the next epoch is asked for.
 
@@ -82,7 +84,7 @@ def train(
             metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
         metrics["seconds"] = time.perf_counter() - started
         training.history.append(metrics)
-        yield Epoch(number=number, metrics=dict(metrics), state=training.copy_state)
+        yield Epoch(number=number, metrics=dict(metrics), remark=step.remark, state=training.copy_state)
 
 
 class _Training:

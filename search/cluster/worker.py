@@ -83,7 +83,7 @@ def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job
                 if checkpoint:
                     checkpoint.save(state)
                 if epoch.number > job.epochs_done:
-                    yield Report(epoch.metrics, name)
+                    yield Report(epoch.metrics, name + epoch.remark)
                 if epoch.number == job.epochs:
                     break
             else:

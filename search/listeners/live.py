@@ -12,16 +12,37 @@ from search.config.schema import SearchConfig, StudyConfig
 from search.listeners.status import Status, format_params, name_trial
 from search.listeners.usage import Usage
 from search.record.trial import Listener, State, Trial
+from trainables.config import WITHOUT_GRAPH
 
 REFRESHES_PER_SECOND = 2
 
 
-class PlainLog(Listener):
+class _View(Listener):
+    """What both views print."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._is_slow = False
+
+    def on_epoch(self, trial: Trial) -> None:
+        """Print once why trials train without CUDA graphs, if they do."""
+        reason = str(trial.attributes.get("device", "")).partition(WITHOUT_GRAPH)[2]
+        if reason and not self._is_slow:
+            self._is_slow = True
+            told = "trains without a CUDA graph, more slowly, with the same results"
+            self.note(f"{name_trial(trial)} {told}: {escape(reason)}")
+
+    def note(self, message: str) -> None:
+        """Print a line; a live view stays below it."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+class PlainLog(_View):
     """Prints one line per event."""
 
     def __init__(self, *, max_epochs: int, console: Console) -> None:
+        super().__init__(console)
         self._max_epochs = max_epochs
-        self._console = console
 
     def on_start(self, trial: Trial) -> None:
         """Print the trial's parameters."""
@@ -30,6 +51,7 @@ class PlainLog(Listener):
 
     def on_epoch(self, trial: Trial) -> None:
         """Print the last epoch."""
+        super().on_epoch(trial)
         last = trial.epochs[-1]
         epoch = f"epoch {len(trial.epochs)}/{self._max_epochs}"
         names = dict.fromkeys((trial.metric, "loss"))
@@ -46,20 +68,16 @@ class PlainLog(Listener):
             result = f"{trial.metric} {last:.4f} (best {best:.4f}){_speed(trial)}"
         self.note(f"{name_trial(trial)} {trial.state} after {count}: {result}")
 
-    def note(self, message: str) -> None:
-        """Print a line."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
-
-class LiveView(Listener):
+class LiveView(_View):
     """Keeps a view of the search at the bottom of a terminal; it reads the epochs from the trials themselves."""
 
     def __init__(
         self, name: str, search: SearchConfig, *, console: Console, trials: Sequence[Trial], elapsed_s: float
     ) -> None:
+        super().__init__(console)
         self._name = name
         self._search = search
-        self._console = console
         self._trials = {trial.number: trial for trial in trials}
         self._begun = time.monotonic() - elapsed_s
         self._usage = Usage()
@@ -75,10 +93,6 @@ class LiveView(Listener):
         self._trials[trial.number] = trial
         if trial.state is State.FAIL:
             self.note(f"{name_trial(trial)} FAIL: {escape(trial.reason)}")
-
-    def note(self, message: str) -> None:
-        """Print a line above the view."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Leave the last view and release the terminal."""

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from trainables.config import TrainConfig
+from trainables.config import OPTIMIZERS, WITHOUT_GRAPH, TrainConfig
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.resnet50.config import ResNet50Config
 from trainables.splits import Split
@@ -27,6 +27,7 @@ EXACT = TrainConfig(
     seed=3,
     batch_size=16,
     learning_rate=2**-8,
+    muon_learning_rate=2**-6,
     weight_decay=0.1,
     flip=True,
     crop_padding=4,
@@ -200,7 +201,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_replayed_training_equals_the_plain_one(
     model: CnnConfig, optimizer: Any, graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,7 +222,7 @@ def test_validation_leaves_the_weights_where_the_recorded_step_reads_them(graphs
     assert not any(torch.equal(first[name], second[name]) for name in first if name.endswith("weight"))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("cut", [1, 2])
 def test_a_replayed_training_resumes_to_the_bit(cut: int, optimizer: Any, graphs: list[Graph]) -> None:
     config = dataclasses.replace(EXACT, optimizer=optimizer, schedule="one_cycle", warmup_frac=0.3)
@@ -242,7 +243,7 @@ def test_a_replayed_step_follows_the_schedule(graphs: list[Graph], monkeypatch: 
         torch.testing.assert_close(replayed["model"][name], expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_a_training_continues_from_the_state_of_the_other_kind_of_step(
     optimizer: Any, graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -250,13 +251,54 @@ def test_a_training_continues_from_the_state_of_the_other_kind_of_step(
     replayed = run(config, CPU)
     monkeypatch.setitem(STEPS, "cpu", Step)
     plain = run(config, CPU, resume=replayed[0])
-    [group] = plain[-1]["optimizer"]["param_groups"]
-    assert (type(group["lr"]), group.get("capturable", False)) == (float, False)
+    for group in plain[-1]["optimizer"]["param_groups"]:
+        assert (type(group["lr"]), group.get("capturable", False)) == (float, False)
     monkeypatch.setitem(STEPS, "cpu", RecordedStep)
     for one, other in itertools.zip_longest(plain[1:], run(config, CPU, resume=plain[0])):
         assert_equal(one, other)
     assert_equal(plain[-1], replayed[-1])
     assert len(graphs) == 2
+
+
+@contextlib.contextmanager
+def fail_to_end(graph: Graph, **options: Any) -> Iterator[None]:
+    """Record, then refuse the recording as CUDA does."""
+    with record(graph, **options):
+        yield
+    raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nmore lines")
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise OSError("no graphs here")
+
+
+@pytest.mark.parametrize(
+    ("name", "stand_in", "reason"),
+    [
+        ("graph", fail_to_end, "RuntimeError: CUDA error: operation not permitted when stream is capturing"),
+        ("CUDAGraph", refuse, "OSError: no graphs here"),
+    ],
+)
+def test_a_training_whose_step_cannot_be_recorded_continues_without_a_graph(
+    name: str, stand_in: Any, reason: str, graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replayed = run(EXACT, CPU)
+    monkeypatch.setattr(torch.cuda, name, stand_in)
+    for one, other in itertools.zip_longest(replayed, run(EXACT, CPU)):
+        assert_equal(one, other)
+    assert len(graphs) == (2 if name == "graph" else 1)
+    epochs = list(train(EXACT, draw_split(90), None, device=CPU, resume=replayed[0]))
+    assert {epoch.remark for epoch in epochs} == {WITHOUT_GRAPH + reason}
+    assert [graph.replays for graph in graphs if graph.replays] == [3 * 5]
+
+
+def test_the_first_steps_of_a_training_fail_as_all_others_would(
+    graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nn.Conv2d, "forward", refuse)
+    with pytest.raises(OSError, match="no graphs here"):
+        run(EXACT, CPU)
+    assert not graphs
 
 
 def test_the_callers_stream_and_generator_wait_and_stay(graphs: list[Graph]) -> None:
@@ -293,7 +335,7 @@ def test_on_cuda_frozen_stages_stay_in_a_replayed_training(
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("model", CUDA_MODELS.values(), ids=CUDA_MODELS.keys())
 def test_on_cuda_a_replayed_training_equals_the_plain_one(
     model: Any, optimizer: Any, monkeypatch: pytest.MonkeyPatch
@@ -307,7 +349,7 @@ def test_on_cuda_a_replayed_training_equals_the_plain_one(
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("cut", [1, 2])
 @pytest.mark.parametrize("model", [EXACT.model, CUDA_MODELS["resnet50"]], ids=["cnn", "resnet50"])
 def test_on_cuda_a_replayed_training_resumes_to_the_bit(model: Any, cut: int, optimizer: Any) -> None:

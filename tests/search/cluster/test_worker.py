@@ -8,6 +8,8 @@ import torch
 
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
 from search.cluster.worker import catch, run_job
+from trainables.config import WITHOUT_GRAPH
+from trainables.step import Step
 
 MEASURED = ("seconds", "images_per_second", "peak_memory_bytes")
 
@@ -47,6 +49,12 @@ def test_a_trial_continues_from_its_checkpoint_and_reports_what_was_not_recorded
     job = make_job(packed, tmp_path)
     assert read(list(islice(train(job), 2))) == straight[:2]
     assert read(list(train(dataclasses.replace(job, epochs_done=1)))) == straight[1:]
+
+
+def test_the_device_of_an_epoch_says_why_its_steps_were_not_recorded(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(Step, "remark", f"{WITHOUT_GRAPH}out of memory")
+    first = next(train(make_job(packed, tmp_path)))
+    assert first.device.endswith(", without a CUDA graph: out of memory")
 
 
 def test_a_number_that_is_proposed_again_with_other_parameters_starts_at_epoch_1(packed, tmp_path):

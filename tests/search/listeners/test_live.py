@@ -8,6 +8,7 @@ from rich.console import Console
 from search.config.load import parse
 from search.listeners.live import REFRESHES_PER_SECOND, LiveView, PlainLog, build_live
 from search.record.trial import State, Trial
+from trainables.config import WITHOUT_GRAPH
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +77,22 @@ def test_the_plain_log_has_one_line_per_event():
         "trial 4 resnet50 FAIL after 0 epochs: loss is nan in epoch 1",
         "trial 5 cnn continues at epoch 2: filters=64 learning_rate=0.0012",
         "the tracker [W&B] continues offline",
+    ]
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_that_trials_train_without_a_cuda_graph_is_said_once_with_the_reason(terminal):
+    console = build_console(terminal=terminal)
+    log = build(console)
+    recorded, eager = make_trial(1, [0.5]), make_trial(2, [0.5])
+    recorded.attributes["device"] = "NVIDIA H200"
+    eager.attributes["device"] = f"NVIDIA H200{WITHOUT_GRAPH}RuntimeError: out of [memory]"
+    for trial in (recorded, eager, eager):
+        log.on_epoch(trial)
+    log.close()
+    told = [line for line in console.file.getvalue().splitlines() if "CUDA graph" in line]
+    assert told == [
+        "trial 2 cnn trains without a CUDA graph, more slowly, with the same results: RuntimeError: out of [memory]"
     ]
 
 

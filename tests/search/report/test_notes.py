@@ -112,7 +112,9 @@ def test_baselines_are_told_with_those_that_had_no_fair_trial():
 def test_the_weights_and_the_stem_that_a_resnet50_began_with_are_told():
     trials = [
         dataclasses.replace(make_trial(number, **params), architecture="resnet50")
-        for number, params in enumerate(({"stem": "cifar"}, {"weights": "imagenet"}, {"weights": "mine.pt"}, {"stem": "half"}))
+        for number, params in enumerate(
+            ({"stem": "cifar"}, {"weights": "imagenet"}, {"weights": "mine.pt"}, {"stem": "half"})
+        )
     ]
     models = [dataclasses.replace(make_model(number, rank=number + 1), architecture="resnet50") for number in range(4)]
     notes = list_notes(CONFIG, RECORD, trials, models)
