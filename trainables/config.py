@@ -36,6 +36,7 @@ class Architecture(Protocol):
     It may also have:
         check(*, size, batch_size): Raises InputError if the network cannot train so.
         load_weights(model): Loads the weights that training starts from; a trained model is restored without it.
+        fit(model, images): Computes fixed weights from training images, once, before the first epoch.
         without_effect(size): Returns by a parameter with its value the parameters that have no effect then.
     """
 

@@ -27,6 +27,9 @@ EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
 CNN scores 9,900 images/s at 128 and 5,000 at 512. On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels,
 holds about 4 maps of 256 x 128 x 128 for each image: 9 GB in bfloat16."""
 
+NUM_FITTED = 1000
+"""Training images from which a network may compute what it keeps fixed."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
@@ -70,7 +73,7 @@ def train(
         raise InputError("the training split holds 0 images; give it at least 1")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    training = _Training(config, device, resume)
+    training = _Training(config, train_split, device, resume)
     train_split = train_split.to(device)
     step = STEPS[device.type](config, training.model, training.optimizer, train_split)
     val_split = None if val_split is None else val_split.to(device)
@@ -90,9 +93,12 @@ def train(
 class _Training:
     """The state of a training that a checkpoint saves."""
 
-    def __init__(self, config: TrainConfig, device: torch.device, resume: dict[str, Any] | None) -> None:
+    def __init__(self, config: TrainConfig, split: Split, device: torch.device, resume: dict[str, Any] | None) -> None:
         self.config = config
         self.model = build_model(config.model, seed=derive_seed(config.seed, "weights"), size=config.size)
+        if resume is None and (fit := getattr(config.model, "fit", None)):
+            chosen = split.indices[:: math.ceil(len(split) / NUM_FITTED)]  # of all classes, which follow each other
+            fit(self.model, to_float(split.images.index_select(0, chosen)))
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(config, self.model)
         self.average = Average(self.model, decay=config.ema_decay) if config.ema_decay else None

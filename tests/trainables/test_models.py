@@ -1,5 +1,6 @@
 import itertools
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -9,13 +10,13 @@ from torchvision.models import resnet50
 from trainables.config import ARCHITECTURES, Architecture, Value, build_train_config, complete_params, list_rules
 from trainables.errors import InputError
 from trainables.models.cnn.config import CnnConfig
-from trainables.models.model import build_model, count_parameters
+from trainables.models.model import build_model, count_parameters, restore_model
 from trainables.models.resnet50.config import ResNet50Config
 
 CNN_CORNERS = [
-    {"num_blocks": blocks, "convs_per_block": convs, "kernel_size": kernel, "batch_norm": norm, "head": head}
-    for blocks, convs, kernel, norm, head in itertools.product(
-        (1, 2, 5), (1, 2), (1, 7), (False, True), ("flatten", "gap")
+    {"num_blocks": blocks, "convs_per_block": convs, "kernel_size": kernel, "batch_norm": norm, "head": head, **first}
+    for blocks, convs, kernel, norm, head, first in itertools.product(
+        (1, 2, 5), (1, 2), (1, 7), (False, True), ("flatten", "gap"), ({}, {"whiten": True, "pool": "first"})
     )
 ]
 
@@ -65,7 +66,41 @@ def test_every_corner_of_the_cnn_gives_one_logit_per_image(corner: dict[str, obj
     logits = model(draw_images(2))
     logits.sum().backward()
     assert logits.shape == (2,)
-    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def test_whitened_patches_are_uncorrelated_and_of_equal_variance() -> None:
+    config = CnnConfig(whiten=True, filters=4)
+    model = build_model(config)
+    smooth = nn.functional.interpolate(torch.rand(64, 3, 9, 9), size=32, mode="bilinear")
+    config.fit(model, smooth)
+    maps = model[0](smooth)[:, :, 1:-1, 1:-1].transpose(0, 1).flatten(1)
+    assert torch.equal(model[0].weight[12:], -model[0].weight[:12])
+    correlations = torch.corrcoef(maps[:12])
+    torch.testing.assert_close(correlations, torch.eye(12), rtol=0.0, atol=1e-3)
+    assert maps.var(1).max() < 1.0  # 1 but for what is added to small variances
+
+
+def test_only_the_bias_of_the_whitening_learns_and_a_trained_model_is_restored_without_images() -> None:
+    config = CnnConfig(whiten=True, filters=4)
+    model = build_model(config)
+    config.fit(model, draw_images(4))
+    assert [name for name, weight in model.named_parameters() if not weight.requires_grad] == ["0.weight"]
+    restored = restore_model(config, model.state_dict()).eval()
+    assert torch.equal(restored(draw_images(2)), model.eval()(draw_images(2)))
+
+
+@pytest.mark.parametrize(("pool", "sides"), [("last", [32, 32, 16, 16]), ("first", [32, 16, 16, 8])])
+def test_a_block_is_pooled_behind_its_first_or_its_last_convolution(
+    pool: Literal["last", "first"], sides: list[int]
+) -> None:
+    model = build_model(CnnConfig(filters=4, convs_per_block=2, batch_norm=True, pool=pool))
+    seen: list[int] = []
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0].shape[2]))
+    model(draw_images(2))
+    assert seen == sides
 
 
 @pytest.mark.parametrize("config", [CnnConfig(), ResNet50Config(hidden_layers=1)], ids=["cnn", "resnet50"])

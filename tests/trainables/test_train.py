@@ -189,6 +189,16 @@ def test_a_resumed_run_equals_the_straight_run(tmp_path: Path, cut: int, optimiz
     assert is_equal(straight[cut:], resumed)
 
 
+def test_whitening_follows_from_the_training_images_and_stays() -> None:
+    config = dataclasses.replace(HARD, model=dataclasses.replace(HARD.model, whiten=True), epochs=2, optimizer="muon")
+    straight = run(config)
+    first, second = (state["model"]["0.weight"] for _, state in straight)
+    assert torch.equal(first, second)
+    assert is_equal(straight[1:], run(config, resume=straight[0][1]))
+    other = next(iter(train(config, draw_split(40, seed=5), None, device=CPU))).state()["model"]["0.weight"]
+    assert not torch.equal(first, other)
+
+
 def test_every_epoch_draws_again() -> None:
     config = TrainConfig(model=HARD.model, epochs=2, batch_size=16, learning_rate=1e-12, flip=True, crop_padding=4)
     (first, _), (second, _) = run(config)

@@ -21,6 +21,10 @@ class CnnConfig:
     """Factor on the channels from one block to the next, in [1, 4]."""
     kernel_size: int = 3
     """Side of the convolutions' kernels: 1, 3, 5 or 7; padding keeps height and width."""
+    whiten: bool = False
+    """Whether 24 fixed 2x2 filters come first, which decorrelate the pixels of the training images."""
+    pool: Literal["last", "first"] = "last"
+    """Convolution of a block that max-pooling follows: its last; or its first, so that a second one costs a quarter."""
     batch_norm: bool = False
     """Whether batch normalisation follows each convolution."""
     head: Literal["flatten", "gap"] = "flatten"
@@ -66,3 +70,10 @@ class CnnConfig:
         from trainables.models.cnn.net import build_cnn  # imports torch
 
         return build_cnn(self, size)
+
+    def fit(self, model: Any, images: Any) -> None:
+        """Compute the fixed filters from training images (N, 3, size, size) in [0, 1]."""
+        if self.whiten:
+            from trainables.models.cnn.whitening import fit_whitening  # imports torch
+
+            fit_whitening(model, images)

@@ -3,6 +3,7 @@
 from torch import nn
 
 from trainables.models.cnn.config import CnnConfig
+from trainables.models.cnn.whitening import NUM_FILTERS, build_whitening
 from trainables.models.head import build_head
 
 
@@ -14,12 +15,17 @@ def build_cnn(config: CnnConfig, size: int) -> nn.Sequential:
     """
     layers: list[nn.Module] = []
     channels, side = 3, size
+    if config.whiten:
+        layers += [build_whitening(), nn.ReLU(inplace=True)]
+        channels, side = NUM_FILTERS, size + 1
     for width in config.channels:
         for conv in range(config.convs_per_block):
             layers.append(_build_conv(channels, width, config))
+            if config.pool == "first" and conv == 0:
+                layers.append(nn.MaxPool2d(2))
             if config.batch_norm:
                 layers.append(nn.BatchNorm2d(width))
-            if conv == config.convs_per_block - 1:
+            if config.pool == "last" and conv == config.convs_per_block - 1:
                 layers.append(nn.MaxPool2d(2))
             layers.append(nn.ReLU(inplace=True))
             channels = width
