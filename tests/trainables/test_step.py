@@ -197,6 +197,7 @@ MODELS = {
     "all": EXACT.model,
     "one filter": CnnConfig(filters=1, kernel_size=1, convs_per_block=2, dense_units=4),
     "gap": CnnConfig(filters=4, head="gap", dense_layers=0),
+    "whitened": CnnConfig(filters=4, convs_per_block=2, batch_norm=True, whiten=True, pool="first"),
 }
 
 
