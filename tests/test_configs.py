@@ -86,6 +86,17 @@ def test_the_models_tried_first_have_the_size_that_is_quoted(number, parameters)
     assert count_parameters(build_model(model)) == parameters
 
 
+def test_the_muon_cnn_has_the_size_that_is_quoted(tmp_path):
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        f"extends: {REFERENCE}\nname: x\nsearch: {{first: [{REFERENCE.parent / 'recipes/muon_cnn.yaml'}]}}\n"
+    )
+    [recipe] = load(study).recipes
+    model = build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0).model
+    assert model.channels == (64, 96, 144)
+    assert count_parameters(build_model(model)) == 501_641
+
+
 def test_the_small_cnn_is_trained_as_where_its_figure_comes_from():
     recipe = load(REFERENCE).recipes[2]
     config = build_train_config(recipe.architecture, recipe.params, epochs=25, seed=0)
