@@ -23,9 +23,10 @@ from trainables.splits import Split
 from trainables.step import STEPS, Step
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
-"""Type of device -> images in a forward pass without gradients. On a CPU larger batches exceed the cache: the paper's
-CNN scores 9,900 images/s at 128 and 5,000 at 512. On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels,
-holds about 4 maps of 256 x 128 x 128 for each image: 9 GB in bfloat16."""
+"""Type of device -> images in a forward pass without gradients. On a CPU 32 to 512 are equally fast if memory is kept,
+and 128 take less of it; without `keep_memory`, page faults make 512 2.4 times as slow for the paper's CNN (LOG.md,
+2026-11-29). On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels, holds about 4 maps of 256 x 128 x 128
+for each image: 9 GB in bfloat16."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,14 @@ from trainables.config import TrainConfig, build_train_config, get_architecture
 from trainables.errors import DISK_FAULTS, FunctionError, InputError, TrainingError
 from trainables.names import import_own, is_own
 from trainables.own import Run, train_own
-from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device, reset_peak_memory
+from trainables.runtime import (
+    describe_device,
+    keep_memory,
+    limit_memory,
+    limit_threads,
+    pick_device,
+    reset_peak_memory,
+)
 from trainables.splits import Split, open_full_train, open_train
 from trainables.train import Epoch, train
 
@@ -123,7 +130,7 @@ def catch(work: Callable[[], T]) -> T | Failure:
 
 
 def prepare_device(cpus: float, gpus: float) -> torch.device:
-    """Limit this process to its resources and return the device to train on.
+    """Limit this process to its resources, let it keep its memory, and return the device to train on.
 
     Raises:
         TrainingError: If a GPU was granted and PyTorch finds none.
@@ -135,6 +142,8 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
             f"a GPU was granted, but PyTorch {torch.__version__} sees none: its build is for the CPU, or for a newer "
             "driver than this machine's"
         )
+    if device.type == "cpu":
+        keep_memory()
     if 0 < gpus < 1:
         limit_memory(device, gpus)
     return device

@@ -1,4 +1,6 @@
+import ctypes
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from trainables.runtime import (
     build_generator,
     describe_device,
     deterministic_block,
+    keep_memory,
     limit_memory,
     pick_device,
     read_peak_memory,
@@ -75,6 +78,44 @@ def test_threads_are_limited_again_and_again_in_one_process() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split("\n")[:3] == ["1 1", "2 1", "1 1"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns large tensors to the system")
+def test_memory_is_kept_from_step_to_step_and_given_back_between_trials() -> None:
+    code = (
+        "import resource, torch\n"
+        "from pathlib import Path\n"
+        "from trainables.runtime import keep_memory\n"
+        "def count_faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(20):\n"
+        "        torch.ones(40 * 2**20, dtype=torch.uint8)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "def count_pages():\n"
+        "    return int(Path('/proc/self/statm').read_text().split()[1])\n"
+        "plain = count_faults()\n"
+        "keep_memory()\n"
+        "count_faults()\n"
+        "print(plain, count_faults())\n"
+        "kept = count_pages()\n"
+        "keep_memory()\n"
+        "print((kept - count_pages()) * resource.getpagesize() / 2**20)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (plain, kept), [returned] = (map(float, line.split()) for line in run.stdout.splitlines())
+    assert kept < plain / 20
+    assert returned > 30
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_without_the_functions_of_glibc_memory_is_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    keep_memory()
 
 
 Flags = tuple[bool, bool, bool, bool, bool]

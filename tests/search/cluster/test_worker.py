@@ -64,6 +64,14 @@ def test_a_gpu_that_was_granted_and_is_not_there_is_the_trials_failure(packed, t
     assert "a GPU was granted, but PyTorch" in failure.reason
 
 
+def test_every_job_on_a_cpu_keeps_the_memory_of_its_process(packed, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("search.cluster.worker.keep_memory", lambda: calls.append("kept"))
+    for _ in range(2):
+        list(islice(train(make_job(packed, tmp_path)), 1))
+    assert calls == ["kept", "kept"]
+
+
 def test_a_worker_that_lost_its_gpu_does_not_go_on():
     def work():
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
