@@ -81,16 +81,16 @@ def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job
     reset_peak_memory(device)
     checkpoint = job.build_checkpoint()
     try:
-        state = checkpoint.load() if checkpoint else None
+        state: Any = checkpoint.load() if checkpoint else None
         for metrics in state["history"][job.epochs_done :] if state else ():
-            yield Report(metrics, name, is_new=False)
+            yield Report(metrics, name, state.get("precision"), is_new=False)
         if state is None or state["epoch"] < job.epochs:
             for epoch in start(resume=state):
                 state = epoch.state()
                 if checkpoint:
                     checkpoint.save(state)
                 if epoch.number > job.epochs_done:
-                    yield Report(epoch.metrics, name)
+                    yield Report(epoch.metrics, name, state.get("precision"))
                 if epoch.number == job.epochs:
                     break
             else:
@@ -99,6 +99,7 @@ def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job
                 yield Finished()
         assert state is not None, "a job has at least one epoch"
         if finish is not None and config is not None:
+            config = dataclasses.replace(config, precision=state.get("precision", config.precision))
             yield Finished(finish(job, Trained(config=config, state=state, val_split=val_split, device=device)))
     finally:
         if checkpoint and job.url is not None:  # the driver deletes on its own node and in the store only
@@ -168,7 +169,8 @@ def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig,
     """Return what trains an image classifier, its configuration, and the images to validate on."""
     train_split, val_split = _open_split(job)
     size = train_split.images.shape[1]
-    config = build_train_config(job.architecture, job.params, epochs=job.max_epochs, seed=job.seed, size=size)
+    params = job.params | ({"precision": job.precision} if job.precision else {})
+    config = build_train_config(job.architecture, params, epochs=job.max_epochs, seed=job.seed, size=size)
     return functools.partial(train, config, train_split, val_split, device=device), config, val_split
 
 
