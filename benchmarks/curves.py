@@ -27,7 +27,7 @@ from search.samplers.sampler import Sampler
 from trainables.config import build_train_config
 from trainables.errors import TrainingError
 from trainables.pack import pack
-from trainables.runtime import limit_threads
+from trainables.runtime import keep_memory, limit_threads
 from trainables.splits import Split, open_train
 from trainables.train import train
 
@@ -147,6 +147,7 @@ def _open(packed: Path) -> None:
     """Open the data in a worker process, which yields to other processes."""
     os.nice(10)
     limit_threads(1)
+    keep_memory()
     images = NUM_TRAIN + NUM_VAL
     _opened[:] = open_train(packed, val_fraction=NUM_VAL / images, seed=0, max_images=images)
 

@@ -1,8 +1,16 @@
-"""The loops that benchmarks/training.py compares: generators of epochs, a value an epoch's number of images."""
+"""The loops that benchmarks/training.py compares: generators of epochs, a value an epoch's number of images.
 
+Each runs in a process of its own, since what keeps memory holds for a whole process.
+"""
+
+import dataclasses
+import multiprocessing
 import os
+import resource
 import time
+import warnings
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -17,8 +25,116 @@ from trainables.augment import to_float
 from trainables.config import IMAGE_SIZE, Architecture, TrainConfig
 from trainables.models.model import build_model
 from trainables.optim import build_optimizer
-from trainables.runtime import autocast
-from trainables.splits import Split
+from trainables.runtime import autocast, keep_memory
+from trainables.splits import Split, open_full_train
+
+KINDS = {"cpu": ("before", "kept", "loop", "bare", "usual"), "cuda": ("loop", "bare", "usual")}
+"""Type of device -> loops that are compared there."""
+KEEPING = ("kept", "loop", "bare")
+"""Loops whose process keeps its memory."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the processes of one comparison share."""
+
+    config: TrainConfig
+    packed: Path
+    folder: Path
+    """The same images as files."""
+    num_images: int
+    device: torch.device
+    threads: int
+    cudnn_benchmark: bool
+    compiles: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+    """One epoch as it was measured."""
+
+    images_per_second: float
+    cpu_us_per_image: float
+    """Microseconds of processor time, of the loader's processes too."""
+    faults_per_step: float
+    """Pages that the system gave to the training process anew."""
+
+
+class Loop:
+    """A loop in its own process, which trains an epoch when it is told to."""
+
+    def __init__(self, kind: str, plan: Plan) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, far = context.Pipe()
+        self._process = context.Process(target=_serve, args=(kind, plan, far))  # a daemon may start no loader
+        self._process.start()
+        far.close()
+        self.workers: int = self._pipe.recv()
+        """Of the loader."""
+
+    def measure(self) -> Turn:
+        """Train the next epoch."""
+        self._pipe.send(None)
+        turn: Turn = self._pipe.recv()
+        return turn
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join()
+
+
+def _serve(kind: str, plan: Plan, pipe: Connection) -> None:
+    """Train and measure an epoch for each message, after one to warm up, until the other side closes."""
+    warnings.simplefilter("ignore", DeprecationWarning)
+    torch.set_num_threads(plan.threads)
+    torch.backends.cudnn.benchmark = plan.cudnn_benchmark
+    if kind in KEEPING:
+        keep_memory()
+    if plan.compiles:
+        compile_models()
+    workers, epochs = _build(kind, plan)
+    next(epochs)
+    pipe.send(workers)
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        pipe.send(_measure(epochs, plan.config.batch_size))
+
+
+def _build(kind: str, plan: Plan) -> tuple[int, Iterator[int]]:
+    """Return the number of the loader's workers, and the epochs of a loop."""
+    config, device = plan.config, plan.device
+    if kind == "usual":
+        return choose_workers(config, plan.folder, plan.num_images, device)
+    split = open_full_train(plan.packed, seed=0, max_images=plan.num_images)
+    if kind == "bare":
+        return 0, run_bare(config, split, device)
+    if kind != "loop":
+        config = dataclasses.replace(config, precision="float32")
+    return 0, run_loop(config, split, device)
+
+
+def _measure(epochs: Iterator[int], batch_size: int) -> Turn:
+    started, worked, faults = time.perf_counter(), _read_cpu_seconds(), _count_faults()
+    num = next(epochs)
+    seconds, worked = time.perf_counter() - started, _read_cpu_seconds() - worked
+    return Turn(num / seconds, 1e6 * worked / num, (_count_faults() - faults) * batch_size / num)
+
+
+def _count_faults() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def _read_cpu_seconds() -> float:
+    """Return the processor time of this process and of its children that live, as Linux reports it."""
+    total = time.process_time()
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return total
 
 
 def run_loop(config: TrainConfig, split: Split, device: torch.device) -> Iterator[int]:
@@ -37,7 +153,7 @@ def run_bare(config: TrainConfig, split: Split, device: torch.device) -> Iterato
     while True:
         order = torch.randperm(len(labels), device=device)
         for batch in order.split(config.batch_size)[:num_steps]:
-            with autocast(device):
+            with autocast(device, config.precision):
                 logits = model(images.index_select(0, batch).permute(0, 3, 1, 2))
             loss = functional.binary_cross_entropy_with_logits(logits, labels.index_select(0, batch))
             optimizer.zero_grad()

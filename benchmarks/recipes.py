@@ -16,7 +16,7 @@ from scipy import stats
 from search.config.yaml import read_yaml
 from trainables.config import build_train_config
 from trainables.pack import pack
-from trainables.runtime import describe_device, pick_device
+from trainables.runtime import describe_device, keep_memory, pick_device
 from trainables.splits import open_train
 from trainables.train import train
 
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where the figures are written")
     arguments = parser.parse_args()
+    keep_memory()
     found: dict[str, list[float]] = {recipe.stem: [] for recipe in arguments.recipes}
     with tempfile.TemporaryDirectory() as scratch:
         packed = pack(arguments.data, arguments.cache or Path(scratch))

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainables.config import IMAGE_SIZE, TrainConfig
 from trainables.models.model import build_model
 from trainables.optim import build_optimizer
-from trainables.runtime import autocast
+from trainables.runtime import autocast, choose_precision
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ def count_work(config: TrainConfig, device: torch.device) -> Work:
     labels = torch.ones(config.batch_size, device=device)
 
     def step() -> None:
-        with autocast(device):
+        with autocast(device, config.precision):
             logits = model(images)
         loss = functional.binary_cross_entropy_with_logits(logits, labels)
         optimizer.zero_grad()
@@ -89,7 +89,7 @@ def measure_roof(device: torch.device) -> Roof:
     """Measure a device: a large matrix product and a large copy, the best of ten each."""
     is_cuda = device.type == "cuda"
     side = 8192 if is_cuda else 2048
-    factor = torch.rand(side, side, device=device, dtype=torch.bfloat16 if is_cuda else torch.float32)
+    factor = torch.rand(side, side, device=device, dtype=getattr(torch, choose_precision("auto", device)))
     source = torch.zeros(2**30 if is_cuda else 2**27, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Roof(

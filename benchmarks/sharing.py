@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.training import MODELS
 from trainables.config import TrainConfig
-from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device
+from trainables.runtime import describe_device, keep_memory, limit_memory, limit_threads, pick_device
 from trainables.splits import Split
 from trainables.train import train
 
@@ -76,6 +76,7 @@ def _work(model: str, count: int, num_images: int, barrier: Barrier, results: An
     device = pick_device()
     limit_threads(max(1, len(os.sched_getaffinity(0)) // count))
     limit_memory(device, 1 / count)
+    keep_memory()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num_images, 32, 32, 3), dtype=torch.uint8, generator=generator)
     labels = torch.arange(num_images).remainder(2).to(torch.uint8)

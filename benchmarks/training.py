@@ -1,14 +1,19 @@
-"""Measures the training loop against its floor and against the usual recipe, interleaved in one run.
+"""Measures the training loop against what it was, its floor, and the usual recipe, interleaved in one run.
 
-loop   trainables.train on a packed data set
-bare   a hand-written loop over float tensors in memory: same model, batch and optimizer; on CUDA its kernels are
-       launched one by one, which our loop is not, so that ours may be the faster one there
-usual  ImageFolder + Resize + ToTensor + DataLoader with its best number of workers, and a plain loop
-floor  what the step's operations take at the device's measured rates (benchmarks/roofline.py)
+before  trainables.train in float32, with memory as glibc handles it: what it was until 2026-11-29; CPU only
+kept    the same, with memory kept; CPU only
+loop    trainables.train as it is: memory kept, bfloat16 where the device multiplies it natively
+bare    a hand-written loop over float tensors in memory: same model, batch, optimizer and precision; on CUDA its
+        kernels are launched one by one, which our loop is not, so that ours may be the faster one there
+usual   ImageFolder + Resize + ToTensor + DataLoader with its best number of workers, and a plain loop in float32
+floor   what the step's operations take at the device's measured rates (benchmarks/roofline.py)
+
+Each loop has its own process. Ratios are those of processor time on a CPU, which other work on the machine hardly
+changes, and of wall time on CUDA.
 
 Run `python -m benchmarks.training [--data PATH] [--json PATH] [--short]`; without --data, on made-up JPEGs. On CUDA it
 also times 20 epochs of 100,000 images. The figures are written as they come, so that a run may be cut. Needs torch,
-torchvision and numpy only.
+torchvision and numpy only. OMP_NUM_THREADS=1 gives each loop one thread, as a trial has.
 """
 
 import argparse
@@ -25,14 +30,14 @@ import torch
 from torch.nn import functional
 from torchvision.io import write_jpeg
 
-from benchmarks.loops import choose_workers, compile_models, measure_speed, run_bare, run_loop
+from benchmarks.loops import KINDS, Loop, Plan, Turn, compile_models
 from benchmarks.roofline import Roof, count_work, measure_roof
-from trainables.config import Architecture, TrainConfig
+from trainables.config import PRECISIONS, Architecture, TrainConfig
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.model import build_model, count_parameters
 from trainables.models.resnet50.config import ResNet50Config
 from trainables.pack import pack
-from trainables.runtime import describe_device, pick_device
+from trainables.runtime import choose_precision, describe_device, keep_memory, pick_device
 from trainables.source import open_source
 from trainables.splits import Split, open_full_train
 from trainables.train import train
@@ -47,39 +52,51 @@ MODELS: dict[str, Architecture] = {
     "resnet50_cifar": ResNet50Config(stem="cifar"),
 }
 SIZES = {
-    "cpu": {"paper_cnn": 8192, "small_cnn": 1024, "resnet50": 384},
+    "cpu": {"paper_cnn": 8192, "small_cnn": 1024, "resnet50": 384, "resnet50_cifar": 64},
     "cuda": {"paper_cnn": 40_960, "small_cnn": 40_960, "resnet50": 20_480, "resnet50_cifar": 20_480},
     "short": {"paper_cnn": 512, "small_cnn": 128, "resnet50": 64},
 }
-"""Images in an epoch; ResNet-50 with the 3x3 stem is out of reach of a CPU."""
-BATCH_SIZES = {"cpu": (128,), "cuda": (128, 1024), "short": (128,)}
+"""Images in an epoch."""
+BATCH_SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "cpu": {"": (128,), "resnet50_cifar": (32,)},
+    "cuda": {"": (128, 1024)},
+    "short": {"": (128,)},
+}
+"""By kind of run and model; the empty name stands for all others."""
 FULL_MODELS = ("paper_cnn", "resnet50_cifar")
 """Whose 20 epochs are timed."""
 FULL_IMAGES = {"cuda": 100_000, "short": 256}
 """In each of the 20 epochs; too many for a CPU."""
 
 
-def compare(
-    config: TrainConfig, split: Split, folder: Path, rounds: int, device: torch.device, roof: Roof
-) -> dict[str, Any]:
-    """Measure the three loops on one model, a round at a time, and count their floor."""
-    workers, usual = choose_workers(config, folder, len(split), device)
-    loops = {"loop": run_loop(config, split, device), "bare": run_bare(config, split, device), "usual": usual}
-    for epochs in loops.values():
-        next(epochs)
-    speeds: dict[str, list[float]] = {kind: [] for kind in loops}
-    kinds = list(loops)
-    for turn in range(rounds):
-        # Each loop comes first, second and last in turn, so that none always follows the same one.
-        for kind in kinds[turn % 3 :] + kinds[: turn % 3]:
-            speeds[kind].append(measure_speed(loops[kind]))
-    work = count_work(config, device)
+def compare(plan: Plan, rounds: int, roof: Roof) -> dict[str, Any]:
+    """Measure the loops on one model, a round at a time, and count their floor."""
+    kinds = KINDS[plan.device.type]
+    loops: dict[str, Loop] = {}
+    turns: dict[str, list[Turn]] = {kind: [] for kind in kinds}
+    try:
+        for kind in kinds:
+            loops[kind] = Loop(kind, plan)
+        for turn in range(rounds):
+            # Each loop comes first, second and last in turn, so that none always follows the same one.
+            first = turn % len(kinds)
+            for kind in kinds[first:] + kinds[:first]:
+                turns[kind].append(loops[kind].measure())
+    finally:
+        for loop in loops.values():
+            loop.close()
+    work = count_work(plan.config, plan.device)
+    measured = {
+        f"{kind}_{name}": statistics.median(getattr(turn, name) for turn in found)
+        for kind, found in turns.items()
+        for name in ("images_per_second", "cpu_us_per_image", "faults_per_step")
+    }
     return {
-        "parameters": count_parameters(build_model(config.model)),
-        "images": len(split),
-        **{f"{kind}_images_per_second": statistics.median(found) for kind, found in speeds.items()},
-        "usual_workers": workers,
-        **{f"loop_to_{kind}": _median_ratio(speeds["loop"], speeds[kind]) for kind in ("bare", "usual")},
+        "parameters": count_parameters(build_model(plan.config.model)),
+        "images": plan.num_images,
+        **measured,
+        "usual_workers": loops["usual"].workers,
+        **{f"loop_to_{kind}": _compare(turns["loop"], turns[kind], plan.device) for kind in kinds if kind != "loop"},
         **dataclasses.asdict(work),
         "floor_images_per_second": 1 / roof.floor_seconds(work),
     }
@@ -122,20 +139,23 @@ def _draw_images(folder: Path, count: int, generator: torch.Generator) -> None:
         write_jpeg(image.to(torch.uint8), str(folder / f"{number}.jpg"))
 
 
-def _median_ratio(ones: list[float], others: list[float]) -> float:
-    return statistics.median(one / other for one, other in zip(ones, others, strict=True))
+def _compare(ones: list[Turn], others: list[Turn], device: torch.device) -> float:
+    """Return how many times as fast one loop is: the median over the rounds."""
+    pairs = zip(ones, others, strict=True)
+    if device.type == "cuda":
+        return statistics.median(one.images_per_second / other.images_per_second for one, other in pairs)
+    return statistics.median(other.cpu_us_per_image / one.cpu_us_per_image for one, other in pairs)
 
 
-def _print_header() -> None:
-    print(f"{'images/s':15}{'batch':>6}{'loop':>9}{'bare':>9}{'usual':>9}{'workers':>8}{'floor':>9}", end="")
-    print(f"{'loop/bare':>11}{'loop/usual':>11}{'MMAC/image':>12}{'MB/image':>10}", flush=True)
-
-
-def _print_row(name: str, batch_size: int, row: dict[str, Any]) -> None:
-    speeds = [row[f"{kind}_images_per_second"] for kind in ("loop", "bare", "usual", "floor")]
-    print(f"{name:15}{batch_size:6}{speeds[0]:9,.0f}{speeds[1]:9,.0f}{speeds[2]:9,.0f}{row['usual_workers']:8}", end="")
-    print(f"{speeds[3]:9,.0f}{row['loop_to_bare']:11.3f}{row['loop_to_usual']:11.2f}", end="")
-    print(f"{row['macs_per_image'] / 1e6:12.1f}{row['bytes_per_image'] / 1e6:10.2f}", flush=True)
+def _print_rows(name: str, batch_size: int, row: dict[str, Any], device: torch.device) -> None:
+    print(f"\n{name}, batch {batch_size}: {row['macs_per_image'] / 1e6:.1f} MMAC and ", end="")
+    print(f"{row['bytes_per_image'] / 1e6:.2f} MB an image, floor {row['floor_images_per_second']:,.0f} images/s")
+    print(f"{'':8}{'images/s':>10}{'us of CPU an image':>20}{'page faults a step':>20}{'loop to it':>12}")
+    for kind in KINDS[device.type]:
+        ratio = row.get(f"loop_to_{kind}", 1.0)
+        print(f"{kind:8}{row[f'{kind}_images_per_second']:10,.0f}{row[f'{kind}_cpu_us_per_image']:20,.1f}", end="")
+        print(f"{row[f'{kind}_faults_per_step']:20,.0f}{ratio:12.2f}", end="")
+        print(f"  {row['usual_workers']} workers" if kind == "usual" else "", flush=True)
 
 
 class _Figures(dict[str, Any]):
@@ -151,28 +171,35 @@ class _Figures(dict[str, Any]):
             self._path.write_text(json.dumps(self, indent=2) + "\n")
 
 
-def _compare_all(
-    figures: _Figures, names: list[str], kind: str, data: Path | None, rounds: int, roof: Roof, *, deterministic: bool
-) -> None:
+def _compare_all(figures: _Figures, names: list[str], kind: str, arguments: argparse.Namespace, roof: Roof) -> None:
     device, num = pick_device(), max(SIZES[kind][name] for name in names)
+    rounds = arguments.rounds or (1 if arguments.short else 5)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = prepare(Path(scratch) / "images", data, num)
+        folder = prepare(Path(scratch) / "images", arguments.data, num)
         packed = pack(folder, Path(scratch) / "cache")
-        _print_header()
         for name in names:
-            split = open_full_train(packed, seed=0, max_images=SIZES[kind][name])
-            for size in sorted({min(size, len(split) // 2) for size in BATCH_SIZES[kind]}):
-                model = MODELS[name]
-                config = TrainConfig(model=model, epochs=10**6, batch_size=size, deterministic=deterministic)
-                row = compare(config, split, folder, rounds, device, roof)
+            found = min(SIZES[kind][name], len(open_full_train(packed, seed=0, max_images=None)))
+            for size in sorted({min(size, found // 2) for size in BATCH_SIZES[kind].get(name, BATCH_SIZES[kind][""])}):
+                options: dict[str, Any] = {"deterministic": arguments.deterministic, "precision": arguments.precision}
+                plan = Plan(
+                    config=TrainConfig(model=MODELS[name], epochs=10**6, batch_size=size, **options),
+                    packed=packed,
+                    folder=folder,
+                    num_images=found,
+                    device=device,
+                    threads=torch.get_num_threads(),
+                    cudnn_benchmark=arguments.cudnn_benchmark,
+                    compiles=arguments.compile,
+                )
+                row = compare(plan, rounds, roof)
                 figures.add("models", name, size, row)
-                _print_row(name, size, row)
+                _print_rows(name, size, row, device)
 
 
 def _time_all(figures: _Figures, names: list[str], kind: str, *, deterministic: bool) -> None:
     device, num = pick_device(), FULL_IMAGES[kind]
     for name in [name for name in FULL_MODELS if name in names]:
-        for size in BATCH_SIZES[kind]:
+        for size in BATCH_SIZES[kind][""]:
             seconds = time_epochs(name, size, num, device, deterministic=deterministic)
             figures.add("twenty_epochs_seconds", name, size, seconds)
             print(f"{name}: 20 epochs of {num:,} images at batch {size}: {seconds:.1f} s", end="")
@@ -193,6 +220,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only", choices=("loops", "epochs"), help="the comparison, or the 20 epochs; default: both")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms")
     parser.add_argument("--deterministic", action="store_true", help="let our loop use only what repeats to the bit")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of loop and bare; default: auto")
     parser.add_argument("--compile", action="store_true", help="compile the loop's models")
     return parser.parse_args()
 
@@ -208,6 +236,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = arguments.cudnn_benchmark
     if arguments.compile:
         compile_models()
+    keep_memory()
     roof = measure_roof(device)
     figures = _Figures(
         arguments.json,
@@ -217,14 +246,15 @@ def main() -> None:
         cudnn_benchmark=arguments.cudnn_benchmark,
         compile=arguments.compile,
         deterministic=arguments.deterministic,
+        precision=choose_precision(arguments.precision, device),
         **dataclasses.asdict(roof),
     )
-    print(f"{figures['device']}, torch {torch.__version__}, {figures['threads']} threads: ", end="")
+    print(f"{figures['device']}, torch {torch.__version__}, {figures['threads']} threads, ", end="")
+    print(f"{figures['precision']}: ", end="")
     print(f"{roof.macs_per_second / 1e9:,.0f} GMAC/s, {roof.bytes_per_second / 1e9:,.0f} GB/s", flush=True)
     names = [name for name in SIZES[kind] if name in (arguments.models or MODELS)]
     if arguments.only != "epochs":
-        rounds = arguments.rounds or (1 if arguments.short else 5)
-        _compare_all(figures, names, kind, arguments.data, rounds, roof, deterministic=arguments.deterministic)
+        _compare_all(figures, names, kind, arguments, roof)
     if arguments.only != "loops" and kind in FULL_IMAGES:
         _time_all(figures, names, kind, deterministic=arguments.deterministic)
 

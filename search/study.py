@@ -101,7 +101,7 @@ class Study:
             listener.on_start(trial)
         return trial
 
-    def report(self, number: int, metrics: Mapping[str, float], device: str) -> bool:
+    def report(self, number: int, metrics: Mapping[str, float], device: str, precision: str | None = None) -> bool:
         """Record an epoch of a trial and return whether the trial ends with it.
 
         Nothing changes if the epoch is recorded already, since a resumed worker may report it again, or if the trial
@@ -116,7 +116,8 @@ class Study:
         if problem := trial.find_problem(metrics):
             self.fail(number, problem)
             return True
-        self._journal.add_epoch(trial, metrics, device=device, elapsed_s=self.elapsed_s)
+        known = {"precision": precision} if precision else {}
+        self._journal.add_epoch(trial, metrics, elapsed_s=self.elapsed_s, device=device, **known)
         self.num_epochs += 1
         for listener in self._listeners:
             listener.on_epoch(trial)

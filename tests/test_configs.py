@@ -113,4 +113,4 @@ def test_the_small_cnn_is_trained_as_where_its_figure_comes_from():
 def test_the_reference_space_searches_every_part_of_the_recipe():
     specs = list_specs(load(REFERENCE).space, "cnn")
     fixed = {name for name, spec in specs.items() if not isinstance(spec, Range | Choice)}
-    assert fixed == {"flip_average", "deterministic"}
+    assert fixed == {"flip_average", "deterministic", "precision"}

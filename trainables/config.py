@@ -26,6 +26,7 @@ WITHOUT_GRAPH = ", without a CUDA graph: "
 """Stands in a record between a device's name and the reason why its steps were not recorded as a CUDA graph."""
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
+PRECISIONS = ("auto", "float32", "bfloat16")
 LARGEST = 1e38
 """Bound of an optimizer's factors; the largest float32 is 3.4e38."""
 
@@ -95,6 +96,9 @@ class TrainConfig:
     """Whether validation and test use the mean of the logits of an image and of its mirror image."""
     deterministic: bool = False
     """Whether CUDA uses only algorithms that are reproducible to the bit; a CPU always does."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Numbers that training multiplies: auto is bfloat16 on CUDA, and on a CPU that has instructions for it. Weights,
+    last layer and loss are float32."""
 
     def __post_init__(self) -> None:
         check_field(self, "epochs", self.epochs >= 1, "at least 1")
@@ -110,6 +114,7 @@ class TrainConfig:
         check_field(self, "warmup_frac", 0.0 <= self.warmup_frac < 1.0, "0 up to, not including, 1")
         check_field(self, "crop_padding", 0 <= self.crop_padding <= self.size // 2, f"0 to {self.size // 2}")
         check_field(self, "cutout", 0 <= self.cutout <= self.size, f"0 to {self.size}")
+        check_field(self, "precision", self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         check_field(self, "label_smoothing", 0.0 <= self.label_smoothing < 1.0, "0 up to, not including, 1")
         check_field(self, "ema_decay", 0.0 <= self.ema_decay < 1.0, "0 up to, not including, 1")
 

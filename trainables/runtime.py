@@ -1,6 +1,8 @@
 """The machine: device, threads, memory, and random number generators."""
 
 import contextlib
+import ctypes
+import functools
 import os
 import platform
 from collections.abc import Iterator
@@ -37,7 +39,22 @@ def describe_hardware(device: torch.device) -> dict[str, str | int]:
         "threads": torch.get_num_threads(),
         "machine": platform.machine(),
         "vectors": torch.backends.cpu.get_cpu_capability(),
+        "precision": choose_precision("auto", device),
     }
+
+
+def choose_precision(wanted: str, device: torch.device) -> str:
+    """Return the precision that training computes in; `auto` is bfloat16 where the device multiplies it natively."""
+    if wanted != "auto":
+        return wanted
+    return "bfloat16" if device.type == "cuda" or multiplies_bfloat16() else "float32"
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Answer whether this processor multiplies bfloat16 natively; elsewhere it is slower than float32."""
+    known = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # torch 2.11 lacks it
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def limit_threads(num_threads: int) -> None:
@@ -49,6 +66,23 @@ def limit_threads(num_threads: int) -> None:
     # PyTorch allows this once, before the pool is used; later calls find it set already.
     with contextlib.suppress(RuntimeError):
         torch.set_num_interop_threads(1)
+
+
+def keep_memory() -> None:
+    """Let this process keep the memory that it frees; give back what an earlier trial has left.
+
+    glibc returns each large tensor to the system, which clears its pages again at the next step: up to 7,600 page
+    faults a step, and 1.1 to 1.9 times the time (LOG.md, 2026-11-29). No effect with another C library. The next trial
+    in the process calls this again.
+    """
+    try:
+        library = ctypes.CDLL(None)
+        mallopt, trim = library.mallopt, library.malloc_trim
+    except (AttributeError, OSError, TypeError):  # macOS has no mallopt, Windows no library of this name
+        return
+    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+    mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+    trim(0)
 
 
 def limit_memory(device: torch.device, fraction: float) -> None:
@@ -83,9 +117,10 @@ def read_peak_memory(device: torch.device) -> int | None:
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), None)
 
 
-def autocast(device: torch.device) -> torch.autocast:
-    """Return a context that computes in bfloat16 where that is safe, on CUDA; on a CPU it has no effect."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return a context that computes in bfloat16 where that is safe, if that is the precision for this device."""
+    is_enabled = choose_precision(precision, device) == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_enabled)
 
 
 @contextlib.contextmanager

@@ -60,8 +60,8 @@ class Step:
         config, split = self._config, self._split
         images = _augment(split.images.index_select(0, batch), config, self._augmentation)
         labels = _smooth(split.labels.index_select(0, batch).float(), config.label_smoothing)
-        with autocast(images.device):
-            logits = self._model(to_float(images))
+        with autocast(images.device, config.precision):
+            logits = self._model(to_float(images)).float()
         loss = functional.binary_cross_entropy_with_logits(logits, labels)
         self._optimizer.zero_grad()
         loss.backward()

@@ -17,15 +17,20 @@ from trainables.errors import InputError, TrainingError
 from trainables.metrics import score
 from trainables.models.model import build_model
 from trainables.optim import build_optimizer, schedule
-from trainables.runtime import autocast, build_generator, deterministic_block
+from trainables.runtime import autocast, build_generator, choose_precision, deterministic_block
 from trainables.seed import derive_seed
 from trainables.splits import Split
 from trainables.step import STEPS, Step
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
-"""Type of device -> images in a forward pass without gradients. On a CPU larger batches exceed the cache: the paper's
-CNN scores 9,900 images/s at 128 and 5,000 at 512. On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels,
-holds about 4 maps of 256 x 128 x 128 for each image: 9 GB in bfloat16."""
+"""Type of device -> images in a forward pass without gradients. On a CPU 32 to 512 are equally fast if memory is kept,
+and 128 take less of it; without `keep_memory`, page faults make 512 2.4 times as slow for the paper's CNN (LOG.md,
+2026-11-29). On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels, holds about 4 maps of 256 x 128 x 128
+for each image: 9 GB in bfloat16."""
+
+EVAL_PRECISIONS = {"cpu": "float32", "cuda": "bfloat16"}
+"""Type of device -> precision of predictions, so that a model's threshold, test and export agree. Training had the same
+before its precision was recorded. Validation after an epoch, which ranks trials alone, has that of training."""
 
 NUM_FITTED = 1000
 """Training images from which a network may compute what it keeps fixed."""
@@ -45,6 +50,7 @@ class Epoch:
     """Returns a copy of the state to resume from; valid until the next epoch is asked for.
 
     `model` are the weights to predict with. With `ema_decay` they are the average, and `last` are the trained weights.
+    `precision` is what the training computes in, also if it continues on another machine.
     """
 
 
@@ -73,6 +79,9 @@ def train(
         raise InputError("the training split holds 0 images; give it at least 1")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    before = {} if resume is None else {"precision": EVAL_PRECISIONS[device.type], **resume}
+    precision = before.get("precision", choose_precision(config.precision, device))
+    config = dataclasses.replace(config, precision=precision)
     training = _Training(config, train_split, device, resume)
     train_split = train_split.to(device)
     step = STEPS[device.type](config, training.model, training.optimizer, train_split)
@@ -82,7 +91,7 @@ def train(
         with deterministic_block(config.deterministic):
             metrics = {"epoch": number, **_train_epoch(training, step, train_split, number)}
             if val_split is not None:
-                metrics |= _validate(training.scored, val_split, number, flip_average=config.flip_average)
+                metrics |= _validate(training.scored, val_split, number, config)
         if device.type == "cuda":
             metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(device)
         metrics["seconds"] = time.perf_counter() - started
@@ -115,7 +124,8 @@ class _Training:
     def copy_state(self) -> dict[str, Any]:
         live = {"model": self.scored.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history}
         last = {} if self.average is None else {"last": self.model.state_dict()}
-        return copy.deepcopy({**live, **last, "epoch": len(self.history)})
+        precision = self.config.precision
+        return copy.deepcopy({**live, **last, "epoch": len(self.history), "precision": precision})
 
 
 def predict(
@@ -143,18 +153,21 @@ def predict(
         return _score(model, split.to(device), flip_average=flip_average)
 
 
-def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool = False) -> Tensor:
+def score_batch(
+    model: nn.Module, images: Tensor, *, flip_average: bool = False, precision: str | None = None
+) -> Tensor:
     """Compute the logits (N,) float32 of images uint8 (N, size, size, 3) on the model's device.
 
     Args:
         model: In evaluation mode.
         images: One batch.
         flip_average: Return the mean of the logits of each image and its mirror image, at twice the cost.
+        precision: As in TrainConfig; None is that of predictions.
     """
-    with torch.inference_mode(), autocast(images.device):
+    with torch.inference_mode(), autocast(images.device, precision or EVAL_PRECISIONS[images.device.type]):
         pixels = to_float(images)
         views = (pixels, pixels.flip(3)) if flip_average else (pixels,)
-        return torch.stack([model(view) for view in views]).mean(0)
+        return torch.stack([model(view).float() for view in views]).mean(0)
 
 
 def _train_epoch(training: _Training, step: Step, split: Split, number: int) -> dict[str, float]:
@@ -182,18 +195,21 @@ def _train_epoch(training: _Training, step: Step, split: Split, number: int) -> 
     }
 
 
-def _validate(model: nn.Module, split: Split, number: int, *, flip_average: bool) -> dict[str, float]:
-    logits = _score(model, split, flip_average=flip_average)
+def _validate(model: nn.Module, split: Split, number: int, config: TrainConfig) -> dict[str, float]:
+    logits = _score(model, split, flip_average=config.flip_average, precision=config.precision)
     metrics = score(logits, split.labels.index_select(0, split.indices).cpu())
     _require_finite(metrics["loss"], "validation loss", number)
     return metrics
 
 
-def _score(model: nn.Module, split: Split, *, flip_average: bool) -> Tensor:
+def _score(model: nn.Module, split: Split, *, flip_average: bool, precision: str | None = None) -> Tensor:
     """Compute the logits (M,) of a split without moving the model, whose addresses a recorded step uses."""
     model.eval()
     batches = torch.split(split.indices, EVAL_BATCH_SIZES[split.images.device.type])
-    logits = [score_batch(model, split.images.index_select(0, batch), flip_average=flip_average) for batch in batches]
+    logits = [
+        score_batch(model, split.images.index_select(0, batch), flip_average=flip_average, precision=precision)
+        for batch in batches
+    ]
     return torch.cat(logits).cpu()
 
 

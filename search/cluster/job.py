@@ -53,6 +53,8 @@ class Job:
     """Granted cores, and so threads."""
     gpus: float
     """Granted GPUs; 0 trains on the CPU, a fraction may use that share of the memory."""
+    precision: str | None = None
+    """What its recorded epochs were computed in; None if there are none, or it is not known."""
 
     def describe(self) -> str:
         """Return the identity of the training, the same on every node and after any number of epochs."""
@@ -74,6 +76,8 @@ class Report:
     metrics: dict[str, float]
     device: str
     """Name of the device that trained it."""
+    precision: str | None = None
+    """What it was computed in, float32 or bfloat16; None for a training function of the user."""
     is_new: bool = True
     """Whether it was trained just now, and not read from a checkpoint."""
 

@@ -33,7 +33,7 @@ class Trials:
         if isinstance(message, Finished):
             self._study.complete(number)
             return True
-        return self._study.report(number, message.metrics, message.device)
+        return self._study.report(number, message.metrics, message.device, message.precision)
 
     def fail(self, number: int, failure: Failure) -> None:
         """Record that a trial failed."""
@@ -75,4 +75,5 @@ def build_job(
         url=config.url,
         cpus=granted.cpus,
         gpus=granted.gpus,
+        precision=trial.attributes.get("precision"),
     )

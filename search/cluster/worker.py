@@ -19,7 +19,14 @@ from trainables.config import TrainConfig, build_train_config, get_architecture
 from trainables.errors import DISK_FAULTS, FunctionError, InputError, TrainingError
 from trainables.names import import_own, is_own
 from trainables.own import Run, train_own
-from trainables.runtime import describe_device, limit_memory, limit_threads, pick_device, reset_peak_memory
+from trainables.runtime import (
+    describe_device,
+    keep_memory,
+    limit_memory,
+    limit_threads,
+    pick_device,
+    reset_peak_memory,
+)
 from trainables.splits import Split, open_full_train, open_train
 from trainables.train import Epoch, train
 
@@ -74,16 +81,16 @@ def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job
     reset_peak_memory(device)
     checkpoint = job.build_checkpoint()
     try:
-        state = checkpoint.load() if checkpoint else None
+        state: Any = checkpoint.load() if checkpoint else None
         for metrics in state["history"][job.epochs_done :] if state else ():
-            yield Report(metrics, name, is_new=False)
+            yield Report(metrics, name, state.get("precision"), is_new=False)
         if state is None or state["epoch"] < job.epochs:
             for epoch in start(resume=state):
                 state = epoch.state()
                 if checkpoint:
                     checkpoint.save(state)
                 if epoch.number > job.epochs_done:
-                    yield Report(epoch.metrics, name + epoch.remark)
+                    yield Report(epoch.metrics, name + epoch.remark, state.get("precision"))
                 if epoch.number == job.epochs:
                     break
             else:
@@ -92,6 +99,7 @@ def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job
                 yield Finished()
         assert state is not None, "a job has at least one epoch"
         if finish is not None and config is not None:
+            config = dataclasses.replace(config, precision=state.get("precision", config.precision))
             yield Finished(finish(job, Trained(config=config, state=state, val_split=val_split, device=device)))
     finally:
         if checkpoint and job.url is not None:  # the driver deletes on its own node and in the store only
@@ -123,7 +131,7 @@ def catch(work: Callable[[], T]) -> T | Failure:
 
 
 def prepare_device(cpus: float, gpus: float) -> torch.device:
-    """Limit this process to its resources and return the device to train on.
+    """Limit this process to its resources, let it keep its memory, and return the device to train on.
 
     Raises:
         TrainingError: If a GPU was granted and PyTorch finds none.
@@ -135,6 +143,8 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
             f"a GPU was granted, but PyTorch {torch.__version__} sees none: its build is for the CPU, or for a newer "
             "driver than this machine's"
         )
+    if device.type == "cpu":
+        keep_memory()
     if 0 < gpus < 1:
         limit_memory(device, gpus)
     return device
@@ -159,7 +169,8 @@ def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig,
     """Return what trains an image classifier, its configuration, and the images to validate on."""
     train_split, val_split = _open_split(job)
     size = train_split.images.shape[1]
-    config = build_train_config(job.architecture, job.params, epochs=job.max_epochs, seed=job.seed, size=size)
+    params = job.params | ({"precision": job.precision} if job.precision else {})
+    config = build_train_config(job.architecture, params, epochs=job.max_epochs, seed=job.seed, size=size)
     return functools.partial(train, config, train_split, val_split, device=device), config, val_split
 
 

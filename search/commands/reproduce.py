@@ -30,6 +30,7 @@ from trainables.errors import InputError
 from trainables.names import shorten
 from trainables.pack_info import load_info
 from trainables.runtime import describe_hardware, pick_device
+from trainables.train import EVAL_PRECISIONS
 
 DEPENDENCIES = ("torch", "torchvision", "numpy", "scikit-learn")
 """Packages whose versions may change a model's last bits."""
@@ -137,7 +138,8 @@ def _prepare(
 def _reproduce(study: Path, record: ModelRecord, pack: Path, folder: str | None, console: Console) -> bool:
     """Train a model again and print the comparison; return whether it is the same."""
     stored = load_weights(study / "models" / (record.label + WEIGHTS), record)
-    retraining = Retraining(**record.retraining | {"params": record.parameters})
+    params = {"precision": EVAL_PRECISIONS[record.hardware["type"]]} | record.parameters  # old records lack it
+    retraining = Retraining(**record.retraining | {"params": params})
     has_gpu = pick_device().type != "cpu"
     granted = ResourceConfig(cpus=record.hardware["cpus"], gpus=record.hardware["gpus"] if has_gpu else 0.0)
     device = prepare_device(granted.cpus, granted.gpus)
@@ -145,7 +147,7 @@ def _reproduce(study: Path, record: ModelRecord, pack: Path, folder: str | None,
     if changed := list_changed(record.code.get("own", {}), code.get("own", {})):
         raise InputError(f"{record.label} was trained with other content of your {changed[0]}: restore it")
     obstacles = list_obstacles(record, describe_hardware(device), code)
-    console.print(f"{record.label}: training {retraining.epochs} epochs again ...")
+    console.print(f"{record.label}: training {retraining.epochs} epochs again in {params['precision']} ...")
     model, tested = train_and_test(retraining, pack, granted)
     largest, metrics = compare(record, stored, model.state_dict(), tested.metrics)
     same = _judge(record, tested, largest, metrics, obstacles, console)

@@ -170,24 +170,24 @@ class Journal:
         trial.architecture, trial.params, trial.waits = architecture, dict(params), False
         trial.started = self._storage.get_trial(trial_id).datetime_start
 
-    def add_epoch(self, trial: Trial, metrics: Mapping[str, float], *, device: str, elapsed_s: float) -> None:
+    def add_epoch(self, trial: Trial, metrics: Mapping[str, float], *, elapsed_s: float, **hardware: str) -> None:
         """Record the next epoch of a trial, here and in `trial`.
 
         Args:
             trial: The trial.
             metrics: By name.
-            device: Name of the GPU or CPU that trained it.
             elapsed_s: Seconds of searching, over all resumptions.
+            hardware: `device` is the name of the GPU or CPU that trained it, `precision` what it computed in, if known.
         """
         epoch, trial_id = len(trial.epochs) + 1, self._ids[trial.number]
-        row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), "device": device}
+        row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), **hardware}
         row["metrics"] = dict(metrics)
         with self._watch(trial):
             self._storage.set_trial_system_attr(trial_id, name_epoch(epoch), row)
             self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self.metric.name])
         self._order += 1
         trial.epochs.append(dict(metrics))
-        trial.attributes["device"] = device
+        trial.attributes |= hardware
 
     def end_trial(self, trial: Trial, state: State, reason: str | None, attributes: Mapping[str, Any]) -> None:
         """Record, here and in `trial`, how a trial ended; its value is that of its best epoch."""

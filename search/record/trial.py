@@ -43,7 +43,7 @@ class Trial:
     """Why it is PRUNED, FAIL, or COMPLETE before its last epoch. A RUNNING trial has one where a kill came between the
     reason and the state."""
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """seconds, device, images_per_second."""
+    """seconds, device, precision, images_per_second."""
     noted: dict[str, Any] = dataclasses.field(default_factory=dict)
     """System attributes that the sampler wrote about it, in Optuna's own form."""
     enqueued: dict[str, Any] | None = None

@@ -28,7 +28,7 @@ LARGEST = 1e300
 KINDS: dict[str, tuple[type, ...]] = {
     "reason": (str, type(None)),
     "traceback": (str,),
-    "device": (str,),
+    **dict.fromkeys(("device", "precision"), (str,)),
     **dict.fromkeys(("seconds", "images_per_second", "peak_memory_bytes"), (int, float)),
 }
 """Types of the attributes of a trial that this project computes with or prints."""
@@ -71,7 +71,7 @@ def read_trial(frozen: FrozenTrial, where: str, metric: str, sign: int) -> tuple
     rows = list_rows(frozen, where, metric)
     trial.epochs = [dict(row["metrics"]) for row in rows]
     if rows:
-        attributes["device"] = rows[-1]["device"]
+        attributes |= {name: rows[-1][name] for name in ("device", "precision") if name in rows[-1]}
     if frozen.state in (TrialState.COMPLETE, TrialState.PRUNED) and not rows:
         trial.reason = ENDED_OUTSIDE
     elif not waits:
@@ -172,6 +172,7 @@ def _is_row(row: Any, epoch: int, metric: str) -> bool:
     metrics, order = row["metrics"], row.get("order")
     return (
         isinstance(row.get("device"), str)
+        and row.get("precision", "float32") in ("float32", "bfloat16")
         and isinstance(order, int)
         and 0 <= order < 2**53
         and _is_number(row.get("elapsed_s"))

@@ -15,6 +15,7 @@ from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
 from search.samplers.shares import describe_shares
 from trainables.config import list_defaults
+from trainables.names import shorten
 from trainables.pack_info import describe_images
 
 
@@ -48,6 +49,7 @@ def list_notes(
         *_describe_start(models, trials),
         *_describe_threshold(choices, models, escape(positive)),
         *_describe_averaging(models, trials),
+        *_describe_precisions(trials),
         *_describe_data(config, manifest["data"]),
         *_describe_lost_baselines(config, trials),
         *_describe_openings(evaluations),
@@ -169,6 +171,19 @@ def _describe_averaging(models: Sequence[TestedModel], trials: Sequence[Trial]) 
     return [
         f"Flip averaging (flip_average) is part of {', '.join(sorted(averaging))}: the mean of the logits of an "
         "image and its mirror image, at twice the cost."
+    ]
+
+
+def _describe_precisions(trials: Sequence[Trial]) -> list[str]:
+    """Return a sentence for each architecture whose trials did not all compute in one precision."""
+    counts: dict[str, Counter[str]] = {}
+    for trial in trials:
+        if "precision" in trial.attributes:
+            counts.setdefault(shorten(trial.architecture), Counter())[trial.attributes["precision"]] += 1
+    return [
+        f"Of the trials of {name}, {found['bfloat16']} computed in bfloat16 and {found['float32']} in float32."
+        for name, found in counts.items()
+        if len(found) > 1
     ]
 
 

@@ -162,7 +162,8 @@ def _describe(mistake: Mistake, classes: Sequence[str]) -> dict[str, str]:
 def _describe_origin(result: Result) -> list[tuple[str, str]]:
     """Return how the result was obtained, as terms with values; unknown ones are left out."""
     code, config = result.manifest.get("code", {}), result.config
-    devices = Counter(str(trial.attributes["device"]) for trial in result.trials if "device" in trial.attributes)
+    measured = [trial.attributes for trial in result.trials if "device" in trial.attributes]
+    devices = Counter(", ".join(each[name] for name in ("device", "precision") if name in each) for each in measured)
     started = [trial.started for trial in result.trials if trial.started is not None]
     ended = [trial.ended for trial in result.trials if trial.ended is not None]
     seconds = sum(trial.attributes.get("seconds", 0.0) for trial in result.trials)

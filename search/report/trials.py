@@ -66,6 +66,11 @@ def _describe(trial: Trial) -> dict[str, Any]:
 
 
 def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
-    """Return a trial's values of the named parameters, None where its architecture lacks one."""
+    """Return a trial's values of the named parameters, None where its architecture lacks one.
+
+    The precision `auto` is what it stood for.
+    """
     values = {**({} if trial.is_foreign else list_defaults(trial.architecture)), **trial.params}
+    if "precision" in trial.attributes:
+        values["precision"] = trial.attributes["precision"]
     return {name: values.get(name) for name in names}

@@ -48,6 +48,7 @@ EXTREMES: dict[str, tuple[Any, ...]] = {
         ("label_smoothing", -0.1),
         ("ema_decay", 1.0),
         ("ema_decay", -0.1),
+        ("precision", "half"),
         *((name, math.nan) for name in FLOATS),
         *((name, math.inf) for name in FLOATS),
         ("learning_rate", 1e39),

@@ -1,4 +1,6 @@
+import ctypes
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,14 @@ from torch.utils import deterministic
 from trainables.runtime import (
     autocast,
     build_generator,
+    choose_precision,
     describe_device,
+    describe_hardware,
     deterministic_block,
+    keep_memory,
     limit_memory,
+    multiplies_bfloat16,
     pick_device,
-    read_peak_memory,
-    reset_peak_memory,
     seed_block,
 )
 
@@ -59,9 +63,36 @@ def test_a_device_has_a_name() -> None:
     assert describe_device(pick_device()).strip()
 
 
-def test_nothing_is_cast_on_a_cpu() -> None:
-    with autocast(CPU):
-        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_products_are_of_the_precision_that_was_chosen(precision: str) -> None:
+    with autocast(CPU, precision):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == getattr(torch, precision)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bfloat16"),
+        ({"avx512_bf16": False, "amx_bf16": False}, "float32"),
+        ({"sve": True}, "float32"),
+        (None, "float32"),  # an older torch
+    ],
+)
+def test_auto_is_what_the_processor_multiplies_natively(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool] | None, expected: str
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if capabilities is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    multiplies_bfloat16.cache_clear()
+    try:
+        assert choose_precision("auto", CPU) == expected
+        assert describe_hardware(CPU)["precision"] == expected
+        assert choose_precision("auto", torch.device("cuda")) == "bfloat16"
+        assert choose_precision("float32", torch.device("cuda")) == "float32"
+    finally:
+        multiplies_bfloat16.cache_clear()
 
 
 def test_threads_are_limited_again_and_again_in_one_process() -> None:
@@ -75,6 +106,44 @@ def test_threads_are_limited_again_and_again_in_one_process() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split("\n")[:3] == ["1 1", "2 1", "1 1"]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns large tensors to the system")
+def test_memory_is_kept_from_step_to_step_and_given_back_between_trials() -> None:
+    code = (
+        "import resource, torch\n"
+        "from pathlib import Path\n"
+        "from trainables.runtime import keep_memory\n"
+        "def count_faults():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(20):\n"
+        "        torch.ones(40 * 2**20, dtype=torch.uint8)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "def count_pages():\n"
+        "    return int(Path('/proc/self/statm').read_text().split()[1])\n"
+        "plain = count_faults()\n"
+        "keep_memory()\n"
+        "count_faults()\n"
+        "print(plain, count_faults())\n"
+        "kept = count_pages()\n"
+        "keep_memory()\n"
+        "print((kept - count_pages()) * resource.getpagesize() / 2**20)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (plain, kept), [returned] = (map(float, line.split()) for line in run.stdout.splitlines())
+    assert kept < plain / 20
+    assert returned > 30
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_without_the_functions_of_glibc_memory_is_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", refuse)
+    keep_memory()
 
 
 Flags = tuple[bool, bool, bool, bool, bool]
@@ -168,11 +237,15 @@ def test_a_process_cannot_hold_more_than_its_share_of_a_gpu() -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of a process is Linux's to tell")
 def test_the_peak_of_memory_counts_from_its_reset() -> None:
-    torch.ones(100 * 2**20, dtype=torch.uint8)  # freed at once
-    reset_peak_memory(CPU)
-    before = read_peak_memory(CPU)
-    torch.ones(200 * 2**20, dtype=torch.uint8)
-    after = read_peak_memory(CPU)
-    assert before is not None
-    assert after is not None
-    assert 150 * 2**20 < after - before < 250 * 2**20
+    code = (
+        "import torch\n"
+        "from trainables.runtime import read_peak_memory, reset_peak_memory\n"
+        "cpu = torch.device('cpu')\n"
+        "torch.ones(100 * 2**20, dtype=torch.uint8)\n"  # freed at once
+        "reset_peak_memory(cpu)\n"
+        "before = read_peak_memory(cpu)\n"
+        "torch.ones(200 * 2**20, dtype=torch.uint8)\n"
+        "print(read_peak_memory(cpu) - before)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 150 * 2**20 < int(run.stdout) < 250 * 2**20

@@ -89,7 +89,8 @@ def is_equal(one: Any, other: Any) -> bool:
     ],
 )
 def test_the_loop_equals_a_plain_reference_loop(optimizer: Any, build: Any) -> None:
-    config = TrainConfig(model=SMALL, epochs=2, batch_size=16, optimizer=optimizer, learning_rate=0.01)
+    params: Any = {"optimizer": optimizer, "learning_rate": 0.01, "precision": "float32"}
+    config = TrainConfig(model=SMALL, epochs=2, batch_size=16, **params)
     split = draw_split(70, unused=9)
     losses = [epoch.metrics["train_loss"] for epoch in train(config, split, None, device=CPU)]
 
@@ -123,6 +124,7 @@ def test_augmentation_and_schedule_enter_the_loop_as_they_stand() -> None:
         crop_padding=3,
         cutout=8,
         label_smoothing=0.2,
+        precision="float32",
     )
     split = draw_split(64)
     epochs = list(train(config, split, None, device=CPU))
@@ -155,10 +157,12 @@ def test_augmentation_and_schedule_enter_the_loop_as_they_stand() -> None:
         assert epoch.metrics["learning_rate"] == pytest.approx(rate)
 
 
-def test_two_runs_are_bitwise_equal_although_the_caller_draws_in_between() -> None:
-    straight = run(HARD)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_two_runs_are_bitwise_equal_although_the_caller_draws_in_between(precision: Any) -> None:
+    config = dataclasses.replace(HARD, precision=precision)
+    straight = run(config)
     disturbed = []
-    for epoch in train(HARD, draw_split(70, unused=9), draw_split(30, seed=1), device=CPU):
+    for epoch in train(config, draw_split(70, unused=9), draw_split(30, seed=1), device=CPU):
         torch.manual_seed(len(disturbed))
         torch.rand(100)
         disturbed.append((drop_times(epoch), epoch.state()))
@@ -178,10 +182,11 @@ def test_the_callers_generator_is_never_touched() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 @pytest.mark.parametrize("cut", [1, 2, 3])
-def test_a_resumed_run_equals_the_straight_run(tmp_path: Path, cut: int, optimizer: Any) -> None:
-    config = dataclasses.replace(HARD, optimizer=optimizer)
+def test_a_resumed_run_equals_the_straight_run(tmp_path: Path, cut: int, optimizer: Any, precision: Any) -> None:
+    config = dataclasses.replace(HARD, optimizer=optimizer, precision=precision)
     straight = run(config)
     checkpoint.save(tmp_path / "state", straight[cut - 1][1])
     resumed = run(config, resume=checkpoint.load(tmp_path / "state"))
@@ -197,6 +202,39 @@ def test_whitening_follows_from_the_training_images_and_stays() -> None:
     assert is_equal(straight[1:], run(config, resume=straight[0][1]))
     other = next(iter(train(config, draw_split(40, seed=5), None, device=CPU))).state()["model"]["0.weight"]
     assert not torch.equal(first, other)
+
+
+def test_bfloat16_gives_other_weights_than_float32_and_almost_the_same_loss() -> None:
+    short, *_ = run(dataclasses.replace(HARD, precision="bfloat16"))
+    full, *_ = run(dataclasses.replace(HARD, precision="float32"))
+    assert not is_equal(short[1]["model"], full[1]["model"])
+    assert short[0]["train_loss"] == pytest.approx(full[0]["train_loss"], rel=0.01)
+    assert all(each.dtype != torch.bfloat16 for each in short[1]["model"].values())
+
+
+@pytest.mark.parametrize("is_native", [False, True])
+def test_auto_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch, is_native: bool) -> None:
+    monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: is_native)
+    expected: Any = "bfloat16" if is_native else "float32"
+    auto, chosen = (run(dataclasses.replace(HARD, epochs=1, precision=each))[0] for each in ("auto", expected))
+    assert auto[1]["precision"] == expected
+    assert is_equal(auto, chosen)
+
+
+@pytest.mark.parametrize("began", ["float32", "bfloat16"])
+def test_a_training_keeps_the_precision_that_it_began_with(monkeypatch: pytest.MonkeyPatch, began: str) -> None:
+    """It began on one machine, and continues on one where auto is the other precision."""
+    monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: began == "bfloat16")
+    straight = run(HARD)
+    monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: began != "bfloat16")
+    assert is_equal(straight[1:], run(HARD, resume=straight[0][1]))
+
+
+def test_a_state_of_a_version_without_precisions_continues_in_float32() -> None:
+    config = dataclasses.replace(HARD, precision="float32")
+    straight = run(config)
+    old = {name: value for name, value in straight[0][1].items() if name != "precision"}
+    assert is_equal(straight[1:], run(dataclasses.replace(config, precision="auto"), resume=old))
 
 
 def test_every_epoch_draws_again() -> None:
@@ -332,7 +370,9 @@ def test_predictions_stand_in_the_splits_order_across_batches() -> None:
 @pytest.mark.parametrize("ema_decay", [0.0, 0.9])
 @pytest.mark.parametrize("flip_average", [False, True])
 def test_the_model_of_a_state_predicts_what_validation_scored(ema_decay: float, flip_average: bool) -> None:
-    metrics, state = run(dataclasses.replace(HARD, ema_decay=ema_decay, flip_average=flip_average))[-1]
+    metrics, state = run(
+        dataclasses.replace(HARD, ema_decay=ema_decay, flip_average=flip_average, precision="float32")
+    )[-1]
     model = build_model(HARD.model)
     model.load_state_dict(state["model"])
     validation = draw_split(30, seed=1)
@@ -374,7 +414,8 @@ def test_averaging_leaves_the_weights_that_learn_alone_and_scores_their_average(
 
 
 def test_the_average_is_taken_after_every_step() -> None:
-    config = TrainConfig(model=SMALL, epochs=2, batch_size=16, optimizer="sgd", learning_rate=0.1, ema_decay=0.8)
+    rate: Any = {"optimizer": "sgd", "learning_rate": 0.1, "ema_decay": 0.8, "precision": "float32"}
+    config = TrainConfig(model=SMALL, epochs=2, batch_size=16, **rate)
     split = draw_split(64)
     state = [epoch.state() for epoch in train(config, split, None, device=CPU)][-1]
     model = build_model(SMALL, seed=derive_seed(0, "weights"))
@@ -424,6 +465,7 @@ def test_every_default_is_the_papers() -> None:
         "ema_decay": 0.0,
         "flip_average": False,
         "deterministic": False,
+        "precision": "auto",
     }
 
 

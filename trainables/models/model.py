@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from trainables.config import IMAGE_SIZE, Architecture, TrainConfig
 from trainables.errors import InputError
-from trainables.runtime import seed_block
+from trainables.runtime import autocast, seed_block
 
 
 def build_model(config: Architecture, *, seed: int = 0, size: int = IMAGE_SIZE) -> nn.Module:
@@ -63,7 +63,7 @@ def check_model(name: str, training: TrainConfig, save: Callable[[dict[str, Tens
     step = "built"
     try:
         model = build_model(training.model, size=training.size).eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(torch.device("cpu"), training.precision):
             logits = model(torch.zeros(2, 3, training.size, training.size))
         step = "saved"
         weights = copy_weights(model.state_dict())

@@ -72,6 +72,33 @@ def test_a_gpu_that_was_granted_and_is_not_there_is_the_trials_failure(packed, t
     assert "a GPU was granted, but PyTorch" in failure.reason
 
 
+@pytest.mark.parametrize("is_native", [False, True])
+def test_a_trial_reports_what_it_computes_in(packed, tmp_path, monkeypatch, is_native):
+    monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: is_native)
+    [first, *_] = train(make_job(packed, tmp_path))
+    assert first.precision == ("bfloat16" if is_native else "float32")
+
+
+def test_a_trial_that_moves_to_another_machine_keeps_its_precision(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: True)
+    straight = list(train(make_job(packed, tmp_path / "straight")))
+    list(islice(train(make_job(packed, tmp_path)), 2))
+    monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: False)
+    moved = list(train(make_job(packed, tmp_path, epochs_done=1, precision="bfloat16")))
+    assert read(moved) == read(straight)[1:]
+    without_checkpoint = make_job(packed, tmp_path / "lost", epochs_done=1, precision="bfloat16")
+    assert read(list(train(without_checkpoint))) == read(straight)[1:]
+    assert {each.precision for each in moved} == {"bfloat16"}
+
+
+def test_every_job_on_a_cpu_keeps_the_memory_of_its_process(packed, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr("search.cluster.worker.keep_memory", lambda: calls.append("kept"))
+    for _ in range(2):
+        list(islice(train(make_job(packed, tmp_path)), 1))
+    assert calls == ["kept", "kept"]
+
+
 def test_a_worker_that_lost_its_gpu_does_not_go_on():
     def work():
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

@@ -93,6 +93,24 @@ def test_a_study_in_an_object_store_is_read_from_it(study, bucket):
     assert f"{store.url} has no such model; there are cnn-seed0" in call(store.url, "--seed", 1)[2]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_model_is_trained_again_in_the_precision_of_its_record(study, monkeypatch, precision):
+    """The machine that trains it again would choose the other one."""
+    monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: precision == "float32")
+    record = study / "models" / "cnn-seed0.json"
+    trained = load_record(record).parameters["precision"]
+    code, stdout, _ = call(study)
+    assert (code, f"again in {trained} ..." in stdout) == (0, True)
+    assert "bit for bit" in stdout
+    edit(record, lambda content: content["parameters"].update(precision=precision))
+    assert f"again in {precision} ..." in call(study)[1]
+
+
+def test_a_record_of_a_version_without_precisions_is_trained_again_in_float32(study):
+    edit(study / "models" / "cnn-seed0.json", lambda content: content["parameters"].pop("precision"))
+    assert "again in float32 ..." in call(study)[1]
+
+
 def test_a_model_of_another_seed_is_found_out(study):
     edit(study / "models" / "cnn-seed0.json", lambda content: content["retraining"].update(train_seed=12))
     code, stdout, _ = call(study, "--model", "cnn", "--seed", 0)
@@ -132,6 +150,9 @@ def test_what_stands_in_the_way_of_equal_bits_is_listed(make_record):
     record.code["packages"] = packages
     same = {"type": "cpu", "name": "a CPU", "threads": 2}
     assert list_obstacles(record, same, {"packages": packages}) == []
+    other = {"precision": "float32"}
+    record.hardware.update(precision="bfloat16")
+    assert list_obstacles(record, same | other, {"packages": packages}) == ["precision bfloat16 became float32"]
     assert list_obstacles(record, same | {"threads": 1}, {"packages": packages}) == ["threads 2 became 1"]
     newer = packages | {"numpy": "2"}
     assert list_obstacles(record, same, {"packages": newer}) == ["numpy 1 became 2"]

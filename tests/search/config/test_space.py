@@ -49,6 +49,7 @@ def test_specs_become_distributions_of_the_fields_type():
         ("filters", Range(low=8.5, high=64), "filters = 8.5: expected int, not float"),
         ("flip", 1, "flip = 1: expected bool, not int"),
         ("head", "gpa", "head = 'gpa': expected one of flatten, gap"),
+        ("precision", "half", "precision = 'half': expected one of auto, float32, bfloat16"),
         ("filters", Range(low=64, high=8), "expected low below high"),
         ("filters", Range(low=8, high=float("inf")), "both finite"),
         ("dropout", Range(low=0.0, high=0.5, log=True), "log needs low above 0"),

@@ -50,6 +50,13 @@ def test_what_is_written_is_what_is_read(tmp_path):
     assert open_journal(tmp_path)[0].load() == trials
 
 
+def test_the_precision_of_an_epoch_is_known_before_its_trial_has_ended(tmp_path):
+    trial = (journal := open_journal(tmp_path)[0]).add_trial("cnn", PARAMS, DISTRIBUTIONS)
+    journal.add_epoch(trial, {"epoch": 1, "accuracy": 0.5}, device="cpu", precision="bfloat16", elapsed_s=1.0)
+    [read] = open_journal(tmp_path)[0].load()
+    assert read.attributes == trial.attributes == {"device": "cpu", "precision": "bfloat16"}
+
+
 def test_epochs_are_listed_in_the_order_in_which_they_were_recorded(tmp_path):
     journal, _ = open_journal(tmp_path)
     fill(journal)

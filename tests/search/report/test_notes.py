@@ -55,6 +55,16 @@ def test_flip_averaging_is_named_with_the_configuration_it_is_part_of():
     assert any(note.startswith("Flip averaging (flip_average) is part of cnn (rank 2):") for note in notes)
 
 
+def test_trials_in_two_precisions_are_told():
+    trials = [make_trial(0), make_trial(1), make_trial(2), make_trial(3)]
+    for trial, precision in zip(trials, ("bfloat16", "float32", "bfloat16"), strict=False):
+        trial.attributes["precision"] = precision
+    notes = list_notes(CONFIG, RECORD, trials, [make_model()])
+    assert "Of the trials of cnn, 2 computed in bfloat16 and 1 in float32." in notes
+    trials[1].attributes["precision"] = "bfloat16"
+    assert not any("float32" in note for note in list_notes(CONFIG, RECORD, trials, [make_model()]))
+
+
 def test_a_threshold_from_validation_is_told():
     record = RECORD | {"evaluations": [{"seeds": 1, "top_k": 1, "winners": [], "threshold": "validation"}]}
     notes = list_notes(CONFIG, record, [make_trial(0), make_trial(1)], [make_model(threshold=0.4321)])

@@ -36,6 +36,15 @@ def test_a_parameter_that_a_trial_leaves_out_has_its_default_and_one_it_cannot_h
     assert rows == [["filters", "stem"], ["16", ""], [str(CnnConfig().filters), ""], ["", "cifar"]]
 
 
+def test_the_precision_auto_is_shown_as_what_it_stood_for(tmp_path):
+    trials = [
+        make_trial(0, params={"precision": "auto"}, attributes={"precision": "bfloat16"}),
+        make_trial(1, params={"precision": "auto"}),
+    ]
+    frame = pd.read_csv(write_trials(trials, tmp_path / "trials.csv"))
+    assert frame["precision"].tolist() == ["bfloat16", "auto"]
+
+
 def test_a_study_without_trials_has_a_header(tmp_path):
     assert (write_trials([], tmp_path / "trials.csv")).read_text().startswith("number,architecture,state,")
 
