@@ -102,14 +102,14 @@ def compare(plan: Plan, rounds: int, roof: Roof) -> dict[str, Any]:
     }
 
 
-def time_epochs(name: str, batch_size: int, num: int, device: torch.device, *, deterministic: bool) -> float:
+def time_epochs(name: str, batch_size: int, num: int, device: torch.device, **options: Any) -> float:
     """Return the seconds that 20 epochs of so many images take, from raw images in memory to trained weights."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num, 32, 32, 3), dtype=torch.uint8, generator=generator)
     labels = torch.arange(num).remainder(2).to(torch.uint8)
     split = Split(images=images, labels=labels, indices=torch.arange(num))
     few = dataclasses.replace(split, indices=split.indices[: 4 * batch_size])
-    config = TrainConfig(model=MODELS[name], epochs=20, batch_size=batch_size, deterministic=deterministic)
+    config = TrainConfig(model=MODELS[name], epochs=20, batch_size=batch_size, **options)
     next(train(config, few, None, device=device))
     started = time.perf_counter()
     for _ in train(config, split, None, device=device):
@@ -196,11 +196,11 @@ def _compare_all(figures: _Figures, names: list[str], kind: str, arguments: argp
                 _print_rows(name, size, row, device)
 
 
-def _time_all(figures: _Figures, names: list[str], kind: str, *, deterministic: bool) -> None:
+def _time_all(figures: _Figures, names: list[str], kind: str, **options: Any) -> None:
     device, num = pick_device(), FULL_IMAGES[kind]
     for name in [name for name in FULL_MODELS if name in names]:
         for size in BATCH_SIZES[kind][""]:
-            seconds = time_epochs(name, size, num, device, deterministic=deterministic)
+            seconds = time_epochs(name, size, num, device, **options)
             figures.add("twenty_epochs_seconds", name, size, seconds)
             print(f"{name}: 20 epochs of {num:,} images at batch {size}: {seconds:.1f} s", end="")
             if row := figures["models"].get(name, {}).get(str(size)):
@@ -256,7 +256,7 @@ def main() -> None:
     if arguments.only != "epochs":
         _compare_all(figures, names, kind, arguments, roof)
     if arguments.only != "loops" and kind in FULL_IMAGES:
-        _time_all(figures, names, kind, deterministic=arguments.deterministic)
+        _time_all(figures, names, kind, deterministic=arguments.deterministic, precision=arguments.precision)
 
 
 if __name__ == "__main__":
