@@ -61,27 +61,31 @@ class Journal:
             InputError: If the file is damaged or lacks a study of this name and metric, or the database is unusable.
         """
         storage = open_storage(place, study, note=note, check=check)
-        has_study(storage, place, study)
-        record_metric(storage, study, metric)
-        self._use(storage, study, place)
+        with contextlib.ExitStack() as stack:
+            stack.callback(close_storage, storage)  # if the rest fails: a database would keep its lock
+            has_study(storage, place, study)
+            record_metric(storage, study, metric)
+            self._use(storage, study, place)
+            stack.pop_all()
 
     @classmethod
     def read(cls, place: JournalLocation, study: str) -> Self | None:
-        """Open the journal for reading; nothing is written, locked or repaired, and its writer may be at work.
+        """Open the journal for reading, None if there is none; nothing is written, locked or repaired.
 
-        Returns:
-            The journal, whose `load` returns what was written by then; None if it does not exist.
+        Its writer may be at work: `load` returns what was written by then.
 
         Raises:
             InputError: If a database is unusable, or a file is damaged or has no study of this name.
         """
         storage = read_storage(place)
-        if not has_study(storage, place, study):
-            close_storage(storage)
-            return None
-        journal = cls.__new__(cls)
-        journal._use(storage, study, place)
-        return journal
+        with contextlib.ExitStack() as stack:
+            stack.callback(close_storage, storage)
+            if not has_study(storage, place, study):
+                return None
+            journal = cls.__new__(cls)
+            journal._use(storage, study, place)
+            stack.pop_all()
+            return journal
 
     def _use(self, storage: BaseStorage, study: str, place: JournalLocation) -> None:
         self._where = str(place) if isinstance(place, Path) else f"the study {study} in the database"

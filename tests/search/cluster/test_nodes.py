@@ -1,6 +1,7 @@
 """What fits on which nodes, and what an autoscaler is asked for."""
 
 import pytest
+import ray
 from ray.util import placement_group_table, remove_placement_group
 
 from search.cluster.nodes import Node, _ask_for_nodes, clear_nodes, connect, count_slots, find_problem
@@ -95,6 +96,9 @@ def test_what_killed_workers_left_is_deleted_but_for_trials_that_go_on(tmp_path)
     names = ("trial-1.ckpt", "trial-1.ckpt.previous", "trial-12.ckpt", "trial-12.ckpt.partial", "other.txt")
     for name in names:
         (tmp_path / name).touch()
+    ray.get(
+        ray.remote(lambda: None).remote()
+    )  # the first worker of a new Ray loads torch, and `clear_nodes` waits 10 s
     clear_nodes(str(tmp_path), {1})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.txt", "trial-1.ckpt", "trial-1.ckpt.previous"]
 

@@ -218,11 +218,12 @@ def test_a_study_in_a_database_equals_one_in_a_file(database, tmp_path, metric):
     assert recorded.list_epochs() == Journal.read(tmp_path / "study.journal", "shared").list_epochs()
     recorded.close()
 
-    plain = optuna.load_study(study_name="shared", storage=read_storage(database))
+    stored = read_storage(database)
+    plain = optuna.load_study(study_name="shared", storage=stored)
     finished = [trial for trial in in_file.trials if trial.state is State.COMPLETE]
     assert plain.metric_names == [metric]
     assert plain.best_trial.number == max(finished, key=lambda trial: (trial.score, -trial.number)).number
-    close_storage(plain._storage)
+    close_storage(stored)
     if metric == "loss":
         with pytest.raises(InputError, match="compares by loss"):
             open_study(database)
