@@ -123,8 +123,12 @@ class ResourceConfig:
 class EvaluationConfig:
     """How the winners are retrained and tested."""
 
-    seeds: Few = 5
-    """Retrainings of each winner, each with its own seed."""
+    seeds: Few | dict[Label, Few] = 5
+    """Retrainings of each winner, each with its own seed; or a number for each architecture, and for a recipe of
+    `search.first` where it differs as a baseline."""
+    max_train_images: Annotated[int, Field(ge=4)] | Literal["all"] | None = None
+    """Images of the training split that retrainings use: `all`, a number, or, with null, those of the search. With
+    others than the search's, they train all epochs of the schedule."""
     top_k: Few = 1
     """Winners of each architecture: its best distinct configurations by the validation metric."""
     baselines: bool = False

@@ -20,7 +20,7 @@ from trainables.seed import derive_seed
 
 RULE = (
     "{best} validation {metric} at any epoch, the earlier trial in a tie; "
-    "retrained on train and validation up to that epoch; tested once"
+    "retrained on train and validation {until}; tested once"
 )
 DISTINCT = "; of equal configurations the best trial alone"
 """Addition to the rule where several configurations of an architecture are chosen."""
@@ -85,7 +85,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front
             rank=rank,
             trial=trial.number,
             value=trial.get_peak()[0],
-            epochs=trial.get_peak()[1],
+            epochs=trial.get_peak()[1] if wanted.max_train_images is None else config.search.max_epochs,
             threshold=threshold,
             recipe=recipes.get(trial.number),
             front=trial.number in front,
@@ -101,13 +101,16 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front
         top_k=wanted.top_k,
         threshold=wanted.threshold,
         fingerprint=fingerprint,
+        max_train_images=wanted.max_train_images,
         winners=tuple(winners),
     )
 
 
 def describe_rule(config: StudyConfig) -> str:
     """Return in words how the winners are chosen and will be tested."""
-    return RULE.format(best="best" if config.search.sign > 0 else "lowest", metric=config.search.metric)
+    images = config.evaluation.max_train_images
+    until = "up to that epoch" if images is None else f"with {images} images for {config.search.max_epochs} epochs"
+    return RULE.format(best="best" if config.search.sign > 0 else "lowest", metric=config.search.metric, until=until)
 
 
 def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]:
@@ -127,20 +130,21 @@ def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]
 def list_retrainings(config: StudyConfig, trials: Sequence[Trial], choices: Choices) -> list[Retraining]:
     """Return every retraining of the choices; a threshold that is not chosen yet counts as 0.5."""
     return [
-        build_retraining(config, trials, winner, choices.fingerprint, seed)
+        build_retraining(config, trials, winner, choices, seed)
         for winner in choices.winners
-        for seed in range(choices.seeds)
+        for seed in range(choices.count_seeds(winner))
     ]
 
 
 def build_retraining(
-    config: StudyConfig, trials: Sequence[Trial], winner: Winner, fingerprint: str, seed: int
+    config: StudyConfig, trials: Sequence[Trial], winner: Winner, choices: Choices, seed: int
 ) -> Retraining:
     """Return one retraining of a winner.
 
     Raises:
         InputError: If the winner is not among the trials.
     """
+    images = config.data.max_train_images if choices.max_train_images is None else choices.max_train_images
     trial = trials[winner.trial] if winner.trial < len(trials) else None
     if trial is None or trial.architecture != winner.architecture or not is_finished(trial):
         raise InputError(f"study.yaml: the winner {winner.label} is trial {winner.trial}, which has not finished here")
@@ -154,16 +158,16 @@ def build_retraining(
         train_seed=derive_seed(config.search.seed, f"retraining {winner.architecture} {winner.rank} {seed}"),
         max_epochs=config.search.max_epochs,
         epochs=winner.epochs,
-        max_train_images=config.data.max_train_images,
+        max_train_images=None if images == "all" else images,
         split_seed=config.search.seed,
-        fingerprint=fingerprint,
+        fingerprint=choices.fingerprint,
         threshold=0.5 if winner.threshold is None else winner.threshold,
     )
 
 
-def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winner, fingerprint: str) -> Retraining:
-    """Return the training on train alone that chooses a winner's threshold on validation."""
-    retraining = build_retraining(config, trials, winner, fingerprint, seed=0)
+def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winner, choices: Choices) -> Retraining:
+    """Return the training on train alone that gives a winner's threshold and curve on validation."""
+    retraining = build_retraining(config, trials, winner, choices, seed=0)
     seed = derive_seed(config.search.seed, f"threshold {winner.architecture} {winner.rank}")
     return dataclasses.replace(retraining, label=f"{winner.label}-threshold", train_seed=seed)
 

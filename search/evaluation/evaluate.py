@@ -22,7 +22,7 @@ from search.evaluation.choices import (
 from search.evaluation.front import find_front, list_points
 from search.evaluation.model_record import Retraining
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
-from search.evaluation.result import Result, TestedModel
+from search.evaluation.result import Calibration, Result, TestedModel
 from search.evaluation.retrainer import Retrainer
 from search.evaluation.retrainings import ModelFolder, load_tested, load_tests
 from search.record.choices import Choices
@@ -37,7 +37,7 @@ def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Tri
     """Answer whether every retraining of the evaluation has its model already, so that no worker is needed."""
     choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"]))
     retrainings = list_retrainings(config, trials, choices)
-    return not choices.is_open() and all(load_tested(_get_folder(config), each) for each in retrainings)
+    return not any(map(choices.is_open, choices.winners)) and all(load_tested(_get_folder(config), each) for each in retrainings)
 
 
 def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[str] = ()) -> Result:
@@ -100,21 +100,30 @@ def load_result(study: OpenStudy) -> Result:
 
 
 def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) -> Choices:
-    """Return the choices with every threshold chosen."""
-    if not choices.is_open():
+    """Return the choices with every threshold, and every curve that they need."""
+    runs = {
+        winner.label: build_calibration(retrainer.config, trials, winner, choices)
+        for winner in choices.winners
+        if choices.is_open(winner)
+    }
+    if not runs:
         return choices
-    retrainer.console.print("Choosing the thresholds on validation, each by a training on train alone:")
-    config = retrainer.config
-    runs = {winner: build_calibration(config, trials, winner, choices.fingerprint) for winner in choices.winners}
+    retrainer.console.print("Measuring on validation what the test must not decide, each by a training on train alone:")
     found = retrainer.calibrate(list(runs.values()))
     winners = []
-    for winner, run in runs.items():
-        match found.get(run.label):
-            case float() as threshold:
-                winners.append(dataclasses.replace(winner, threshold=threshold))
+    for winner in choices.winners:
+        if winner.label not in runs:
+            winners.append(winner)
+            continue
+        match found.get(runs[winner.label].label):
+            case Calibration(threshold=threshold, curve=curve):
+                measured = threshold if winner.threshold is None else winner.threshold
+                kept = None if choices.max_train_images is None else curve
+                winners.append(dataclasses.replace(winner, threshold=measured, curve=kept))
             case failure:
-                reason = failure.reason if isinstance(failure, Failure) else "its worker sent no threshold"
-                raise InputError(f"no threshold for {winner.label}: {reason}; evaluation.threshold=0.5 needs none")
+                reason = failure.reason if isinstance(failure, Failure) else "its worker sent nothing"
+                cure = "threshold=0.5" if winner.threshold is None else "max_train_images=null"
+                raise InputError(f"validation of {winner.label}: {reason}; evaluation.{cure} does without it")
     return dataclasses.replace(choices, winners=tuple(winners))
 
 

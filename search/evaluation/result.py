@@ -47,6 +47,16 @@ class TestedModel:
     sizes), peak_memory_bytes (of training: tensors on a GPU, else the whole process); unknown ones are missing."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What a training on train alone says of a winner, on validation."""
+
+    threshold: float
+    """Probability above which most validation images are called right."""
+    curve: tuple[float, ...]
+    """Metric of the study by epoch."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mistake:
     """A test image that a model classified wrongly."""

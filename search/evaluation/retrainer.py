@@ -16,9 +16,9 @@ from search.cluster.transfer import build_delivery
 from search.cluster.worker import Trained, run_job
 from search.config.schema import StudyConfig
 from search.evaluation.model_record import Retraining
-from search.evaluation.result import TestedModel
+from search.evaluation.result import Calibration, TestedModel
 from search.evaluation.retrainings import ModelFolder, build_job
-from search.evaluation.test import choose_on_validation, save_tested
+from search.evaluation.test import measure_on_validation, save_tested
 from search.record.provenance import hash_own
 from trainables.errors import TrainingError
 
@@ -43,13 +43,14 @@ class Retrainer:
         finish = functools.partial(save_tested, self.folder, {each.label: each for each in retrainings})
         return self._run(retrainings, finish, val_fraction=None)
 
-    def calibrate(self, retrainings: Sequence[Retraining]) -> dict[str, float | Failure]:
-        """Train on train alone; return by label the threshold that is best on validation, or why there is none.
+    def calibrate(self, retrainings: Sequence[Retraining]) -> dict[str, Calibration | Failure]:
+        """Train on train alone; return by label what validation says, or why there is nothing.
 
         Raises:
             OSError: If a disk failed or is full; the finished epochs are kept.
         """
-        return self._run(retrainings, choose_on_validation, val_fraction=self.config.data.val_fraction)
+        finish = functools.partial(measure_on_validation, self.config.search.metric)
+        return self._run(retrainings, finish, val_fraction=self.config.data.val_fraction)
 
     def run(self, jobs: Sequence[Job], work: Work) -> dict[str, Any]:
         """Run jobs and return by label the result of each, or its Failure.
@@ -153,13 +154,13 @@ class _Shown:
             loss = f"train loss {report.metrics['train_loss']:.4f}"
             self._console.print(f"  {job.label}: epoch {epoch}/{job.epochs}, {loss}")
 
-    def show_end(self, job: Job, result: TestedModel | Failure | float) -> None:
+    def show_end(self, job: Job, result: TestedModel | Failure | Calibration) -> None:
         self._bars.stop_task(self._rows[job.label])
         match result:
             case TestedModel(metrics=metrics):
                 text = f"test accuracy {metrics['accuracy']:.4f}"
             case Failure(reason=reason):
                 text = f"failed: {reason}"
-            case threshold:
-                text = f"threshold {threshold:.4f}"
+            case Calibration(threshold=threshold, curve=curve):
+                text = f"threshold {threshold:.4f}, at the last epoch {curve[-1]:.4f} on validation"
         self._console.print(f"  {job.label}: {text}")

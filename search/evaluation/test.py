@@ -21,7 +21,7 @@ from search.config.schema import ResourceConfig
 from search.evaluation.cost import measure_cost
 from search.evaluation.model_file import describe_preprocessing, save_model
 from search.evaluation.model_record import ModelRecord, Retraining
-from search.evaluation.result import TestedModel
+from search.evaluation.result import Calibration, TestedModel
 from search.evaluation.retrainings import ModelFolder, build_job
 from search.evaluation.statistics import call_real, choose_threshold, score
 from search.record.provenance import describe_code
@@ -72,16 +72,19 @@ def save_tested(folder: ModelFolder, retrainings: Mapping[str, Retraining], job:
     return tested.summary
 
 
-def choose_on_validation(job: Job, trained: Trained) -> float:  # noqa: ARG001 the names of a Finish
-    """Return the threshold that is best on validation for a winner that was trained on train alone.
+def measure_on_validation(metric: str, job: Job, trained: Trained) -> Calibration:  # noqa: ARG001 the names of a Finish
+    """Return the best threshold on validation, and the curve of a metric, of a winner that was trained on train alone.
 
     No test image is read.
     """
-    assert trained.val_split is not None, "a threshold needs images to validate on"
+    assert trained.val_split is not None, "there are images to validate on"
     model = restore_model(trained.config.model, trained.state["model"], size=trained.config.size)
     logits = _score(model, trained.val_split, trained)
     labels = trained.val_split.labels.index_select(0, trained.val_split.indices)
-    return choose_threshold(labels.numpy(), to_probabilities(logits).numpy())
+    return Calibration(
+        threshold=choose_threshold(labels.numpy(), to_probabilities(logits).numpy()),
+        curve=tuple(metrics[metric] for metrics in trained.state["history"]),
+    )
 
 
 def train_and_test(retraining: Retraining, pack: Path, granted: ResourceConfig) -> tuple[nn.Module, TestedModel]:

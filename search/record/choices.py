@@ -8,7 +8,7 @@ import dataclasses
 from typing import Literal
 
 from search.config.fields import Best
-from search.config.schema import Architecture, Count, Few, Finite, Index
+from search.config.schema import Architecture, Count, Few, Finite, Index, Label
 from trainables.names import shorten
 
 
@@ -23,13 +23,16 @@ class Winner:
     value: Best
     """Best value of the validation metric in the trial."""
     epochs: Count
-    """Epoch of that value; the retraining trains so many epochs."""
+    """Epochs to retrain: that of this value, or all of the schedule."""
     threshold: Finite | None
     """Probability above which an image is called positive, a float32; None until validation has chosen it."""
     recipe: str | None = None
     """Recipe it came from, if baselines are enabled."""
     front: bool = False
     """Whether it is on the front of metric and cost, if `evaluation.also` is front."""
+    curve: tuple[float, ...] | None = None
+    """Validation metric by epoch of a training on train alone, with the images of the retrainings, if these are others
+    than the search's."""
 
     @property
     def label(self) -> str:
@@ -53,27 +56,37 @@ class Choices:
 
     rule: str
     """How the winners were chosen and will be tested, in words."""
-    seeds: Few
-    """Retrainings of each winner."""
+    seeds: Few | dict[Label, Few]
+    """Retrainings of each winner, or their number by architecture and recipe."""
     top_k: Few
     """Winners of each architecture, at most; distinct configurations."""
     threshold: Finite | Literal["validation"]
     """The decision threshold, or `validation`."""
     fingerprint: str
     """Of the data."""
+    max_train_images: Count | Literal["all"] | None = None
+    """Images of the retrainings; null is those of the search."""
     winners: tuple[Winner, ...]
     """The winners, then the baselines and those of the front, whose rank is above `top_k`."""
 
-    def is_open(self) -> bool:
-        """Return whether a threshold is still to be chosen."""
-        return any(winner.threshold is None for winner in self.winners)
+    def is_open(self, winner: Winner) -> bool:
+        """Return whether a training on train alone is due, for the threshold or for the curve of a winner."""
+        has_curve = self.max_train_images is not None and winner.rank <= self.top_k
+        return winner.threshold is None or (has_curve and winner.curve is None)
+
+    def count_seeds(self, winner: Winner) -> int:
+        """Return the number of retrainings of a winner."""
+        if isinstance(self.seeds, int):
+            return self.seeds
+        own = self.seeds[shorten(winner.architecture)]
+        return own if winner.rank <= self.top_k else self.seeds.get(winner.recipe or "", own)
 
     def is_same(self, other: "Choices") -> bool:
-        """Return whether other choices equal these, apart from thresholds chosen on validation."""
+        """Return whether other choices equal these, apart from thresholds and curves of validation."""
         return self._blank() == other._blank()
 
     def _blank(self) -> "Choices":
-        winners = tuple(dataclasses.replace(winner, threshold=None) for winner in self.winners)
+        winners = tuple(dataclasses.replace(winner, threshold=None, curve=None) for winner in self.winners)
         return dataclasses.replace(self, winners=winners)
 
 
