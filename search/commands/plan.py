@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -57,9 +58,10 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(repetition)
     if config.trainable:
         return
-    recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
-    baselines = len(recipes) if config.evaluation.baselines else 0  # fewer if a recipe wins itself
-    models = config.evaluation.seeds * (config.evaluation.top_k * len(search.architectures) + baselines)
+    models = sum(config.evaluation.count_seeds(name) * config.evaluation.top_k for name in search.architectures)
+    if config.evaluation.baselines:  # fewer if a recipe wins itself
+        named = zip(search.first, config.recipes, strict=True)
+        models += sum(config.evaluation.count_seeds(each.architecture, Path(path).stem) for path, each in named)
     front = ", and of the trials on the front" if config.evaluation.also else ""
     console.print(f"Evaluation: at most {models} retrainings of up to {search.max_epochs} epochs{front}")
 

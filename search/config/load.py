@@ -73,6 +73,7 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
     except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
+    _check_seeds(study)
     if study.trainable is None:
         _check_metric(study.search)
     if is_url(study.results):
@@ -147,6 +148,17 @@ def _check_search(search: SearchConfig) -> None:
         raise InputError("search.shares: expected one weight for each of search.architectures")
     if search.first_rung > search.max_epochs:
         raise InputError(f"search.grace_epochs = {search.grace_epochs}: expected at most search.max_epochs")
+
+
+def _check_seeds(study: StudyConfig) -> None:
+    seeds, names = study.evaluation.seeds, set(map(shorten, study.search.architectures))
+    if not isinstance(seeds, int) and not names <= set(seeds) <= names | {
+        Path(path).stem for path in study.search.first
+    }:
+        raise InputError(
+            "evaluation.seeds: expected a number, or one for each of search.architectures; recipes of search.first may "
+            "have their own"
+        )
 
 
 def _check_metric(search: SearchConfig) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -143,6 +144,15 @@ class EvaluationConfig:
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called positive. `validation` takes the one at which most validation
     images are called right, by a model that is trained without them for this purpose."""
+
+    def count_seeds(self, architecture: str, recipe: str | None = None) -> int:
+        """Return the number of retrainings of a winner of an architecture, or of a recipe of it as a baseline."""
+        return pick_seeds(self.seeds, architecture, recipe)
+
+
+def pick_seeds(seeds: int | Mapping[str, int], architecture: str, recipe: str | None) -> int:
+    """Return the number for a recipe, or for its architecture, from one number or numbers by their names."""
+    return seeds if isinstance(seeds, int) else seeds.get(recipe or "", seeds[shorten(architecture)])
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

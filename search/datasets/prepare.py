@@ -18,7 +18,7 @@ from trainables.config import build_train_config
 from trainables.errors import InputError
 from trainables.names import is_own
 from trainables.pack import Settings, pack
-from trainables.pack_info import describe_images, load_info, split_train
+from trainables.pack_info import describe_images, draw_train, load_info, split_train
 
 
 def prepare_data(config: StudyConfig, console: Console) -> Path:
@@ -45,8 +45,19 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
         raise InputError(f"{source} has {num_tested:,} test images, more than {MAX_TEST_IMAGES:,}: remove some")
     for note in describe_images(dataclasses.asdict(info), data.test_fraction):
         console.print(escape(note))
-    split_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
+    _check_parts(config, packed)
     return packed
+
+
+def _check_parts(config: StudyConfig, packed: Path) -> None:
+    data, retrained = config.data, config.evaluation.max_train_images
+    split_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
+    if isinstance(retrained, int):
+        usable = len(draw_train(packed, seed=config.search.seed, max_images=None))
+        if retrained > usable:
+            raise InputError(
+                f"evaluation.max_train_images = {retrained:,}: train has {usable:,} usable images; `all` takes all"
+            )
 
 
 def prepare_weights(config: StudyConfig) -> None:

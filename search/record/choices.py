@@ -8,7 +8,7 @@ import dataclasses
 from typing import Literal
 
 from search.config.fields import Best
-from search.config.schema import Architecture, Count, Few, Finite, Index, Label
+from search.config.schema import Architecture, Count, Few, Finite, Index, Label, pick_seeds
 from trainables.names import shorten
 
 
@@ -76,10 +76,7 @@ class Choices:
 
     def count_seeds(self, winner: Winner) -> int:
         """Return the number of retrainings of a winner."""
-        if isinstance(self.seeds, int):
-            return self.seeds
-        own = self.seeds[shorten(winner.architecture)]
-        return own if winner.rank <= self.top_k else self.seeds.get(winner.recipe or "", own)
+        return pick_seeds(self.seeds, winner.architecture, winner.recipe if winner.rank > self.top_k else None)
 
     def is_same(self, other: "Choices") -> bool:
         """Return whether other choices equal these, apart from thresholds and curves of validation."""
