@@ -36,10 +36,9 @@ from trainables.pack_info import load_info
 def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
     """Answer whether every retraining of the evaluation has its model already, so that no worker is needed."""
     choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"]))
-    retrainings = list_retrainings(config, trials, choices)
-    return not any(map(choices.is_open, choices.winners)) and all(
-        load_tested(_get_folder(config), each) for each in retrainings
-    )
+    if any(map(choices.is_open, choices.winners)):
+        return False
+    return all(load_tested(_get_folder(config), each) for each in list_retrainings(config, trials, choices))
 
 
 def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[str] = ()) -> Result:

@@ -27,11 +27,12 @@ def list_notes(
     num_epochs = sum(len(trial.epochs) for trial in trials)
     evaluations = manifest.get("evaluations") or [{}]
     choices = evaluations[-1]
-    seeds = choices.get("seeds", config.evaluation.seeds)
+    images = choices.get("max_train_images")
     best = "best" if config.search.sign > 0 else "lowest"
     notes = [
         f"Chosen by {best} validation {config.search.metric} among {len(trials)} trials ({num_epochs} epochs), "
-        f"retrained on train and validation with {seeds} seed{'' if seeds == 1 else 's'}, tested once. "
+        f"retrained on train and validation with {f'{images} images and ' if images else ''}"
+        f"{describe_seeds(choices.get('seeds', config.evaluation.seeds))}, tested once. "
         f"{positive} is the positive class.",
         "± is the standard deviation over seeds. The interval contains the mean over these seeds with 95 % confidence, "
         f"as far as the test images decide: bootstrap over each class's images, {NUM_RESAMPLES:,} resamples.",
@@ -47,6 +48,7 @@ def list_notes(
         *_describe_shortage(choices),
         *_describe_recipes(choices, trials),
         *_describe_start(models, trials),
+        *_describe_lengths(choices, config.search.metric),
         *_describe_threshold(choices, models, escape(positive)),
         *_describe_averaging(models, trials),
         *_describe_precisions(trials),
@@ -150,6 +152,31 @@ def _describe_shortage(choices: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def describe_seeds(seeds: int | Mapping[str, int]) -> str:
+    """Return the number of retrainings of each winner in words."""
+    if isinstance(seeds, int):
+        return f"{seeds} seed{'' if seeds == 1 else 's'}"
+    return f"{', '.join(f'{count} ({name})' for name, count in seeds.items())} seeds"
+
+
+def _describe_lengths(choices: Mapping[str, Any], metric: str) -> list[str]:
+    """Return a note for each winner whose retrainings have other images than the search.
+
+    No trial says for how long to train with these.
+    """
+    notes = []
+    for winner in choices.get("winners", ()):
+        if curve := winner.get("curve"):
+            name, last = winner["architecture"] + _rank(winner["rank"]), len(curve)
+            early = max(1, 3 * last // 4)
+            notes.append(
+                f"{name} was retrained for all {last} epochs. A training on train alone, with as many images, says "
+                f"whether that is enough: validation {metric} {curve[early - 1]:.4f} at epoch {early}, {curve[-1]:.4f} "
+                "at the last."
+            )
+    return notes
+
+
 def _describe_threshold(choices: Mapping[str, Any], models: Sequence[TestedModel], positive: str) -> list[str]:
     thresholds = {(model.architecture, model.rank): model.threshold for model in models}
     told = ", ".join(f"{name}{_rank(rank)} {value:.4f}" for (name, rank), value in thresholds.items())
@@ -217,7 +244,7 @@ def _describe_openings(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
 def _describe_choices(entry: Mapping[str, Any]) -> str:
     winners = [winner for winner in entry["winners"] if winner["rank"] <= entry["top_k"]]
     trials = ", ".join(f"{winner['architecture']} trial {winner['trial']}" for winner in winners)
-    return f"{trials}, {entry['seeds']} seeds, threshold {entry['threshold']}"
+    return f"{trials}, {describe_seeds(entry['seeds'])}, threshold {entry['threshold']}"
 
 
 def _rank(rank: int) -> str:

@@ -21,6 +21,7 @@ from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
 from search.report import charts, figures
 from search.report.cells import Table, format_metric
+from search.report.notes import describe_seeds
 from search.report.summary import list_architectures
 from trainables.durable import write_file
 
@@ -169,7 +170,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
     seconds = sum(trial.attributes.get("seconds", 0.0) for trial in result.trials)
     packages = ", ".join(f"{name} {version}" for name, version in code.get("packages", {}).items())
     openings = [entry["opened"] for entry in result.manifest.get("evaluations", []) if entry.get("opened")]
-    retrained = f"; {result.choices.get('seeds', config.evaluation.seeds)} retrainings of each winner"
+    retrained = f"; {describe_seeds(result.choices.get('seeds', config.evaluation.seeds))} of each winner"
     thresholds = ", ".join(sorted({f"{tested.threshold:g}" for tested in result.models}))
     known = {
         "Command": result.manifest.get("command"),

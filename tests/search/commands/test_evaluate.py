@@ -169,6 +169,25 @@ def test_a_threshold_from_validation_is_written_down_before_the_opening(study):
 
 
 @pytest.mark.ray
+@pytest.mark.ray
+def test_retraining_on_all_images_takes_the_whole_schedule_and_tells_whether_it_is_enough(tmp_path, image_folder):
+    data = {"path": str(image_folder), "cache": str(tmp_path / "cache"), "val_fraction": 0.25, "max_train_images": 16}
+    config = build_config(tmp_path / "results", data=data, evaluation={"seeds": 1, "max_train_images": "all"})
+    create_folder(config, pack(image_folder, tmp_path / "cache"))
+    journal = Journal(config.directory / "study.journal", "tiny", note=print)
+    add_trial(journal, config, "cnn", [0.8, 0.6])
+    add_trial(journal, config, "cnn", [0.5, 0.7], filters=5)
+    code, _, stderr = call(config.directory)
+    assert code == 0, stderr
+    (entry,) = load_manifest(config.directory)["evaluations"]
+    [winner] = entry["winners"]
+    assert (entry["max_train_images"], winner["epochs"], len(winner["curve"])) == ("all", 2, 2)
+    told = (config.directory / "report" / "comparison.md").read_text()
+    assert f"{winner['curve'][0]:.4f} at epoch 1, {winner['curve'][1]:.4f} at the last" in told
+    assert "with all images and 1 seed" in told
+    assert "nothing to train" in call(config.directory)[1]
+
+
 def test_retrainings_that_fail_are_named_and_the_opening_stays_recorded(tmp_path, pack_copy):
     config = build_config(tmp_path / "results")
     create_folder(config, pack_copy)
@@ -227,6 +246,8 @@ def rename(study):
         (None, ["--set", "evaluation.seeds=0"], "evaluation.seeds = 0"),
         (None, ["--set", "evaluation.threshold=2"], "evaluation.threshold"),
         (None, ["--set", "evaluation.threshold=test"], "evaluation.threshold"),
+        (None, ["--set", "evaluation.max_train_images=100000"], "evaluation.max_train_images = 100,000: train has"),
+        (None, ["--set", "evaluation.max_train_images=some"], "evaluation.max_train_images"),
         (None, ["--architecture", "vit"], "the study has cnn"),
     ],
 )

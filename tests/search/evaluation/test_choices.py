@@ -98,11 +98,11 @@ def test_a_damaged_entry_is_refused():
 def test_a_threshold_once_chosen_on_validation_is_kept_for_the_same_choices_only():
     config, trials = make_config(threshold="validation"), [make_trial(0, 0.7), make_trial(1, 0.9)]
     fresh = choose(config, trials, FINGERPRINT)
-    assert fresh.is_open()
+    assert fresh.is_open(fresh.winners[0])
     chosen = dataclasses.replace(fresh, winners=(dataclasses.replace(fresh.winners[0], threshold=0.4),))
     evaluations = [build_entry(chosen)]
     assert recall(evaluations, fresh) == chosen
-    assert not recall(evaluations, fresh).is_open()
+    assert not recall(evaluations, fresh).is_open(chosen.winners[0])
     others = choose(config, [*trials, make_trial(2, 0.95)], FINGERPRINT)
     assert recall(evaluations, others) == others
     assert recall([], fresh) == fresh
@@ -111,11 +111,44 @@ def test_a_threshold_once_chosen_on_validation_is_kept_for_the_same_choices_only
 def test_a_threshold_is_chosen_by_a_training_of_its_own():
     config, trials = make_config(threshold="validation", seeds=1), [make_trial(0, 0.7)]
     choices = choose(config, trials, FINGERPRINT)
-    calibration = build_calibration(config, trials, choices.winners[0], FINGERPRINT)
+    calibration = build_calibration(config, trials, choices.winners[0], choices)
     (retraining,) = list_retrainings(config, trials, choices)
     assert calibration.label == "cnn-threshold"
     assert calibration.train_seed != retraining.train_seed
     assert calibration.epochs == retraining.epochs
+
+
+@pytest.mark.parametrize(("images", "used"), [("all", None), (500, 500)])
+def test_retrainings_with_other_images_than_the_search_train_the_whole_schedule(images, used):
+    config, trials = make_config(max_train_images=images, seeds=1), [make_trial(0, 0.7, 0.9, 0.8)]
+    choices = choose(config, trials, FINGERPRINT)
+    (retraining,) = list_retrainings(config, trials, choices)
+    assert (retraining.epochs, retraining.max_train_images) == (3, used)
+    assert f"with {images} images for 3 epochs" in choices.rule
+    assert choices.is_open(choices.winners[0])
+    measured = dataclasses.replace(choices, winners=(dataclasses.replace(choices.winners[0], curve=(0.6, 0.7, 0.8)),))
+    assert not measured.is_open(measured.winners[0])
+    assert recall([build_entry(measured)], choices) == measured
+    assert recall([build_entry(measured)], choose(make_config(seeds=1), trials, FINGERPRINT)) != measured
+
+
+def test_architectures_and_recipes_may_have_their_own_numbers_of_seeds():
+    trials = [make_trial(0, 0.9), make_trial(1, 0.5), make_trial(2, 0.8, architecture="resnet50")]
+    trials[1].params = list_defaults("cnn") | {"filters": 32}
+    seeds = {"cnn": 3, "resnet50": 2, "paper_cnn": 1}
+    config = parse({"name": "x", "evaluation": {"baselines": True, "seeds": seeds}, **RECIPES})
+    labels = [each.label for each in plan(config, trials)]
+    assert labels == [
+        *("cnn-seed0", "cnn-seed1", "cnn-seed2"),
+        "cnn-rank2-seed0",
+        *("resnet50-seed0", "resnet50-seed1"),
+    ]
+
+
+@pytest.mark.parametrize("seeds", [{"cnn": 3}, {"cnn": 3, "resnet50": 2, "vgg": 1}, {"cnn": 0, "resnet50": 1}])
+def test_numbers_of_seeds_that_fit_no_architecture_are_refused(seeds):
+    with pytest.raises(InputError, match=r"evaluation\.seeds"):
+        make_config(seeds=seeds)
 
 
 RECIPES = {

@@ -14,7 +14,7 @@ from search.evaluation import result
 from search.evaluation.model_file import load_predictions, load_record
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import ModelFolder, build_job, load_tested, load_tests
-from search.evaluation.test import NUM_MISTAKES, choose_on_validation, save_tested
+from search.evaluation.test import NUM_MISTAKES, measure_on_validation, save_tested
 from trainables import checkpoint
 from trainables.splits import open_test
 
@@ -52,7 +52,7 @@ def retrain(retraining, packed, folder):
 def calibrate(retraining, packed, folder, val_fraction):
     """Return the steps of the training that a threshold is chosen with."""
     job = build_job(retraining, packed, ResourceConfig(), folder=ModelFolder(str(folder)), val_fraction=val_fraction)
-    return run_job(lambda: str(packed), choose_on_validation, job)
+    return run_job(lambda: str(packed), functools.partial(measure_on_validation, "accuracy"), job)
 
 
 def hash_weights(folder):
@@ -140,9 +140,10 @@ def test_one_whose_files_are_damaged_or_missing_is_done_again(packed, tmp_path, 
 def test_a_threshold_is_chosen_without_opening_the_test_split(pack_copy, tmp_path):
     for name in ("images", "labels"):
         (pack_copy / f"test.{name}").unlink()
-    *epochs, threshold = list(calibrate(make_retraining(label="cnn-threshold"), pack_copy, tmp_path / "models", 0.25))
+    *epochs, measured = list(calibrate(make_retraining(label="cnn-threshold"), pack_copy, tmp_path / "models", 0.25))
+    assert 0.0 < measured.result.threshold < 1.0
+    assert measured.result.curve == tuple(epoch.metrics["accuracy"] for epoch in epochs)
     assert len(epochs) == 3
-    assert 0.0 < threshold.result < 1.0
     (failure,) = [one for one in list(retrain(make_retraining(), pack_copy, tmp_path)) if not isinstance(one, Report)]
     assert isinstance(failure, Failure)
     assert "test." in failure.reason
