@@ -27,12 +27,10 @@ def list_notes(
     num_epochs = sum(len(trial.epochs) for trial in trials)
     evaluations = manifest.get("evaluations") or [{}]
     choices = evaluations[-1]
-    images = choices.get("max_train_images")
     best = "best" if config.search.sign > 0 else "lowest"
     notes = [
         f"Chosen by {best} validation {config.search.metric} among {len(trials)} trials ({num_epochs} epochs), "
-        f"retrained on train and validation with {f'{images} images and ' if images else ''}"
-        f"{describe_seeds(choices.get('seeds', config.evaluation.seeds))}, tested once. "
+        f"retrained on train and validation with {_describe_size(choices, config)}, tested once. "
         f"{positive} is the positive class.",
         "± is the standard deviation over seeds. The interval contains the mean over these seeds with 95 % confidence, "
         f"as far as the test images decide: bootstrap over each class's images, {NUM_RESAMPLES:,} resamples.",
@@ -150,6 +148,11 @@ def _describe_shortage(choices: Mapping[str, Any]) -> list[str]:
         for architecture, count in counts.items()
         if count < choices["top_k"]
     ]
+
+
+def _describe_size(choices: Mapping[str, Any], config: StudyConfig) -> str:
+    images, seeds = choices.get("max_train_images"), choices.get("seeds", config.evaluation.seeds)
+    return f"{images} images and {describe_seeds(seeds)}" if images else describe_seeds(seeds)
 
 
 def describe_seeds(seeds: int | Mapping[str, int]) -> str:

@@ -80,7 +80,7 @@ def test_the_command_writes_its_choices_opens_once_and_returns_what_is_stored(st
     assert entry["winners"] == [
         {
             **{"architecture": "cnn", "rank": 1, "trial": 1, "value": 0.8, "epochs": 1, "threshold": 0.5},
-            **{"recipe": None, "front": False},
+            **{"recipe": None, "front": False, "curve": None},
         }
     ]
     assert entry["opened"]["time"] >= entry["chosen"]["time"]
