@@ -58,12 +58,20 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(repetition)
     if config.trainable:
         return
-    models = sum(config.evaluation.count_seeds(name) * config.evaluation.top_k for name in search.architectures)
-    if config.evaluation.baselines:  # fewer if a recipe wins itself
+    console.print(_describe_evaluation(config))
+
+
+def _describe_evaluation(config: StudyConfig) -> str:
+    search, evaluation = config.search, config.evaluation
+    models = sum(evaluation.count_seeds(name) * evaluation.top_k for name in search.architectures)
+    if evaluation.baselines:  # fewer if a recipe wins itself
         named = zip(search.first, config.recipes, strict=True)
-        models += sum(config.evaluation.count_seeds(each.architecture, Path(path).stem) for path, each in named)
-    front = ", and of the trials on the front" if config.evaluation.also else ""
-    console.print(f"Evaluation: at most {models} retrainings of up to {search.max_epochs} epochs{front}")
+        kept = [(path, recipe) for path, recipe in named if recipe.architecture in search.architectures]
+        models += sum(evaluation.count_seeds(recipe.architecture, Path(path).stem) for path, recipe in kept)
+    front = ", and of the trials on the front" if evaluation.also else ""
+    images = f" with {evaluation.max_train_images} images" if evaluation.max_train_images else ""
+    length = f"{'' if images else 'up to '}{search.max_epochs} epochs{images}"
+    return f"Evaluation: at most {models} retrainings of {length}{front}"
 
 
 def list_repetitions(config: StudyConfig) -> list[str]:

@@ -24,8 +24,14 @@ from trainables.errors import InputError
 from trainables.names import is_unknown, shorten
 
 T = TypeVar("T")
-UNIONS = (("evaluation", "threshold"), ("search", "sampler"), ("search", "scheduler"))
-"""Keys whose value is one of several types, which pydantic would name."""
+EXPECTED = {
+    "evaluation.threshold": "a number above 0 and below 1, or validation",
+    "evaluation.seeds": "a number from 1 to 1,000, or one for each of search.architectures",
+    "evaluation.max_train_images": "a number of at least 4, or all",
+}
+"""What a value may be, by key, where pydantic would name each of several types."""
+UNIONS = (*(tuple(path.split(".")) for path in EXPECTED), ("search", "sampler"), ("search", "scheduler"))
+"""Keys whose value is one of several types."""
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -206,8 +212,8 @@ def _describe(path: str, problem: Any) -> str:
         return f"{path}: missing"
     if isinstance(problem["input"], float) and not math.isfinite(problem["input"]):
         return f"{path} = {problem['input']}: expected a finite number"
-    if path == "evaluation.threshold":
-        return f"{path} = {problem['input']!r}: expected a number above 0 and below 1, or validation"
+    if path in EXPECTED:
+        return f"{path} = {problem['input']!r:.200}: expected {EXPECTED[path]}"
     shown = repr(problem["input"])[:200]
     own = ", or module:Name of your own code" if tuple(path.split(".")) in UNIONS else ""
     if "value" in problem["loc"][3:4]:

@@ -156,6 +156,7 @@ class _Shown:
 
     def show_end(self, job: Job, result: TestedModel | Failure | Calibration) -> None:
         self._bars.stop_task(self._rows[job.label])
+        text = "done"
         match result:
             case TestedModel(metrics=metrics):
                 text = f"test accuracy {metrics['accuracy']:.4f}"
