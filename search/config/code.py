@@ -80,7 +80,9 @@ def locate(function: Any) -> tuple[str, Path]:
     Raises:
         InputError: If a worker cannot import it: it is in no file, or not at the top of one.
     """
-    path = inspect.getsourcefile(function) if inspect.isfunction(function) else None
+    if not inspect.isfunction(function):
+        raise InputError(f"search: expected a function that is defined with `def`, not {str(function)[:100]!r}")
+    path = inspect.getsourcefile(function)
     module = Path(path or "").stem if function.__module__ == "__main__" else function.__module__
     is_plain = function.__name__ == function.__qualname__ and is_own(f"{module}:{function.__name__}")
     if path is None or not Path(path).is_file() or not is_plain:

@@ -221,6 +221,11 @@ def test_importing_the_search_loads_neither_torch_nor_ray_nor_optuna(tmp_path):
         ("search(curve, {}, name='x', num_trails=3)", "error: search.num_trails: unknown key"),
         ("search(curve, {'rate': Range(1, 'a')}, name='x')", "error: space.curve.rate.high"),
         ("search(lambda run: (yield), {}, name='x')", "define it at the top of a .py file"),
+        ("search('curve', {}, name='x')", "expected a function that is defined with `def`, not 'curve'"),
+        ("from functools import partial; search(partial(curve), {}, name='x')", "is defined with `def`, not 'functools"),
+            "import functools; search(functools.partial(curve, rate=1.0), {}, name='x')",
+            "defined with `def`, not 'functools",
+        ),
     ],
 )
 def test_a_script_ends_with_one_sentence_and_exit_code_2(tmp_path, call, message):
@@ -229,6 +234,14 @@ def test_a_script_ends_with_one_sentence_and_exit_code_2(tmp_path, call, message
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.ray
+def test_a_call_at_the_top_of_the_module_is_refused_when_a_worker_imports_it(tmp_path):
+    source = "from search import search\ndef curve(run, rate: float = 0.1):\n    yield {'accuracy': 1.0}\n"
+    done = run_script(tmp_path, f"{source}search(curve, {{}}, name='x', num_trials=1, cluster={{'cpus': 1}})\n")
+    assert done.returncode == 1
+    assert 'call search() below `if __name__ == "__main__":`' in done.stderr
 
 
 def test_from_a_module_errors_are_exceptions():
