@@ -25,13 +25,15 @@ QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
-"""Turns off Ray's own tables, loggers, snapshots and working folders: the journal and the live view replace them."""
+"""Turns off Ray's own tables, loggers, snapshots, working folders and tracebacks of workers whose errors nobody waits
+for: the journal and the live view replace them."""
 CLEAR_S = 10.0
 """Seconds that nodes have to delete checkpoints; a node that does not answer keeps its own."""
 

@@ -239,6 +239,7 @@ def test_a_call_at_the_top_of_the_module_is_refused_when_a_worker_imports_it(tmp
     done = run_script(tmp_path, f"{source}search(curve, {{}}, name='x', num_trials=1, cluster={{'cpus': 1}})\n")
     assert done.returncode == 1
     assert 'call search() below `if __name__ == "__main__":`' in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_from_a_module_errors_are_exceptions():
