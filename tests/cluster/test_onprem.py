@@ -48,6 +48,19 @@ def running(cluster):
     return cluster
 
 
+FUNCTION = """
+name: function
+results: {shared}/results
+trainable: digits:mlp
+search: {{metric: error, goal: min, num_trials: 6, max_epochs: 100, scheduler: none, max_failures: 0}}
+space: {{mlp: {{hidden: {{low: 8, high: 128, log: true}}}}}}
+resources: {{mlp: {{cpus: {cpus}}}}}
+tracking: {{mode: 'off'}}
+cluster: {{address: auto, min_nodes: 3}}
+"""
+"""A search of a training function that each host has in its copy of the project."""
+
+
 def write_study(cluster, name, *, trials, epochs, images, min_nodes=1):
     """Bring the head a study in which a trial takes all cores of a host."""
     values = {"shared": cluster.shared, "name": name, "trials": trials, "epochs": epochs, "images": images}
@@ -140,6 +153,18 @@ def check_refusal(process, sentence):
     code = process.wait(timeout=200)
     last = process.output.read_text().strip().splitlines()[-1]
     assert (code, last.startswith(f"error: {sentence}")) == (2, True), last
+
+
+def test_a_training_function_of_the_user_is_trained_on_every_host(running):
+    (running.laptop.home / "study.yaml").write_text(FUNCTION.format(shared=running.shared, cpus=os.cpu_count()))
+    beside = "/tmp/home/cifake-search/examples/own_function/study.yaml"
+    running.call_ray("rsync-up", "/tmp/home/cluster.yaml", "/tmp/home/study.yaml", beside)
+    searched = running.head.start(f"RAY_AUTH_MODE=token python -m search.run {beside} --plain")
+    wait_for(lambda: list_busy(running) == {"host0", "host1", "host2"}, searched)
+    assert searched.wait(timeout=300) == 0, searched.output.read_text()
+    assert count_epochs(running, "function") == [100] * 6
+    assert set(count_reports(running, "function").values()) == {1}
+    assert not list((find_folder(running, "function") / "checkpoints").glob("*.ckpt*"))
 
 
 def test_a_study_runs_its_trials_on_every_host_and_those_of_one_that_vanishes_go_on_elsewhere(running):
