@@ -40,8 +40,6 @@ def search(
     Raises:
         InputError: If the study cannot start; a script ends with one sentence and exit code 2 instead.
     """
-    import ray
-
     from search.commands.terminal import build_console
     from search.config.code import locate, take_function
     from search.config.load import parse
@@ -49,13 +47,10 @@ def search(
     from search.config.space import Choice, Range
     from search.listeners.status import rank_trials
     from search.run import run_search  # with Ray, which a worker that imports the user's module does not need here
-    from trainables.errors import InputError
 
     is_script = not inspect.isfunction(function) or function.__module__ == "__main__"
     with _end_script() if is_script else contextlib.nullcontext():
         module, folder = locate(function)
-        if ray.is_initialized():
-            raise InputError('call search() below `if __name__ == "__main__":`, since its workers import this module')
         trainable = f"{module}:{function.__name__}"
         take_function(trainable, function)
         known = {field.name for field in dataclasses.fields(StudyConfig)}

@@ -73,6 +73,8 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
     """
     os.environ.update(QUIET)
     _check_answer(config.cluster.address)
+    if ray.is_initialized():  # in a worker that imports the user's script
+        raise InputError('call search() below `if __name__ == "__main__":`, since its workers import this module')
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         _join(config.cluster, stack)

@@ -23,9 +23,24 @@ def leave(message: str, code: int) -> NoReturn:
             os.write(1, SHOW_CURSOR)
         os.write(sys.stderr.fileno(), f"{escape(message)}\n".encode())
     try:
-        for child in psutil.Process().children(recursive=True):
+        for child in _list_children():
             with contextlib.suppress(psutil.Error):
                 if not child.name().startswith("wandb-core"):
                     child.kill()
     finally:  # whatever the list of processes raises
         os._exit(code)
+
+
+def _list_children() -> list[psutil.Process]:
+    """Return all processes below this one.
+
+    psutil's `children` compares start times by the system's clock, so it may leave out one that is a second old.
+    """
+    parents: dict[int, int | None] = {}
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            parents[process.pid] = process.ppid()
+    family = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= more
+    return [process for process in psutil.process_iter() if process.pid in family - {os.getpid()}]
