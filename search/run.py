@@ -106,12 +106,7 @@ def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
 def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_changes: bool, plain: bool) -> Study:
     """Start or continue a study, evaluate it, and return it; Ray starts only if something is left to train.
 
-    Args:
-        config: The study.
-        console: Shows the progress and the result.
-        resume: Whether a study of this name may exist.
-        accept_changes: Whether it continues although settings, data or code differ.
-        plain: Whether each event is one line instead of the live view.
+    The options are those of the command line; without `resume`, no study of this name may exist.
     """
     check_absent(config, resume=resume)
     check_sampler(config)
@@ -135,12 +130,10 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
 
 def _is_over(config: StudyConfig, packed: Path | None) -> bool:
     """Answer whether a study in a folder has nothing left to search or to retrain."""
-    if config.url or not (config.directory / MANIFEST).exists():
-        return False
-    try:
-        journal = Journal.read(config.journal, config.name)
-    except InputError:  # opening it repairs or refuses it
-        return False
+    journal = None
+    if not config.url and (config.directory / MANIFEST).exists():
+        with contextlib.suppress(InputError):  # opening it repairs or refuses it
+            journal = Journal.read(config.journal, config.name)
     if journal is None:
         return False
     trials = journal.load()

@@ -3,12 +3,11 @@
 import errno
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from unittest.mock import patch
 
 from ray._common.utils import get_default_system_temp_dir
 from ray._private import ray_constants
@@ -69,9 +68,21 @@ def leave_out_services() -> Iterator[None]:
 
     `ray.init` waits for the dashboard's server even when there is no dashboard, and has no argument for the others.
     """
-    nothing: Any = dict.fromkeys(SERVICES, lambda *_, **__: None)
-    with patch.multiple(Node, **nothing):
+    with replace_methods(Node, dict.fromkeys(SERVICES, lambda *_, **__: None)):
         yield
+
+
+@contextmanager
+def replace_methods(owner: type, methods: Mapping[str, Callable[..., None]]) -> Iterator[None]:
+    """Give a class other methods, by their names, within the block."""
+    before = {name: getattr(owner, name) for name in methods}
+    for name, method in methods.items():
+        setattr(owner, name, method)
+    try:
+        yield
+    finally:
+        for name, method in before.items():
+            setattr(owner, name, method)
 
 
 def explain_start(error: Exception) -> str:

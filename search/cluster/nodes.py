@@ -32,8 +32,8 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
-"""Turns off Ray's own tables, loggers, snapshots, working folders and tracebacks of workers whose errors nobody waits
-for: the journal and the live view replace them."""
+"""Turns off Ray's own tables, loggers, snapshots, working folders, and the tracebacks of a worker's error that arrive
+after the search has ended: the journal and the live view replace them."""
 CLEAR_S = 10.0
 """Seconds that nodes have to delete checkpoints; a node that does not answer keeps its own."""
 

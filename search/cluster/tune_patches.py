@@ -1,6 +1,6 @@
 """Patches to private methods of Ray Tune, active while jobs run; test_tune_patches.py tests each one."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -9,6 +9,8 @@ from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.tune import TuneError
 from ray.tune.execution import class_cache
 from ray.tune.execution.tune_controller import TuneController
+
+from search.cluster.local import replace_methods
 
 
 @contextmanager
@@ -52,7 +54,7 @@ def count_every_loss() -> Iterator[None]:
 
         return handle_all
 
-    with _replace(RayActorManager, {name: build(handler) for name, handler in handlers.items()}):
+    with replace_methods(RayActorManager, {name: build(handler) for name, handler in handlers.items()}):
         yield
 
 
@@ -79,7 +81,7 @@ def count_resets() -> Iterator[None]:
         start(controller, trial)
         handlers["_process_trial_failure"](controller, trial, exception)
 
-    with _replace(TuneController, {"_actor_failed": lose, "_process_trial_failure": fail}):
+    with replace_methods(TuneController, {"_actor_failed": lose, "_process_trial_failure": fail}):
         yield
 
 
@@ -92,15 +94,3 @@ def unwrap() -> Iterator[None]:
         if isinstance(error.__context__, Exception):
             raise error.__context__ from None
         raise
-
-
-@contextmanager
-def _replace(owner: type, methods: Mapping[str, Callable[..., None]]) -> Iterator[None]:
-    before = {name: getattr(owner, name) for name in methods}
-    for name, method in methods.items():
-        setattr(owner, name, method)
-    try:
-        yield
-    finally:
-        for name, method in before.items():
-            setattr(owner, name, method)

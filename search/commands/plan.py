@@ -10,7 +10,7 @@ from rich.table import Table
 from search.config.conditions import list_conditions
 from search.config.load import dump
 from search.config.printable import escape
-from search.config.schema import StudyConfig
+from search.config.schema import StudyConfig, pick_seeds
 from search.config.space import Choice, Range, Spec, count_points, list_specs
 from search.config.yaml import format_yaml
 from search.samplers.sampler import check_sampler
@@ -63,11 +63,11 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
 
 def _describe_evaluation(config: StudyConfig) -> str:
     search, evaluation = config.search, config.evaluation
-    models = sum(evaluation.count_seeds(name) * evaluation.top_k for name in search.architectures)
+    models = sum(pick_seeds(evaluation.seeds, name) * evaluation.top_k for name in search.architectures)
     if evaluation.baselines:  # fewer if a recipe wins itself
         named = zip(search.first, config.recipes, strict=True)
         kept = [(path, recipe) for path, recipe in named if recipe.architecture in search.architectures]
-        models += sum(evaluation.count_seeds(recipe.architecture, Path(path).stem) for path, recipe in kept)
+        models += sum(pick_seeds(evaluation.seeds, recipe.architecture, Path(path).stem) for path, recipe in kept)
     front = ", and of the trials on the front" if evaluation.also else ""
     images = f" with {evaluation.max_train_images} images" if evaluation.max_train_images else ""
     length = f"{'' if images else 'up to '}{search.max_epochs} epochs{images}"

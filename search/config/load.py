@@ -158,9 +158,8 @@ def _check_search(search: SearchConfig) -> None:
 
 def _check_seeds(study: StudyConfig) -> None:
     seeds, names = study.evaluation.seeds, set(map(shorten, study.search.architectures))
-    if not isinstance(seeds, int) and not names <= set(seeds) <= names | {
-        Path(path).stem for path in study.search.first
-    }:
+    recipes = {Path(path).stem for path in study.search.first}
+    if not isinstance(seeds, int) and not names <= set(seeds) <= names | recipes:
         raise InputError(
             "evaluation.seeds: expected a number, or one for each of search.architectures; recipes of search.first may "
             "have their own"

@@ -145,13 +145,9 @@ class EvaluationConfig:
     """Probability above which a test image is called positive. `validation` takes the one at which most validation
     images are called right, by a model that is trained without them for this purpose."""
 
-    def count_seeds(self, architecture: str, recipe: str | None = None) -> int:
-        """Return the number of retrainings of a winner of an architecture, or of a recipe of it as a baseline."""
-        return pick_seeds(self.seeds, architecture, recipe)
 
-
-def pick_seeds(seeds: int | Mapping[str, int], architecture: str, recipe: str | None) -> int:
-    """Return the number for a recipe, or for its architecture, from one number or numbers by their names."""
+def pick_seeds(seeds: int | Mapping[str, int], architecture: str, recipe: str | None = None) -> int:
+    """Return how often a winner of an architecture, or a recipe of it as a baseline, is retrained."""
     return seeds if isinstance(seeds, int) else seeds.get(recipe or "", seeds[shorten(architecture)])
 
 

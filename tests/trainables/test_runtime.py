@@ -139,11 +139,15 @@ def test_memory_is_kept_from_step_to_step_and_given_back_between_trials() -> Non
 def test_without_the_functions_of_glibc_memory_is_as_it_was(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
-    def refuse(_: object) -> None:
+    asked = []
+
+    def refuse(library: object) -> None:
+        asked.append(library)
         raise error
 
     monkeypatch.setattr(ctypes, "CDLL", refuse)
     keep_memory()
+    assert asked == [None]
 
 
 Flags = tuple[bool, bool, bool, bool, bool]

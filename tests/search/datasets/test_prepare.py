@@ -2,6 +2,7 @@ import json
 import sys
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
@@ -10,8 +11,11 @@ from search.config.yaml import read_yaml
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.record.folder import create_folder
 from search.record.manifest import compare_manifest
+from trainables.config import build_train_config
 from trainables.errors import InputError
+from trainables.models.model import build_model, restore_model
 from trainables.names import IMPORTED, import_own
+from trainables.optim import build_optimizer
 
 MODELS = """
 from dataclasses import dataclass
@@ -87,6 +91,9 @@ def load_own(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kind", ["plain", "tied"])
 def test_a_model_that_can_be_saved_and_restored_is_accepted(load_own, kind):
     prepare_weights(load_own({"search": {"architectures": ["own_parts:Own"]}, "space": {"Own": {"kind": kind}}}))
+    config = build_train_config("own_parts:Own", {"kind": kind}, epochs=1, seed=0).model
+    model, images = build_model(config), torch.rand(2, 3, 32, 32)
+    assert torch.equal(restore_model(config, model.state_dict())(images), model(images))
 
 
 @pytest.mark.parametrize(
@@ -124,6 +131,8 @@ def test_an_optimizer_that_cannot_train_is_refused_before_the_first_trial(load_o
 def test_an_optimizer_of_torch_may_be_named(load_own):
     space = {"cnn": {"optimizer": {"choice": ["torch.optim:NAdam", "torch.optim:RMSprop", "sgd"]}}}
     prepare_weights(load_own({"search": {"architectures": ["cnn"]}, "space": space}))
+    config = build_train_config("cnn", {"optimizer": "torch.optim:NAdam"}, epochs=1, seed=0)
+    assert isinstance(build_optimizer(config, torch.nn.Linear(1, 1)), torch.optim.NAdam)
 
 
 def test_the_folder_appears_with_a_whole_study_yaml(tmp_path, packed):
@@ -173,6 +182,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+SIZES = []
+
 
 @dataclass(frozen=True, kw_only=True)
 class Wide:
@@ -182,7 +193,7 @@ class Wide:
         assert size == 64
 
     def build(self, *, size: int) -> nn.Module:
-        assert size == 64
+        SIZES.append(size)
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * size**2, 1), nn.Flatten(0))
 """
 
@@ -194,3 +205,4 @@ def test_initial_weights_are_fetched_for_images_of_the_studys_size(tmp_path, mon
     import_own(name, str(tmp_path), "search.architectures")
     space = {"Wide": {"weights": {"choice": ["none", "mine"]}}}
     prepare_weights(build(tmp_path, data={"size": 64}, search={"architectures": [name]}, space=space))
+    assert set(sys.modules["own_wide"].SIZES) == {64}
