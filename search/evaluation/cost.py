@@ -1,8 +1,12 @@
 """The cost of a model: arithmetic and speed."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import IMAGE_SIZE, Architecture, TrainConfig
@@ -24,10 +28,13 @@ def count_weights(config: Architecture, *, size: int = IMAGE_SIZE) -> int:
 def count_work(config: Architecture, *, flip_average: bool, size: int = IMAGE_SIZE) -> float:
     """Return a model's multiply-accumulates per image, from its shapes alone.
 
-    Fake tensors count as those of a CPU: the models use autocast, which refuses the meta device.
+    Fake tensors count as those of a CPU: the models use autocast, which refuses the meta device. The model is built on
+    the meta device, since copies of fake tensors, which layers of transformers make, do not compute with each other.
     """
-    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"):
         model = config.build(size=size).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True), _count_flops() as counter:
+        model.to_empty(device="cpu")
         images = torch.empty((1, size, size, 3), dtype=torch.uint8)
         score_batch(model, images, flip_average=flip_average)
     return float(counter.get_total_flops() / 2)
@@ -47,7 +54,7 @@ def measure_cost(model: nn.Module, config: TrainConfig, *, device: torch.device)
     shape = (max(BATCH_SIZES), config.size, config.size, 3)
     flip_average = config.flip_average
     images = torch.randint(256, shape, dtype=torch.uint8, generator=generator).to(device)
-    with FlopCounterMode(display=False) as counter:
+    with _count_flops() as counter:
         score_batch(model, images[:1], flip_average=flip_average)
     cost = {"macs": counter.get_total_flops() / 2}
     for size in BATCH_SIZES:
@@ -58,3 +65,18 @@ def measure_cost(model: nn.Module, config: TrainConfig, *, device: torch.device)
         )
         cost[f"images_per_second_{size}"] = size / timer.blocked_autorange(min_run_time=TIMING_S).median
     return cost
+
+
+@contextmanager
+def _count_flops() -> Iterator[FlopCounterMode]:
+    """Count the work of the block, in which attention and PyTorch's layers of transformers run without fusion.
+
+    The counter does not know their fused operations, and takes them for no work.
+    """
+    is_fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            yield counter
+    finally:
+        torch.backends.mha.set_fastpath_enabled(is_fused)

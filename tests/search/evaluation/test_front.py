@@ -1,10 +1,12 @@
 import random
 
 import pytest
+import torch
+from torch import nn
 
 from search.config.load import parse
 from search.evaluation.choices import choose
-from search.evaluation.cost import count_weights, count_work
+from search.evaluation.cost import count_weights, count_work, measure_cost
 from search.evaluation.front import Point, find_front, list_points
 from search.record.trial import State, Trial
 from search.report.charts import build_front_chart
@@ -85,6 +87,34 @@ def test_parameters_are_counted_without_building_the_model(architecture, params)
     config = build_train_config(architecture, params, epochs=1, seed=0).model
     assert count_weights(config) == count_parameters(build_model(config))
     assert count_work(config, flip_average=True) == 2 * count_work(config, flip_average=False)
+
+
+class Attention(nn.Module):
+    """Two transformer layers of width 8 over 16 patches of 8x8 pixels."""
+
+    def __init__(self):
+        super().__init__()
+        self.cut = nn.Conv2d(3, 8, 8, stride=8)
+        layer = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, batch_first=True)
+        self.layers = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+
+    def forward(self, images):
+        return self.layers(self.cut(images).flatten(2).transpose(1, 2)).mean((1, 2))
+
+    @classmethod
+    def build(cls, *, size):
+        assert size == 32
+        return cls()
+
+
+def test_fused_layers_of_a_transformer_count_with_their_work():
+    patches, width, wide = 16, 8, 16
+    layer = patches * (3 * width + width + 2 * wide) * width + 2 * patches**2 * width
+    work = patches * width * 3 * 8 * 8 + 2 * layer
+    assert count_work(Attention, flip_average=False) == work
+    config = build_train_config("cnn", {}, epochs=1, seed=0)
+    assert measure_cost(Attention(), config, device=torch.device("cpu"))["macs"] == work
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_points_are_distinct_finished_trials_and_a_vanished_parameter_does_not_end_the_report():
