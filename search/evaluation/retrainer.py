@@ -163,5 +163,5 @@ class _Shown:
             case Failure(reason=reason):
                 text = f"failed: {reason}"
             case Calibration(threshold=threshold, curve=curve):
-                text = f"threshold {threshold:.4f}, at the last epoch {curve[-1]:.4f} on validation"
+                text = f"on validation {curve[-1]:.4f} at the last epoch, best threshold {threshold:.4f}"
         self._console.print(f"  {job.label}: {text}")

@@ -159,7 +159,7 @@ def test_an_opening_that_was_removed_is_marked_and_one_that_a_kill_cut_short_is_
 def test_a_threshold_from_validation_is_written_down_before_the_opening(study):
     code, stdout, stderr = call(study, "--set", "evaluation.threshold=validation")
     assert code == 0, stderr
-    assert "cnn-threshold: threshold 0." in stdout
+    assert "at the last epoch, best threshold 0." in stdout
     (entry,) = load_manifest(study)["evaluations"]
     threshold = entry["winners"][0]["threshold"]
     assert entry["threshold"] == "validation"
