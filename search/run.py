@@ -110,7 +110,8 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
     """
     check_absent(config, resume=resume)
     check_sampler(config)
-    build_scheduler(config.search)  # raises InputError where it cannot
+    for architecture in config.search.architectures:
+        build_scheduler(config.search, architecture)  # raises InputError where it cannot
     check_shares(config)
     packed = None if config.trainable else prepare_data(config, console)
     prepare_weights(config)

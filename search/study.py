@@ -56,7 +56,7 @@ class Study:
             if sampler := self._samplers.get(trial.architecture):
                 sampler.start(dataclasses.replace(trial, number=number))
                 sampler.end(dataclasses.replace(trial, number=number))
-        self._schedulers: dict[str, Scheduler] = {name: build_scheduler(search) for name in names}
+        self._schedulers: dict[str, Scheduler] = {name: build_scheduler(search, name) for name in names}
         self._recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
         self._first = [trial.number for trial in own if trial.enqueued is None][: len(self._recipes)]  # of recipes
         self._waiting: deque[Trial] = deque()
@@ -216,7 +216,7 @@ class Study:
     def _end_if_due(self, trial: Trial, *, stop: bool) -> bool:
         search = self.config.search
         patience = search.patience_epochs
-        if len(trial.epochs) >= search.max_epochs:
+        if len(trial.epochs) >= search.count_epochs(trial.architecture):
             self._end(trial, State.COMPLETE, None)
         elif stop:
             self._end(trial, State.PRUNED, f"stopped by {search.scheduler} at epoch {len(trial.epochs)}")

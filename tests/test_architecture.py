@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NUM_LOADED, NUM_LINES_LOADED = 100, 10_540
+NUM_LOADED, NUM_LINES_LOADED = 101, 10_600
 """Most modules, and lines, that `search.run` loads before its first trial. LOG.md has the figures."""
 MODULES = sorted(path for package in ("search", "trainables") for path in (ROOT / package).rglob("*.py"))
 
@@ -20,7 +20,7 @@ DOORS = {
         "search/commands/sync.py",
     },
     "yaml": {"search/config/yaml.py"},
-    "pydantic": {f"search/config/{name}.py" for name in ("data", "fields", "load", "schema")},
+    "pydantic": {f"search/config/{name}.py" for name in ("data", "fields", "load", "schema", "search")},
     "optuna": {
         "search/config/space.py",
         *(f"search/samplers/{name}.py" for name in ("history", "own", "qmc", "sampler", "tpe")),

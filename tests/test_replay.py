@@ -23,7 +23,7 @@ from benchmarks.replay import (
     summarize,
 )
 from benchmarks.surrogate import list_distributions, load_curves
-from search.config.schema import SearchConfig
+from search.config.search import SearchConfig
 from search.record.journal import Journal
 
 EPOCHS_OF_A_SEARCH = 180
@@ -97,7 +97,7 @@ def test_an_arm_is_what_its_name_says(arm):
     if search.scheduler == "asha":
         by, first = re.search(r"\+ asha(?: by (\d+))?(?: from (\d+))?$", arm).groups()
         assert search.reduction_factor == int(by or 3)
-        assert search.first_rung == int(first or 1)
+        assert search.find_first_rung("cnn") == int(first or 1)
     assert QMC_STARTS.get(arm, 0) == (search.num_startup_trials if "from qmc" in arm else 0)
 
 

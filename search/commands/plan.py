@@ -1,7 +1,7 @@
 """The plan of a study, printed by --dry-run: space, rungs, epochs, retrainings."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +11,7 @@ from search.config.conditions import list_conditions
 from search.config.load import dump
 from search.config.printable import escape
 from search.config.schema import StudyConfig, pick_seeds
+from search.config.search import SearchConfig
 from search.config.space import Choice, Range, Spec, count_points, list_specs
 from search.config.yaml import format_yaml
 from search.samplers.sampler import check_sampler
@@ -26,7 +27,8 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
     """Print the resolved study, its space, rungs, resources and the number of epochs to expect."""
     check_shares(config)
     check_sampler(config)
-    build_scheduler(config.search)
+    for architecture in config.search.architectures:
+        build_scheduler(config.search, architecture)
     console.print("Study", style="bold")
     console.print(format_yaml({key: value for key, value in dump(config).items() if key != "space"}).rstrip())
     for architecture in config.search.architectures:
@@ -38,18 +40,9 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(_tabulate(list_specs(config.space, architecture), title, meaning))
     search = config.search
     low, high = estimate_epochs(config)
-    rungs = list_rungs(search.first_rung, search.reduction_factor, search.max_epochs)
     console.print()
-    if search.scheduler in HALVING and not rungs:
-        console.print(f"Rungs: none below epoch {search.max_epochs}, so no trial is stopped")
-    elif search.scheduler in HALVING:
-        console.print(f"Rungs: a trial may be stopped after epoch {', '.join(map(str, rungs))} of {search.max_epochs}")
-    if search.scheduler == "hyperband" and rungs:
-        brackets = list_brackets(search.first_rung, search.reduction_factor, search.max_epochs)
-        told = ", ".join(f"{100 * share:.0f} % from epoch {first}" for first, share in brackets[:-1])
-        console.print(f"Brackets: {told} on, {100 * brackets[-1][1]:.0f} % never")
-    if search.scheduler == "median":
-        console.print(f"Median: a trial may be stopped after any epoch from {search.first_rung} on")
+    for sentence in _describe_stops(search):
+        console.print(sentence)
     about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
     better = "smaller" if search.sign < 0 else "larger"
@@ -61,6 +54,27 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
     console.print(_describe_evaluation(config))
 
 
+def _describe_stops(search: SearchConfig) -> Iterator[str]:
+    """Yield where trials may be stopped, for each length of trials."""
+    lengths: dict[int, list[str]] = {}
+    for name in search.architectures:
+        lengths.setdefault(search.count_epochs(name), []).append(name)
+    for whole, names in lengths.items():
+        of = f" of {' and '.join(names)}" if len(lengths) > 1 else ""
+        first = search.find_first_rung(names[0])
+        rungs = list_rungs(first, search.reduction_factor, whole)
+        if search.scheduler in HALVING and not rungs:
+            yield f"Rungs{of}: none below epoch {whole}, so no trial is stopped"
+        elif search.scheduler in HALVING:
+            yield f"Rungs{of}: a trial may be stopped after epoch {', '.join(map(str, rungs))} of {whole}"
+        if search.scheduler == "hyperband" and rungs:
+            brackets = list_brackets(first, search.reduction_factor, whole)
+            told = ", ".join(f"{100 * share:.0f} % from epoch {rung}" for rung, share in brackets[:-1])
+            yield f"Brackets{of}: {told} on, {100 * brackets[-1][1]:.0f} % never"
+        if search.scheduler == "median":
+            yield f"Median{of}: a trial may be stopped after any epoch from {first} on"
+
+
 def _describe_evaluation(config: StudyConfig) -> str:
     search, evaluation = config.search, config.evaluation
     models = sum(pick_seeds(evaluation.seeds, name) * evaluation.top_k for name in search.architectures)
@@ -70,7 +84,7 @@ def _describe_evaluation(config: StudyConfig) -> str:
         models += sum(pick_seeds(evaluation.seeds, recipe.architecture, Path(path).stem) for path, recipe in kept)
     front = ", and of the trials on the front" if evaluation.also else ""
     images = f" with {evaluation.max_train_images} images" if evaluation.max_train_images else ""
-    length = f"{'' if images else 'up to '}{search.max_epochs} epochs{images}"
+    length = f"{'' if images else 'up to '}{search.describe_epochs()}{images}"
     return f"Evaluation: at most {models} retrainings of {length}{front}"
 
 
@@ -97,21 +111,36 @@ def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
 
     The median scheduler counts as stopping none, since that depends on the curves alone.
     """
-    search = config.search
-    most = search.num_trials * search.max_epochs
-    brackets = {
-        "asha": [(search.first_rung, 1.0)],
-        "hyperband": list_brackets(search.first_rung, search.reduction_factor, search.max_epochs),
-    }.get(search.scheduler, [(search.max_epochs, 1.0)])
-    spared = min(len(config.recipes), search.num_trials) if search.spare_first else 0
-    expected = float(spared * search.max_epochs)
-    for first, share in brackets:
-        survivors, before = share * (search.num_trials - spared), 0
-        for rung in [*list_rungs(first, search.reduction_factor, search.max_epochs), search.max_epochs]:
-            expected += survivors * (rung - before)
-            survivors, before = max(min(1.0, survivors), survivors / search.reduction_factor), rung
+    search, shares = config.search, list_shares(config)
+    if isinstance(search.max_epochs, int):
+        shares = {search.architectures[0]: 1.0}  # the architectures do not differ
+    expected, most, longest = 0.0, 0.0, 0
+    for name, share in shares.items():
+        trials, whole = search.num_trials * share / sum(shares.values()), search.count_epochs(name)
+        recipes = [each for each in config.recipes if len(shares) == 1 or each.architecture == name]
+        spared = min(len(recipes), trials) if search.spare_first else 0
+        expected += spared * whole + _estimate_stopped(search, name, trials - spared)
+        most, longest = most + trials * whole, max(longest, whole)
+    if search.divide != "trials":  # the number of trials of each architecture depends on their duration
+        most = search.num_trials * longest
     limit = search.max_total_epochs or math.inf
     return int(min(expected, most, limit)), int(min(most, limit))
+
+
+def _estimate_stopped(search: SearchConfig, architecture: str, trials: float) -> float:
+    """Return the epochs of so many trials of an architecture, none of them spared."""
+    first, whole = search.find_first_rung(architecture), search.count_epochs(architecture)
+    brackets = {
+        "asha": [(first, 1.0)],
+        "hyperband": list_brackets(first, search.reduction_factor, whole),
+    }.get(search.scheduler, [(whole, 1.0)])
+    expected = 0.0
+    for lowest, share in brackets:
+        survivors, before = share * trials, 0
+        for rung in [*list_rungs(lowest, search.reduction_factor, whole), whole]:
+            expected += survivors * (rung - before)
+            survivors, before = max(min(1.0, survivors), survivors / search.reduction_factor), rung
+    return expected
 
 
 def _tabulate(specs: dict[str, Spec], title: str, meaning: Mapping[str, str]) -> Table:

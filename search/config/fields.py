@@ -8,6 +8,22 @@ from pydantic import AliasChoices, Discriminator, Field, Tag
 from search.config.space import Choice, Range
 from trainables.config import Value
 
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Few = Annotated[int, Field(ge=1, le=1000)]
+Index = Annotated[int, Field(ge=0, lt=2**63)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1000)]
+Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Amount = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+OwnName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z][A-Za-z0-9_]*$")]
+"""A class or function of a module beside the study's file, or of an installed package, as module:Name."""
+Architecture = Annotated[
+    Annotated[Literal["cnn", "resnet50"], Tag("ours")] | Annotated[OwnName, Tag("own")],
+    Discriminator(lambda value: "own" if ":" in str(value) else "ours"),
+]
+"""One of ours, or an architecture or training function of the user as module:Name."""
 MetricName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _./-]{0,99}$")]
 GOALS: Mapping[str, Literal["max", "min"]] = {
     **{"accuracy": "max", "auroc": "max", "f1": "max", "average_precision": "max"},

@@ -14,7 +14,8 @@ import pydantic
 
 from search.config.code import consent
 from search.config.fields import GOALS
-from search.config.schema import Recipe, SearchConfig, StudyConfig
+from search.config.schema import Recipe, StudyConfig
+from search.config.search import SearchConfig
 from search.config.space import find_outside, list_specs
 from search.config.space_checks import check_space
 from search.config.urls import check_database_url, check_store_url, is_url
@@ -152,7 +153,9 @@ def _check_search(search: SearchConfig) -> None:
         raise InputError(f"search.architectures = {str(list(search.architectures))[:200]}: expected distinct names")
     if search.shares is not None and set(search.shares) != names:
         raise InputError("search.shares: expected one weight for each of search.architectures")
-    if search.first_rung > search.max_epochs:
+    if not isinstance(search.max_epochs, int) and set(search.max_epochs) != names:
+        raise InputError("search.max_epochs: expected a number, or one for each of search.architectures")
+    if any(search.find_first_rung(name) > search.count_epochs(name) for name in search.architectures):
         raise InputError(f"search.grace_epochs = {search.grace_epochs}: expected at most search.max_epochs")
 
 

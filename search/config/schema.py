@@ -2,112 +2,22 @@
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from search.config.data import DataConfig, Published
-from search.config.fields import GOALS, FrontCost, MetricName, SpecField
+from search.config.fields import Amount, Architecture, Count, Few, FrontCost, Label, OwnName, SpecField
+from search.config.search import SearchConfig
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
 from trainables.names import shorten
 
 MANIFEST, JOURNAL, LEASE, LEARNT = "study.yaml", "study.journal", "study.lock", "learnt.json"
 """Files of a study's folder: what it was started with, its facts, the right to write it, and what it learns from."""
-Count = Annotated[int, Field(ge=1, le=10**9)]
-Few = Annotated[int, Field(ge=1, le=1000)]
-Index = Annotated[int, Field(ge=0, lt=2**63)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1000)]
-Label = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$")]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Amount = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-OwnName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z][A-Za-z0-9_]*$")]
-"""A class or function of a module beside the study's file, or of an installed package, as module:Name."""
-Architecture = Annotated[
-    Annotated[Literal["cnn", "resnet50"], Tag("ours")] | Annotated[OwnName, Tag("own")],
-    Discriminator(lambda value: "own" if ":" in str(value) else "ours"),
-]
-"""One of ours, or an architecture or training function of the user as module:Name."""
-
-
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class SearchConfig:
-    """The trials: how many, how long, how they are proposed and when they stop."""
-
-    architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ("cnn", "resnet50")
-    """Architectures to search. Each has its own sampler history and its own rungs."""
-    shares: dict[Label, Positive] | None = None
-    """Weight of each architecture in what `divide` names; null gives all the same weight."""
-    divide: Literal["trials", "epochs", "seconds"] = "trials"
-    """What the shares apply to: the number of trials, the epochs trained, or the seconds of training times the granted
-    GPUs. CPUs count if an architecture has no GPU."""
-    min_trials: Count = 1
-    """Trials that each architecture gets before the shares apply."""
-    metric: MetricName = "accuracy"
-    """Validation metric by which trials are compared: accuracy, auroc, f1, loss or average_precision; for a
-    training function of your own, any that it yields."""
-    goal: Literal["max", "min"] | None = None
-    """Whether larger or smaller values of the metric are better; null is max, and min for loss."""
-    num_trials: Count = 20
-    """Trials to start."""
-    max_epochs: Count = 10
-    """Epochs of a trial that is not stopped; the learning-rate schedule spans them."""
-    max_hours: Positive | None = None
-    """Hours after which the search ends, summed over all resumptions; null sets no limit."""
-    max_total_epochs: Count | None = None
-    """Epochs of all trials together after which the search ends; null sets no limit."""
-    max_concurrent: Count | None = None
-    """Trials that run at the same time, at most; null runs as many as the resources allow."""
-    max_failures: Annotated[int, Field(ge=0)] = 2
-    """How many times a trial or a retraining may lose its worker process and continue. Workers lost with their node do
-    not count."""
-    trial_timeout_s: Positive | None = None
-    """Seconds without a finished epoch after which a running trial fails; null sets no limit."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Root of every random draw of the study."""
-    sampler: Literal["tpe", "tpe_multivariate", "random", "gp", "qmc"] | OwnName = "tpe"
-    """How parameters are proposed. tpe treats parameters as independent; it finds better trials than tpe_multivariate
-    (measured on replayed trainings, LOG.md, 2026-11-25). `module:Name` is any sampler of Optuna's interface."""
-    num_startup_trials: Count = 10
-    """Random trials of an architecture before the sampler's model proposes. For gp only trials that were not stopped
-    count."""
-    scheduler: Literal["asha", "hyperband", "median", "none"] | OwnName = "asha"
-    """How trials that are worse than others are stopped early. `module:Name` is a class of your own."""
-    grace_epochs: Count | None = None
-    """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, because
-    early epochs mislead tpe (LOG.md, 2026-11-24); with hyperband it is 1."""
-    reduction_factor: Annotated[float, Field(ge=1.01, lt=1000)] = 3.0
-    """One in this many trials survives a rung, and each rung is this many times as high as the one before."""
-    patience_epochs: Count | None = None
-    """Epochs without a better validation metric after which a trial is COMPLETE; null is never. With a cosine or
-    one-cycle schedule much of the gain comes in the last epochs, which such a trial does not reach."""
-    patience_delta: Amount = 0.0
-    """How much better a validation metric must be to count as better for `patience_epochs`, in the metric's unit."""
-    first: tuple[str, ...] = ()
-    """Recipe files, relative to the study's file; their configurations are the first trials."""
-    learn_from: tuple[str, ...] = ()
-    """Earlier studies, as folders or URLs: their ended trials in this study's space are history for the samplers, also
-    for `num_startup_trials`, and count for nothing else. They are copied when the study starts."""
-    spare_first: bool = False
-    """Whether the scheduler stops none of the trials of `first`, so that their curves are whole."""
-
-    @property
-    def sign(self) -> int:
-        """1 if larger values of the metric are better, -1 if smaller ones are."""
-        return -1 if (self.goal or GOALS.get(self.metric)) == "min" else 1
-
-    @property
-    def first_rung(self) -> int:
-        """Epoch before which no trial is stopped."""
-        if self.grace_epochs is not None:
-            return self.grace_epochs
-        return 1 if self.scheduler == "hyperband" else math.ceil(self.max_epochs / self.reduction_factor)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +118,7 @@ class StudyConfig:
     code: str | None = None
     """Folder of your own modules: that of this file; set when the study is loaded."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    search: SearchConfig = SearchConfig()
+    search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     space: dict[str, dict[str, SpecField]] = dataclasses.field(default_factory=dict)
     """What each parameter may be, by architecture; `shared` applies to all. Parameters left out keep their defaults."""
     resources: dict[Label, ResourceConfig] = dataclasses.field(default_factory=dict)

@@ -85,7 +85,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front
             rank=rank,
             trial=trial.number,
             value=trial.get_peak()[0],
-            epochs=trial.get_peak()[1] if wanted.max_train_images is None else config.search.max_epochs,
+            epochs=trial.get_peak()[1] if wanted.max_train_images is None else config.search.count_epochs(architecture),
             threshold=threshold,
             recipe=recipes.get(trial.number),
             front=trial.number in front,
@@ -109,7 +109,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front
 def describe_rule(config: StudyConfig) -> str:
     """Return in words how the winners are chosen and will be tested."""
     images = config.evaluation.max_train_images
-    until = "up to that epoch" if images is None else f"with {images} images for {config.search.max_epochs} epochs"
+    until = "up to that epoch" if images is None else f"with {images} images for {config.search.describe_epochs()}"
     return RULE.format(best="best" if config.search.sign > 0 else "lowest", metric=config.search.metric, until=until)
 
 
@@ -156,7 +156,7 @@ def build_retraining(
         trial=winner.trial,
         params=trial.params,
         train_seed=derive_seed(config.search.seed, f"retraining {winner.architecture} {winner.rank} {seed}"),
-        max_epochs=config.search.max_epochs,
+        max_epochs=config.search.count_epochs(trial.architecture),
         epochs=winner.epochs,
         max_train_images=None if images == "all" else images,
         split_seed=config.search.seed,

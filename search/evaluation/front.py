@@ -58,7 +58,11 @@ def _measure(config: StudyConfig, trial: Trial) -> Point:
     costs: dict[FrontCost, float] = {"seconds": 1 / speed} if speed else {}
     try:
         built = build_train_config(
-            trial.architecture, trial.params, epochs=config.search.max_epochs, seed=0, size=config.data.size
+            trial.architecture,
+            trial.params,
+            epochs=config.search.count_epochs(trial.architecture),
+            seed=0,
+            size=config.data.size,
         )
     except Exception as error:  # noqa: BLE001 other parameters than today's, or code that was not imported
         return Point(trial=trial, costs=costs, reason=f"{type(error).__name__}: {error}")

@@ -5,8 +5,8 @@ import json
 from typing import Any, Literal
 
 from search.config.data import CIFAKE, Classes, Size
+from search.config.fields import Architecture, Count, Digest, Few, Finite, Index, Label, Share
 from search.config.load import check
-from search.config.schema import Architecture, Count, Digest, Few, Finite, Index, Label, Share
 from search.config.space_checks import check_params
 from search.evaluation.result import RATES, TestedModel
 from search.record.provenance import Code

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.config.data import CIFAKE, Classes
-from search.config.schema import Count, Finite, Index, Label, StudyConfig
+from search.config.fields import Count, Finite, Index, Label
+from search.config.schema import StudyConfig
 from search.record.trial import Trial
 
 RATES = (

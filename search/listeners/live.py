@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.live import Live
 
 from search.config.printable import escape
-from search.config.schema import SearchConfig, StudyConfig
+from search.config.schema import StudyConfig
+from search.config.search import SearchConfig
 from search.listeners.status import Status, format_params, name_trial
 from search.listeners.usage import Usage
 from search.record.trial import Listener, State, Trial
@@ -40,9 +41,9 @@ class _View(Listener):
 class PlainLog(_View):
     """Prints one line per event."""
 
-    def __init__(self, *, max_epochs: int, console: Console) -> None:
+    def __init__(self, search: SearchConfig, *, console: Console) -> None:
         super().__init__(console)
-        self._max_epochs = max_epochs
+        self._search = search
 
     def on_start(self, trial: Trial) -> None:
         """Print the trial's parameters."""
@@ -53,7 +54,7 @@ class PlainLog(_View):
         """Print the last epoch."""
         super().on_epoch(trial)
         last = trial.epochs[-1]
-        epoch = f"epoch {len(trial.epochs)}/{self._max_epochs}"
+        epoch = f"epoch {len(trial.epochs)}/{self._search.count_epochs(trial.architecture)}"
         names = dict.fromkeys((trial.metric, "loss"))
         values = ", ".join(f"{name} {last[name]:.4f}" for name in names if name in last)
         self.note(f"{name_trial(trial)} {epoch}: {values}{_speed(trial)}")
@@ -122,7 +123,7 @@ def build_live(
         plain: Whether a terminal gets lines too.
     """
     if plain or not console.is_terminal or console.is_dumb_terminal or os.environ.get("CI"):
-        return PlainLog(max_epochs=config.search.max_epochs, console=console)
+        return PlainLog(config.search, console=console)
     return LiveView(config.name, config.search, console=console, trials=trials, elapsed_s=elapsed_s)
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.config.printable import escape
-from search.config.schema import SearchConfig
+from search.config.search import SearchConfig
 from search.record.trial import State, Trial
 from search.schedulers.rungs import list_rungs
 from search.schedulers.scheduler import HALVING
@@ -50,16 +50,16 @@ class Status:
         best = find_best(self.trials)
         head = self._draw_head(width)
         rungs = self._draw_rungs(width)
-        fixed = len(head) + 3 + len(best) + (rungs.row_count + 2 if rungs.row_count else 0) + 2
+        fixed = len(head) + 3 + len(best) + sum(table.row_count + 2 for table in rungs) + 2
         spare = height - 1 - fixed - min(len(running), NUM_RUNNING)
         lines = min(max(spare // max(len(best), 1), 1), MAX_LINES)
         drawn = [_list_params(trial, width, lines) for trial in best.values()]
         yield from head
         yield ""
         yield from _draw_best(self.search.metric, best, drawn)
-        if rungs.row_count:
+        for table in rungs:
             yield ""
-            yield rungs
+            yield table
         if running:
             yield ""
             yield self._draw_running(running, height - 1 - fixed - sum(map(len, drawn)))
@@ -92,15 +92,25 @@ class Status:
             lines.append(Text(last, "red", no_wrap=True, overflow="ellipsis"))
         return lines
 
-    def _draw_rungs(self, width: int) -> Table:
-        """Return lines with the trials that reached each rung, and how many were stopped there, by architecture."""
+    def _draw_rungs(self, width: int) -> list[Table]:
+        """Return tables of how many trials reached each rung and were stopped there: one for each length of trials."""
         search = self.search
-        rungs = list_rungs(search.first_rung, search.reduction_factor, search.max_epochs)
-        rungs = rungs[: (width - 24) // 11] if search.scheduler in HALVING else []
+        if search.scheduler not in HALVING:
+            return []
+        names: dict[int, list[str]] = {}
         own = [trial for trial in self.trials if not trial.is_foreign]
+        for name in sorted({trial.architecture for trial in own}):
+            names.setdefault(search.count_epochs(name), []).append(name)
         counts = Counter((trial.architecture, trial.state, len(trial.epochs)) for trial in own)
-        table = _build_table("reached (cut)", *(f"epoch {rung}" for rung in rungs), f"end {search.max_epochs}")
-        for name in sorted({architecture for architecture, _, _ in counts}) if rungs else []:
+        tables = [self._draw_group(group, counts, (width - 24) // 11) for group in names.values()]
+        return [table for table in tables if len(table.columns) > 2]
+
+    def _draw_group(self, names: Sequence[str], counts: Counter[tuple[str, State, int]], most: int) -> Table:
+        """Return the table of architectures whose trials have the same length, with at most so many rungs."""
+        search, whole = self.search, self.search.count_epochs(names[0])
+        rungs = list_rungs(search.find_first_rung(names[0]), search.reduction_factor, whole)[:most]
+        table = _build_table("reached (cut)", *(f"epoch {rung}" for rung in rungs), f"end {whole}")
+        for name in names:
             mine = [(state, epochs, count) for (known, state, epochs), count in counts.items() if known == name]
             cells = []
             for rung in rungs:
@@ -116,7 +126,7 @@ class Status:
         table = _build_table("running", "trial", "epoch", *names, "images/s")
         shown = running if len(running) <= max(rows, 1) else running[: max(rows - 1, 1)]
         for trial in shown:
-            cells = [str(trial.number), f"{len(trial.epochs)}/{self.search.max_epochs}"]
+            cells = [str(trial.number), f"{len(trial.epochs)}/{self.search.count_epochs(trial.architecture)}"]
             if trial.epochs:
                 last = trial.epochs[-1]
                 values = [trial.get_peak()[0] if name == "best" else last.get(name, math.nan) for name in names]

@@ -7,8 +7,8 @@ added just before the opening.
 import dataclasses
 from typing import Literal
 
-from search.config.fields import Best
-from search.config.schema import Architecture, Count, Few, Finite, Index, Label, pick_seeds
+from search.config.fields import Architecture, Best, Count, Few, Finite, Index, Label
+from search.config.schema import pick_seeds
 from trainables.names import shorten
 
 

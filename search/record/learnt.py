@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from search.config.conditions import drop_inactive, list_conditions
+from search.config.fields import Digest
 from search.config.load import check
-from search.config.schema import LEARNT, Digest, StudyConfig
+from search.config.schema import LEARNT, StudyConfig
 from search.config.space import find_outside, list_specs
 from search.config.untrusted import LINE_BYTES, read_file
 from search.record.trial import State, Trial

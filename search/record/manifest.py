@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from search.config.data import CIFAKE, Classes
+from search.config.fields import Label
 from search.config.load import apply_settings, check, dump, parse
 from search.config.printable import escape
-from search.config.schema import MANIFEST, Label, StudyConfig
+from search.config.schema import MANIFEST, StudyConfig
 from search.config.untrusted import MANIFEST_BYTES, check_folder, check_storage
 from search.config.urls import check_store_url, is_url
 from search.config.yaml import read_untrusted_yaml, write_yaml

@@ -71,6 +71,7 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
     paper = find_paper_trial(mine, architecture)
     seconds = {trial.number: [metrics.get("seconds", 0.0) for metrics in trial.epochs] for trial in mine}
     lost = [trial for trial in mine if trial.state is State.FAIL]
+    whole = config.search.count_epochs(architecture)
     full_seconds = sum(statistics.fmean(seconds[trial.number]) for trial in able if trial.epochs)
     return SearchSummary(
         architecture=architecture,
@@ -80,8 +81,8 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
         epochs=sum(len(trial.epochs) for trial in mine),
         hours=sum(map(sum, seconds.values())) / 3600,
         device_hours=sum(measure_seconds(config, trial) for trial in mine) / 3600,
-        full_epochs=len(able) * config.search.max_epochs + sum(len(trial.epochs) for trial in lost),
-        full_hours=(full_seconds * config.search.max_epochs + sum(sum(seconds[trial.number]) for trial in lost)) / 3600,
+        full_epochs=len(able) * whole + sum(len(trial.epochs) for trial in lost),
+        full_hours=(full_seconds * whole + sum(sum(seconds[trial.number]) for trial in lost)) / 3600,
         best=max(finished, key=lambda trial: trial.score).get_peak()[0] if finished else None,
         paper=paper.get_peak()[0] if paper else None,
         importance=measure_importance(build_study(config, trials, architecture)),

@@ -17,7 +17,8 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.conditions import Conditions, is_active, list_conditions, select
-from search.config.schema import SearchConfig, StudyConfig
+from search.config.schema import StudyConfig
+from search.config.search import SearchConfig
 from search.config.space import Spec, build_distributions, list_specs
 from search.record.trial import State, Trial
 from search.samplers.history import History

@@ -1,6 +1,6 @@
 """Ends a search whose budget is used up."""
 
-from search.config.schema import SearchConfig
+from search.config.search import SearchConfig
 
 
 def describe_spent(search: SearchConfig, num_epochs: int, elapsed_s: float) -> str | None:

@@ -7,7 +7,7 @@ journal does not hold, so replaying the journal into a new scheduler rebuilds it
 from collections.abc import Callable
 from typing import Protocol
 
-from search.config.schema import SearchConfig
+from search.config.search import SearchConfig
 from search.schedulers.asha import Asha
 from search.schedulers.hyperband import Hyperband
 from search.schedulers.median import Median
@@ -36,35 +36,35 @@ class NoScheduler:
         return False
 
 
-SCHEDULERS: dict[str, Callable[[SearchConfig], Scheduler]] = {
-    "asha": lambda search: Asha(
-        grace_epochs=search.first_rung,
+SCHEDULERS: dict[str, Callable[[SearchConfig, str], Scheduler]] = {
+    "asha": lambda search, name: Asha(
+        grace_epochs=search.find_first_rung(name),
         reduction_factor=search.reduction_factor,
-        max_epochs=search.max_epochs,
+        max_epochs=search.count_epochs(name),
     ),
-    "hyperband": lambda search: Hyperband(
-        grace_epochs=search.first_rung,
+    "hyperband": lambda search, name: Hyperband(
+        grace_epochs=search.find_first_rung(name),
         reduction_factor=search.reduction_factor,
-        max_epochs=search.max_epochs,
+        max_epochs=search.count_epochs(name),
     ),
-    "median": lambda search: Median(grace_epochs=search.first_rung),
-    "none": lambda _: NoScheduler(),
+    "median": lambda search, name: Median(grace_epochs=search.find_first_rung(name)),
+    "none": lambda _search, _name: NoScheduler(),
 }
 """Name -> scheduler for one architecture's trials."""
 HALVING = ("asha", "hyperband")
 """Schedulers that compare trials at rungs."""
 
 
-def build_scheduler(search: SearchConfig) -> Scheduler:
+def build_scheduler(search: SearchConfig, architecture: str) -> Scheduler:
     """Return the scheduler of one architecture's trials: one of ours, or the user's own class.
 
     Raises:
         InputError: If the class cannot be built from what a study offers, or has no `report`.
     """
     if search.scheduler in SCHEDULERS:
-        return SCHEDULERS[search.scheduler](search)
-    offered = {"grace_epochs": search.first_rung, "reduction_factor": search.reduction_factor}
-    offered |= {"max_epochs": search.max_epochs, "seed": search.seed}
+        return SCHEDULERS[search.scheduler](search, architecture)
+    offered = {"grace_epochs": search.find_first_rung(architecture), "reduction_factor": search.reduction_factor}
+    offered |= {"max_epochs": search.count_epochs(architecture), "seed": search.seed}
     scheduler: Scheduler = build(search.scheduler, offered, "search.scheduler")
     if not callable(getattr(scheduler, "report", None)):
         raise InputError(f"search.scheduler = {search.scheduler!r} lacks report(number, epoch, value) -> bool")

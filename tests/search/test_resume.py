@@ -86,7 +86,7 @@ def check(study, path):
     assert recorded.trials == study.trials
     journal = Journal(path, "x", note=print)
     journal.load()
-    rebuilt = {name: SCHEDULERS["asha"](study.config.search) for name in study._schedulers}
+    rebuilt = {name: SCHEDULERS["asha"](study.config.search, name) for name in study._schedulers}
     for number, epoch in journal.list_epochs():
         trial = study.trials[number]
         rebuilt[trial.architecture].report(number, epoch, trial.list_values()[epoch - 1])

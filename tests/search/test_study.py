@@ -108,6 +108,20 @@ def test_extending_a_finished_study_continues_as_if_it_had_been_longer_from_the_
     assert summarize(extended) == summarize(straight)
 
 
+@pytest.mark.parametrize("limit", [None, 7])
+def test_trials_of_an_architecture_end_after_its_own_number_of_epochs(tmp_path, limit):
+    lengths = {"max_epochs": {"cnn": 9, "resnet50": 3}, "reduction_factor": 3}
+    while not run(study := open_study(tmp_path, **lengths), limit):
+        pass
+    ends = {(t.architecture, t.state, len(t.epochs)) for t in study.trials}
+    assert ends == {
+        ("cnn", State.PRUNED, 3),
+        ("cnn", State.COMPLETE, 9),
+        ("resnet50", State.PRUNED, 1),
+        ("resnet50", State.COMPLETE, 3),
+    }
+
+
 def test_an_epoch_that_is_reported_again_changes_nothing(tmp_path):
     study = open_study(tmp_path)
     trial = study.ask()

@@ -37,10 +37,11 @@ def describe_sweep(config: StudyConfig) -> dict[str, Any]:
 
 def _describe_search(config: StudyConfig) -> str:
     search = config.search
-    ends = f"Trials of {search.max_epochs} epochs are proposed by Optuna ({search.sampler})"
+    ends = f"Trials of {search.describe_epochs()} are proposed by Optuna ({search.sampler})"
     if search.scheduler == "none":
         return f"{ends}; none is stopped early."
-    rule = f"grace_epochs {search.first_rung}"
+    rungs = dict.fromkeys(str(search.find_first_rung(name)) for name in search.architectures)
+    rule = f"grace_epochs {' or '.join(rungs)}"
     if search.scheduler in HALVING:
         rule += f", reduction_factor {search.reduction_factor:g}"
     names = {"asha": "ASHA", "hyperband": "Hyperband", "median": "the median rule"}

@@ -12,6 +12,9 @@ def test_the_estimate_counts_all_epochs_of_trials_that_are_spared():
     assert estimate_epochs(study) == (9 + 9 * 1 + 3 * 2 + 1 * 6, 90)
 
 
+TWO_LENGTHS = {"num_trials": 12, "max_epochs": {"cnn": 9, "resnet50": 3}}
+
+
 @pytest.mark.parametrize(
     ("search", "epochs"),
     [
@@ -22,6 +25,8 @@ def test_the_estimate_counts_all_epochs_of_trials_that_are_spared():
         ({"num_trials": 2, "max_epochs": 9, "grace_epochs": 1}, (2 + 2 + 6, 18)),
         ({"num_trials": 11, "max_epochs": 9, "scheduler": "hyperband"}, ((6 + 2 * 2 + 6) + (3 * 3 + 6) + 2 * 9, 99)),
         ({"num_trials": 9, "max_epochs": 9, "scheduler": "median"}, (81, 81)),
+        ({**TWO_LENGTHS, "shares": {"cnn": 9, "resnet50": 3}}, (9 * 3 + 3 * 6 + 3 * 1 + 1 * 2, 9 * 9 + 3 * 3)),
+        ({**TWO_LENGTHS, "divide": "seconds"}, (6 * 3 + 2 * 6 + 6 * 1 + 2 * 2, 12 * 9)),
     ],
 )
 def test_the_estimate_lets_one_in_reduction_factor_survive_each_rung(search, epochs):

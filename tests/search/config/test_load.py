@@ -42,6 +42,11 @@ def test_a_dumped_study_parses_to_itself():
         ({"trainable": "mine:shared"}, "`shared` is a section of the space: use another name"),
         ({"search": {"shares": {"cnn": 1}}}, "search.shares: expected one weight for each"),
         ({"search": {"grace_epochs": 11}}, "search.grace_epochs = 11: expected at most search.max_epochs"),
+        ({"search": {"max_epochs": {"cnn": 9}}}, "search.max_epochs: expected a number, or one for each"),
+        (
+            {"search": {"max_epochs": {"cnn": 9, "resnet50": 3}, "grace_epochs": 4}},
+            "search.grace_epochs = 4: expected at most search.max_epochs",
+        ),
         ({"search": {"max_hours": 0}}, "search.max_hours = 0: input should be greater than 0"),
         *(
             (document, f"{path} = {value}: expected a finite number")

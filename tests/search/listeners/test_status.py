@@ -4,7 +4,7 @@ import re
 import pytest
 from rich.console import Console
 
-from search.config.schema import SearchConfig
+from search.config.search import SearchConfig
 from search.listeners.status import Status, estimate_left_s
 from search.record.trial import State, Trial
 
@@ -88,6 +88,15 @@ def test_more_rungs_than_a_terminal_is_wide_are_cut_off():
 def test_rungs_are_shown_where_the_scheduler_has_some(scheduler, shown):
     lines = show(build(TRIALS, SearchConfig(num_trials=8, max_epochs=9, scheduler=scheduler)))
     assert any("reached" in line for line in lines) is shown
+
+
+def test_architectures_with_trials_of_other_lengths_have_rungs_of_their_own():
+    search = SearchConfig(num_trials=8, max_epochs={"cnn": 9, "resnet50": 2}, reduction_factor=3)
+    rows = [line.split() for line in show(build(TRIALS, search), height=40)]
+    assert ["reached", "(cut)", "epoch", "3", "end", "9"] in rows
+    assert ["reached", "(cut)", "epoch", "1", "end", "2"] in rows
+    assert ["cnn", "2", "(1)", "1"] in rows
+    assert rows[-2][:3] == ["cnn", "2", "2/9"]
 
 
 def test_parameters_that_equal_their_defaults_are_left_out():

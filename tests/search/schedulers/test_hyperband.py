@@ -1,11 +1,11 @@
 import pytest
 
-from search.config.schema import SearchConfig
+from search.config.search import SearchConfig
 from search.schedulers.scheduler import SCHEDULERS
 
 
 def make_hyperband():
-    return SCHEDULERS["hyperband"](SearchConfig(scheduler="hyperband", max_epochs=9))
+    return SCHEDULERS["hyperband"](SearchConfig(scheduler="hyperband", max_epochs=9), "cnn")
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 5])

@@ -1,9 +1,9 @@
-from search.config.schema import SearchConfig
+from search.config.search import SearchConfig
 from search.schedulers.scheduler import SCHEDULERS
 
 
 def make_median(grace_epochs=2):
-    return SCHEDULERS["median"](SearchConfig(scheduler="median", max_epochs=9, grace_epochs=grace_epochs))
+    return SCHEDULERS["median"](SearchConfig(scheduler="median", max_epochs=9, grace_epochs=grace_epochs), "cnn")
 
 
 def test_the_median_stops_no_trial_before_the_grace_epochs_or_without_peers():

@@ -48,8 +48,8 @@ def configure(scheduler, **search):
 
 
 def test_a_class_gets_what_its_constructor_names():
-    assert build_scheduler(configure("own:Threshold").search).built == (3, 7, 9, 2)
-    assert isinstance(build_scheduler(configure("own:OfNothing").search), OfNothing)
+    assert build_scheduler(configure("own:Threshold").search, "cnn").built == (3, 7, 9, 2)
+    assert isinstance(build_scheduler(configure("own:OfNothing").search, "cnn"), OfNothing)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_class_gets_what_its_constructor_names():
 def test_a_class_that_is_no_scheduler_is_refused_in_a_sentence(name, said):
     assert SCHEDULERS
     with pytest.raises(InputError, match=said) as caught:
-        build_scheduler(configure(f"own:{name}").search)
+        build_scheduler(configure(f"own:{name}").search, "cnn")
     assert str(caught.value).startswith(f"search.scheduler = 'own:{name}'")
 
 

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from search.config.schema import SearchConfig
+from search.config.search import SearchConfig
 from search.schedulers.scheduler import SCHEDULERS
 
 
@@ -11,7 +11,7 @@ def test_replaying_the_journal_rebuilds_any_scheduler(name):
     search = SearchConfig(scheduler=name, max_epochs=9)
     draw = random.Random(0)
     record = [(number, epoch, draw.random()) for epoch in range(1, 9) for number in range(12)]
-    straight, rebuilt = SCHEDULERS[name](search), SCHEDULERS[name](search)
+    straight, rebuilt = SCHEDULERS[name](search, "cnn"), SCHEDULERS[name](search, "cnn")
     for row in record[:50]:
         straight.report(*row)
         rebuilt.report(*row)
@@ -19,5 +19,5 @@ def test_replaying_the_journal_rebuilds_any_scheduler(name):
 
 
 def test_the_scheduler_none_stops_no_trial():
-    scheduler = SCHEDULERS["none"](SearchConfig(scheduler="none"))
+    scheduler = SCHEDULERS["none"](SearchConfig(scheduler="none"), "cnn")
     assert not any(scheduler.report(number, 1, -number) for number in range(10))
