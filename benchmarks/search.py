@@ -1,7 +1,7 @@
 """Runs the same search in turns as we do it and as others do, and prints what each makes of the same cores.
 
     python -m benchmarks.search [--data PATH] [--trials 24] [--images 3000] [--epochs 3] [--slots 2] [--rounds 3]
-        [--sides ours ray_tune optuna_alone syne] [--no-kills] [--json PATH] [--short]
+        [--sides ours ray_tune optuna_alone syne] [--precision own] [--no-kills] [--json PATH] [--short]
 
 All train the same fixed list of small CNNs for the same epochs, a core a trial; schedulers and samplers are in place,
 and nothing is stopped. Medians over interleaved rounds, each search in a new process:
@@ -18,8 +18,9 @@ lost        epochs that the finished search does not hold, or that were trained 
 
 With the sizes above the trials are a few seconds long, and starting weighs as much as training; how efficient a search
 is whose trials last 20 seconds shows `--sides ours --images 12000 --epochs 10 --rounds 1 --no-kills`. Optuna and Syne
-Tune track nothing, the other two write W&B's offline files. Syne Tune is the extra `peers`; without it, it is left out.
-Without --data, on made-up JPEGs.
+Tune track nothing, the other two write W&B's offline files. `--precision bfloat16` gives all sides the same, which the
+peers' guides do not set; with `own`, ours is bfloat16 where the processor multiplies it natively, and theirs float32.
+Syne Tune is the extra `peers`; without it, it is left out. Without --data, on made-up JPEGs.
 """
 
 import argparse
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=2, help="trials at a time, a core each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
+    parser.add_argument("--precision", choices=("own", "float32", "bfloat16"), default="own", help="of all, or its own")
     parser.add_argument("--no-kills", action="store_true", help="leave out the last column")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     parser.add_argument("--short", action="store_true", help="three trials of few images, one round: does it run?")
@@ -190,10 +192,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = prepare(Path(scratch), arguments.data, images)
         plan = Plan(
-            data=str(data), val_fraction=0.2, epochs=epochs, slots=arguments.slots, configs=draw_configs(trials)
+            data=str(data),
+            val_fraction=0.2,
+            epochs=epochs,
+            slots=arguments.slots,
+            precision=arguments.precision,
+            configs=draw_configs(trials),
         )
         figures = compare(plan, sides, rounds, kills=not arguments.no_kills)
-    print(f"{trials} trials of {epochs} epochs on {images} images, {arguments.slots} at a time; medians of {rounds}")
+    print(
+        f"{trials} trials of {epochs} epochs on {images} images, {arguments.slots} at a time, precision "
+        f"{arguments.precision}; medians of {rounds}"
+    )
     print(f"{'':13}" + "".join(f"{name:>15}" for name in COLUMNS))
     for side, row in figures.items():
         lost = "all" if row.get("epochs_lost", 0) is None else str(row.get("epochs_lost", ""))
@@ -203,6 +213,7 @@ def main() -> None:
         print(f"{side:13}" + "".join(f"{cell:>15}" for cell in cells))
     if arguments.json:
         sizes = {"trials": trials, "images": images, "epochs": epochs, "slots": arguments.slots, "rounds": rounds}
+        sizes["precision"] = arguments.precision
         arguments.json.write_text(json.dumps({**sizes, "sides": figures}, indent=2) + "\n")
 
 

@@ -16,6 +16,7 @@ from search.record.trial import State
 def main(folder: Path) -> None:
     """Search, or continue the search in the folder."""
     plan = Plan.read(folder)
+    precision = "auto" if plan.precision == "own" else plan.precision
     study = {
         "name": "ours",
         "results": str(folder),
@@ -28,7 +29,10 @@ def main(folder: Path) -> None:
             "max_concurrent": plan.slots,
         },
         "recipes": [{"architecture": "cnn", "params": params} for params in plan.configs],
-        "space": {"cnn": {"learning_rate": {"low": 1e-6, "high": 1.0, "log": True}, **_list_choices(plan)}},
+        "space": {
+            "shared": {"precision": precision},
+            "cnn": {"learning_rate": {"low": 1e-6, "high": 1.0, "log": True}, **_list_choices(plan)},
+        },
         "cluster": {"cpus": plan.slots},
         "tracking": {"mode": "offline"},
     }

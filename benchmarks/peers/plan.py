@@ -18,6 +18,8 @@ class Plan:
     epochs: int
     slots: int
     """Trials at a time, on a core each."""
+    precision: str = "own"
+    """float32 or bfloat16 in all; own is what each does by itself: float32 in peers, `auto` in ours."""
     configs: list[dict[str, Any]]
     """The trials, in order; `learning_rate` tells one from another."""
 

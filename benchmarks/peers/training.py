@@ -38,6 +38,7 @@ def train(
     model = build_model(CnnConfig(**{name: value for name, value in config.items() if name in names}))
     optimizer = torch.optim.Adam(model.parameters(), lr=config["learning_rate"])
     criterion = nn.BCEWithLogitsLoss()
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=plan.precision == "bfloat16")
     if checkpoint is not None:
         model.load_state_dict(checkpoint["model"])
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -46,10 +47,12 @@ def train(
         model.train()
         for batch, labels in train_loader:
             optimizer.zero_grad()
-            criterion(model(batch), labels.float()).backward()
+            with autocast:
+                logits = model(batch)
+            criterion(logits.float(), labels.float()).backward()
             optimizer.step()
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), autocast:
             num_right = sum(int(((model(batch) > 0) == (labels > 0)).sum()) for batch, labels in val_loader)
         seconds = time.perf_counter() - started
         note(folder, config["learning_rate"], epoch, seconds)
