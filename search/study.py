@@ -13,22 +13,19 @@ from typing import Any
 
 from search.config.conditions import drop_inactive
 from search.config.schema import StudyConfig
-from search.config.space import Choice, Range, Spec, list_specs
+from search.config.space import Choice, Range, Spec, find_outside, list_specs
 from search.config.space_checks import check_point
 from search.record.journal import Journal
 from search.record.trial import Listener, State, Trial
 from search.record.trial_reader import read_point
 from search.samplers.sampler import build_sampler
 from search.samplers.shares import choose_architecture
-from search.schedulers.budget import describe_spent
+from search.schedulers.budget import describe_failures, describe_spent
 from search.schedulers.patience import is_converged
 from search.schedulers.scheduler import Scheduler, ask_scheduler, build_scheduler
 from trainables.config import list_defaults
 from trainables.errors import InputError
 from trainables.names import require_imported
-
-NUM_EARLY_FAILURES = 5
-"""The study halts if this many trials are the first to end since it was opened and all fail for one reason."""
 
 
 class Study:
@@ -73,12 +70,8 @@ class Study:
     @property
     def halt_reason(self) -> str | None:
         """Why the study ends although trials are left, or None."""
-        if spent := describe_spent(self.config.search, self.num_epochs, self.elapsed_s):
-            return spent
-        first = self._ends[:NUM_EARLY_FAILURES]
-        if len(first) == NUM_EARLY_FAILURES and len(set(first)) == 1 and first[0] is not None:
-            return f"the first {NUM_EARLY_FAILURES} trials all failed: {first[0]}"
-        return None
+        spent = describe_spent(self.config.search, self.num_epochs, self.elapsed_s)
+        return spent or describe_failures(self._ends)
 
     @property
     def is_finished(self) -> bool:
@@ -155,26 +148,31 @@ class Study:
 
     def _propose(self) -> Trial:
         number, recipes = len(self.trials), self._recipes
-        architecture: str
-        params: dict[str, Any]
         if is_first := len(self._first) < len(recipes):
-            recipe = recipes[len(self._first)]
-            architecture = recipe.architecture
-            params = drop_inactive(self._samplers[architecture].conditions, list_defaults(architecture) | recipe.params)
+            architecture, given = recipes[len(self._first)].architecture, recipes[len(self._first)].params
+            params = drop_inactive(self._samplers[architecture].conditions, list_defaults(architecture) | given)
         else:
             architecture = choose_architecture(self.config, self.trials)
             params = self._fill(architecture, number, {})
         noted = self._samplers[architecture].noted.pop(number, {})
-        trial = self._journal.add_trial(architecture, params, self._samplers[architecture].distributions, noted)
+        is_outside = is_first and find_outside(self._specs[architecture], architecture, params) is not None
+        distributions = {} if is_outside else self._samplers[architecture].distributions
+        trial = self._journal.add_trial(architecture, params, distributions, noted)
         for foreign in self._journal.load_between(number, trial.number):  # added by plain Optuna meanwhile
             self.trials.append(foreign)
             if foreign.waits:
                 self._waiting.append(foreign)
         if is_first:
             self._first.append(trial.number)
-        self._samplers[architecture].start(trial)
+        self._start(trial)
         self.trials.append(trial)
         return trial
+
+    def _start(self, trial: Trial) -> None:
+        """Let the sampler learn from a trial, unless it is a recipe outside the space, for comparison alone."""
+        name = trial.architecture
+        if trial.number not in self._first or find_outside(self._specs[name], name, trial.params) is None:
+            self._samplers[name].start(trial)
 
     def _fill(self, architecture: str, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return a value of every parameter whose condition holds: given, fixed by the space, or proposed."""
@@ -242,7 +240,7 @@ class Study:
         """Bring samplers and schedulers to the end of the journal, and queue the unfinished trials."""
         own = [trial for trial in self.trials if not (trial.is_foreign or trial.waits)]
         for trial in own:
-            self._samplers[trial.architecture].start(trial)
+            self._start(trial)
         stops: dict[int, bool] = {}
         for number, epoch in self._journal.list_epochs():
             stops[number] = self._ask_scheduler(self.trials[number], epoch)

@@ -179,18 +179,19 @@ def _check_metric(search: SearchConfig) -> None:
 
 
 def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
-    """Check that a recipe can be built and is a point of the space."""
+    """Check that a recipe can be built, and is a point of the space or a baseline."""
     if is_unknown(recipe.architecture):
         return
     build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0, size=study.data.size)
-    if recipe.architecture not in study.search.architectures:
+    if recipe.architecture not in study.search.architectures or study.evaluation.baselines:
         return
     params = list_defaults(recipe.architecture) | recipe.params
     if path := find_outside(list_specs(study.space, recipe.architecture), recipe.architecture, params):
         name = path.removesuffix(".when")
         raise InputError(
             f"search.first: the {recipe.architecture} recipe has {name} = {params[name]!r}, "
-            f"outside space.{shorten(recipe.architecture)}.{path}"
+            f"outside space.{shorten(recipe.architecture)}.{path}: widen it, or set evaluation.baselines: true, which "
+            "compares the recipe with what is found"
         )
 
 

@@ -65,7 +65,8 @@ class SearchConfig:
     patience_delta: Amount = 0.0
     """How much better a validation metric must be to count as better for `patience_epochs`, in the metric's unit."""
     first: tuple[str, ...] = ()
-    """Recipe files, relative to the study's file; their configurations are the first trials."""
+    """Recipe files, relative to the study's file; their configurations are the first trials. With
+    `evaluation.baselines` they may be outside the space; samplers do not learn from such a trial."""
     learn_from: tuple[str, ...] = ()
     """Earlier studies, as folders or URLs: their ended trials in this study's space are history for the samplers, also
     for `num_startup_trials`, and count for nothing else. They are copied when the study starts."""

@@ -35,9 +35,10 @@ class Recorder:
         self.events.append(("close",))
 
 
-def open_study(folder, listeners=(), recipes=(), **search):
+def open_study(folder, listeners=(), recipes=(), evaluation=(), **search):
     settings = {"num_trials": 24, "max_epochs": 9, "num_startup_trials": 4, "scheduler": "asha", "seed": 3, **search}
-    config = parse({"name": "x", "search": settings, "space": SPACE, "recipes": list(recipes)})
+    parts = {"search": settings, "space": SPACE, "recipes": list(recipes), "evaluation": dict(evaluation)}
+    config = parse({"name": "x", **parts})
     return Study(config, Journal(folder / "study.journal", "x", note=print), listeners)
 
 
@@ -231,6 +232,16 @@ def test_recipes_are_the_first_trials(tmp_path):
     assert [study.ask().architecture for _ in range(2)] == ["resnet50", "cnn"]
     assert study.trials[1].params["filters"] == 48
     assert study.trials[1].params["learning_rate"] == 1e-3
+
+
+@pytest.mark.parametrize("limit", [None, 7])
+def test_samplers_do_not_learn_from_a_recipe_outside_the_space(tmp_path, limit):
+    recipe = {"architecture": "cnn", "params": {"learning_rate": 0.5, "filters": 96}}
+    settings = {"recipes": [recipe], "evaluation": {"baselines": True}, "architectures": ["cnn"], "num_trials": 9}
+    while not run(study := open_study(tmp_path, **settings), limit):
+        pass
+    assert study.trials[0].params["filters"] == 96
+    assert [trial.number for trial in study._samplers["cnn"]._history.trials] == list(range(1, 9))
 
 
 def test_listeners_are_told_after_the_record_was_written(tmp_path):

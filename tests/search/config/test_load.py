@@ -91,7 +91,13 @@ def test_several_faults_are_named_at_once():
 
 def test_a_recipe_outside_the_space_is_refused():
     message = refuse(recipes=[{"architecture": "cnn", "params": {"filters": 64}}])
-    assert message == "search.first: the cnn recipe has filters = 64, outside space.cnn.filters"
+    assert message.startswith("search.first: the cnn recipe has filters = 64, outside space.cnn.filters: widen it, or")
+
+
+def test_a_recipe_outside_the_space_may_be_a_baseline():
+    recipes = [{"architecture": "cnn", "params": {"filters": 64}}]
+    study = parse({"name": "x", "recipes": recipes, "evaluation": {"baselines": True}})
+    assert study.recipes[0].params == {"filters": 64}
 
 
 def test_overrides_are_applied_last_and_read_as_yaml(tmp_path):
