@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
             "grace_epochs": plan.epochs,
             "max_concurrent": plan.slots,
         },
-        "recipes": [{"architecture": "cnn", "params": params} for params in plan.configs],
+        "recipes": [{"architecture": "cnn", "params": {**params, "precision": precision}} for params in plan.configs],
         "space": {
             "shared": {"precision": precision},
             "cnn": {"learning_rate": {"low": 1e-6, "high": 1.0, "log": True}, **_list_choices(plan)},
