@@ -15,7 +15,7 @@ from search.config.search import SearchConfig
 from search.config.space import Choice, Range, Spec, count_points, list_specs
 from search.config.yaml import format_yaml
 from search.samplers.sampler import check_sampler
-from search.samplers.shares import check_shares, list_shares
+from search.samplers.shares import COUNTED, check_shares, list_shares
 from search.schedulers.rungs import list_brackets, list_rungs
 from search.schedulers.scheduler import HALVING, build_scheduler
 from trainables.config import get_architecture, is_function
@@ -92,7 +92,7 @@ def list_repetitions(config: StudyConfig) -> list[str]:
     """Return a sentence for each space that has fewer points than trials."""
     search, shares = config.search, list_shares(config)
     points = {name: count_points(config.space, name, config.data.size) for name in shares}
-    if search.divide == "trials":
+    if search.divide in COUNTED:
         due = {name: round(search.num_trials * share / sum(shares.values())) for name, share in shares.items()}
     else:  # each architecture's number of trials depends on their duration
         known = [count for count in points.values() if count is not None]
@@ -121,7 +121,7 @@ def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
         spared = min(len(recipes), trials) if search.spare_first else 0
         expected += spared * whole + _estimate_stopped(search, name, trials - spared)
         most, longest = most + trials * whole, max(longest, whole)
-    if search.divide != "trials":  # the number of trials of each architecture depends on their duration
+    if search.divide not in COUNTED:  # the number of trials of each architecture depends on their duration
         most = search.num_trials * longest
     limit = search.max_total_epochs or math.inf
     return int(min(expected, most, limit)), int(min(most, limit))

@@ -18,9 +18,10 @@ class SearchConfig:
     """Architectures to search. Each has its own sampler history and its own rungs."""
     shares: dict[Label, Positive] | None = None
     """Weight of each architecture in what `divide` names; null gives all the same weight."""
-    divide: Literal["trials", "epochs", "seconds"] = "trials"
+    divide: Literal["trials", "epochs", "seconds", "value"] = "trials"
     """What the shares apply to: the number of trials, the epochs trained, or the seconds of training times the granted
-    GPUs. CPUs count if an architecture has no GPU."""
+    GPUs; CPUs count if an architecture has no GPU. value is trials, without those architectures that are so far behind
+    after `min_trials` that the trials left cannot make them the best (search/samplers/rising.py)."""
     min_trials: Count = 1
     """Trials that each architecture gets before the shares apply."""
     metric: MetricName = "accuracy"

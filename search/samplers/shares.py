@@ -1,7 +1,8 @@
 """Shares of the architectures in a search: which architecture does the next trial train?
 
-`search.divide` names what is shared: the number of trials, the epochs trained, or the device-seconds of training. The
-answer depends on the journal alone, so a resumed search gives the one that the killed search would have given.
+`search.divide` names what is shared: the number of trials, the epochs trained, or the device-seconds of training; with
+`value`, trials among the architectures that may still win. The answer depends on the journal alone, so a resumed search
+gives the one that the killed search would have given.
 
 A running trial counts as much as its architecture's average trial, or as it has used so far if that is more. So not
 all concurrent trials go to one architecture. A failed trial counts the same way, so an architecture that always fails
@@ -15,10 +16,13 @@ from collections.abc import Mapping, Sequence
 
 from search.config.schema import StudyConfig
 from search.record.trial import State, Trial
+from search.samplers.rising import list_able
 from trainables.errors import InputError
 from trainables.names import shorten
 
 FINISHED = (State.COMPLETE, State.PRUNED)
+COUNTED = ("trials", "value")
+"""What is divided as a number of trials."""
 
 
 def choose_architecture(config: StudyConfig, trials: Sequence[Trial]) -> str:
@@ -26,10 +30,19 @@ def choose_architecture(config: StudyConfig, trials: Sequence[Trial]) -> str:
     shares = list_shares(config)
     counts = Counter(trial.architecture for trial in trials)
     short = {name: share for name, share in shares.items() if counts[name] < config.search.min_trials}
-    if short or config.search.divide == "trials":
+    if not short and config.search.divide == "value":
+        scores = {name: list_scores(trials, name) for name in shares}
+        able = list_able(scores, left=max(config.search.num_trials - len(trials), 0))
+        shares = {name: share for name, share in shares.items() if name in able}
+    if short or config.search.divide in COUNTED:
         return find_furthest_behind(counts, short or shares)
     used, typical = measure_use(config, trials)
     return find_furthest_behind(used, shares, step=typical)
+
+
+def list_scores(trials: Sequence[Trial], architecture: str) -> list[float]:
+    """Return the scores of an architecture's finished trials."""
+    return [trial.score for trial in trials if trial.architecture == architecture and trial.state in FINISHED]
 
 
 def find_furthest_behind(used: Mapping[str, float], shares: Mapping[str, float], *, step: float = 1.0) -> str:
@@ -66,7 +79,7 @@ def measure_use(config: StudyConfig, trials: Sequence[Trial]) -> tuple[dict[str,
 
 def measure_trial(config: StudyConfig, trial: Trial) -> float:
     """Return what a trial has used, in the unit of `search.divide`."""
-    if config.search.divide == "trials":
+    if config.search.divide in COUNTED:
         return 1.0
     return float(len(trial.epochs)) if config.search.divide == "epochs" else measure_seconds(config, trial)
 
@@ -117,6 +130,7 @@ def describe_shares(config: StudyConfig, trials: Sequence[Trial]) -> str:
     search, shares = config.search, list_shares(config)
     device = name_device(config)
     what = {"trials": "number of trials", "epochs": "epochs trained", "seconds": f"{device}-seconds of training"}
+    what["value"] = "number of trials, while an architecture could still win,"
     weights = " to ".join(f"{share:g}" for share in shares.values())
     got = []
     for name in shares:

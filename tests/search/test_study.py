@@ -340,7 +340,7 @@ def test_an_end_by_patience_that_was_not_recorded_is_decided_again(tmp_path):
     assert (resumed.state, resumed.reason) == (State.COMPLETE, "no better for 2 epochs")
 
 
-@pytest.mark.parametrize("divide", ["epochs", "seconds"])
+@pytest.mark.parametrize("divide", ["epochs", "seconds", "value"])
 @pytest.mark.parametrize("limit", [1, 2, 5, 13])
 def test_a_killed_study_that_divides_what_is_measured_equals_one_that_is_not(tmp_path, divide, limit):
     search = {"divide": divide, "shares": {"cnn": 1, "resnet50": 2}, "min_trials": 2}
