@@ -23,7 +23,7 @@ DOORS = {
     "pydantic": {f"search/config/{name}.py" for name in ("data", "fields", "load", "schema", "search")},
     "optuna": {
         "search/config/space.py",
-        *(f"search/samplers/{name}.py" for name in ("history", "own", "qmc", "sampler", "tpe")),
+        *(f"search/samplers/{name}.py" for name in ("gp", "history", "own", "points", "qmc", "sampler", "tpe")),
         *(f"search/record/{name}.py" for name in ("journal", "metric", "trial_reader", "storage", "database")),
         "search/record/journal_file.py",
         "search/report/history.py",

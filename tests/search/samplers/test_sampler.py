@@ -94,11 +94,11 @@ def test_a_space_without_searched_parameters_proposes_nothing(name):
 def test_tpe_proposes_what_optunas_own_does_for_each_parameter_by_itself(monkeypatch):
     shared = run(build("tpe"), [], 40)
 
-    def build_plain(root, number, startup):
-        return TPESampler(seed=_derive_seed(root, number), n_startup_trials=startup, multivariate=False)
+    def build_plain(own, number):
+        return TPESampler(seed=_derive_seed(own.seed, number), n_startup_trials=own.startup, multivariate=False)
 
     monkeypatch.setitem(SAMPLERS, "tpe", build_plain)
-    monkeypatch.setattr(Sampler, "_list_relative", lambda _: {})
+    monkeypatch.setattr(Sampler, "_list_relative", lambda *_: {})
     assert [trial.params for trial in run(build("tpe"), [], 40)] == [trial.params for trial in shared]
 
 
