@@ -1,11 +1,13 @@
 import warnings
+from collections import Counter
 
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import TPESampler
 
 from search.record.trial import State, Trial
-from search.samplers.sampler import SAMPLERS, Sampler, _derive_seed
+from search.samplers import tpe
+from search.samplers.sampler import PARTS, SAMPLERS, Sampler, _derive_seed, _draw_part
 
 NAMES = [*sorted(SAMPLERS), "optuna.samplers:CmaEsSampler", "optuna.samplers:NSGAIISampler"]
 DISTRIBUTIONS = {
@@ -115,3 +117,82 @@ def test_tpe_learns_from_pruned_trials():
     late = [sampler.propose(number)["filters"] for number in range(40, 60)]
     early = [build("random").propose(number)["filters"] for number in range(20)]
     assert sum(abs(value - 16) for value in late) < sum(abs(value - 16) for value in early)
+
+
+def test_the_portfolio_draws_its_parts_by_their_shares():
+    drawn = Counter(_draw_part(5, number) for number in range(4000))
+    assert drawn.keys() == PARTS.keys()
+    for name, share in PARTS.items():
+        assert drawn[name] / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_a_proposal_of_the_portfolio_is_that_of_the_part_which_was_drawn():
+    whole, trials = build("portfolio"), []
+    run(whole, trials, 20)
+    parts = {name: build(name) for name in PARTS}
+    for sampler in parts.values():
+        for trial in trials:
+            sampler.start(trial)
+        for trial in trials[:18]:
+            sampler.end(trial)
+    for number in range(20, 40):
+        assert whole.propose(number) == parts[_draw_part(3, number)].propose(number)
+
+
+def take_in(sampler, trials):
+    """Take in trials of (filters, scores, state)."""
+    for number, (filters, scores, state) in enumerate(trials):
+        params = {"filters": filters, "head": "gap", "learning_rate": 1e-2}
+        trial = make_trial(number, params)
+        sampler.start(trial)
+        trial.epochs = [{"accuracy": score} for score in scores]
+        trial.state = state
+        if state is not State.RUNNING:
+            sampler.end(trial)
+
+
+def measure_filters(sampler):
+    return sum(sampler.propose(number)["filters"] for number in range(1000, 1040)) / 40
+
+
+@pytest.mark.parametrize("name", ["gp_rungs", "tpe_tame"])
+@pytest.mark.parametrize("state", [State.PRUNED, State.RUNNING])
+def test_a_trial_that_was_stopped_or_runs_counts_by_its_value_not_by_its_state(name, state):
+    found = []
+    for good in (False, True):
+        sampler = Sampler(name, DISTRIBUTIONS, seed=3, startup=5, levels=[1, 3])
+        complete = [(filters, [0.1, 0.2, 0.3], State.COMPLETE) for filters in (8, 9, 10, 11, 12) * 2]
+        take_in(
+            sampler, [*complete, *((filters, [0.2 if good else 0.05], state) for filters in (60, 61, 62, 63, 64) * 2)]
+        )
+        found.append(measure_filters(sampler))
+    assert found[1] > found[0] + 4
+
+
+def test_tame_tpe_looks_at_a_bounded_number_of_trials(monkeypatch):
+    monkeypatch.setattr(tpe, "MOST_BAD", 6)
+    sizes = []
+    monkeypatch.setattr(
+        tpe.TameTPESampler, "_draw", lambda self, study, name, each, good, bad: sizes.append((len(good), len(bad)))
+    )
+    sampler = build("tpe_tame")
+    take_in(sampler, [(20, [number / 30], State.COMPLETE) for number in range(30)])
+    with pytest.raises(KeyError):
+        sampler.propose(30)
+    assert sizes[0] == (3, 6)
+
+
+def test_the_gaussian_process_starts_no_second_thread_of_blas():
+    from threadpoolctl import threadpool_info
+
+    sampler, seen = build("gp_rungs"), []
+    run(sampler, [], 8)
+    from search.samplers import gp
+
+    fit = gp.fit
+    gp.fit = lambda *given: seen.extend(each["num_threads"] for each in threadpool_info()) or fit(*given)
+    try:
+        sampler.propose(8)
+    finally:
+        gp.fit = fit
+    assert set(seen) == {1}
