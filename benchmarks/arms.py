@@ -27,6 +27,10 @@ ARMS: dict[str, dict[str, Any]] = {
     "tpe multivariate 10 + asha from 3": {"sampler": "tpe_multivariate", "scheduler": "asha"},
     "tpe 10 + hyperband": {"sampler": "tpe", "scheduler": "hyperband"},
     "tpe 10 + median": {"sampler": "tpe", "scheduler": "median", "grace_epochs": 1},
+    "portfolio 10 + asha from 3": {"sampler": "portfolio", "scheduler": "asha"},
+    "portfolio 10 + asha": {"sampler": "portfolio", "scheduler": "asha", "grace_epochs": 1},
+    "tpe tame 10 + asha from 3": {"sampler": "tpe_tame", "scheduler": "asha"},
+    "gp rungs 10 + asha from 3": {"sampler": "gp_rungs", "scheduler": "asha"},
     "gp 10": {"sampler": "gp", "scheduler": "none"},
     "gp 10 + asha": {"sampler": "gp", "scheduler": "asha", "grace_epochs": 1},
 }
@@ -41,5 +45,6 @@ MORE = (
     *("tpe 10 + median", "gp 10", "tpe 6 + asha", "tpe 5 + asha from 3", "tpe 20 + asha from 3"),
     *("tpe 40 + asha from 3", "tpe 10 from qmc + asha from 3"),
     *("tpe 10 + asha by 2 from 5", "tpe 10 + asha by 4 from 3"),
+    *("portfolio 10 + asha", "tpe tame 10 + asha from 3", "gp rungs 10 + asha from 3"),
 )
 """Arms that run only where they are named, so that all others take two minutes."""

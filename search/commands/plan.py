@@ -10,13 +10,13 @@ from rich.table import Table
 from search.config.conditions import list_conditions
 from search.config.load import dump
 from search.config.printable import escape
+from search.config.rungs import list_brackets, list_rungs
 from search.config.schema import StudyConfig, pick_seeds
 from search.config.search import SearchConfig
 from search.config.space import Choice, Range, Spec, count_points, list_specs
 from search.config.yaml import format_yaml
 from search.samplers.sampler import check_sampler
 from search.samplers.shares import COUNTED, check_shares, list_shares
-from search.schedulers.rungs import list_brackets, list_rungs
 from search.schedulers.scheduler import HALVING, build_scheduler
 from trainables.config import get_architecture, is_function
 from trainables.names import is_own

@@ -47,9 +47,12 @@ class SearchConfig:
     """Seconds without a finished epoch after which a running trial fails; null sets no limit."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Root of every random draw of the study."""
-    sampler: Literal["tpe", "tpe_multivariate", "random", "gp", "qmc"] | OwnName = "tpe"
+    sampler: (
+        Literal["tpe", "tpe_multivariate", "tpe_tame", "random", "gp", "gp_rungs", "portfolio", "qmc"] | OwnName
+    ) = "tpe"
     """How parameters are proposed. tpe treats parameters as independent; it finds better trials than tpe_multivariate
-    (measured on replayed trainings, LOG.md, 2026-11-25). `module:Name` is any sampler of Optuna's interface."""
+    (measured on replayed trainings, LOG.md, 2026-11-25). portfolio draws one of random, tpe_tame and gp_rungs for each
+    proposal. `module:Name` is any sampler of Optuna's interface."""
     num_startup_trials: Count = 10
     """Random trials of an architecture before the sampler's model proposes. For gp only trials that were not stopped
     count."""

@@ -18,9 +18,9 @@ from rich.table import Table
 from rich.text import Text
 
 from search.config.printable import escape
+from search.config.rungs import list_rungs
 from search.config.search import SearchConfig
 from search.record.trial import State, Trial
-from search.schedulers.rungs import list_rungs
 from search.schedulers.scheduler import HALVING
 from trainables.config import list_defaults
 

@@ -2,13 +2,15 @@
 
 import bisect
 import json
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
+
+from search.samplers.values import Values
 
 STUDY = "study:"
 """Begins the name of a trial's attribute that holds what a sampler wrote about the study: [order, value]."""
@@ -23,11 +25,12 @@ class History(optuna.storages.InMemoryStorage):
 
     get_best_trial = BaseStorage.get_best_trial
 
-    def __init__(self, sign: int = 1) -> None:
+    def __init__(self, sign: int = 1, levels: Sequence[int] = (1,)) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.create_new_study([StudyDirection.MINIMIZE if sign < 0 else StudyDirection.MAXIMIZE], "study")
         self.trials: list[FrozenTrial] = []
+        self.values = Values(levels)
         self.asked = 0
         """Number of the trial that the sampler is asked about."""
 

@@ -7,7 +7,7 @@ learn nothing about that architecture.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ from search.record.trial import State, Trial
 from search.samplers.history import History
 from search.samplers.own import check_optimizer, watch
 from search.samplers.qmc import QuasiRandomSampler
-from search.samplers.tpe import IndependentTPESampler
+from search.samplers.tpe import IndependentTPESampler, TameTPESampler
+from search.samplers.values import list_levels
 from trainables.errors import InputError
 from trainables.names import build
 
@@ -45,13 +46,14 @@ class Sampler:
         seed: int,
         startup: int,
         sign: int = 1,
+        levels: Sequence[int] = (1,),
     ) -> None:
         self._name = name
         self.distributions = dict(distributions)
-        self._seed = seed
-        self._startup = startup
+        self.seed = seed
+        self.startup = startup
         self.conditions = conditions or {}
-        self._history = History(sign)
+        self._history = History(sign, levels)
         self.noted: dict[int, dict[str, Any]] = {}
         """What was written about a proposed trial, by number, until it is recorded."""
         self._running: dict[int, FrozenTrial] = {}
@@ -74,7 +76,9 @@ class Sampler:
             with self._open(number) as (sampler, study):
                 sampler.before_trial(study, asking)
                 is_ours = self._name in SAMPLERS
-                space = self._list_relative() if is_ours else sampler.infer_relative_search_space(study, asking)
+                space = (
+                    self._list_relative(given or {}) if is_ours else sampler.infer_relative_search_space(study, asking)
+                )
                 params = sampler.sample_relative(study, asking, space)
                 for name, distribution in self.distributions.items():
                     if not is_active(self.conditions.get(name, {}), {**params, **(given or {})}):
@@ -111,6 +115,7 @@ class Sampler:
         check_optimizer(trial.noted, trial.number)
         self._running[trial.number] = started
         self._history.add(started, trial.number)
+        self._history.values.start(trial)
 
     def judge(self, trial: Trial, state: State) -> dict[str, Any]:
         """Return what Optuna's sampler writes about a trial that is about to end; ours write nothing."""
@@ -129,6 +134,7 @@ class Sampler:
             return
         ended.intermediate_values = dict(enumerate(trial.list_values(), start=1))
         ended.state = TrialState[trial.state]
+        self._history.values.end(trial)
         ended.values = None if trial.state is State.FAIL else [trial.get_peak()[0]]
 
     @contextlib.contextmanager
@@ -137,10 +143,10 @@ class Sampler:
         with warnings.catch_warnings(), contextlib.ExitStack() as stack:
             if self._name in SAMPLERS:
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                sampler = SAMPLERS[self._name](self._seed, number, self._startup)
+                sampler = SAMPLERS[self._name](self, number)
             else:
                 warnings.simplefilter("ignore")  # it would warn at every proposal
-                offered = {"seed": _derive_seed(self._seed, number), "n_startup_trials": self._startup}
+                offered = {"seed": _derive_seed(self.seed, number), "n_startup_trials": self.startup}
                 sampler = build(self._name, {**offered, "warn_independent_sampling": False}, "search.sampler")
                 if not isinstance(sampler, BaseSampler):
                     raise InputError(f"search.sampler = {self._name!r}: expected a subclass of Optuna's BaseSampler")
@@ -150,27 +156,44 @@ class Sampler:
             self._history.asked = number
             yield sampler, study
 
-    def _list_relative(self) -> dict[str, BaseDistribution]:
-        """Return the parameters proposed together: those with more than one value, no condition; for qmc, numbers."""
-        always = select(self.distributions, self.conditions, {})
-        searched = {name: known for name, known in always.items() if not known.single()}
+    def _list_relative(self, given: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+        """Return the parameters proposed together: those with more than one value; for qmc, numbers.
+
+        A parameter with a condition is among them only for those samplers that allow for a trial without it, and if
+        the given values let its condition hold.
+        """
+        asked = select(self.distributions, self.conditions, {})
+        if self._name in CONDITIONAL:
+            for name, when in self.conditions.items():
+                if name in self.distributions and all(
+                    given[other] in values if other in given else other in asked for other, values in when.items()
+                ):
+                    asked[name] = self.distributions[name]
+        searched = {name: known for name, known in asked.items() if not known.single()}
         if self._name == "qmc":
             return {name: known for name, known in searched.items() if not isinstance(known, CategoricalDistribution)}
         return searched
 
 
-SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
-    "tpe": lambda root, number, startup: IndependentTPESampler(_derive_seed(root, number), startup),
-    "tpe_multivariate": lambda root, number, startup: TPESampler(
-        seed=_derive_seed(root, number), n_startup_trials=startup, multivariate=True
+SAMPLERS: dict[str, Callable[[Sampler, int], BaseSampler]] = {
+    "tpe": lambda own, number: IndependentTPESampler(_derive_seed(own.seed, number), own.startup),
+    "tpe_multivariate": lambda own, number: TPESampler(
+        seed=_derive_seed(own.seed, number), n_startup_trials=own.startup, multivariate=True
     ),
-    "random": lambda root, number, _: RandomSampler(seed=_derive_seed(root, number)),
-    "gp": lambda root, number, startup: GPSampler(
-        seed=_derive_seed(root, number), n_startup_trials=startup, warn_independent_sampling=False
+    "tpe_tame": lambda own, number: TameTPESampler(_derive_seed(own.seed, number), own.startup),
+    "random": lambda own, number: RandomSampler(seed=_derive_seed(own.seed, number)),
+    "gp": lambda own, number: GPSampler(
+        seed=_derive_seed(own.seed, number), n_startup_trials=own.startup, warn_independent_sampling=False
     ),
-    "qmc": lambda root, number, _: QuasiRandomSampler(root, _derive_seed(root, number), number),
+    "gp_rungs": lambda own, number: _build_gp_rungs(own, number),
+    "portfolio": lambda own, number: SAMPLERS[_draw_part(own.seed, number)](own, number),
+    "qmc": lambda own, number: QuasiRandomSampler(own.seed, _derive_seed(own.seed, number), number),
 }
-"""Name -> sampler for one proposal, built from the study's seed, the trial's number and the number of random trials."""
+"""Name -> sampler for one proposal, built from what is known of the architecture's trials, and the trial's number."""
+CONDITIONAL = ("gp_rungs", "portfolio", "tpe_tame")
+"""Samplers that propose parameters with a condition together with the others."""
+PARTS = {"random": 0.2, "tpe_tame": 0.4, "gp_rungs": 0.4}
+"""Of portfolio: which share of the proposals each sampler makes. Source: LOG.md, 2026-11-29."""
 
 
 def check_sampler(config: StudyConfig) -> None:
@@ -206,6 +229,7 @@ def build_sampler(search: SearchConfig, specs: Mapping[str, Spec], architecture:
         seed=search.seed,
         startup=search.num_startup_trials,
         sign=search.sign,
+        levels=list_levels(search, architecture),
     )
 
 
@@ -217,3 +241,15 @@ def _get_only(distribution: BaseDistribution) -> float:
 def _derive_seed(root: int, number: int) -> int:
     """Return the seed of one trial's proposal, 32 bits."""
     return int(np.random.SeedSequence([root, number]).generate_state(1)[0])
+
+
+def _draw_part(root: int, number: int) -> str:
+    """Return which sampler of the portfolio proposes a trial."""
+    generator = np.random.default_rng([root, number])
+    return str(generator.choice(list(PARTS), p=list(PARTS.values())))
+
+
+def _build_gp_rungs(own: Sampler, number: int) -> BaseSampler:
+    from search.samplers.gp import GpRungsSampler  # with scipy: no first trial waits for it
+
+    return GpRungsSampler(_derive_seed(own.seed, number), own.startup, own.conditions)

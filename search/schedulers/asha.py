@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from search.schedulers.rungs import list_rungs
+from search.config.rungs import list_rungs
 
 
 class Asha:

@@ -4,8 +4,8 @@ import bisect
 import itertools
 import math
 
+from search.config.rungs import list_brackets
 from search.schedulers.asha import Asha
-from search.schedulers.rungs import list_brackets
 
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 

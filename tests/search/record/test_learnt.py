@@ -54,7 +54,7 @@ def old(tmp_path, packed):
     return study
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "optuna.samplers:CmaEsSampler"])
+@pytest.mark.parametrize("sampler", ["tpe", "tpe_tame", "gp", "gp_rungs", "optuna.samplers:CmaEsSampler"])
 def test_what_was_learnt_replaces_random_trials_and_counts_for_nothing_else(tmp_path, packed, old, sampler):
     said = []
     config = configure(tmp_path, "new", learn_from=["old"], sampler=sampler, scheduler="none")

@@ -1,6 +1,6 @@
 import pytest
 
-from search.schedulers.rungs import list_brackets, list_rungs
+from search.config.rungs import list_brackets, list_rungs
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,93 @@
+"""Values of trials that were stopped, that run and that finished, made comparable.
+
+A stopped trial has a low value because it was stopped. So values are carried up, rung by rung, by what the trials that
+reached both rungs gained between them.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.config.rungs import list_rungs
+from search.config.search import SearchConfig
+from search.record.trial import State, Trial
+
+Array = NDArray[np.float64]
+STEEPEST = 2.0
+"""Slope of a line from one rung to the next, at most; it is at least 0."""
+
+
+def list_levels(search: SearchConfig, architecture: str) -> list[int]:
+    """Return the epochs at which trials of an architecture have a value: the scheduler's rungs, and the last epoch.
+
+    Median and a scheduler of the user's own get the rungs that ASHA would have.
+    """
+    whole = search.count_epochs(architecture)
+    rungs = list_rungs(search.find_first_rung(architecture), search.reduction_factor, whole)
+    return [*(rungs if search.scheduler != "none" else []), whole]
+
+
+def list_bests(trial: Trial, levels: Sequence[int]) -> list[float]:
+    """Return the best score up to each level, NaN for one that was not reached; a complete trial reached the last."""
+    scores = trial.list_scores()
+    bests = [max(scores[:level]) if len(scores) >= level else np.nan for level in levels]
+    return [*bests[:-1], max(scores)] if scores and trial.state is State.COMPLETE else bests
+
+
+def carry(bests: Array) -> Array:
+    """Carry values up to the last level.
+
+    Two levels are compared by the linear regression over those trials that reached both. As much weight as one more
+    trial has pulls its slope towards 1.
+
+    Args:
+        bests: (trials, levels), as of `list_bests`.
+
+    Returns:
+        (trials, levels): what each value would be at the last level.
+    """
+    carried = bests.copy()
+    for low in range(bests.shape[1] - 1):
+        reached = bests[~np.isnan(bests[:, low]), low : low + 2]
+        both = reached[~np.isnan(reached[:, 1])]
+        ridge = float(reached[:, 0].var()) + 1e-12 if len(reached) else 1.0
+        means = both.mean(axis=0) if len(both) else np.zeros(2)
+        gaps = both - means
+        slope = np.clip((gaps[:, 0] @ gaps[:, 1] + ridge) / (gaps[:, 0] @ gaps[:, 0] + ridge), 0.0, STEEPEST)
+        carried[:, : low + 1] = means[1] + slope * (carried[:, : low + 1] - means[0])
+    return carried
+
+
+class Values:
+    """The values of one architecture's trials, kept up to date while they run."""
+
+    def __init__(self, levels: Sequence[int] = (1,)) -> None:
+        self._levels = tuple(levels)
+        self._running: dict[int, Trial] = {}
+        self._ended: dict[int, list[float]] = {}
+
+    def start(self, trial: Trial) -> None:
+        """Take in a trial that starts; its epochs are read when values are asked for."""
+        self._running[trial.number] = trial
+
+    def end(self, trial: Trial) -> None:
+        """Take in the end of a trial."""
+        self._running.pop(trial.number, None)
+        self._ended[trial.number] = list_bests(trial, self._levels)
+
+    def compare(self, numbers: Sequence[int]) -> Array:
+        """Return (trials, levels): the values of trials at each level that they reached, as of the last level."""
+        bests = [
+            list_bests(self._running[number], self._levels) if number in self._running else self._ended[number]
+            for number in numbers
+        ]
+        return carry(np.array(bests, dtype=float).reshape(len(numbers), len(self._levels)))
+
+
+def take_highest(values: Array) -> Array:
+    """Return each trial's value of its highest level, minus infinity for a trial that reached none."""
+    highest = np.full(len(values), -np.inf)
+    for level in values.T:
+        highest = np.where(np.isnan(level), highest, level)
+    return highest
