@@ -20,8 +20,10 @@ from search.evaluation.result import Mistake, Result
 from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
 from search.report import charts, figures
-from search.report.cells import Table, format_metric
+from search.report.cells import Table, format_duration, format_metric
+from search.report.history import build_study, explain_missing
 from search.report.notes import describe_seeds
+from search.report.schedules import draw_schedules
 from search.report.summary import list_architectures
 from trainables.durable import write_file
 
@@ -31,10 +33,24 @@ Rows = list[tuple[str, list[tuple[int, float]]]]
 """Rows of a confusion matrix: true class, and per predicted class the count and its share of the true class."""
 
 
-def write_page(result: Result, path: Path, *, results: Sequence[Table], search: Sequence[Table]) -> Path:
+def write_page(
+    result: Result,
+    path: Path,
+    *,
+    results: Sequence[Table],
+    search: Sequence[Table],
+    overview: str | None = None,
+    quotes: Sequence[str] = (),
+) -> Path:
     """Write the report as one HTML file, which is replaced in one step, and return its path.
 
-    `results` are the tables of the evaluation, the main one first; `search` are those of the search.
+    Args:
+        result: What is reported.
+        path: Where to.
+        results: Tables of the evaluation, the main one first.
+        search: Tables of the search.
+        overview: Figure of all accuracies, as an <svg> element.
+        quotes: A sentence for each winner.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
@@ -51,7 +67,9 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         script=_read("page.js"),
         results=results,
         search=search,
-        curves=_draw_curves(result),
+        overview=overview,
+        quotes=quotes,
+        curves=[*_draw_curves(result), *draw_schedules(result.choices, result.config.search.metric)],
         matrices=_list_matrices(result),
         qualities=_draw_qualities(result),
         mistakes={
@@ -64,6 +82,7 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         timeline=timeline,
         front=front,
         charts=drawn,
+        missing={name: explain_missing(build_study(result.config, result.trials, name)) for name in names},
         plotly=charts.compress_plotly() if timeline or front or any(drawn.values()) else None,
         stopped={
             name: Counter(trial.state.value for trial in result.trials if trial.architecture == name) for name in drawn
@@ -178,7 +197,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
         "Versions": f"Python {code['python']}, {packages}" if packages else None,
         "Hardware": ", ".join(f"{name} ({count} trials)" for name, count in devices.items()),
         "Searched": f"{min(started):%Y-%m-%d %H:%M} to {max(ended):%Y-%m-%d %H:%M}" if started and ended else None,
-        "Training": f"{seconds / 3600:.2f} hours in all trials",
+        "Training": f"{format_duration(seconds)} in all trials",
         "Seeds": f"{config.search.seed} for the search{'' if config.trainable else retrained}",
         "Threshold": None if config.trainable else f"{thresholds} on P({result.classes[1]})",
         "Test split opened": "; ".join(f"{opened['time']}, commit {describe_commit(opened)}" for opened in openings),

@@ -17,6 +17,7 @@ from search.report.cells import (
     Table,
     format_chance,
     format_count,
+    format_duration,
     format_interval,
     format_latex,
     format_metric,
@@ -24,8 +25,9 @@ from search.report.cells import (
     format_pipes,
     format_value,
 )
-from search.report.figures import draw_confusion, draw_curves, render_png
+from search.report.figures import draw_confusion, draw_curves, render_png, render_svg
 from search.report.front import tabulate_front
+from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
 from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
 from search.samplers.shares import name_device
@@ -48,7 +50,7 @@ HEADER = [
 
 
 def write_report(result: Result, directory: Path) -> list[Path]:
-    """Write report.html, comparison.csv, .md and .tex and, per architecture, confusion matrix and winner's curves.
+    """Write report.html, comparison.csv, .md and .tex, the accuracies as a figure and, per architecture, two more.
 
     Return the files; those of an earlier report are replaced, each in one step.
     """
@@ -57,12 +59,21 @@ def write_report(result: Result, directory: Path) -> list[Path]:
         "comparison.md": format_markdown(result).encode(),
         "comparison.tex": format_latex(list_tables(result)[0]).encode(),
     }
+    overview = draw_accuracies(result)
+    contents["figures/accuracy.png"] = render_png(overview)
     for architecture, models in result.winners.items():
         name, matrices = f"figures/{shorten(architecture)}", [tested.confusion for tested in models]
         contents[f"{name}_confusion.png"] = render_png(draw_confusion(matrices, architecture, result.classes))
         contents[f"{name}_curves.png"] = render_png(draw_curves(result.trials[models[0].trial]))
     paths = [write_file(directory / name, content) for name, content in contents.items()]
-    page = write_page(result, directory / "report.html", results=list_tables(result), search=list_search_tables(result))
+    page = write_page(
+        result,
+        directory / "report.html",
+        results=list_tables(result),
+        search=list_search_tables(result),
+        overview=render_svg(overview, name="overview", description=describe_accuracies(result)),
+        quotes=list_quotes(result),
+    )
     return [*paths, page]
 
 
@@ -105,12 +116,16 @@ def tabulate_best(result: Result) -> Table:
 
 
 def format_markdown(result: Result) -> str:
-    """Return all tables, and the notes."""
+    """Return a sentence for each winner, all tables, and the notes."""
     lines = [f"# Study {result.study}"]
+    for quote in list_quotes(result):
+        lines += ["", escape_markdown(quote)]
     for table in [*list_tables(result), *list_search_tables(result)]:
         lines += ["", f"## {escape_markdown(table.title)}", "", *format_pipes(table)]
+    searches = summarize_search(result.config, result.trials)
     lines += ["", "## Notes"]
-    for note in result.notes:
+    missing = [f"{search.architecture}: {search.missing}" for search in searches if search.missing]
+    for note in [*result.notes, *missing]:
         lines += ["", escape_markdown(note)]
     return "\n".join(lines) + "\n"
 
@@ -162,13 +177,13 @@ def _tabulate_difference(difference: Difference) -> list[Table]:
 
 
 def _tabulate_costs(result: Result) -> Table:
-    header = ["Model", "Parameters", "MACs per image", "Training, s", "Images/s, batch 1", "Images/s, batch 256"]
+    header = ["Model", "Parameters", "MACs per image", "Training", "Images/s, batch 1", "Images/s, batch 256"]
     rows = [
         [
             row["model"],
             format_count(row["parameters"]),
             format_count(row["macs"]),
-            f"{row['training_seconds']:,.1f}",
+            format_duration(row["training_seconds"]),
             format_count(row["images_per_second_1"]),
             format_count(row["images_per_second_256"]),
             "" if np.isnan(row["peak_memory_bytes"]) else f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
@@ -205,8 +220,8 @@ def _tabulate_params(result: Result, architecture: str, configurations: Mapping[
 
 def _tabulate_searches(config: StudyConfig, searches: Sequence[SearchSummary]) -> Table:
     metric = config.search.metric
-    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", f"{name_device(config)}-hours"]
-    header += ["Epochs if none stopped", "Hours if none stopped", f"Best {metric} on validation"]
+    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Time", f"Time x {name_device(config)}s"]
+    header += ["Epochs if none stopped", "Time if none stopped", f"Best {metric} on validation"]
     has_paper = any(search.paper is not None for search in searches)
     header += ["Paper's configuration"] if has_paper else []
     rows = [
@@ -216,16 +231,18 @@ def _tabulate_searches(config: StudyConfig, searches: Sequence[SearchSummary]) -
             format_count(search.failed),
             f"{100 * search.stopped:.0f} %",
             format_count(search.epochs),
-            f"{search.hours:.2f}",
-            f"{search.device_hours:.2f}",
+            format_duration(search.seconds),
+            format_duration(search.device_seconds),
             format_count(search.full_epochs),
-            f"{search.full_hours:.2f}",
+            format_duration(search.full_seconds),
             format_metric(search.best, metric),
             *([format_metric(search.paper, metric)] if has_paper else []),
         ]
         for search in searches
     ]
-    return Table(title="The search: hours of trials, extrapolated where a trial was stopped", header=header, rows=rows)
+    return Table(
+        title="The search: time summed over its trials, extrapolated where one was stopped", header=header, rows=rows
+    )
 
 
 def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
