@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from search.config.fields import GOALS, Amount, Architecture, Count, Label, MetricName, OwnName, Positive
+from search.config.fields import GOALS, Amount, Architecture, Count, Finite, Label, MetricName, OwnName, Positive
 from trainables.names import shorten
 
 
@@ -38,6 +38,11 @@ class SearchConfig:
     """Hours after which the search ends, summed over all resumptions; null sets no limit."""
     max_total_epochs: Count | None = None
     """Epochs of all trials together after which the search ends; null sets no limit."""
+    patience_trials: Count | None = None
+    """Finished trials without a better value of any architecture, stopped ones included, after which the search ends;
+    null is never."""
+    target: Finite | None = None
+    """Value of the metric at which the search ends; null sets none."""
     max_concurrent: Count | None = None
     """Trials that run at the same time, at most; null runs as many as the resources allow."""
     max_failures: Annotated[int, Field(ge=0)] = 2
@@ -53,6 +58,8 @@ class SearchConfig:
     """How parameters are proposed. tpe treats parameters as independent; it finds better trials than tpe_multivariate
     (measured on replayed trainings, LOG.md, 2026-11-25). portfolio draws one of random, tpe_tame and gp_rungs for each
     proposal. `module:Name` is any sampler of Optuna's interface."""
+    repeat: bool = False
+    """Whether a configuration that was a trial may be proposed again; false ends the search where none is left."""
     num_startup_trials: Count = 10
     """Random trials of an architecture before the sampler's model proposes. For gp only trials that were not stopped
     count."""

@@ -38,6 +38,8 @@ MAY_CHANGE = (
     "search.max_hours",
     "search.max_total_epochs",
     "search.num_trials",
+    "search.patience_trials",
+    "search.target",
     "search.trial_timeout_s",
     "tracking.",
 )
@@ -139,6 +141,8 @@ def load_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
     manifest = read_untrusted_yaml(path)
     manifest.setdefault("evaluations", [])
+    if isinstance(manifest.get("config"), dict) and isinstance(search := manifest["config"].get("search"), dict):
+        search.setdefault("repeat", True)  # as it was before there was this key
     check(Manifest, manifest, str(path))
     return manifest
 
