@@ -79,6 +79,24 @@ def format_count(count: Any) -> str:
     return f"{count:,.0f}" if isinstance(count, int | float) and not math.isnan(count) else ""
 
 
+def format_duration(seconds: float) -> str:
+    """Return a duration in the units that show it, such as 2 h 7 min; an empty cell for an unknown one."""
+    if not math.isfinite(seconds):
+        return ""
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    if seconds < 3599.5:
+        large, small, part, parts = "min", "s", 1, 60
+    elif seconds < 86_370:
+        large, small, part, parts = "h", "min", 60, 60
+    else:
+        large, small, part, parts = "d", "h", 3600, 24
+    count, rest = divmod(round(seconds / part), parts)
+    return f"{count:,} {large} {rest} {small}" if rest else f"{count:,} {large}"
+
+
 def format_millions(count: Any) -> str:
     """Return a count in millions; an empty cell for None."""
     return f"{count / 1e6:.3g} M" if format_count(count) else ""

@@ -1,5 +1,6 @@
 """The trials on the front of metric and cost, as a table."""
 
+import math
 from collections.abc import Sequence
 
 from search.config.printable import escape
@@ -8,7 +9,7 @@ from search.evaluation.front import find_front, list_points
 from search.evaluation.result import Result
 from search.listeners.status import format_params, list_changed
 from search.record.trial import Trial
-from search.report.cells import Table, format_count, format_metric
+from search.report.cells import Table, format_count, format_duration, format_metric
 from trainables.names import shorten
 
 
@@ -22,13 +23,13 @@ def tabulate_front(result: Result) -> list[Table]:
             format_metric(point.trial.get_peak()[0], metric),
             format_count(point.costs.get("parameters")),
             format_count(point.costs.get("multiply_accumulates")),
-            f"{1000 * point.costs['seconds']:.3g}" if "seconds" in point.costs else "",
+            format_duration(point.costs.get("seconds", math.nan)),
             format_params(list_changed(point.trial)),
         ]
         for point in find_front(list_points(result.config, result.trials), cost)
     ]
     title = f"Trade-off: trials whose {metric} on validation no trial reaches with less {cost.replace('_', '-')}"
-    header = ["Trial", "Architecture", f"Best {metric}", "Parameters", "MACs per image", "Training, ms per image"]
+    header = ["Trial", "Architecture", f"Best {metric}", "Parameters", "MACs per image", "Training per image"]
     return [Table(title=title, header=[*header, "Differs from the defaults in"], rows=rows)] if rows else []
 
 

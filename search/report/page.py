@@ -20,7 +20,7 @@ from search.evaluation.result import Mistake, Result
 from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
 from search.report import charts, figures
-from search.report.cells import Table, format_metric
+from search.report.cells import Table, format_duration, format_metric
 from search.report.notes import describe_seeds
 from search.report.summary import list_architectures
 from trainables.durable import write_file
@@ -178,7 +178,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
         "Versions": f"Python {code['python']}, {packages}" if packages else None,
         "Hardware": ", ".join(f"{name} ({count} trials)" for name, count in devices.items()),
         "Searched": f"{min(started):%Y-%m-%d %H:%M} to {max(ended):%Y-%m-%d %H:%M}" if started and ended else None,
-        "Training": f"{seconds / 3600:.2f} hours in all trials",
+        "Training": f"{format_duration(seconds)} in all trials",
         "Seeds": f"{config.search.seed} for the search{'' if config.trainable else retrained}",
         "Threshold": None if config.trainable else f"{thresholds} on P({result.classes[1]})",
         "Test split opened": "; ".join(f"{opened['time']}, commit {describe_commit(opened)}" for opened in openings),

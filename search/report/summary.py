@@ -24,14 +24,14 @@ class SearchSummary:
     stopped: float
     """Share of the trials that were stopped before their last epoch, without failed ones, in [0, 1]."""
     epochs: int
-    hours: float
-    """Hours summed over the trials, which ran in parallel."""
-    device_hours: float
-    """Hours times the granted GPUs or CPUs."""
+    seconds: float
+    """Seconds summed over the trials, which ran in parallel."""
+    device_seconds: float
+    """Seconds times the granted GPUs or CPUs."""
     full_epochs: int
     """Epochs of the same trials if none had been stopped."""
-    full_hours: float
-    """Hours of these epochs, at each trial's own seconds per epoch."""
+    full_seconds: float
+    """Seconds of these epochs, at each trial's own seconds per epoch."""
     best: float | None
     """Best value of the validation metric in a finished trial."""
     paper: float | None
@@ -79,10 +79,10 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
         failed=len(lost),
         stopped=sum(trial.state is State.PRUNED for trial in able) / len(able) if able else 0.0,
         epochs=sum(len(trial.epochs) for trial in mine),
-        hours=sum(map(sum, seconds.values())) / 3600,
-        device_hours=sum(measure_seconds(config, trial) for trial in mine) / 3600,
+        seconds=sum(map(sum, seconds.values())),
+        device_seconds=sum(measure_seconds(config, trial) for trial in mine),
         full_epochs=len(able) * whole + sum(len(trial.epochs) for trial in lost),
-        full_hours=(full_seconds * whole + sum(sum(seconds[trial.number]) for trial in lost)) / 3600,
+        full_seconds=full_seconds * whole + sum(sum(seconds[trial.number]) for trial in lost),
         best=max(finished, key=lambda trial: trial.score).get_peak()[0] if finished else None,
         paper=paper.get_peak()[0] if paper else None,
         importance=measure_importance(build_study(config, trials, architecture)),

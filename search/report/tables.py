@@ -17,6 +17,7 @@ from search.report.cells import (
     Table,
     format_chance,
     format_count,
+    format_duration,
     format_interval,
     format_latex,
     format_metric,
@@ -162,13 +163,13 @@ def _tabulate_difference(difference: Difference) -> list[Table]:
 
 
 def _tabulate_costs(result: Result) -> Table:
-    header = ["Model", "Parameters", "MACs per image", "Training, s", "Images/s, batch 1", "Images/s, batch 256"]
+    header = ["Model", "Parameters", "MACs per image", "Training", "Images/s, batch 1", "Images/s, batch 256"]
     rows = [
         [
             row["model"],
             format_count(row["parameters"]),
             format_count(row["macs"]),
-            f"{row['training_seconds']:,.1f}",
+            format_duration(row["training_seconds"]),
             format_count(row["images_per_second_1"]),
             format_count(row["images_per_second_256"]),
             "" if np.isnan(row["peak_memory_bytes"]) else f"{row['peak_memory_bytes'] / 2**30:.2f} GiB",
@@ -205,8 +206,8 @@ def _tabulate_params(result: Result, architecture: str, configurations: Mapping[
 
 def _tabulate_searches(config: StudyConfig, searches: Sequence[SearchSummary]) -> Table:
     metric = config.search.metric
-    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Hours", f"{name_device(config)}-hours"]
-    header += ["Epochs if none stopped", "Hours if none stopped", f"Best {metric} on validation"]
+    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Time", f"Time x {name_device(config)}s"]
+    header += ["Epochs if none stopped", "Time if none stopped", f"Best {metric} on validation"]
     has_paper = any(search.paper is not None for search in searches)
     header += ["Paper's configuration"] if has_paper else []
     rows = [
@@ -216,16 +217,18 @@ def _tabulate_searches(config: StudyConfig, searches: Sequence[SearchSummary]) -
             format_count(search.failed),
             f"{100 * search.stopped:.0f} %",
             format_count(search.epochs),
-            f"{search.hours:.2f}",
-            f"{search.device_hours:.2f}",
+            format_duration(search.seconds),
+            format_duration(search.device_seconds),
             format_count(search.full_epochs),
-            f"{search.full_hours:.2f}",
+            format_duration(search.full_seconds),
             format_metric(search.best, metric),
             *([format_metric(search.paper, metric)] if has_paper else []),
         ]
         for search in searches
     ]
-    return Table(title="The search: hours of trials, extrapolated where a trial was stopped", header=header, rows=rows)
+    return Table(
+        title="The search: time summed over its trials, extrapolated where one was stopped", header=header, rows=rows
+    )
 
 
 def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:

@@ -25,8 +25,8 @@ def test_a_search_is_summed_up_as_it_was_and_as_it_had_been_without_stopping():
     (found,) = summarize_search(make_config(), trials)
     assert (found.trials, found.failed, found.epochs, found.full_epochs) == (4, 1, 8, 13)
     assert found.stopped == pytest.approx(2 / 3)
-    assert found.hours == pytest.approx((4 + 1 + 4 + 1) * 36 / 3600)
-    assert found.full_hours == pytest.approx((4 + 4 + 8 + 1) * 36 / 3600)
+    assert found.seconds == pytest.approx((4 + 1 + 4 + 1) * 36)
+    assert found.full_seconds == pytest.approx((4 + 4 + 8 + 1) * 36)
     assert (found.best, found.paper) == (0.85, 0.85)
     assert found.importance == {}
 
