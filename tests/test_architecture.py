@@ -39,7 +39,7 @@ DOORS = {
         *(f"search/cluster/{name}.py" for name in ("runner", "transfer", "tune_patches", "tune_views")),
     },
     "fsspec": {"search/record/object_store.py"},
-    "matplotlib": {"search/report/figures.py"},
+    "matplotlib": {"search/report/figures.py", "search/report/overview.py"},
     "plotly": {"search/report/charts.py"},
     "jinja2": {"search/report/page.py"},
     "torchmetrics": {"search/evaluation/statistics.py"},

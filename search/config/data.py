@@ -20,8 +20,11 @@ class PublishedModel:
 
     model: str
     """Architecture and authors."""
-    protocol: Literal["sealed", "peak on test", "not stated"]
-    """How epoch and configuration were chosen: without the test split, by its best epoch there, or unknown."""
+    protocol: Literal["sealed", "untouched test", "peak on test", "not stated"]
+    """How epoch and configuration were chosen: without the test split, which was used once (sealed) or after training
+    (untouched test); by the best epoch there; or unknown."""
+    source: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """Where it was published."""
     metrics: dict[Literal["accuracy", "precision", "recall", "f1", "auroc"], Annotated[float, Field(ge=0, le=1)]] = (
         dataclasses.field(default_factory=dict)
     )

@@ -1,6 +1,6 @@
 """The figures of a report: functions from plain data to matplotlib figures.
 
-The only file that imports matplotlib.
+With overview.py, the only file that imports matplotlib.
 """
 
 import html
@@ -82,6 +82,17 @@ def draw_curve(trial: Trial, name: str) -> Figure:
     return figure
 
 
+def draw_schedule(curve: Sequence[float], metric: str, early: int) -> Figure:
+    """Draw a validation metric by epoch, and mark an epoch before the last to compare with it."""
+    figure = Figure(figsize=PANEL, layout="constrained")
+    axes = figure.subplots()
+    axes.plot(range(1, len(curve) + 1), curve, color=VAL_COLOUR, marker="s", markersize=4, label="validation")
+    axes.axvline(early, color="grey", linestyle=":", label="three quarters of the schedule")
+    _label_epochs(axes, metric)
+    axes.legend(frameon=False)
+    return figure
+
+
 def draw_roc(
     truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]], classes: Sequence[str]
 ) -> Figure:
@@ -149,10 +160,14 @@ def _plot_curve(axes: Axes, trial: Trial, name: str) -> None:
         if not all(map(math.isnan, values)):  # most metrics are not measured on train
             axes.plot(epochs, values, color=colour, marker=marker, markersize=4, label=label)
     axes.axvline(trial.get_peak()[1], color="grey", linestyle=":", label="best on validation")
-    axes.set(xlabel="epoch", ylabel=name)
+    _label_epochs(axes, name)
+
+
+def _label_epochs(axes: Axes, metric: str) -> None:
+    axes.set(xlabel="epoch", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
-    if GOALS.get(name) == "max":
+    if GOALS.get(metric) == "max":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 

@@ -73,6 +73,17 @@ def measure_importance(study: optuna.Study) -> dict[str, float]:
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
 
+def explain_missing(study: optuna.Study) -> str | None:
+    """Return why a study has no importance, or None."""
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not any(trial.params for trial in trials):
+        return "Importance needs trials with searched parameters." if trials else None
+    if (missing := MIN_TRIALS - len(trials)) > 0:
+        return f"Importance needs {MIN_TRIALS} trials with a value, {missing} more than these {len(trials)}."
+    is_equal = len({trial.value for trial in trials}) == 1
+    return "All trials have the same value, so no parameter is more important than another." if is_equal else None
+
+
 def _create_study(sign: int = 1) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(direction="minimize" if sign < 0 else "maximize")

@@ -13,6 +13,7 @@ from search.evaluation.choices import is_finished, name_recipes
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
+from search.report.schedules import describe_schedules
 from search.samplers.shares import describe_shares
 from trainables.config import list_defaults
 from trainables.names import shorten
@@ -35,6 +36,7 @@ def list_notes(
         "± is the standard deviation over seeds. The interval contains the mean over these seeds with 95 % confidence, "
         f"as far as the test images decide: bootstrap over each class's images, {NUM_RESAMPLES:,} resamples.",
         *config.published.notes,
+        *_describe_sources(config),
     ]
     ended = sum(trial.state is not State.RUNNING for trial in trials)
     if ended < config.search.num_trials:
@@ -46,7 +48,7 @@ def list_notes(
         *_describe_shortage(choices),
         *_describe_recipes(choices, trials),
         *_describe_start(models, trials),
-        *_describe_lengths(choices, config.search.metric),
+        *describe_schedules(choices, config.search.metric),
         *_describe_threshold(choices, models, escape(positive)),
         *_describe_averaging(models, trials),
         *_describe_precisions(trials),
@@ -63,6 +65,12 @@ def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
         f"The study was changed: at {change['time']} it continued although {'; '.join(change['differences'])}."
         for change in changes
     ]
+
+
+def _describe_sources(config: StudyConfig) -> list[str]:
+    """Return a note on where the published results come from."""
+    known = [f"{published.model}: {published.source}" for published in config.published.models if published.source]
+    return [f"Sources of the published figures. {'; '.join(known)}."] if known else []
 
 
 def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
@@ -160,24 +168,6 @@ def describe_seeds(seeds: int | Mapping[str, int]) -> str:
     if isinstance(seeds, int):
         return f"{seeds} seed{'' if seeds == 1 else 's'}"
     return f"{', '.join(f'{count} ({name})' for name, count in seeds.items())} seeds"
-
-
-def _describe_lengths(choices: Mapping[str, Any], metric: str) -> list[str]:
-    """Return a note for each winner whose retrainings have other images than the search.
-
-    No trial says for how long to train with these.
-    """
-    notes = []
-    for winner in choices.get("winners", ()):
-        if curve := winner.get("curve"):
-            name, last = winner["architecture"] + _rank(winner["rank"]), len(curve)
-            early = max(1, 3 * last // 4)
-            notes.append(
-                f"{name} was retrained for all {last} epochs. A training on train alone, with as many images, says "
-                f"whether that is enough: validation {metric} {curve[early - 1]:.4f} at epoch {early}, {curve[-1]:.4f} "
-                "at the last."
-            )
-    return notes
 
 
 def _describe_threshold(choices: Mapping[str, Any], models: Sequence[TestedModel], positive: str) -> list[str]:

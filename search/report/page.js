@@ -32,4 +32,17 @@ async function draw() {
   addEventListener("afterprint", () => resize(null));
 }
 
+for (const button of document.querySelectorAll(".quote button")) {
+  const sentence = button.previousElementSibling;
+  button.hidden = false;
+  button.addEventListener("click", async () => {
+    try {
+      await navigator.clipboard.writeText(sentence.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(sentence); // a page without the right to copy leaves that to the reader
+    }
+  });
+}
+
 draw().finally(() => document.documentElement.setAttribute("data-drawn", ""));

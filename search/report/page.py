@@ -21,7 +21,10 @@ from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
 from search.report import charts, figures
 from search.report.cells import Table, format_duration, format_metric
+from search.report.history import build_study, explain_missing
 from search.report.notes import describe_seeds
+from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
+from search.report.schedules import draw_schedules
 from search.report.summary import list_architectures
 from trainables.durable import write_file
 
@@ -51,7 +54,9 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         script=_read("page.js"),
         results=results,
         search=search,
-        curves=_draw_curves(result),
+        overview=_draw_overview(result),
+        quotes=list_quotes(result),
+        curves=[*_draw_curves(result), *draw_schedules(result.choices, result.config.search.metric)],
         matrices=_list_matrices(result),
         qualities=_draw_qualities(result),
         mistakes={
@@ -64,6 +69,7 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         timeline=timeline,
         front=front,
         charts=drawn,
+        missing={name: explain_missing(build_study(result.config, result.trials, name)) for name in names},
         plotly=charts.compress_plotly() if timeline or front or any(drawn.values()) else None,
         stopped={
             name: Counter(trial.state.value for trial in result.trials if trial.architecture == name) for name in drawn
@@ -78,6 +84,13 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
 
 def _read(name: str) -> str:
     return resources.files("search.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _draw_overview(result: Result) -> str | None:
+    """Return the figure of all accuracies, or None where nothing was tested."""
+    if not result.models:
+        return None
+    return figures.render_svg(draw_accuracies(result), name="overview", description=describe_accuracies(result))
 
 
 def _draw_curves(result: Result) -> list[tuple[str, str]]:

@@ -17,6 +17,7 @@ from search.record.trial import State
 from search.report.cells import align
 from search.report.front import describe_uncounted
 from search.report.notes import describe_changes, list_notes
+from search.report.overview import list_quotes
 from search.report.page import write_page
 from search.report.tables import list_search_tables, tabulate_best, write_report
 from search.report.terminal import render
@@ -40,6 +41,7 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     result = dataclasses.replace(result, notes=notes)
     files = write_report(result, config.directory / "report")
     console.print(render(result))
+    console.print(Text("\n".join(map(escape, ["", *list_quotes(result)]))), soft_wrap=True)  # a sentence is one line
     confusions = [path for path in files if path.name.endswith("_confusion.png")]
     store_artifacts(confusions, config.directory / "artifacts", journal)
     console.print(f"Open {config.location}/report/report.html", soft_wrap=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from search.config.schema import StudyConfig
 from search.evaluation.choices import is_finished
 from search.record.trial import State, Trial
-from search.report.history import build_study, measure_importance
+from search.report.history import build_study, explain_missing, measure_importance
 from search.samplers.shares import measure_seconds
 from trainables.config import list_defaults
 from trainables.names import is_own
@@ -38,6 +38,8 @@ class SearchSummary:
     """The same of the paper's configuration, if it was tried."""
     importance: dict[str, float]
     """Importance of each searched parameter, largest first; empty with too few trials."""
+    missing: str | None
+    """Why there is no importance."""
 
 
 def summarize_search(config: StudyConfig, trials: Sequence[Trial]) -> list[SearchSummary]:
@@ -72,6 +74,7 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
     seconds = {trial.number: [metrics.get("seconds", 0.0) for metrics in trial.epochs] for trial in mine}
     lost = [trial for trial in mine if trial.state is State.FAIL]
     whole = config.search.count_epochs(architecture)
+    study = build_study(config, trials, architecture)
     full_seconds = sum(statistics.fmean(seconds[trial.number]) for trial in able if trial.epochs)
     return SearchSummary(
         architecture=architecture,
@@ -85,5 +88,6 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
         full_seconds=full_seconds * whole + sum(sum(seconds[trial.number]) for trial in lost),
         best=max(finished, key=lambda trial: trial.score).get_peak()[0] if finished else None,
         paper=paper.get_peak()[0] if paper else None,
-        importance=measure_importance(build_study(config, trials, architecture)),
+        importance=measure_importance(study),
+        missing=explain_missing(study),
     )

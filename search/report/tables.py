@@ -27,6 +27,7 @@ from search.report.cells import (
 )
 from search.report.figures import draw_confusion, draw_curves, render_png
 from search.report.front import tabulate_front
+from search.report.overview import draw_accuracies, list_quotes
 from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
 from search.samplers.shares import name_device
@@ -49,7 +50,7 @@ HEADER = [
 
 
 def write_report(result: Result, directory: Path) -> list[Path]:
-    """Write report.html, comparison.csv, .md and .tex and, per architecture, confusion matrix and winner's curves.
+    """Write report.html, comparison.csv, .md and .tex, the accuracies as a figure and, per architecture, two more.
 
     Return the files; those of an earlier report are replaced, each in one step.
     """
@@ -58,6 +59,7 @@ def write_report(result: Result, directory: Path) -> list[Path]:
         "comparison.md": format_markdown(result).encode(),
         "comparison.tex": format_latex(list_tables(result)[0]).encode(),
     }
+    contents["figures/accuracy.png"] = render_png(draw_accuracies(result))
     for architecture, models in result.winners.items():
         name, matrices = f"figures/{shorten(architecture)}", [tested.confusion for tested in models]
         contents[f"{name}_confusion.png"] = render_png(draw_confusion(matrices, architecture, result.classes))
@@ -106,12 +108,16 @@ def tabulate_best(result: Result) -> Table:
 
 
 def format_markdown(result: Result) -> str:
-    """Return all tables, and the notes."""
+    """Return a sentence for each winner, all tables, and the notes."""
     lines = [f"# Study {result.study}"]
+    for quote in list_quotes(result):
+        lines += ["", escape_markdown(quote)]
     for table in [*list_tables(result), *list_search_tables(result)]:
         lines += ["", f"## {escape_markdown(table.title)}", "", *format_pipes(table)]
+    searches = summarize_search(result.config, result.trials)
     lines += ["", "## Notes"]
-    for note in result.notes:
+    missing = [f"{search.architecture}: {search.missing}" for search in searches if search.missing]
+    for note in [*result.notes, *missing]:
         lines += ["", escape_markdown(note)]
     return "\n".join(lines) + "\n"
 

@@ -29,7 +29,11 @@ def render(result: Result) -> Text:
         interval = format_interval(row["accuracy_low"], row["accuracy_high"], "-")
         accuracy = format_percent(row["accuracy"], row["accuracy_std"])
         means = [format_percent(row[name]) for name in ("f1", "auroc")]
-        protocol = row["source"] if is_other else row["protocol"].removesuffix(" on test").replace("not stated", "?")
+        protocol = (
+            row["source"]
+            if is_other
+            else row["protocol"].replace("not stated", "?").removesuffix(" test").removesuffix(" on")
+        )
         name = row["model"] if len(row["model"]) <= NAME_WIDTH else f"{row['model'][: NAME_WIDTH - 1]}…"
         rows.append([name + seeds, protocol, accuracy, interval, *means, format_millions(row["parameters"])])
     lines = ["  ".join(cells).rstrip() for cells in align(rows)]

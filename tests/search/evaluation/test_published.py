@@ -49,11 +49,33 @@ def test_the_papers_models_have_as_many_parameters_as_ours_at_its_point(model, c
 
 
 def test_what_was_not_published_is_not_made_up():
-    for published, accuracy in zip(PUBLISHED[2:], (0.9298, 0.9774), strict=True):
-        assert published.metrics == {"accuracy": accuracy}
-        assert published.protocol == "not stated"
-        assert published.parameters is None
-        assert published.confusion is None
+    unknown = {"CNN (Bird & Lotfi)": 0.9298, "DenseNet (Wang)": 0.9774, "ResNet-50, frozen": 0.9334}
+    unknown |= {"EfficientNet-B0": 0.985}
+    assert {each.model: each.metrics["accuracy"] for each in PUBLISHED if each.protocol == "not stated"} == unknown
+    for published in PUBLISHED:
+        assert published.source
+        if published.model in unknown:
+            assert set(published.metrics) == {"accuracy"}
+            assert published.parameters is None
+        if published.model not in PAPER:
+            assert published.confusion is None
+
+
+@pytest.mark.parametrize(
+    ("model", "protocol", "confusion"),
+    [
+        ("CNN, 288k", "sealed", ((9764, 236), (232, 9768))),
+        ("ResNet-18, 128 px", "untouched test", ((9805, 195), (272, 9728))),
+        ("ViT-Small, 224 px", "sealed", ((9867, 133), (114, 9886))),
+    ],
+)
+def test_what_others_published_follows_from_their_counts(model, protocol, confusion):
+    (known,) = (each for each in PUBLISHED if each.model == model)
+    (tn, fp), (fn, tp) = confusion
+    derived = score_confusion(tn=tn, fp=fp, fn=fn, tp=tp)
+    assert known.protocol == protocol
+    for name in ("accuracy", "precision", "recall", "f1"):
+        assert known.metrics[name] == pytest.approx(derived[name], abs=1e-4)
 
 
 def test_a_study_carries_what_was_published_and_a_stored_one_reads_no_file(tmp_path):

@@ -1,0 +1,37 @@
+"""Whether a schedule was long enough, by a training of each winner on train alone."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from search.report import figures
+
+
+def describe_schedules(choices: Mapping[str, Any], metric: str) -> list[str]:
+    """Return a note for each winner whose retrainings have other images than the search.
+
+    No trial says for how long to train with these.
+    """
+    return [
+        f"{name} was retrained for all {len(curve)} epochs. A training on train alone, with as many images, says "
+        f"whether that is enough: validation {metric} {curve[early - 1]:.4f} at epoch {early}, {curve[-1]:.4f} "
+        "at the last."
+        for name, curve, early in _list_curves(choices)
+    ]
+
+
+def draw_schedules(choices: Mapping[str, Any], metric: str) -> list[tuple[str, str]]:
+    """Return a caption and a figure for each of these notes."""
+    drawn = []
+    for (name, curve, early), note in zip(_list_curves(choices), describe_schedules(choices, metric), strict=True):
+        caption = f"{name}, trained on train alone: was the schedule long enough?"
+        figure = figures.draw_schedule(curve, metric, early)
+        drawn.append((caption, figures.render_svg(figure, name=caption, description=note)))
+    return drawn
+
+
+def _list_curves(choices: Mapping[str, Any]) -> Iterator[tuple[str, list[float], int]]:
+    """Yield name, values by epoch, and the epoch at three quarters of the schedule."""
+    for winner in choices.get("winners", ()):
+        if curve := winner.get("curve"):
+            rank = "" if winner["rank"] == 1 else f" (rank {winner['rank']})"
+            yield winner["architecture"] + rank, curve, max(1, 3 * len(curve) // 4)
