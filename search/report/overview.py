@@ -77,7 +77,7 @@ def _list_rows(result: Result) -> list[dict[Any, Any]]:
 
 def _plot_points(axes: Axes, rows: Sequence[Mapping[Any, Any]], places: Sequence[int], **style: Any) -> None:
     values, lows, highs = np.array([[row[f"accuracy{end}"] for end in ("", "_low", "_high")] for row in rows]).T
-    errors = np.nan_to_num([values - lows, highs - values])  # what others published has no interval
+    errors = None if np.isnan(lows).all() else np.nan_to_num([values - lows, highs - values])
     axes.errorbar(values, places, xerr=errors, markersize=4.5, linewidth=0, elinewidth=1.6, **style)
 
 
