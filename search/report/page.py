@@ -23,7 +23,6 @@ from search.report import charts, figures
 from search.report.cells import Table, format_duration, format_metric
 from search.report.history import build_study, explain_missing
 from search.report.notes import describe_seeds
-from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
 from search.report.schedules import draw_schedules
 from search.report.summary import list_architectures
 from trainables.durable import write_file
@@ -34,10 +33,24 @@ Rows = list[tuple[str, list[tuple[int, float]]]]
 """Rows of a confusion matrix: true class, and per predicted class the count and its share of the true class."""
 
 
-def write_page(result: Result, path: Path, *, results: Sequence[Table], search: Sequence[Table]) -> Path:
+def write_page(
+    result: Result,
+    path: Path,
+    *,
+    results: Sequence[Table],
+    search: Sequence[Table],
+    overview: str | None = None,
+    quotes: Sequence[str] = (),
+) -> Path:
     """Write the report as one HTML file, which is replaced in one step, and return its path.
 
-    `results` are the tables of the evaluation, the main one first; `search` are those of the search.
+    Args:
+        result: What is reported.
+        path: Where to.
+        results: Tables of the evaluation, the main one first.
+        search: Tables of the search.
+        overview: Figure of all accuracies, as an <svg> element.
+        quotes: A sentence for each winner.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
@@ -54,8 +67,8 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         script=_read("page.js"),
         results=results,
         search=search,
-        overview=_draw_overview(result),
-        quotes=list_quotes(result),
+        overview=overview,
+        quotes=quotes,
         curves=[*_draw_curves(result), *draw_schedules(result.choices, result.config.search.metric)],
         matrices=_list_matrices(result),
         qualities=_draw_qualities(result),
@@ -84,13 +97,6 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
 
 def _read(name: str) -> str:
     return resources.files("search.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _draw_overview(result: Result) -> str | None:
-    """Return the figure of all accuracies, or None where nothing was tested."""
-    if not result.models:
-        return None
-    return figures.render_svg(draw_accuracies(result), name="overview", description=describe_accuracies(result))
 
 
 def _draw_curves(result: Result) -> list[tuple[str, str]]:

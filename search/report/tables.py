@@ -25,9 +25,9 @@ from search.report.cells import (
     format_pipes,
     format_value,
 )
-from search.report.figures import draw_confusion, draw_curves, render_png
+from search.report.figures import draw_confusion, draw_curves, render_png, render_svg
 from search.report.front import tabulate_front
-from search.report.overview import draw_accuracies, list_quotes
+from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
 from search.report.page import write_page
 from search.report.summary import SearchSummary, summarize_search
 from search.samplers.shares import name_device
@@ -59,13 +59,21 @@ def write_report(result: Result, directory: Path) -> list[Path]:
         "comparison.md": format_markdown(result).encode(),
         "comparison.tex": format_latex(list_tables(result)[0]).encode(),
     }
-    contents["figures/accuracy.png"] = render_png(draw_accuracies(result))
+    overview = draw_accuracies(result)
+    contents["figures/accuracy.png"] = render_png(overview)
     for architecture, models in result.winners.items():
         name, matrices = f"figures/{shorten(architecture)}", [tested.confusion for tested in models]
         contents[f"{name}_confusion.png"] = render_png(draw_confusion(matrices, architecture, result.classes))
         contents[f"{name}_curves.png"] = render_png(draw_curves(result.trials[models[0].trial]))
     paths = [write_file(directory / name, content) for name, content in contents.items()]
-    page = write_page(result, directory / "report.html", results=list_tables(result), search=list_search_tables(result))
+    page = write_page(
+        result,
+        directory / "report.html",
+        results=list_tables(result),
+        search=list_search_tables(result),
+        overview=render_svg(overview, name="overview", description=describe_accuracies(result)),
+        quotes=list_quotes(result),
+    )
     return [*paths, page]
 
 

@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 from search.config.load import parse
 from search.record.trial import State, Trial
 from search.report.charts import build_charts
-from search.report.history import MIN_TRIALS, build_study, build_timeline, measure_importance
+from search.report.history import MIN_TRIALS, build_study, build_timeline, explain_missing, measure_importance
 
 CONFIG = parse(
     {
@@ -123,3 +123,22 @@ def test_a_parameter_with_a_condition_has_an_importance_and_one_slice():
     assert next(iter(measure_importance(build_study(config, trials, "cnn")))) == "dense_units"
     parallel = json.loads(charts[2].figure)
     assert len(parallel["data"]) == len(trials)
+
+
+def test_twelve_trials_have_an_importance_and_fewer_say_how_many_are_missing():
+    trials = [
+        make_trial(number, values=(0.5 + number / 100,), learning_rate=10 ** -(1 + number / 4)) for number in range(12)
+    ]
+    study = build_study(CONFIG, trials, "cnn")
+    assert set(measure_importance(study)) == {"learning_rate", "filters"}
+    assert explain_missing(study) is None
+    few = build_study(CONFIG, [*trials[:6], make_trial(6, state=State.FAIL)], "cnn")
+    assert measure_importance(few) == {}
+    assert explain_missing(few) == "Importance needs 10 trials with a value, 4 more than these 6."
+
+
+def test_trials_that_are_alike_have_no_importance():
+    study = build_study(CONFIG, [make_trial(number) for number in range(12)], "cnn")
+    assert explain_missing(study).startswith("All trials have the same value")
+    fixed = build_study(parse({"name": "x"}), [make_trial(number) for number in range(12)], "cnn")
+    assert explain_missing(fixed) == "Importance needs trials with searched parameters."

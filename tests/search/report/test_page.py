@@ -129,8 +129,12 @@ def make_result(*, num_trials=30, seeds=2, images=2000):
     )
 
 
-def write(result, path):
-    return write_page(result, path / "report.html", results=[TABLE], search=[dataclasses.replace(TABLE, title="Spent")])
+QUOTE = "cnn: accuracy 97.10 ± 0.20 % (95 % interval 96.90 to 97.30, 2 seeds, sealed, 2,000 images)"
+
+
+def write(result, path, **known):
+    tables = {"results": [TABLE], "search": [dataclasses.replace(TABLE, title="Spent")]}
+    return write_page(result, path / "report.html", **tables, **known)
 
 
 class Outline(HTMLParser):
@@ -241,6 +245,7 @@ def test_few_trials_have_no_importance(tmp_path):
     identifiers = Outline(write(make_result(num_trials=3), tmp_path)).identifiers
     assert {"cnn-history", "resnet50-history", "cnn-parallel"} <= {*identifiers}
     assert not [name for name in identifiers if name.endswith("importance")]
+    assert "Importance needs 10 trials with a value, 9 more than these 1." in (tmp_path / "report.html").read_text()
 
 
 def test_a_study_whose_other_architecture_failed_says_so(tmp_path):
@@ -331,6 +336,18 @@ def test_it_opens_without_network_and_without_complaint(browser, page, tmp_path,
     assert picture.shape[0] > 3000
     assert bool(picture[0, 0].mean() > 200) is (scheme == "light")
     assert len(np.unique(picture.reshape(-1, 3) @ (65536, 256, 1))) > 500
+
+
+@pytest.mark.parametrize("is_allowed", [True, False])
+def test_a_sentence_is_copied_or_else_selected(browser, tmp_path, is_allowed):
+    browser.open(write(make_result(num_trials=3), tmp_path, quotes=[QUOTE], overview="<svg></svg>"))
+    answer = "text => { document.title = text }" if is_allowed else "() => Promise.reject()"
+    browser.driver.execute_script(f"navigator.clipboard.writeText = {answer}")
+    assert browser.ask("document.querySelector('.quote button').hidden") is False
+    browser.driver.execute_script("document.querySelector('.quote button').click()")
+    WebDriverWait(browser.driver, 100).until(
+        lambda _: browser.ask("document.title" if is_allowed else "getSelection().toString()") == QUOTE
+    )
 
 
 def test_text_can_be_read_on_either_paper(browser, page):

@@ -15,6 +15,7 @@ from search.evaluation.comparison import COLUMNS, DETAILS, METRICS, list_differe
 from search.evaluation.result import Result
 from search.record.trial import State, Trial
 from search.report.cells import Table, format_latex
+from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
 from search.report.tables import list_search_tables, write_report
 from search.report.terminal import render
 
@@ -103,6 +104,39 @@ def test_only_the_best_configuration_of_an_architecture_is_compared():
     frame = summarize(make_result(models))
     assert len(frame) == 1 + len(PUBLISHED.models)
     assert frame.loc[0, "accuracy"] == 0.8
+
+
+def test_the_overview_has_a_point_for_each_row_and_intervals_for_ours():
+    published = [dataclasses.replace(PUBLISHED.models[0], metrics={"f1": 0.5}), *PUBLISHED.models]
+    result = make_result([make_model(seed=seed, accuracy=0.95) for seed in range(2)])
+    config = dataclasses.replace(result.config, published=dataclasses.replace(PUBLISHED, models=tuple(published)))
+    result = dataclasses.replace(result, config=config)
+    figure = draw_accuracies(result)
+    axes = figure.axes[0]
+    rows = {"cnn": 0.95} | {published.model: published.metrics["accuracy"] for published in PUBLISHED.models}
+    names = sorted(rows, key=lambda name: -rows[name])
+    assert [label.get_text() for label in axes.get_yticklabels()] == names
+    points = {place: value for line in axes.get_lines() for value, place in zip(*line.get_data(), strict=True)}
+    assert [points[place] for place in range(len(names))] == pytest.approx([rows[name] for name in names])
+    assert len(axes.collections) == 1  # the interval of this study
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert told[0] == "this study, 95 % interval"
+    assert {f"published, {each.protocol}" for each in PUBLISHED.models} == {*told[1:]}
+    assert "CNN (paper) 94.85" in describe_accuracies(result)
+
+
+def test_a_winner_is_quoted_in_one_sentence_on_the_page_and_in_the_file(tmp_path):
+    models = [make_model(seed=seed, accuracy=0.9 + 0.01 * seed) for seed in range(3)]
+    result = make_result([*models, make_model(rank=2), make_model("resnet50", trial=0, accuracy=0.95)])
+    cnn, resnet50 = list_quotes(result)
+    assert cnn == "cnn: accuracy 91.00 ± 1.00 % (95 % interval 86.83 to 94.67, 3 seeds, sealed, 200 images)"
+    assert resnet50.startswith("resnet50: accuracy 95.00 % (95 % interval")
+    assert resnet50.endswith(", 1 seed, sealed, 200 images)")
+    write_report(result, tmp_path)
+    assert (tmp_path / "comparison.md").read_text().splitlines()[2] == cnn
+    assert f"<span>{cnn}</span> <button" in (tmp_path / "report.html").read_text()
+    with Image.open(tmp_path / "figures/accuracy.png") as picture:
+        assert picture.size[0] == 660
 
 
 def test_the_csv_is_the_table_to_the_last_digit(tmp_path):
@@ -241,7 +275,8 @@ def test_every_architecture_has_its_two_figures_and_nothing_else_is_left(tmp_pat
     paths = write_report(make_result([make_model(), make_model("resnet50", trial=1)], trials), tmp_path / "report")
     assert sorted(path for path in (tmp_path / "report").rglob("*") if path.is_file()) == sorted(paths)
     figures = [path.name for path in paths if path.suffix == ".png"]
-    assert figures == ["cnn_confusion.png", "cnn_curves.png", "resnet50_confusion.png", "resnet50_curves.png"]
+    own = ["cnn_confusion.png", "cnn_curves.png", "resnet50_confusion.png", "resnet50_curves.png"]
+    assert figures == ["accuracy.png", *own]
     assert paths[-1].name == "report.html"
     for path in paths[3:-1]:
         with Image.open(path) as image:

@@ -1,0 +1,34 @@
+import pytest
+
+from search.report.figures import draw_schedule
+from search.report.schedules import describe_schedules, draw_schedules
+
+CURVE = [0.80, 0.85, 0.90, 0.92, 0.93, 0.935, 0.936, 0.9365]
+CHOICES = {
+    "winners": [
+        {"architecture": "cnn", "rank": 1, "curve": CURVE},
+        {"architecture": "cnn", "rank": 2, "curve": [0.7]},
+        {"architecture": "resnet50", "rank": 1, "curve": None},
+    ]
+}
+
+
+def test_each_training_on_train_alone_has_a_note_and_a_figure():
+    first, second = describe_schedules(CHOICES, "accuracy")
+    assert "cnn was retrained for all 8 epochs" in first
+    assert "0.9350 at epoch 6, 0.9365 at the last" in first
+    assert second.startswith("cnn (rank 2) was retrained for all 1 epochs")
+    captions, drawn = zip(*draw_schedules(CHOICES, "accuracy"), strict=True)
+    assert [caption.split(",")[0] for caption in captions] == ["cnn", "cnn (rank 2)"]
+    assert all(svg.startswith("<svg") and "0.9365" in svg for svg in drawn[:1])
+
+
+def test_without_such_a_training_there_is_none():
+    assert draw_schedules({}, "accuracy") == describe_schedules({}, "accuracy") == []
+
+
+def test_the_figure_marks_three_quarters_of_the_schedule():
+    (axes,) = draw_schedule(CURVE, "accuracy", 6).axes
+    curve, mark = axes.get_lines()
+    assert list(curve.get_ydata()) == pytest.approx(CURVE)
+    assert set(mark.get_xdata()) == {6}
