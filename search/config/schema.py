@@ -10,7 +10,18 @@ import pydantic
 from pydantic import Field
 
 from search.config.data import DataConfig, Published
-from search.config.fields import Amount, Architecture, Count, Few, FrontCost, Label, OwnName, SpecField
+from search.config.fields import (
+    PERTURBATIONS,
+    Amount,
+    Architecture,
+    Count,
+    Few,
+    FrontCost,
+    Label,
+    OwnName,
+    Perturbation,
+    SpecField,
+)
 from search.config.search import SearchConfig
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
@@ -54,6 +65,12 @@ class EvaluationConfig:
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called positive. `validation` takes the one at which most validation
     images are called right, by a model that is trained without them for this purpose."""
+    perturbations: Literal["all"] | tuple[Perturbation, ...] = ()
+    """Changes of the test images on which each model is scored too, without training: `all`, or a list of names."""
+
+    def list_perturbations(self) -> tuple[str, ...]:
+        """Return the names of `perturbations`, each once, in the order of the report."""
+        return tuple(name for name in PERTURBATIONS if self.perturbations == "all" or name in self.perturbations)
 
 
 def pick_seeds(seeds: int | Mapping[str, int], architecture: str, recipe: str | None = None) -> int:

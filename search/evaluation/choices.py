@@ -102,6 +102,7 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front
         threshold=wanted.threshold,
         fingerprint=fingerprint,
         max_train_images=wanted.max_train_images,
+        perturbations=wanted.list_perturbations(),
         winners=tuple(winners),
     )
 
@@ -173,9 +174,11 @@ def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winn
 
 
 def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choices:
-    """Return the last recorded choices if they equal these, since they have thresholds; else these."""
+    """Return these choices, with the thresholds and curves of the last recorded ones if both choose the same models."""
     last = read_entry(evaluations[-1]) if evaluations else None
-    return last if last is not None and last.is_same(choices) else choices
+    if last is None or not last.is_same(choices):
+        return choices
+    return dataclasses.replace(choices, winners=last.winners)
 
 
 def build_entry(choices: Choices) -> dict[str, Any]:

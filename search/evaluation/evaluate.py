@@ -20,6 +20,7 @@ from search.evaluation.choices import (
     recall,
 )
 from search.evaluation.front import find_front, list_points
+from search.evaluation.further import list_due, list_tests, load_further
 from search.evaluation.model_record import Retraining
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
 from search.evaluation.result import Calibration, Result, TestedModel
@@ -38,7 +39,10 @@ def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Tri
     choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"]))
     if any(map(choices.is_open, choices.winners)):
         return False
-    return all(load_tested(_get_folder(config), each) for each in list_retrainings(config, trials, choices))
+    folder, retrainings = _get_folder(config), list_retrainings(config, trials, choices)
+    if not all(load_tested(folder, each) for each in retrainings):
+        return False
+    return not list_due(folder, [each.label for each in retrainings], list_tests(choices))
 
 
 def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[str] = ()) -> Result:
@@ -61,12 +65,14 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     choices = recall(study.manifest["evaluations"], _choose(config, trials, load_info(packed).fingerprint))
     choices = _calibrate(retrainer, trials, choices)
     _open(study, choices)
-    found = _retrain(retrainer, list_retrainings(config, trials, choices), study)
+    retrainings = list_retrainings(config, trials, choices)
+    found = _retrain(retrainer, retrainings, study)
     models = [model for model in found.values() if isinstance(model, TestedModel)]
     failed = {label: failure.reason for label, failure in found.items() if isinstance(failure, Failure)}
     failures += [f"The retraining {label} failed: {reason}." for label, reason in failed.items()]
     if not models:
         raise InputError(f"there is nothing to report. {' '.join(failures)}")
+    failures += _score_further(retrainer, retrainings, models, choices, study)
     return _gather(study, models, [*notes, *failures])
 
 
@@ -143,6 +149,24 @@ def _retrain(
     return {each.label: found[each.label] for each in retrainings}
 
 
+def _score_further(
+    retrainer: Retrainer,
+    retrainings: Sequence[Retraining],
+    models: Sequence[TestedModel],
+    choices: Choices,
+    study: OpenStudy,
+) -> list[str]:
+    """Score the models on what they lack of the further tests; return a sentence for each that failed."""
+    due = list_due(retrainer.folder.path, [model.label for model in models], list_tests(choices))
+    if not due:
+        return []
+    retrainer.console.print("Scoring the models on further images, without training:")
+    found = retrainer.score(retrainings, due)
+    study.fetch_models()
+    failed = {label: each.reason for label, each in found.items() if isinstance(each, Failure)}
+    return [f"The further tests of {label} failed: {reason}." for label, reason in failed.items()]
+
+
 def _open(study: OpenStudy, choices: Choices) -> None:
     """Record the choices, then that the test split is about to be opened, unless both are recorded."""
     evaluations = study.manifest["evaluations"]
@@ -177,6 +201,7 @@ def _gather(study: OpenStudy, models: list[TestedModel], notes: Sequence[str]) -
         labels=labels,
         predictions={label: probabilities for label, (_, probabilities, _) in tests.items()},
         mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
+        further=load_further(_get_folder(config), tests, list_tests(read_entry(manifest["evaluations"][-1])), labels),
         notes=[*describe_openings(manifest["evaluations"], journal.list_openings()), *notes],
     )
 

@@ -7,7 +7,7 @@ added just before the opening.
 import dataclasses
 from typing import Literal
 
-from search.config.fields import Architecture, Best, Count, Few, Finite, Index, Label
+from search.config.fields import Architecture, Best, Count, Few, Finite, Index, Label, Perturbation
 from search.config.schema import pick_seeds
 from trainables.names import shorten
 
@@ -66,6 +66,8 @@ class Choices:
     """Of the data."""
     max_train_images: Count | Literal["all"] | None = None
     """Images of the retrainings; null is those of the search."""
+    perturbations: tuple[Perturbation, ...] = ()
+    """Changes of the test images on which each model is scored too."""
     winners: tuple[Winner, ...]
     """The winners, then the baselines and those of the front, whose rank is above `top_k`."""
 
@@ -79,12 +81,12 @@ class Choices:
         return pick_seeds(self.seeds, winner.architecture, winner.recipe if winner.rank > self.top_k else None)
 
     def is_same(self, other: "Choices") -> bool:
-        """Return whether other choices equal these, apart from thresholds and curves of validation."""
+        """Return whether other choices equal these, apart from what validation measures and from further tests."""
         return self._blank() == other._blank()
 
     def _blank(self) -> "Choices":
         winners = tuple(dataclasses.replace(winner, threshold=None, curve=None) for winner in self.winners)
-        return dataclasses.replace(self, winners=winners)
+        return dataclasses.replace(self, winners=winners, perturbations=())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -188,6 +188,36 @@ def test_retraining_on_all_images_takes_the_whole_schedule_and_tells_whether_it_
     assert "nothing to train" in call(config.directory)[1]
 
 
+@pytest.mark.ray
+def test_a_perturbation_that_is_added_trains_nothing_and_is_another_opening(study):
+    assert call(study, "--set", "evaluation.threshold=validation")[0] == 0
+    before = list_times(study / "models")
+    chosen = ("--set", "evaluation.threshold=validation", "--set", "evaluation.perturbations=[jpeg50, flip]")
+    code, stdout, stderr = call(study, *chosen)
+    assert code == 0, stderr
+    assert "Scoring the models on further images, without training" in stdout
+    assert "epoch 1" not in stdout
+    first, second = load_manifest(study)["evaluations"]
+    assert (first["perturbations"], second["perturbations"]) == ([], ["jpeg50", "flip"])
+    assert first["winners"] == second["winners"]
+    assert second["opened"]["previous"] == first["opened"]["hash"]
+    after = list_times(study / "models")
+    assert {name: after[name] for name in before} == before
+    files = list_times(study / "models" / "further")
+    assert set(files) == {f"cnn-seed0.perturbation.{name}.safetensors" for name in ("jpeg50", "flip")}
+    assert "nothing to train" in call(study, *chosen)[1]
+    assert list_times(study / "models" / "further") == files
+
+    (study / "models" / "further" / "cnn-seed0.perturbation.flip.safetensors").write_bytes(b"")
+    code, _, stderr = call(study, "--report")
+    assert (code, "flip.safetensors is damaged or no file of logits: evaluate the study again" in stderr) == (2, True)
+    assert call(study, *chosen)[0] == 0
+    again = list_times(study / "models" / "further")
+    assert [name for name in files if again[name] != files[name]] == ["cnn-seed0.perturbation.flip.safetensors"]
+    assert len(load_manifest(study)["evaluations"]) == 2
+    assert call(study, "--report")[0] == 0
+
+
 def test_retrainings_that_fail_are_named_and_the_opening_stays_recorded(tmp_path, pack_copy):
     config = build_config(tmp_path / "results")
     create_folder(config, pack_copy)
@@ -248,6 +278,7 @@ def rename(study):
         (None, ["--set", "evaluation.threshold=test"], "evaluation.threshold"),
         (None, ["--set", "evaluation.max_train_images=100000"], "evaluation.max_train_images = 100,000: train has"),
         (None, ["--set", "evaluation.max_train_images=some"], "evaluation.max_train_images"),
+        (None, ["--set", "evaluation.perturbations=[jpg]"], "evaluation.perturbations = ['jpg']: expected all, or a"),
         (None, ["--architecture", "vit"], "the study has cnn"),
     ],
 )
