@@ -36,7 +36,7 @@ def perturb(name: str, images: Tensor, indices: Tensor) -> Tensor:
 
 
 def describe_perturbation(name: str, size: int) -> str:
-    """Return what a perturbation does to images of a size, in words."""
+    """Return what a perturbation does to images of a size, in a few words."""
     kind = name.rstrip("0123456789.")
     amount = float(name.removeprefix(kind) or 1)
     return WORDS[kind].format(amount=amount, side=round(size * amount))
@@ -108,15 +108,15 @@ PERTURBED: dict[str, Change] = {
 }
 """Name -> change; the names of search.config.fields.PERTURBATIONS."""
 WORDS = {
-    "jpeg": "JPEG, quality {amount:g}",
-    "blur": "Gaussian blur, sigma {amount:g}",
-    "noise": "Gaussian noise, {amount:g} levels",
-    "scale": "scaled to {side} pixels and back",
-    "crop": "inner {side} pixels, scaled back",
-    "brightness": "brightness times {amount:g}",
-    "contrast": "contrast times {amount:g}",
-    "saturation": "saturation times {amount:g}",
-    "flip": "flipped left to right",
+    "jpeg": "JPEG {amount:g}",
+    "blur": "blur, sigma {amount:g}",
+    "noise": "noise, {amount:g} levels",
+    "scale": "{side} pixels and back",
+    "crop": "inner {side} pixels",
+    "brightness": "brightness x {amount:g}",
+    "contrast": "contrast x {amount:g}",
+    "saturation": "saturation x {amount:g}",
+    "flip": "mirrored",
     "grey": "grey",
 }
 """First part of a name -> what is done."""

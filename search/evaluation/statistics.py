@@ -4,7 +4,7 @@ scikit-learn, torchmetrics and scipy are imported where they are used: no search
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -117,16 +117,36 @@ def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[s
         labels, so that differences between two calls are paired. The calibration error is not among them: images
         drawn twice raise it, so its resampled values give no interval.
     """
-    generator = np.random.default_rng(0)
-    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     parts = []
-    for _ in range(NUM_RESAMPLES // NUM_AT_ONCE):
-        drawn = np.hstack([generator.choice(own, size=(NUM_AT_ONCE, len(own))) for own in classes])
+    for drawn in _draw(labels):
         indices = torch.from_numpy(drawn)
         truth = torch.from_numpy(labels).int()[indices]
         found = [_measure(truth, *_take(model, indices)) for model in models]
         parts.append({name: np.mean([one[name] for one in found], axis=0) for name in found[0]})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def resample_rights(labels: NDArray[np.uint8], rights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Score the resamples of `resample` for many rows at once, by the metrics that count right images.
+
+    Args:
+        labels: (M,) of 0 and 1.
+        rights: (M, K), of each row the share of its models that call the image right.
+
+    Returns:
+        (NUM_RESAMPLES, K) by metric: accuracy, recall and recall_fake, each its mean over the models.
+    """
+    parts = []
+    for drawn in _draw(labels):
+        times = np.stack([np.bincount(row, minlength=len(labels)) for row in drawn]).astype(np.float64)
+        parts.append([times[:, labels == label] @ rights[labels == label] for label in (0, 1)])
+    negative, positive = np.concatenate(parts, axis=1)
+    num_positive = int((labels == 1).sum())
+    return {
+        "accuracy": (negative + positive) / len(labels),
+        "recall": positive / num_positive,
+        "recall_fake": negative / (len(labels) - num_positive),
+    }
 
 
 def bound(distribution: NDArray[np.float64]) -> Interval:
@@ -152,6 +172,14 @@ def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predicti
     only_first, only_second = int((rights[0] & ~rights[1]).sum()), int((rights[1] & ~rights[0]).sum())
     p = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
     return Pairing(only_first=only_first, only_second=only_second, p=float(p))
+
+
+def _draw(labels: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
+    """Yield indices (NUM_AT_ONCE, M) of resampled images, the same for as many labels."""
+    generator = np.random.default_rng(0)
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    for _ in range(NUM_RESAMPLES // NUM_AT_ONCE):
+        yield np.hstack([generator.choice(own, size=(NUM_AT_ONCE, len(own))) for own in classes])
 
 
 def _measure_calibration(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:

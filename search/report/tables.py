@@ -27,6 +27,7 @@ from search.report.cells import (
 from search.report.figures import draw_confusion, draw_curves, render_png
 from search.report.front import tabulate_front
 from search.report.page import write_page
+from search.report.robustness import format_robustness, tabulate_robustness
 from search.report.summary import SearchSummary, summarize_search
 from search.samplers.shares import name_device
 from trainables.config import Value, list_defaults
@@ -50,13 +51,17 @@ HEADER = [
 def write_report(result: Result, directory: Path) -> list[Path]:
     """Write report.html, comparison.csv, .md and .tex and, per architecture, confusion matrix and winner's curves.
 
-    Return the files; those of an earlier report are replaced, each in one step.
+    With perturbations, write robustness.csv too. Return the files; those of an earlier report are replaced, each in one
+    step.
     """
     contents = {
         "comparison.csv": summarize(result).map(defuse).to_csv(index=False, lineterminator="\n").encode(),
         "comparison.md": format_markdown(result).encode(),
         "comparison.tex": format_latex(list_tables(result)[0]).encode(),
     }
+    (directory / "robustness.csv").unlink(missing_ok=True)  # else that of an earlier report would stay
+    if tabulate_robustness(result):
+        contents["robustness.csv"] = format_robustness(result)
     for architecture, models in result.winners.items():
         name, matrices = f"figures/{shorten(architecture)}", [tested.confusion for tested in models]
         contents[f"{name}_confusion.png"] = render_png(draw_confusion(matrices, architecture, result.classes))
@@ -107,7 +112,7 @@ def tabulate_best(result: Result) -> Table:
 def format_markdown(result: Result) -> str:
     """Return all tables, and the notes."""
     lines = [f"# Study {result.study}"]
-    for table in [*list_tables(result), *list_search_tables(result)]:
+    for table in [*list_tables(result), *tabulate_robustness(result), *list_search_tables(result)]:
         lines += ["", f"## {escape_markdown(table.title)}", "", *format_pipes(table)]
     lines += ["", "## Notes"]
     for note in result.notes:

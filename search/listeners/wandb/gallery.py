@@ -28,6 +28,8 @@ def log_evaluation(run: Any, result: Result) -> None:
             row[f"{best.architecture}/{name}"] = value
     if (table := directory / "report" / "comparison.csv").exists():
         row["comparison"] = _read_table(table)
+    if (table := directory / "report" / "robustness.csv").exists():
+        row["robustness"] = _read_table(table)
     if (page := directory / "report" / "report.html").exists():
         row["report"] = wandb.Html(str(page), inject=False)
     run.log(row)
