@@ -85,7 +85,9 @@ def _describe_evaluation(config: StudyConfig) -> str:
     front = ", and of the trials on the front" if evaluation.also else ""
     images = f" with {evaluation.max_train_images} images" if evaluation.max_train_images else ""
     length = f"{'' if images else 'up to '}{search.describe_epochs()}{images}"
-    return f"Evaluation: at most {models} retrainings of {length}{front}"
+    changes = len(evaluation.list_perturbations())
+    scored = f", each scored on {changes} kinds of changed test images" if changes else ""
+    return f"Evaluation: at most {models} retrainings of {length}{front}{scored}"
 
 
 def list_repetitions(config: StudyConfig) -> list[str]:

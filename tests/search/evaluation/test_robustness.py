@@ -75,7 +75,7 @@ def list_pairs(result, architecture, name):
 
 
 def test_the_figures_are_those_of_the_bootstrap_of_the_plain_test():
-    result = make_result()
+    result = make_result(names=NAMES[:1])
     for row in measure_robustness(result):
         pairs = list_pairs(result, row.model, row.perturbation)
         drawn = resample(LABELS, pairs)
@@ -95,10 +95,10 @@ def test_the_figures_are_those_of_the_bootstrap_of_the_plain_test():
 
 
 def test_two_architectures_are_compared_on_the_same_images():
-    result = make_result()
+    result = make_result(names=NAMES[:1])
     differences = compare_robustness(result)
     assert [(each.first, each.second, each.perturbation) for each in differences] == [
-        ("cnn", "resnet50", name) for name in (UNCHANGED, *NAMES)
+        ("cnn", "resnet50", name) for name in (UNCHANGED, NAMES[0])
     ]
     rows = {(row.model, row.perturbation): row.metrics for row in measure_robustness(result)}
     for each in differences:
