@@ -1,6 +1,9 @@
 """The evaluation, as a step and as a command, on a study of two made-up trials and real Ray."""
 
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 import typer
@@ -216,6 +219,35 @@ def test_a_perturbation_that_is_added_trains_nothing_and_is_another_opening(stud
     assert [name for name in files if again[name] != files[name]] == ["cnn-seed0.perturbation.flip.safetensors"]
     assert len(load_manifest(study)["evaluations"]) == 2
     assert call(study, "--report")[0] == 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_evaluation_killed_between_two_perturbations_continues_to_the_same_files(study, spawn):
+    assert call(study)[0] == 0
+    straight = shutil.copytree(study, study.parents[1] / "straight" / "tiny")
+    chosen = ("--set", "evaluation.perturbations=all")
+    assert call(straight, *chosen)[0] == 0
+    further = study / "models" / "further"
+    process = spawn([sys.executable, "-m", "search", "evaluate", study, *chosen], stdout=subprocess.DEVNULL)
+    while not further.exists() or not list(further.glob("*.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    left = {path.name: path.read_bytes() for path in further.glob("*.safetensors")}
+    code, stdout, stderr = call(study, *chosen)
+    assert code == 0, stderr
+    assert "epoch 1" not in stdout
+    expected = {path.name: path.read_bytes() for path in (straight / "models" / "further").iterdir()}
+    assert {path.name: path.read_bytes() for path in further.iterdir()} == expected
+    assert 0 < len(left) <= len(expected) == 20
+    assert left.items() <= expected.items()
+    names = "robustness.csv", "comparison.csv"
+    assert [(study / "report" / name).read_bytes() for name in names] == [
+        (straight / "report" / name).read_bytes() for name in names
+    ]
+    assert len(load_manifest(study)["evaluations"]) == 2
 
 
 def test_retrainings_that_fail_are_named_and_the_opening_stays_recorded(tmp_path, pack_copy):

@@ -28,6 +28,7 @@ from search.evaluation.model_file import load_predictions, load_record
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import ModelFolder, build_job
 from search.evaluation.test import open_perturbed, save_tested, score_further
+from search.record.object_store import Store
 from trainables.errors import InputError
 from trainables.splits import open_test
 
@@ -212,3 +213,27 @@ def test_a_model_that_was_replaced_meanwhile_is_refused_with_the_cure(packed, fo
     (failure,) = score_further(functools.partial(str, packed), ModelFolder(str(folder)), due, {}, job)
     assert isinstance(failure, Failure)
     assert "cnn-seed0 was replaced while it was tested: evaluate the study again" in failure.reason
+
+
+@pytest.mark.parametrize("has_other", [False, True])
+def test_a_node_that_lacks_the_model_takes_it_from_the_store_and_leaves_the_logits_there(
+    packed, folder, tmp_path, bucket, has_other
+):
+    url = f"s3://{bucket}/studies/mine"
+    ModelFolder(str(folder), url).upload(LABEL)
+    there = ModelFolder(str(tmp_path / "there"), url)
+    if has_other:
+        retraining = dataclasses.replace(RETRAINING, train_seed=6)
+        finish = functools.partial(save_tested, ModelFolder(there.folder), {LABEL: retraining})
+        list(run_job(lambda: str(packed), finish, build_job(retraining, packed, ResourceConfig())))
+    due = list_due(folder, [LABEL], TESTS)
+    openers = {test: functools.partial(open_perturbed, functools.partial(str, packed), test.name) for test in TESTS}
+    *_, finished = score_further(
+        functools.partial(str, packed), there, due, openers, build_job(RETRAINING, packed, ResourceConfig())
+    )
+    assert finished == Finished(len(TESTS))
+    stored = Store(url).list("models/further")
+    assert set(stored) == {f"models/{name_file(LABEL, test)}" for test in TESTS}
+    Store(url).download({name: folder.parent / name for name in stored})
+    assert list_due(folder, [LABEL], TESTS) == {}
+    assert read_files(there.path) == read_files(folder)
