@@ -22,7 +22,7 @@ from search.record.provenance import describe_commit
 from search.report import charts, figures
 from search.report.cells import Table, format_metric
 from search.report.notes import describe_seeds
-from search.report.robustness import draw_robustness, tabulate_robustness
+from search.report.robustness import show_robustness
 from search.report.summary import list_architectures
 from trainables.durable import write_file
 
@@ -54,8 +54,7 @@ def write_page(result: Result, path: Path, *, results: Sequence[Table], search: 
         search=search,
         curves=_draw_curves(result),
         matrices=_list_matrices(result),
-        robustness=draw_robustness(result),
-        robustness_tables=tabulate_robustness(result),
+        robustness=show_robustness(result),
         qualities=_draw_qualities(result),
         mistakes={
             models[0].label: [

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from search.config.printable import defuse
 from search.evaluation.perturbations import describe_perturbation
@@ -22,6 +23,12 @@ from search.report.cells import Table, format_interval, format_percent
 ENDS = ("", "_std", "_low", "_high", "_change", "_change_low", "_change_high")
 """Suffixes of a metric's columns in robustness.csv; a change is to the unchanged images."""
 COLUMNS = ("model", "perturbation", "seeds", *(metric + end for metric in METRICS for end in ENDS))
+
+
+def show_robustness(result: Result) -> dict[str, Any]:
+    """Return charts and tables for the page; empty without perturbations."""
+    tables = tabulate_robustness(result)
+    return {"charts": draw_robustness(result), "tables": tables} if tables else {}
 
 
 def tabulate_robustness(result: Result) -> list[Table]:
