@@ -103,6 +103,10 @@ def load_result(study: OpenStudy) -> Result:
         what = " ".join(["there is no evaluation to report", *known]).rstrip(".")
         raise InputError(f"{config.location}: {what}: the same command without --report evaluates it")
     missing = [f"The retraining {label} left no model." for label, model in found.items() if model is None]
+    due = list_due(folder, [model.label for model in models], list_tests(read_entry(evaluations[-1])))
+    missing += [
+        f"{label} was not scored on {', '.join(test.name for test in each.tests)}." for label, each in due.items()
+    ]
     return _gather(study, models, missing)
 
 

@@ -97,15 +97,19 @@ def load_further(
     Raises:
         InputError: If a file is damaged, or of another model or of other images.
     """
-    weights = {label: load_record(folder / (label + RECORD)).sha256["weights"] for label in labels} if tests else {}
+    records = [load_record(folder / (label + RECORD)) for label in labels] if tests else []
     results = []
     for test in tests:
-        found = {}
-        for label, sha256 in weights.items():
+        found, predictions = {}, {}
+        for record in records:
             with contextlib.suppress(FileNotFoundError):  # its scoring failed, as a note says
-                found[label] = load_logits(folder, label, test, sha256)
+                logits, found[record.label] = load_logits(folder, record.label, test, record.sha256["weights"])
+                scaled = torch.from_numpy(logits).double() / record.tested.get("temperature", 1.0)
+                predictions[record.label] = to_probabilities(scaled).numpy()
         if found:
-            results.append(_gather(test, found, truth))
+            first = truth if test.kind == "perturbation" else next(iter(found.values()))
+            _check_labels(test, first, found.values())
+            results.append(FurtherResult(kind=test.kind, name=test.name, labels=first, predictions=predictions))
     return results
 
 
@@ -173,16 +177,9 @@ def is_stored(folder: Path, label: str, test: FurtherTest, weights: str) -> bool
     return True
 
 
-def _gather(test: FurtherTest, found: Mapping[str, Logits], truth: NDArray[np.uint8]) -> FurtherResult:
-    first = truth if test.kind == "perturbation" else next(labels for _, labels in found.values())
-    if not all(np.array_equal(first, labels) for _, labels in found.values()):
+def _check_labels(test: FurtherTest, first: NDArray[np.uint8], others: Iterable[NDArray[np.uint8]]) -> None:
+    if not all(np.array_equal(first, labels) for labels in others):
         raise InputError(f"models were scored on other images of {test.name}: delete {FOLDER}/, and evaluate again")
-    return FurtherResult(
-        kind=test.kind,
-        name=test.name,
-        labels=first,
-        predictions={label: to_probabilities(torch.from_numpy(logits)).numpy() for label, (logits, _) in found.items()},
-    )
 
 
 def _describe(label: str, test: FurtherTest, weights: str) -> dict[str, Any]:

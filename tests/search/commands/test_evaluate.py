@@ -211,6 +211,9 @@ def test_a_perturbation_that_is_added_trains_nothing_and_is_another_opening(stud
     assert "nothing to train" in call(study, *chosen)[1]
     assert list_times(study / "models" / "further") == files
 
+    (study / "models" / "further" / "cnn-seed0.perturbation.flip.safetensors").unlink()
+    assert call(study, "--report")[0] == 0
+    assert "cnn-seed0 was not scored on flip." in (study / "report" / "comparison.md").read_text()
     (study / "models" / "further" / "cnn-seed0.perturbation.flip.safetensors").write_bytes(b"")
     code, _, stderr = call(study, "--report")
     assert (code, "flip.safetensors is damaged or no file of logits: evaluate the study again" in stderr) == (2, True)

@@ -26,7 +26,7 @@ from search.evaluation.further import (
 )
 from search.evaluation.model_file import load_predictions, load_record
 from search.evaluation.model_record import Retraining
-from search.evaluation.retrainings import ModelFolder, build_job
+from search.evaluation.retrainings import ModelFolder, build_job, load_tests
 from search.evaluation.test import open_perturbed, save_tested, score_further
 from search.record.object_store import Store
 from trainables.errors import InputError
@@ -98,6 +98,8 @@ def test_unchanged_images_scored_at_once_have_the_logits_of_the_plain_test_to_th
     logits, labels = load_logits(folder, LABEL, TESTS[0], get_weights(folder))
     assert logits.tobytes() == load_plain(folder)["logits"].tobytes()
     assert labels.tobytes() == load_plain(folder)["labels"].tobytes()
+    truth, probabilities, _ = load_tests(folder, LABEL)
+    assert load_further(folder, [LABEL], TESTS, truth)[0].predictions[LABEL].tobytes() == probabilities.tobytes()
 
 
 def test_what_is_stored_is_not_scored_again_and_a_further_name_is_scored_alone(packed, folder):
