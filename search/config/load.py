@@ -30,6 +30,8 @@ EXPECTED = {
     "evaluation.seeds": "a number from 1 to 1,000, or one for each of search.architectures",
     "evaluation.max_train_images": "a number of at least 4, or all",
     "evaluation.perturbations": f"all, or a list of {', '.join(PERTURBATIONS)}",
+    "evaluation.also": "NAME: PATH of folders or zips, with letters, digits, - and _ in NAME, or null; for the "
+    "front set evaluation.front=true and evaluation.also=null",
 }
 """What a value may be, by key, where pydantic would name each of several types."""
 UNIONS = (*(tuple(path.split(".")) for path in EXPECTED), ("search", "sampler"), ("search", "scheduler"))

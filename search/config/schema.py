@@ -57,11 +57,14 @@ class EvaluationConfig:
     """Whether the recipes of `search.first` are also retrained and tested, for comparison with the winners."""
     published: str | None = None
     """File of published results and limits of the data, relative to the file that names it, for the report."""
-    also: Literal["front"] | None = None
-    """What is retrained and tested besides the winners: `front` takes the trials on the front of metric and cost."""
+    front: bool = False
+    """Whether the trials on the front of metric and cost are retrained and tested too, besides the winners."""
     front_cost: FrontCost = "parameters"
     """Cost of the front, per image: parameters of the model, multiply-accumulates of a prediction, or seconds of
     training."""
+    also: dict[Label, str] | None = None
+    """Further sources of the same two classes, as NAME: PATH of a folder or .zip: {CLASS,CLASS}/** or test/CLASS/**.
+    Each model is scored on them too, without training; a source may have one class alone."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called positive. `validation` takes the one at which most validation
     images are called right, by a model that is trained without them for this purpose."""

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from search.cluster.job import Failure
 from search.config.schema import StudyConfig
+from search.datasets.sources import PackedSource, prepare_sources
 from search.evaluation.choices import (
     build_calibration,
     build_entry,
@@ -34,9 +35,11 @@ from trainables.errors import InputError
 from trainables.pack_info import load_info
 
 
-def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
+def is_trained(
+    config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial], sources: Sequence[PackedSource]
+) -> bool:
     """Answer whether every retraining of the evaluation has its model already, so that no worker is needed."""
-    choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"]))
+    choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"], sources))
     if any(map(choices.is_open, choices.winners)):
         return False
     folder, retrainings = _get_folder(config), list_retrainings(config, trials, choices)
@@ -61,8 +64,10 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     config, trials = study.config, study.journal.load()
     failures = check_winners(config, trials)
     make_folder(_get_folder(config))
-    retrainer = Retrainer(config=config, pack=packed, folder=_get_model_folder(config), console=console)
-    choices = recall(study.manifest["evaluations"], _choose(config, trials, load_info(packed).fingerprint))
+    sources = prepare_sources(config, packed, console)
+    folder = _get_model_folder(config)
+    retrainer = Retrainer(config=config, pack=packed, folder=folder, console=console, sources=sources)
+    choices = recall(study.manifest["evaluations"], _choose(config, trials, load_info(packed).fingerprint, sources))
     choices = _calibrate(retrainer, trials, choices)
     _open(study, choices)
     retrainings = list_retrainings(config, trials, choices)
@@ -76,11 +81,12 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     return _gather(study, models, [*notes, *failures])
 
 
-def _choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Choices:
-    """Return what is retrained; the costs of the trials are counted only if `evaluation.also` needs them."""
+def _choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, sources: Sequence[PackedSource]) -> Choices:
+    """Return what is retrained; the costs of the trials are counted only if `evaluation.front` needs them."""
     wanted = config.evaluation
-    front = find_front(list_points(config, trials), wanted.front_cost) if wanted.also == "front" else []
-    return choose(config, trials, fingerprint, [point.trial.number for point in front])
+    front = find_front(list_points(config, trials), wanted.front_cost) if wanted.front else []
+    numbers = [point.trial.number for point in front]
+    return choose(config, trials, fingerprint, numbers, [each.source for each in sources])
 
 
 def load_result(study: OpenStudy) -> Result:

@@ -42,7 +42,7 @@ class FurtherTest:
     name: str
     """Of the perturbation or of the source."""
     fingerprint: str
-    """Of the images: that of their pack."""
+    """Of the images."""
 
 
 Logits = tuple[NDArray[np.float32], NDArray[np.uint8]]
@@ -62,9 +62,11 @@ class Due:
 
 def list_tests(choices: Choices) -> list[FurtherTest]:
     """Return the further tests of the choices, in the order of the report."""
-    return [
+    changed = [
         FurtherTest(kind="perturbation", name=name, fingerprint=choices.fingerprint) for name in choices.perturbations
     ]
+    others = [FurtherTest(kind="source", name=each.name, fingerprint=each.fingerprint) for each in choices.sources]
+    return [*changed, *others]
 
 
 def list_due(folder: Path, labels: Iterable[str], tests: Sequence[FurtherTest]) -> dict[str, Due]:

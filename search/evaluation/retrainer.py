@@ -15,6 +15,7 @@ from search.cluster.silence import Silence
 from search.cluster.transfer import Delivery, build_delivery
 from search.cluster.worker import Trained, run_job
 from search.config.schema import StudyConfig
+from search.datasets.sources import PackedSource, open_packed
 from search.evaluation.further import Due, FurtherTest, Opener
 from search.evaluation.model_record import Retraining
 from search.evaluation.result import Calibration, TestedModel
@@ -34,6 +35,8 @@ class Retrainer:
     pack: Path
     folder: ModelFolder
     console: Console
+    sources: Sequence[PackedSource] = ()
+    """Images from elsewhere, on which stored models are scored."""
 
     def retrain(self, retrainings: Sequence[Retraining]) -> dict[str, TestedModel | Failure]:
         """Train on all training images and test; return by label the tested model, or why there is none.
@@ -75,8 +78,10 @@ class Retrainer:
 
     def _build_opener(self, test: FurtherTest, deliver: Delivery) -> Opener:
         """Return what opens the images of a further test on a worker."""
-        assert test.kind == "perturbation"
-        return functools.partial(open_perturbed, deliver, test.name)
+        if test.kind == "perturbation":
+            return functools.partial(open_perturbed, deliver, test.name)
+        (packed,) = (each for each in self.sources if each.source.name == test.name)
+        return functools.partial(open_packed, build_delivery(self.config, packed.pack), packed.left_out)
 
     def run(self, jobs: Sequence[Job], work: Work) -> dict[str, Any]:
         """Run jobs and return by label the result of each, or its Failure.

@@ -65,6 +65,17 @@ def score(labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: flo
 
     probabilities = to_probabilities(torch.from_numpy(logits)).numpy()
     called = call_real(probabilities, threshold).astype(labels.dtype)
+    values = measure(labels, probabilities, threshold)
+    values["loss"] = float(cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+    confusion = metrics.confusion_matrix(labels, called, labels=[0, 1]).tolist()
+    return {"metrics": values, "confusion": tuple(tuple(row) for row in confusion)}
+
+
+def measure(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], threshold: float) -> dict[str, float]:
+    """Return the metrics of probabilities (M,) by name, as TestedModel has them, without `loss`."""
+    from sklearn import metrics
+
+    called = call_real(probabilities, threshold).astype(labels.dtype)
     precisions, recalls, f1s, _ = metrics.precision_recall_fscore_support(
         labels, called, labels=[0, 1], zero_division=0.0
     )
@@ -80,13 +91,8 @@ def score(labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: flo
         "average_precision": metrics.average_precision_score(labels, probabilities),
         "brier": metrics.brier_score_loss(labels, probabilities),
         "ece": _measure_calibration(labels, probabilities),
-        "loss": cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)),
     }
-    confusion = metrics.confusion_matrix(labels, called, labels=[0, 1]).tolist()
-    return {
-        "metrics": {name: float(value) for name, value in values.items()},
-        "confusion": tuple(tuple(row) for row in confusion),
-    }
+    return {name: float(value) for name, value in values.items()}
 
 
 def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
@@ -147,6 +153,20 @@ def resample_rights(labels: NDArray[np.uint8], rights: NDArray[np.float64]) -> d
         "recall": positive / num_positive,
         "recall_fake": negative / (len(labels) - num_positive),
     }
+
+
+def resample_class(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[str, NDArray[np.float64]]:
+    """Do what `resample` does for images of one class alone.
+
+    Returns:
+        (NUM_RESAMPLES,) by name: `recall`, and `probability`, the mean probability of label 1.
+    """
+    rows = {
+        "recall": np.mean([call_real(*model) == (labels == 1) for model in models], axis=0),
+        "probability": np.mean([probabilities for probabilities, _ in models], axis=0, dtype=np.float64),
+    }
+    parts = [{name: row[drawn].mean(axis=1) for name, row in rows.items()} for drawn in _draw(labels)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in rows}
 
 
 def bound(distribution: NDArray[np.float64]) -> Interval:

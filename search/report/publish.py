@@ -18,6 +18,7 @@ from search.report.cells import align
 from search.report.front import describe_uncounted
 from search.report.notes import describe_changes, list_notes
 from search.report.page import write_page
+from search.report.sources import describe_sources
 from search.report.tables import list_search_tables, tabulate_best, write_report
 from search.report.terminal import render
 from trainables.durable import write_file
@@ -33,6 +34,7 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     config = result.config
     notes = [
         *list_notes(config, result.manifest, result.trials, result.models),
+        *describe_sources(result),
         *describe_uncounted(config, result.trials),
         *describe_changes(journal.list_changes()),
         *result.notes,

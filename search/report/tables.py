@@ -28,6 +28,7 @@ from search.report.figures import draw_confusion, draw_curves, render_png
 from search.report.front import tabulate_front
 from search.report.page import write_page
 from search.report.robustness import format_robustness, tabulate_robustness
+from search.report.sources import format_sources, tabulate_sources
 from search.report.summary import SearchSummary, summarize_search
 from search.samplers.shares import name_device
 from trainables.config import Value, list_defaults
@@ -51,17 +52,20 @@ HEADER = [
 def write_report(result: Result, directory: Path) -> list[Path]:
     """Write report.html, comparison.csv, .md and .tex and, per architecture, confusion matrix and winner's curves.
 
-    With perturbations, write robustness.csv too. Return the files; those of an earlier report are replaced, each in one
-    step.
+    With perturbations, write robustness.csv too; with other sources, sources.csv. Return the files; those of an earlier
+    report are replaced, each in one step.
     """
     contents = {
         "comparison.csv": summarize(result).map(defuse).to_csv(index=False, lineterminator="\n").encode(),
         "comparison.md": format_markdown(result).encode(),
         "comparison.tex": format_latex(list_tables(result)[0]).encode(),
     }
-    (directory / "robustness.csv").unlink(missing_ok=True)  # else that of an earlier report would stay
+    for name in ("robustness.csv", "sources.csv"):  # else that of an earlier report would stay
+        (directory / name).unlink(missing_ok=True)
     if tabulate_robustness(result):
         contents["robustness.csv"] = format_robustness(result)
+    if tabulate_sources(result):
+        contents["sources.csv"] = format_sources(result)
     for architecture, models in result.winners.items():
         name, matrices = f"figures/{shorten(architecture)}", [tested.confusion for tested in models]
         contents[f"{name}_confusion.png"] = render_png(draw_confusion(matrices, architecture, result.classes))
@@ -81,6 +85,7 @@ def list_tables(result: Result) -> list[Table]:
         *(table for table in lower if table.rows),
         _detail(result),
         *(table for difference in list_differences(result) for table in _tabulate_difference(difference)),
+        *tabulate_sources(result),
         _tabulate_costs(result),
     ]
 
