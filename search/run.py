@@ -115,10 +115,15 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
         build_scheduler(config.search, architecture)  # raises InputError where it cannot
     check_shares(config)
     packed = None if config.trainable else prepare_data(config, console)
+    sources: list[Any] = []
+    if packed and config.evaluation.also:
+        from search.datasets.sources import prepare_sources  # with torch, before the trials only for those who name any
+
+        sources = prepare_sources(config, packed, console)
     prepare_weights(config)
     with contextlib.ExitStack() as stack:
         nodes = []
-        if accept_changes or not _is_over(config, packed):
+        if accept_changes or not _is_over(config, packed, sources):
             nodes = stack.enter_context(connect(config))
             check_nodes(config, nodes, console)
         opened = stack.enter_context(open_study(config, console.print, packed=packed, accept_changes=accept_changes))
@@ -130,7 +135,7 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
         return study
 
 
-def _is_over(config: StudyConfig, packed: Path | None) -> bool:
+def _is_over(config: StudyConfig, packed: Path | None, sources: Sequence[Any]) -> bool:
     """Answer whether a study in a folder has nothing left to search or to retrain."""
     journal = None
     if not config.url and (config.directory / MANIFEST).exists() and not has_requests(config.directory):
@@ -147,7 +152,7 @@ def _is_over(config: StudyConfig, packed: Path | None) -> bool:
     from search.evaluation.choices import check_winners
     from search.evaluation.evaluate import is_trained  # with torch
 
-    return not check_winners(config, trials) and is_trained(config, load_manifest(config.directory), trials)
+    return not check_winners(config, trials) and is_trained(config, load_manifest(config.directory), trials, sources)
 
 
 def _search(

@@ -36,7 +36,7 @@ search: {{architectures: [cnn], num_trials: 8, max_epochs: 3, scheduler: none, n
 space:
   shared: {{learning_rate: {{low: 1e-4, high: 1e-2, log: true}}, batch_size: 32}}
   cnn: {{filters: 8, convs_per_block: 2}}
-evaluation: {{seeds: 1}}
+evaluation: {{seeds: 1, perturbations: [flip]}}
 """
 
 FUNCTION = """
@@ -170,6 +170,7 @@ def test_a_study_whose_head_vanishes_continues_from_the_bucket_on_another_machin
         assert [output.count(line) for line in lines] == [0] * known + [1] * (3 - known)
     names = list(store.list())
     assert {"study.yaml", "trials.csv", "report/report.html", "models/cnn-seed0.json"} <= set(names)
+    assert [name for name in names if "/further/" in name] == ["models/further/cnn-seed0.perturbation.flip.safetensors"]
     assert not [name for name in names if name.startswith(("checkpoints/", "study.lock", ".reaching"))]
 
     third = ["--set", f"data.cache={tmp_path / 'third'}"]

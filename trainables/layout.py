@@ -5,7 +5,7 @@ The layout is {train,val,test}/CLASS/**, in any case, or CLASS/** without a spli
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from trainables.errors import InputError
 from trainables.source import LAYOUT, Source
@@ -13,6 +13,8 @@ from trainables.source import LAYOUT, Source
 SPLITS = ("train", "val", "test")
 WHOLE = "all"
 """Split of all images of a data set that has none."""
+SOURCE = "source"
+"""Split of images from elsewhere, which no model trains on."""
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LONGEST = 100
 """Characters of a class's name, at most."""
@@ -25,7 +27,7 @@ class Layout:
     classes: tuple[str, str]
     """Names in the order of their labels, 0 and 1."""
     splits: tuple[str, ...]
-    """Those of SPLITS that there are, or WHOLE; each must have images of both classes."""
+    """Those of SPLITS that there are, or WHOLE, each with images of both classes; or SOURCE."""
     files: dict[str, str]
     """Path inside the source -> SPLIT/CLASS/FILE."""
 
@@ -66,6 +68,32 @@ def read_layout(source: Source, positive: str | None = None) -> Layout:
     return layout
 
 
+def read_source(source: Source, classes: tuple[str, str]) -> Layout:
+    """Find the images of a source that models are only tested on: those of its test folder if it has splits, else all.
+
+    Args:
+        source: Folder or zip.
+        classes: The two classes in the order of their labels; the source may have one of them alone.
+
+    Raises:
+        InputError: If it has images of another class, or none, or a folder of a class is empty.
+    """
+    roots = _find_splits(source, classes)
+    root = roots.get(WHOLE, roots.get("test"))
+    if root is None:
+        raise InputError(f"{source.path} has train and no test folder: give CLASS/** or test/CLASS/**")
+    start = f"{root}/".lstrip("/")
+    found = {name: source.list_files(f"{start}{name}") for name in sorted(source.list_folders(root))}
+    expected = f"expected {' and '.join(classes)}, or one of them, in CLASS/** or test/CLASS/**"
+    if unknown := [name for name, files in found.items() if name not in classes and _has_images(files)]:
+        raise InputError(f"{source.path} has images of {', '.join(map(ascii, unknown[:20]))}: {expected}")
+    own = [name for name in classes if name in found]
+    if empty := [name for name in own or classes if not found.get(name)]:
+        raise InputError(f"{source.path} has no images of {' and '.join(empty)}: {expected}")
+    files = {path: f"{SOURCE}/{path.removeprefix(start)}" for name in own for path in found[name]}
+    return Layout(classes=classes, splits=(SOURCE,), files=files)
+
+
 def require_classes(
     source: Source, parts: Iterable[str], present: set[str], complaint: str = "has only files that are not images in"
 ) -> None:
@@ -74,11 +102,12 @@ def require_classes(
         raise InputError(f"{source.path} {complaint} {', '.join(missing)}: expected images in {LAYOUT}")
 
 
-def _find_splits(source: Source) -> dict[str, str]:
-    """Return the folder of each split, or of WHOLE."""
+def _find_splits(source: Source, classes: Collection[str] = ()) -> dict[str, str]:
+    """Return the folder of each split, or of WHOLE; a folder around all does not have the name of a class."""
     top = ""
     names = source.list_folders(top)
-    if len(names) == 1 and names[0].lower() not in SPLITS and (below := source.list_folders(names[0])):
+    around = [name for name in names if name.lower() not in SPLITS and name not in classes]
+    if len(names) == len(around) == 1 and (below := source.list_folders(names[0])):
         top, names = f"{names[0]}/", below
     roots = {split: f"{top}{name}" for split in SPLITS for name in names if name.lower() == split}
     if not {"train", "test"} & roots.keys():
@@ -88,13 +117,15 @@ def _find_splits(source: Source) -> dict[str, str]:
     return roots
 
 
+def _has_images(files: Iterable[str]) -> bool:
+    return any(path.lower().endswith(SUFFIXES) for path in files)
+
+
 def _choose_classes(source: Source, found: dict[tuple[str, str], list[str]], positive: str | None) -> tuple[str, str]:
     """Return the two classes in the order of their labels; folders without images do not count if there are more."""
     names = sorted({label for _, label in found})
     if len(names) > 2:
-        names = sorted(
-            {label for (_, label), files in found.items() if any(path.lower().endswith(SUFFIXES) for path in files)}
-        )
+        names = sorted({label for (_, label), files in found.items() if _has_images(files)})
     if len(names) != 2:
         told = f" ({', '.join(map(ascii, names[:20]))})" if names else ""
         raise InputError(

@@ -17,20 +17,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from trainables.config import IMAGE_SIZE
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
 from trainables.files import hash_file
-from trainables.layout import WHOLE, Layout, read_layout, require_classes
+from trainables.layout import SOURCE, WHOLE, Layout, read_layout, read_source, require_classes
 from trainables.pack_info import PACK_JSON, load_info
 from trainables.source import Batch, Folder, Member, Source, cut, describe_bad, open_source, require_source, sign_source
 
 FORMAT = 3
 """Version of the packed files; it is part of the names in the cache, so packs of other versions are not found."""
 FILES = {"train": "train", "val": "train", "test": "test"}
-"""Split of a data set -> files of the pack that hold it."""
+"""Split of a data set -> files of the pack that hold it. Those of a source are named as its split."""
 Progress = Callable[[int, int], None]
 
 
@@ -44,10 +43,17 @@ class Settings:
     """Class with label 1."""
     test_fraction: float | None = None
     """Fraction of the images that becomes the test split, for a source without splits; None for any other."""
+    classes: tuple[str, str] | None = None
+    """Classes in the order of their labels, for images that models are only tested on; None for a data set."""
 
     def describe(self) -> str:
         """Return the settings as text; those of CIFAKE are the empty one."""
-        return "" if self == Settings() else json.dumps(dataclasses.asdict(self))
+        plain = {name: value for name, value in dataclasses.asdict(self).items() if name != "classes" or value}
+        return "" if self == Settings() else json.dumps(plain)
+
+    def read_layout(self, source: Source) -> Layout:
+        """Return which files of a source belong to which split and class."""
+        return read_layout(source, self.positive) if self.classes is None else read_source(source, self.classes)
 
 
 def pack(
@@ -77,7 +83,7 @@ def pack(
     """
     try:
         require_source(source)
-        paths = read_layout(Folder(source), settings.positive).files if source.is_dir() else ("",)
+        paths = settings.read_layout(Folder(source)).files if source.is_dir() else ("",)
         link = cache / f"source{FORMAT}-{sign_source(source, settings.describe(), paths)}"
         if not link.is_dir():
             make_folder(cache)
@@ -108,7 +114,7 @@ def _write_pack(source: Source, cache: Path, settings: Settings, on_bad_image: s
     """Write the pack, unless it exists; it gets its name when all of it is on the disk."""
     temporary = cache / "packing"
     shutil.rmtree(temporary, ignore_errors=True)
-    layout = read_layout(source, settings.positive)
+    layout = settings.read_layout(source)
     members = _divide(source, layout, settings.test_fraction)
     lines = "".join(f"{member.name}\0{member.crc:08x}\0{member.size}\n" for member in members)
     known = (lines + settings.describe()).encode(errors="surrogateescape")
@@ -120,10 +126,13 @@ def _write_pack(source: Source, cache: Path, settings: Settings, on_bad_image: s
 
     temporary.mkdir()
     try:
-        chunks = {split: cut([each for each in members if each.name.startswith(f"{split}/")]) for split in FILES}
+        splits = layout.splits if SOURCE in layout.splits else FILES
+        chunks = {split: cut([each for each in members if each.name.startswith(f"{split}/")]) for split in splits}
         batches = decode_chunks(source, [*itertools.chain(*chunks.values())], on_bad_image, progress, settings.size)
         with contextlib.closing(batches):
-            info = _write_splits(source, layout, temporary, batches, {name: len(own) for name, own in chunks.items()})
+            info = _write_splits(layout, temporary, batches, {name: len(own) for name, own in chunks.items()})
+        present = {f"{split}/{label}" for split, own in info["counts"].items() for label in own if own[label]}
+        require_classes(source, dict.fromkeys("/".join(each.name.split("/")[:2]) for each in members), present)
         info |= {"fingerprint": fingerprint, "source": str(source.path.resolve()), "size": settings.size}
         write_file(temporary / PACK_JSON, json.dumps(info).encode())
         temporary.rename(target)
@@ -164,18 +173,17 @@ def _carve(member: Member, test_fraction: float) -> Member:
     return dataclasses.replace(member, name=member.name.replace(WHOLE, split, 1))
 
 
-def _write_splits(
-    source: Source, layout: Layout, folder: Path, batches: Iterator[Batch], lengths: Mapping[str, int]
-) -> dict[str, Any]:
+def _write_splits(layout: Layout, folder: Path, batches: Iterator[Batch], lengths: Mapping[str, int]) -> dict[str, Any]:
     """Write images, labels and hashes of the splits, and return their entries of pack.json.
 
     The batches follow each other split after split; `lengths` has their number in each.
     """
-    hashes: dict[str, list[bytes]] = {"train": [], "test": []}
-    labels: dict[str, list[int]] = {"train": [], "test": []}
+    files = {split: FILES.get(split, split) for split in lengths}
+    hashes: dict[str, list[bytes]] = {name: [] for name in files.values()}
+    labels: dict[str, list[int]] = {name: [] for name in files.values()}
     found: dict[str, list[str]] = {"skipped": [], "reasons": [], "resized": []}
     counts: dict[str, dict[str, int]] = {}
-    for split, name in FILES.items():
+    for split, name in files.items():
         counts[split] = dict.fromkeys(layout.classes, 0)
         with (folder / f"{name}.images").open("ab") as file:
             for batch in itertools.islice(batches, lengths[split]):
@@ -189,14 +197,11 @@ def _write_splits(
                 found["reasons"] += batch.bad.values()
                 found["resized"] += batch.resized
     if "val" not in layout.splits:
-        del counts["val"]
-    present = {f"{split}/{label}" for split, own in counts.items() for label in own if own[label]}
-    require_classes(source, [f"{split}/{label}" for split in counts for label in layout.classes], present)
+        counts.pop("val", None)
     for name in labels:
         (folder / f"{name}.labels").write_bytes(bytes(labels[name]))
         (folder / f"{name}.hashes").write_bytes(b"".join(hashes[name]))
-    own, others = (np.frombuffer(b"".join(each), dtype=np.uint64) for each in hashes.values())
-    leaked, duplicates = _find_repeats(own, np.array(labels["train"], dtype=np.uint8), others)
+    leaked, duplicates = _find_repeats(folder) if "train" in labels else ([], [])
     return found | {
         "classes": layout.classes,
         "counts": counts,
@@ -206,15 +211,15 @@ def _write_splits(
     }
 
 
-def _find_repeats(
-    hashes: NDArray[np.uint64], labels: NDArray[np.uint8], test_hashes: NDArray[np.uint64]
-) -> tuple[list[int], list[int]]:
+def _find_repeats(folder: Path) -> tuple[list[int], list[int]]:
     """Find the training images to leave out.
 
     Returns:
         Indices of the images that are also in test, and indices of the other repeated images. Of those the first copy
         stays, unless the image is in both classes: its label is unknown, so every copy is left out.
     """
+    hashes, test_hashes = (np.fromfile(folder / f"{name}.hashes", dtype=np.uint64) for name in ("train", "test"))
+    labels = np.fromfile(folder / "train.labels", dtype=np.uint8)
     leaked = np.isin(hashes, test_hashes)
     repeated = np.ones(len(hashes), dtype=bool)
     repeated[np.unique(hashes, return_index=True)[1]] = False

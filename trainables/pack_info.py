@@ -144,7 +144,7 @@ def _draw_train(pack: Path, *, seed: int, max_images: int | None) -> list[NDArra
     Each class has its own generator, and a smaller `max_images` gives a prefix of the draw for a larger one.
     """
     info = read_pack_json(pack)
-    _, labels_file = (check_size(pack, name, info["files"][name]["bytes"]) for name in ("train.images", "train.labels"))
+    _, labels_file = (locate(pack, name, info) for name in ("train.images", "train.labels"))
     labels = np.fromfile(labels_file, dtype=np.uint8)
     usable = np.ones(len(labels), dtype=bool)
     usable[info["leaked"] + info["duplicates"]] = False
@@ -176,6 +176,26 @@ def read_pack_json(pack: Path) -> dict[str, Any]:
     if not isinstance(info, dict) or not info.keys() >= expected:
         raise InputError(f"{pack / PACK_JSON} does not describe a pack: delete the folder {pack} to pack it again")
     return info
+
+
+def read_hashes(pack: Path, split: str) -> NDArray[np.uint64]:
+    """Return the hashes (N,) of the pixels of all images of a split; no image is read.
+
+    Raises:
+        InputError: If the pack is damaged.
+    """
+    return np.fromfile(locate(pack, f"{split}.hashes", read_pack_json(pack)), dtype=np.uint64)
+
+
+def locate(pack: Path, name: str, info: Mapping[str, Any]) -> Path:
+    """Return the path of a pack's file, given pack.json, after checking its size.
+
+    Raises:
+        InputError: If there is none, or it has another size.
+    """
+    if name not in info["files"]:
+        raise InputError(f"{pack} has no {name}: delete the folder {pack} to pack it again")
+    return check_size(pack, name, info["files"][name]["bytes"])
 
 
 def check_size(pack: Path, name: str, size: int) -> Path:

@@ -6,13 +6,15 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from trainables.pack_info import check_size, draw_train, read_pack_json, split_train
+from trainables.layout import SOURCE
+from trainables.pack_info import draw_train, locate, read_pack_json, split_train
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +108,22 @@ def open_test(pack: Path) -> Split:
     return _open_split(pack, "test")
 
 
+def open_elsewhere(pack: Path, left_out: Sequence[int] = ()) -> Split:
+    """Open images from elsewhere, which were packed with `Settings.classes`, without those that are left out.
+
+    Raises:
+        InputError: If the pack is damaged, or that of a data set.
+    """
+    whole = _open_split(pack, SOURCE)
+    kept = torch.ones(len(whole), dtype=torch.bool)
+    kept[torch.tensor(left_out, dtype=torch.int64)] = False
+    return dataclasses.replace(whole, indices=kept.nonzero()[:, 0])
+
+
 def _open_split(pack: Path, split: str) -> Split:
-    """Open all images of train or of test."""
+    """Open all images of train, of test or of a source."""
     info = read_pack_json(pack)
-    names = f"{split}.images", f"{split}.labels"
-    images, labels = (check_size(pack, name, info["files"][name]["bytes"]) for name in names)
+    images, labels = (locate(pack, f"{split}.{kind}", info) for kind in ("images", "labels"))
     num, written_ns = labels.stat().st_size, images.stat().st_mtime_ns
     paths = {"images": images.resolve(), "labels": labels.resolve()}
     files = PackedFiles(**paths, num=num, size=info["size"], written_ns=written_ns)

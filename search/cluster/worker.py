@@ -66,7 +66,11 @@ def run_job(
         finish: Runs after the last epoch; None ends the job with that epoch.
         job: What to train.
     """
-    messages = train_job(deliver, finish, job)
+    yield from guard(train_job(deliver, finish, job))
+
+
+def guard(messages: Iterator[Report | Finished]) -> Iterator[Report | Finished | Failure]:
+    """Yield the messages of a job; what goes wrong is its last one."""
     while (message := catch(lambda: next(messages, None))) is not None:
         yield message
 
@@ -76,7 +80,7 @@ def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job
     job = dataclasses.replace(job, pack=deliver())
     device = prepare_device(job.cpus, job.gpus)
     name = describe_device(device)
-    _import_code(job)
+    import_code(job)
     start, config, val_split = _prepare_own(job, device) if job.pack is None else _prepare_images(job, device)
     reset_peak_memory(device)
     checkpoint = job.build_checkpoint()
@@ -150,7 +154,7 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
     return device
 
 
-def _import_code(job: Job) -> None:
+def import_code(job: Job) -> None:
     """Import the user's code that a job names.
 
     Raises:

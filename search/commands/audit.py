@@ -17,8 +17,9 @@ from rich.table import Table
 
 from search.commands.terminal import build_console, explain_errors
 from search.config.printable import escape
-from search.datasets.audit.findings import GREY_DEVIATION, MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION, Audit, audit
+from search.datasets.audit.findings import GREY_DEVIATION, Audit, audit
 from search.datasets.audit.images import Images, read_images
+from search.datasets.audit.neighbours import MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION
 from search.datasets.audit.sheet import draw_sheet
 from search.record.provenance import check_target
 from trainables.durable import write_file

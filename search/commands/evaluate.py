@@ -20,6 +20,7 @@ from search.config.load import dump
 from search.config.schema import StudyConfig
 from search.config.untrusted import check_address
 from search.datasets.prepare import prepare_data, prepare_weights
+from search.datasets.sources import prepare_sources
 from search.evaluation import evaluate as evaluation
 from search.evaluation.choices import check_winners
 from search.listeners.wandb.tracker import build_tracker
@@ -65,7 +66,7 @@ def main(
         _check_finished(config, trials)
         packed = prepare_data(config, console)
         _check_same(config, opened.manifest, packed)
-        if evaluation.is_trained(config, opened.manifest, trials):
+        if evaluation.is_trained(config, opened.manifest, trials, prepare_sources(config, packed, console)):
             console.print("Evaluated before with these choices; nothing to train.")
         else:
             prepare_weights(config)

@@ -82,10 +82,14 @@ def _describe_evaluation(config: StudyConfig) -> str:
         named = zip(search.first, config.recipes, strict=True)
         kept = [(path, recipe) for path, recipe in named if recipe.architecture in search.architectures]
         models += sum(pick_seeds(evaluation.seeds, recipe.architecture, Path(path).stem) for path, recipe in kept)
-    front = ", and of the trials on the front" if evaluation.also else ""
+    front = ", and of the trials on the front" if evaluation.front else ""
     images = f" with {evaluation.max_train_images} images" if evaluation.max_train_images else ""
     length = f"{'' if images else 'up to '}{search.describe_epochs()}{images}"
-    return f"Evaluation: at most {models} retrainings of {length}{front}"
+    changes = len(evaluation.list_perturbations())
+    further = [f"{changes} kinds of changed test images"] if changes else []
+    further += [f"images of {', '.join(evaluation.also)}"] if evaluation.also else []
+    scored = f", each scored on {' and on '.join(further)}" if further else ""
+    return f"Evaluation: at most {models} retrainings of {length}{front}{scored}"
 
 
 def list_repetitions(config: StudyConfig) -> list[str]:

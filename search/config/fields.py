@@ -1,5 +1,6 @@
 """Types of single keys of a study's file, and of what study.yaml records."""
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,13 @@ GOALS: Mapping[str, Literal["max", "min"]] = {
     "loss": "min",
 }
 """Metrics by which image classifiers can be compared, and whether larger or smaller values are better."""
+PERTURBATIONS = (
+    *("jpeg90", "jpeg75", "jpeg50", "jpeg30", "blur0.5", "blur1.0", "noise2", "noise5", "noise10"),
+    *("scale0.75", "scale0.5", "crop0.875", "brightness0.8", "brightness1.2", "contrast0.8", "contrast1.2"),
+    *("saturation0.8", "saturation1.2", "flip", "grey"),
+)
+"""Changes of the test images, in the order of the report; search/evaluation/perturbations.py makes them."""
+Perturbation = Annotated[str, Field(pattern=rf"^({'|'.join(map(re.escape, PERTURBATIONS))})$")]
 FrontCost = Literal["parameters", "multiply_accumulates", "seconds"]
 Best = Annotated[float, Field(allow_inf_nan=False, validation_alias=AliasChoices("value", "accuracy"))]
 """Value of a winner, which an early version called `accuracy`."""

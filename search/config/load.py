@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pydantic
 
 from search.config.code import consent
-from search.config.fields import GOALS
+from search.config.fields import GOALS, PERTURBATIONS
 from search.config.schema import Recipe, StudyConfig
 from search.config.search import SearchConfig
 from search.config.space import find_outside, list_specs
@@ -29,6 +29,9 @@ EXPECTED = {
     "evaluation.threshold": "a number above 0 and below 1, or validation",
     "evaluation.seeds": "a number from 1 to 1,000, or one for each of search.architectures",
     "evaluation.max_train_images": "a number of at least 4, or all",
+    "evaluation.perturbations": f"all, or a list of {', '.join(PERTURBATIONS)}",
+    "evaluation.also": "NAME: PATH of folders or zips, with letters, digits, - and _ in NAME, or null; for the "
+    "front set evaluation.front=true and evaluation.also=null",
 }
 """What a value may be, by key, where pydantic would name each of several types."""
 UNIONS = (*(tuple(path.split(".")) for path in EXPECTED), ("search", "sampler"), ("search", "scheduler"))

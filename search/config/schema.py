@@ -10,7 +10,18 @@ import pydantic
 from pydantic import Field
 
 from search.config.data import DataConfig, Published
-from search.config.fields import Amount, Architecture, Count, Few, FrontCost, Label, OwnName, SpecField
+from search.config.fields import (
+    PERTURBATIONS,
+    Amount,
+    Architecture,
+    Count,
+    Few,
+    FrontCost,
+    Label,
+    OwnName,
+    Perturbation,
+    SpecField,
+)
 from search.config.search import SearchConfig
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
@@ -48,14 +59,23 @@ class EvaluationConfig:
     """Whether the recipes of `search.first` are also retrained and tested, for comparison with the winners."""
     published: str | None = None
     """File of published results and limits of the data, relative to the file that names it, for the report."""
-    also: Literal["front"] | None = None
-    """What is retrained and tested besides the winners: `front` takes the trials on the front of metric and cost."""
+    front: bool = False
+    """Whether the trials on the front of metric and cost are retrained and tested too, besides the winners."""
     front_cost: FrontCost = "parameters"
     """Cost of the front, per image: parameters of the model, multiply-accumulates of a prediction, or seconds of
     training."""
+    also: dict[Label, str] | None = None
+    """Further sources of the same two classes, as NAME: PATH of a folder or .zip: {CLASS,CLASS}/** or test/CLASS/**.
+    Each model is scored on them too, without training; a source may have one class alone."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called positive. `validation` takes the one at which most validation
     images are called right, by a model that is trained without them for this purpose."""
+    perturbations: Literal["all"] | tuple[Perturbation, ...] = ()
+    """Changes of the test images on which each model is scored too, without training: `all`, or a list of names."""
+
+    def list_perturbations(self) -> tuple[str, ...]:
+        """Return the names of `perturbations`, each once, in the order of the report."""
+        return tuple(name for name in PERTURBATIONS if self.perturbations == "all" or name in self.perturbations)
 
 
 def pick_seeds(seeds: int | Mapping[str, int], architecture: str, recipe: str | None = None) -> int:

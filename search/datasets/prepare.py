@@ -8,6 +8,7 @@ from rich.progress import Progress
 
 from search.config.code import list_own
 from search.config.conditions import drop_inactive, list_conditions
+from search.config.data import DataConfig
 from search.config.load import dump
 from search.config.printable import escape
 from search.config.schema import StudyConfig
@@ -29,17 +30,9 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
             many test images.
     """
     data = config.data
-    cache = Path(data.cache).expanduser()
-    source = build_sample(cache) if data.path == "sample" else Path(data.path).expanduser()
-    with Progress(console=console, transient=True) as progress:
-        bar = progress.add_task("packing the images", total=None, visible=False)
-        packed = pack(
-            source,
-            cache,
-            Settings(size=data.size, positive=data.positive, test_fraction=data.test_fraction),
-            on_bad_image=data.on_bad_image,
-            progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
-        )
+    source = build_sample(Path(data.cache).expanduser()) if data.path == "sample" else Path(data.path).expanduser()
+    settings = Settings(size=data.size, positive=data.positive, test_fraction=data.test_fraction)
+    packed = show_packing(source, settings, data, console)
     info = load_info(packed)
     if (num_tested := sum(info.counts["test"].values())) > MAX_TEST_IMAGES:
         raise InputError(f"{source} has {num_tested:,} test images, more than {MAX_TEST_IMAGES:,}: remove some")
@@ -47,6 +40,19 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
         console.print(escape(note))
     _check_parts(config, packed)
     return packed
+
+
+def show_packing(source: Path, settings: Settings, data: DataConfig, console: Console) -> Path:
+    """Return the folder of packed images; pack them first, with a progress bar, if the cache does not have them."""
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("packing the images", total=None, visible=False)
+        return pack(
+            source,
+            Path(data.cache).expanduser(),
+            settings,
+            on_bad_image=data.on_bad_image,
+            progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
+        )
 
 
 def _check_parts(config: StudyConfig, packed: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from search.config.load import check
 from search.config.schema import StudyConfig
 from search.evaluation.model_record import Retraining
-from search.record.choices import Choices, Winner
+from search.record.choices import Choices, Source, Winner
 from search.record.provenance import describe_code
 from search.record.trial import State, Trial
 from trainables.config import IMAGE_SIZE, complete_params
@@ -73,7 +73,13 @@ def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
     return missing
 
 
-def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front: Collection[int] = ()) -> Choices:
+def choose(
+    config: StudyConfig,
+    trials: Sequence[Trial],
+    fingerprint: str,
+    front: Collection[int] = (),
+    sources: Sequence[Source] = (),
+) -> Choices:
     """Choose the winners, and the trials of the front, by validation; a threshold that validation chooses is None."""
     wanted = config.evaluation
     # as float32, the type of the probabilities that are compared with it
@@ -94,14 +100,16 @@ def choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, front
         for rank, trial in enumerate(choose_winners(trials, architecture, None, config.data.size), start=1)
         if rank <= wanted.top_k or trial.number in recipes or trial.number in front
     ]
-    also = FRONT.format(metric=config.search.metric, cost=wanted.front_cost) if wanted.also == "front" else ""
+    front_rule = FRONT.format(metric=config.search.metric, cost=wanted.front_cost) if wanted.front else ""
     return Choices(
-        rule=describe_rule(config) + (DISTINCT if wanted.top_k > 1 else "") + also,
+        rule=describe_rule(config) + (DISTINCT if wanted.top_k > 1 else "") + front_rule,
         seeds=wanted.seeds,
         top_k=wanted.top_k,
         threshold=wanted.threshold,
         fingerprint=fingerprint,
         max_train_images=wanted.max_train_images,
+        perturbations=wanted.list_perturbations(),
+        sources=tuple(sources),
         winners=tuple(winners),
     )
 
@@ -173,9 +181,11 @@ def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winn
 
 
 def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choices:
-    """Return the last recorded choices if they equal these, since they have thresholds; else these."""
+    """Return these choices, with the thresholds and curves of the last recorded ones if both choose the same models."""
     last = read_entry(evaluations[-1]) if evaluations else None
-    return last if last is not None and last.is_same(choices) else choices
+    if last is None or not last.is_same(choices):
+        return choices
+    return dataclasses.replace(choices, winners=last.winners)
 
 
 def build_entry(choices: Choices) -> dict[str, Any]:

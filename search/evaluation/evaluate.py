@@ -10,6 +10,7 @@ from rich.console import Console
 
 from search.cluster.job import Failure
 from search.config.schema import StudyConfig
+from search.datasets.sources import PackedSource, prepare_sources
 from search.evaluation.choices import (
     build_calibration,
     build_entry,
@@ -20,6 +21,7 @@ from search.evaluation.choices import (
     recall,
 )
 from search.evaluation.front import find_front, list_points
+from search.evaluation.further import list_due, list_tests, load_further
 from search.evaluation.model_record import Retraining
 from search.evaluation.openings import build_opening, complete_entries, describe_openings
 from search.evaluation.result import Calibration, Result, TestedModel
@@ -33,12 +35,17 @@ from trainables.errors import InputError
 from trainables.pack_info import load_info
 
 
-def is_trained(config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial]) -> bool:
+def is_trained(
+    config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial], sources: Sequence[PackedSource]
+) -> bool:
     """Answer whether every retraining of the evaluation has its model already, so that no worker is needed."""
-    choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"]))
+    choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"], sources))
     if any(map(choices.is_open, choices.winners)):
         return False
-    return all(load_tested(_get_folder(config), each) for each in list_retrainings(config, trials, choices))
+    folder, retrainings = _get_folder(config), list_retrainings(config, trials, choices)
+    if not all(load_tested(folder, each) for each in retrainings):
+        return False
+    return not list_due(folder, [each.label for each in retrainings], list_tests(choices))
 
 
 def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[str] = ()) -> Result:
@@ -57,24 +64,29 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     config, trials = study.config, study.journal.load()
     failures = check_winners(config, trials)
     make_folder(_get_folder(config))
-    retrainer = Retrainer(config=config, pack=packed, folder=_get_model_folder(config), console=console)
-    choices = recall(study.manifest["evaluations"], _choose(config, trials, load_info(packed).fingerprint))
+    sources = prepare_sources(config, packed, console)
+    folder = _get_model_folder(config)
+    retrainer = Retrainer(config=config, pack=packed, folder=folder, console=console, sources=sources)
+    choices = recall(study.manifest["evaluations"], _choose(config, trials, load_info(packed).fingerprint, sources))
     choices = _calibrate(retrainer, trials, choices)
     _open(study, choices)
-    found = _retrain(retrainer, list_retrainings(config, trials, choices), study)
+    retrainings = list_retrainings(config, trials, choices)
+    found = _retrain(retrainer, retrainings, study)
     models = [model for model in found.values() if isinstance(model, TestedModel)]
     failed = {label: failure.reason for label, failure in found.items() if isinstance(failure, Failure)}
     failures += [f"The retraining {label} failed: {reason}." for label, reason in failed.items()]
     if not models:
         raise InputError(f"there is nothing to report. {' '.join(failures)}")
+    failures += _score_further(retrainer, retrainings, models, choices, study)
     return _gather(study, models, [*notes, *failures])
 
 
-def _choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str) -> Choices:
-    """Return what is retrained; the costs of the trials are counted only if `evaluation.also` needs them."""
+def _choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, sources: Sequence[PackedSource]) -> Choices:
+    """Return what is retrained; the costs of the trials are counted only if `evaluation.front` needs them."""
     wanted = config.evaluation
-    front = find_front(list_points(config, trials), wanted.front_cost) if wanted.also == "front" else []
-    return choose(config, trials, fingerprint, [point.trial.number for point in front])
+    front = find_front(list_points(config, trials), wanted.front_cost) if wanted.front else []
+    numbers = [point.trial.number for point in front]
+    return choose(config, trials, fingerprint, numbers, [each.source for each in sources])
 
 
 def load_result(study: OpenStudy) -> Result:
@@ -97,6 +109,10 @@ def load_result(study: OpenStudy) -> Result:
         what = " ".join(["there is no evaluation to report", *known]).rstrip(".")
         raise InputError(f"{config.location}: {what}: the same command without --report evaluates it")
     missing = [f"The retraining {label} left no model." for label, model in found.items() if model is None]
+    due = list_due(folder, [model.label for model in models], list_tests(read_entry(evaluations[-1])))
+    missing += [
+        f"{label} was not scored on {', '.join(test.name for test in each.tests)}." for label, each in due.items()
+    ]
     return _gather(study, models, missing)
 
 
@@ -143,6 +159,24 @@ def _retrain(
     return {each.label: found[each.label] for each in retrainings}
 
 
+def _score_further(
+    retrainer: Retrainer,
+    retrainings: Sequence[Retraining],
+    models: Sequence[TestedModel],
+    choices: Choices,
+    study: OpenStudy,
+) -> list[str]:
+    """Score the models on what they lack of the further tests; return a sentence for each that failed."""
+    due = list_due(retrainer.folder.path, [model.label for model in models], list_tests(choices))
+    if not due:
+        return []
+    retrainer.console.print("Scoring the models on further images, without training:")
+    found = retrainer.score(retrainings, due)
+    study.fetch_models()
+    failed = {label: each.reason for label, each in found.items() if isinstance(each, Failure)}
+    return [f"The further tests of {label} failed: {reason}." for label, reason in failed.items()]
+
+
 def _open(study: OpenStudy, choices: Choices) -> None:
     """Record the choices, then that the test split is about to be opened, unless both are recorded."""
     evaluations = study.manifest["evaluations"]
@@ -177,6 +211,7 @@ def _gather(study: OpenStudy, models: list[TestedModel], notes: Sequence[str]) -
         labels=labels,
         predictions={label: probabilities for label, (_, probabilities, _) in tests.items()},
         mistakes={label: mistakes for label, (_, _, mistakes) in tests.items()},
+        further=load_further(_get_folder(config), tests, list_tests(read_entry(manifest["evaluations"][-1])), labels),
         notes=[*describe_openings(manifest["evaluations"], journal.list_openings()), *notes],
     )
 

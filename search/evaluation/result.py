@@ -71,6 +71,19 @@ class Mistake:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FurtherResult:
+    """What the models say of further images."""
+
+    kind: str
+    """`perturbation` of the test split, or `source` of images from elsewhere."""
+    name: str
+    labels: NDArray[np.uint8]
+    """(M,): 0 or 1; of a perturbation those of the test split."""
+    predictions: dict[str, NDArray[np.float32]]
+    """(M,) by a model's label: probability of label 1; models that were not scored are missing."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
     """Everything that a report shows."""
 
@@ -90,6 +103,8 @@ class Result:
     """By a model's label, the most confident first."""
     notes: list[str]
     """Sentences under the table."""
+    further: list[FurtherResult] = dataclasses.field(default_factory=list)
+    """Further tests on which at least one model was scored."""
 
     @property
     def classes(self) -> Classes:

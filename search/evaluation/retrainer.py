@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,13 +12,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from search.cluster.job import Failure, Finished, Job, Report, Work
 from search.cluster.silence import Silence
-from search.cluster.transfer import build_delivery
+from search.cluster.transfer import Delivery, build_delivery
 from search.cluster.worker import Trained, run_job
 from search.config.schema import StudyConfig
+from search.datasets.sources import PackedSource, open_packed
+from search.evaluation.further import Due, FurtherTest, Opener
 from search.evaluation.model_record import Retraining
 from search.evaluation.result import Calibration, TestedModel
 from search.evaluation.retrainings import ModelFolder, build_job
-from search.evaluation.test import measure_on_validation, save_tested
+from search.evaluation.test import measure_on_validation, open_perturbed, save_tested, score_further
 from search.record.provenance import hash_own
 from trainables.errors import TrainingError
 
@@ -33,6 +35,8 @@ class Retrainer:
     pack: Path
     folder: ModelFolder
     console: Console
+    sources: Sequence[PackedSource] = ()
+    """Images from elsewhere, on which stored models are scored."""
 
     def retrain(self, retrainings: Sequence[Retraining]) -> dict[str, TestedModel | Failure]:
         """Train on all training images and test; return by label the tested model, or why there is none.
@@ -51,6 +55,33 @@ class Retrainer:
         """
         finish = functools.partial(measure_on_validation, self.config.search.metric)
         return self._run(retrainings, finish, val_fraction=self.config.data.val_fraction)
+
+    def score(self, retrainings: Sequence[Retraining], due: Mapping[str, Due]) -> dict[str, int | Failure]:
+        """Score stored models on further images; return by label the number of tests, or why it failed.
+
+        Args:
+            retrainings: Of these models.
+            due: By label, what each lacks; a model that is not among them lacks nothing.
+
+        Raises:
+            OSError: If a disk failed or is full; the finished tests are kept.
+        """
+        deliver = build_delivery(self.config, self.pack)
+        tests = dict.fromkeys(test for each in due.values() for test in each.tests)
+        openers = {test: self._build_opener(test, deliver) for test in tests}
+        pending = [each for each in retrainings if each.label in due]
+        jobs = [
+            dataclasses.replace(job, epochs=len(due[job.label].tests), checkpoint=None)
+            for job in self._build_jobs(pending, val_fraction=None)
+        ]
+        return self.run(jobs, functools.partial(score_further, deliver, self.folder, due, openers))
+
+    def _build_opener(self, test: FurtherTest, deliver: Delivery) -> Opener:
+        """Return what opens the images of a further test on a worker."""
+        if test.kind == "perturbation":
+            return functools.partial(open_perturbed, deliver, test.name)
+        (packed,) = (each for each in self.sources if each.source.name == test.name)
+        return functools.partial(open_packed, build_delivery(self.config, packed.pack), packed.left_out)
 
     def run(self, jobs: Sequence[Job], work: Work) -> dict[str, Any]:
         """Run jobs and return by label the result of each, or its Failure.
@@ -75,8 +106,12 @@ class Retrainer:
     def _run(
         self, retrainings: Sequence[Retraining], finish: Callable[[Job, Trained], T], val_fraction: float | None
     ) -> dict[str, T | Failure]:
+        jobs = self._build_jobs(retrainings, val_fraction)
+        return self.run(jobs, functools.partial(run_job, build_delivery(self.config, self.pack), finish))
+
+    def _build_jobs(self, retrainings: Sequence[Retraining], val_fraction: float | None) -> list[Job]:
         sources = hash_own(self.config.code)
-        jobs = [
+        return [
             build_job(
                 retraining,
                 self.pack,
@@ -89,7 +124,6 @@ class Retrainer:
             )
             for number, retraining in enumerate(retrainings)
         ]
-        return self.run(jobs, functools.partial(run_job, build_delivery(self.config, self.pack), finish))
 
 
 class _Queue:
@@ -154,7 +188,7 @@ class _Shown:
             loss = f"train loss {report.metrics['train_loss']:.4f}"
             self._console.print(f"  {job.label}: epoch {epoch}/{job.epochs}, {loss}")
 
-    def show_end(self, job: Job, result: TestedModel | Failure | Calibration) -> None:
+    def show_end(self, job: Job, result: TestedModel | Failure | Calibration | int) -> None:
         self._bars.stop_task(self._rows[job.label])
         text = "done"
         match result:

@@ -16,8 +16,10 @@ from search.evaluation.model_file import (
     PREDICTIONS,
     RECORD,
     WEIGHTS,
+    TrainedModel,
     check_files,
     check_predictions,
+    load_model,
     load_predictions,
     load_record,
 )
@@ -58,6 +60,29 @@ class ModelFolder:
             store = Store(self.url)
             for suffixes in ((WEIGHTS, PREDICTIONS, CARD), (RECORD,)):
                 store.upload({f"models/{label}{suffix}": self.path / f"{label}{suffix}" for suffix in suffixes})
+
+    def upload_file(self, name: str) -> None:
+        """Put one more file of a model into the store."""
+        if self.url is not None:
+            Store(self.url).upload({f"models/{name}": self.path / name})
+
+    def load(self, label: str, weights: str) -> TrainedModel:
+        """Load a model whose file of weights has this SHA-256, from the store if this node has another one or none.
+
+        Raises:
+            InputError: If it is not there, damaged or altered.
+        """
+        try:
+            is_here = load_record(self.path / f"{label}{RECORD}").sha256["weights"] == weights
+        except InputError:
+            is_here = False
+        if not is_here and self.url is not None:
+            names = f"{label}{WEIGHTS}", f"{label}{RECORD}"
+            Store(self.url).download({f"models/{name}": self.path / name for name in names})
+        model = load_model(self.path / f"{label}{WEIGHTS}")
+        if model.record.sha256["weights"] != weights:
+            raise InputError(f"the model {label} was replaced while it was tested: evaluate the study again")
+        return model
 
 
 def build_job(

@@ -4,7 +4,7 @@ scikit-learn, torchmetrics and scipy are imported where they are used: no search
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,17 @@ def score(labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: flo
 
     probabilities = to_probabilities(torch.from_numpy(logits)).numpy()
     called = call_real(probabilities, threshold).astype(labels.dtype)
+    values = measure(labels, probabilities, threshold)
+    values["loss"] = float(cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+    confusion = metrics.confusion_matrix(labels, called, labels=[0, 1]).tolist()
+    return {"metrics": values, "confusion": tuple(tuple(row) for row in confusion)}
+
+
+def measure(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], threshold: float) -> dict[str, float]:
+    """Return the metrics of probabilities (M,) by name, as TestedModel has them, without `loss`."""
+    from sklearn import metrics
+
+    called = call_real(probabilities, threshold).astype(labels.dtype)
     precisions, recalls, f1s, _ = metrics.precision_recall_fscore_support(
         labels, called, labels=[0, 1], zero_division=0.0
     )
@@ -80,13 +91,8 @@ def score(labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: flo
         "average_precision": metrics.average_precision_score(labels, probabilities),
         "brier": metrics.brier_score_loss(labels, probabilities),
         "ece": _measure_calibration(labels, probabilities),
-        "loss": cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)),
     }
-    confusion = metrics.confusion_matrix(labels, called, labels=[0, 1]).tolist()
-    return {
-        "metrics": {name: float(value) for name, value in values.items()},
-        "confusion": tuple(tuple(row) for row in confusion),
-    }
+    return {name: float(value) for name, value in values.items()}
 
 
 def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
@@ -117,16 +123,50 @@ def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[s
         labels, so that differences between two calls are paired. The calibration error is not among them: images
         drawn twice raise it, so its resampled values give no interval.
     """
-    generator = np.random.default_rng(0)
-    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     parts = []
-    for _ in range(NUM_RESAMPLES // NUM_AT_ONCE):
-        drawn = np.hstack([generator.choice(own, size=(NUM_AT_ONCE, len(own))) for own in classes])
+    for drawn in _draw(labels):
         indices = torch.from_numpy(drawn)
         truth = torch.from_numpy(labels).int()[indices]
         found = [_measure(truth, *_take(model, indices)) for model in models]
         parts.append({name: np.mean([one[name] for one in found], axis=0) for name in found[0]})
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def resample_rights(labels: NDArray[np.uint8], rights: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Score the resamples of `resample` for many rows at once, by the metrics that count right images.
+
+    Args:
+        labels: (M,) of 0 and 1.
+        rights: (M, K), of each row the share of its models that call the image right.
+
+    Returns:
+        (NUM_RESAMPLES, K) by metric: accuracy, recall and recall_fake, each its mean over the models.
+    """
+    parts = []
+    for drawn in _draw(labels):
+        times = np.stack([np.bincount(row, minlength=len(labels)) for row in drawn]).astype(np.float64)
+        parts.append([times[:, labels == label] @ rights[labels == label] for label in (0, 1)])
+    negative, positive = np.concatenate(parts, axis=1)
+    num_positive = int((labels == 1).sum())
+    return {
+        "accuracy": (negative + positive) / len(labels),
+        "recall": positive / num_positive,
+        "recall_fake": negative / (len(labels) - num_positive),
+    }
+
+
+def resample_class(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[str, NDArray[np.float64]]:
+    """Do what `resample` does for images of one class alone.
+
+    Returns:
+        (NUM_RESAMPLES,) by name: `recall`, and `probability`, the mean probability of label 1.
+    """
+    rows = {
+        "recall": np.mean([call_real(*model) == (labels == 1) for model in models], axis=0),
+        "probability": np.mean([probabilities for probabilities, _ in models], axis=0, dtype=np.float64),
+    }
+    parts = [{name: row[drawn].mean(axis=1) for name, row in rows.items()} for drawn in _draw(labels)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in rows}
 
 
 def bound(distribution: NDArray[np.float64]) -> Interval:
@@ -152,6 +192,14 @@ def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predicti
     only_first, only_second = int((rights[0] & ~rights[1]).sum()), int((rights[1] & ~rights[0]).sum())
     p = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
     return Pairing(only_first=only_first, only_second=only_second, p=float(p))
+
+
+def _draw(labels: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
+    """Yield indices (NUM_AT_ONCE, M) of resampled images, the same for as many labels."""
+    generator = np.random.default_rng(0)
+    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
+    for _ in range(NUM_RESAMPLES // NUM_AT_ONCE):
+        yield np.hstack([generator.choice(own, size=(NUM_AT_ONCE, len(own))) for own in classes])
 
 
 def _measure_calibration(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:

@@ -1,12 +1,12 @@
 """What a worker does after the last epoch of a retraining: tests it once, or chooses a threshold on validation.
 
-The only module that opens the test split. The checkpoint is deleted after the model's record is written, so a
-retraining that is killed before continues from it, bit for bit.
+Later it scores the stored model on further images. This is the only module that opens the test split. The checkpoint is
+deleted after the model's record is written, so a retraining that is killed before continues from it, bit for bit.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +15,30 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from search.cluster.job import Finished, Job
-from search.cluster.worker import Trained, train_job
+from search.cluster.job import Failure, Finished, Job, Report
+from search.cluster.worker import Trained, guard, import_code, prepare_device, train_job
 from search.config.schema import ResourceConfig
 from search.evaluation.cost import measure_cost
+from search.evaluation.further import Due, FurtherTest, Opener, is_stored, name_file, save_logits
 from search.evaluation.model_file import describe_preprocessing, save_model
 from search.evaluation.model_record import ModelRecord, Retraining
+from search.evaluation.perturbations import perturb
 from search.evaluation.result import Calibration, TestedModel
 from search.evaluation.retrainings import ModelFolder, build_job
 from search.evaluation.statistics import call_real, choose_threshold, score
 from search.record.provenance import describe_code
-from trainables.config import list_values
+from trainables.config import TrainConfig, list_values
 from trainables.metrics import to_probabilities
 from trainables.models.model import count_parameters, restore_model
 from trainables.pack_info import load_info
-from trainables.runtime import describe_hardware, read_peak_memory
+from trainables.runtime import describe_device, describe_hardware, read_peak_memory
 from trainables.splits import Split, open_test
 from trainables.train import predict
 
 NUM_MISTAKES = 32
 """Test images kept of each model: its most confident mistakes."""
+PART = 1024
+"""Images that are changed at a time; whole batches, so that they are scored as in the plain test."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,12 +83,40 @@ def measure_on_validation(metric: str, job: Job, trained: Trained) -> Calibratio
     """
     assert trained.val_split is not None, "there are images to validate on"
     model = restore_model(trained.config.model, trained.state["model"], size=trained.config.size)
-    logits = _score(model, trained.val_split, trained)
+    logits = _score(model, trained.val_split, trained.config, trained.device)
     labels = trained.val_split.labels.index_select(0, trained.val_split.indices)
     return Calibration(
         threshold=choose_threshold(labels.numpy(), to_probabilities(logits).numpy()),
         curve=tuple(metrics[metric] for metrics in trained.state["history"]),
     )
+
+
+def score_further(
+    deliver: Callable[[], str | None],
+    folder: ModelFolder,
+    due: Mapping[str, Due],
+    openers: Mapping[FurtherTest, Opener],
+    job: Job,
+) -> Iterator[Report | Finished | Failure]:
+    """Score a stored model on further images, a message for each test; a test that is stored meanwhile is left out.
+
+    Args:
+        deliver: Copies the pack of the study to this node if it lacks it.
+        folder: Where the model is stored, and the logits are to be.
+        due: By label, the tests of the job's model among them.
+        openers: Open the images of each test.
+        job: What the scoring may use, and whose it is.
+    """
+    return guard(_score_further(deliver, folder, due[job.label], openers, job))
+
+
+def open_perturbed(deliver: Callable[[], str | None], name: str) -> Iterator[Split]:
+    """Open the test images as a perturbation leaves them, in parts of whole batches."""
+    test = open_test(Path(str(deliver())))
+    for indices in test.indices.split(PART):
+        images = perturb(name, test.images.index_select(0, indices), indices)
+        labels = test.labels.index_select(0, indices)
+        yield Split(images=images, labels=labels, indices=torch.arange(len(indices)))
 
 
 def train_and_test(retraining: Retraining, pack: Path, granted: ResourceConfig) -> tuple[nn.Module, TestedModel]:
@@ -120,7 +152,7 @@ def _test(retraining: Retraining, job: Job, trained: Trained) -> Tested:
 
 
 def _predict(model: nn.Module, test: Split, threshold: float, trained: Trained) -> dict[str, NDArray[Any]]:
-    logits = _score(model, test, trained)
+    logits = _score(model, test, trained.config, trained.device)
     probabilities = to_probabilities(logits).numpy()
     labels = test.labels.index_select(0, test.indices).numpy()
     wrong = np.flatnonzero(call_real(probabilities, threshold) != (labels == 1))
@@ -130,8 +162,30 @@ def _predict(model: nn.Module, test: Split, threshold: float, trained: Trained) 
     return {"logits": logits.numpy(), "labels": labels, "mistakes": mistakes, "mistake_images": images}
 
 
-def _score(model: nn.Module, split: Split, trained: Trained) -> torch.Tensor:
-    config = trained.config
-    return predict(
-        model, split, device=trained.device, flip_average=config.flip_average, deterministic=config.deterministic
-    )
+def _score_further(
+    deliver: Callable[[], str | None],
+    folder: ModelFolder,
+    due: Due,
+    openers: Mapping[FurtherTest, Opener],
+    job: Job,
+) -> Iterator[Report | Finished]:
+    deliver()  # which checks this node first
+    device = prepare_device(job.cpus, job.gpus)
+    name = describe_device(device)
+    import_code(job)
+    model = folder.load(job.label, due.weights)
+    for number, test in enumerate(due.tests, start=1):
+        if not is_stored(folder.path, job.label, test, due.weights):
+            parts = [
+                (_score(model.model, part, model.config, device), part.labels.index_select(0, part.indices))
+                for part in openers[test]()
+            ]
+            logits, labels = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+            save_logits(folder.path, job.label, test, due.weights, logits=logits, labels=labels)
+            folder.upload_file(name_file(job.label, test))
+        yield Report({"epoch": number}, name, is_new=False)
+    yield Finished(len(due.tests))
+
+
+def _score(model: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> torch.Tensor:
+    return predict(model, split, device=device, flip_average=config.flip_average, deterministic=config.deterministic)

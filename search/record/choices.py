@@ -7,7 +7,7 @@ added just before the opening.
 import dataclasses
 from typing import Literal
 
-from search.config.fields import Architecture, Best, Count, Few, Finite, Index, Label
+from search.config.fields import Architecture, Best, Count, Digest, Few, Finite, Index, Label, Perturbation
 from search.config.schema import pick_seeds
 from trainables.names import shorten
 
@@ -29,7 +29,7 @@ class Winner:
     recipe: str | None = None
     """Recipe it came from, if baselines are enabled."""
     front: bool = False
-    """Whether it is on the front of metric and cost, if `evaluation.also` is front."""
+    """Whether it is on the front of metric and cost, if `evaluation.front` is true."""
     curve: tuple[float, ...] | None = None
     """Validation metric by epoch of a training on train alone, with the images of the retrainings, if these are others
     than the search's."""
@@ -38,6 +38,23 @@ class Winner:
     def label(self) -> str:
         """Prefix of the files of its retrainings."""
         return shorten(self.architecture) + ("" if self.rank == 1 else f"-rank{self.rank}")
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Images from elsewhere on which every model is scored."""
+
+    name: Label
+    path: str = dataclasses.field(compare=False)
+    """Folder or zip. Moved images are the same images, so the fingerprint counts."""
+    fingerprint: Digest
+    """Of the images that are scored."""
+    counts: tuple[Index, Index]
+    """Their numbers by label."""
+    copies: Index = 0
+    """Images left out, because a training image has the same pixels."""
+    alike: Index = 0
+    """Images left out, because a training image looks like them."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +83,10 @@ class Choices:
     """Of the data."""
     max_train_images: Count | Literal["all"] | None = None
     """Images of the retrainings; null is those of the search."""
+    perturbations: tuple[Perturbation, ...] = ()
+    """Changes of the test images on which each model is scored too."""
+    sources: tuple[Source, ...] = ()
+    """Images from elsewhere on which each model is scored too."""
     winners: tuple[Winner, ...]
     """The winners, then the baselines and those of the front, whose rank is above `top_k`."""
 
@@ -79,12 +100,12 @@ class Choices:
         return pick_seeds(self.seeds, winner.architecture, winner.recipe if winner.rank > self.top_k else None)
 
     def is_same(self, other: "Choices") -> bool:
-        """Return whether other choices equal these, apart from thresholds and curves of validation."""
+        """Return whether other choices equal these, apart from what validation measures and from further tests."""
         return self._blank() == other._blank()
 
     def _blank(self) -> "Choices":
         winners = tuple(dataclasses.replace(winner, threshold=None, curve=None) for winner in self.winners)
-        return dataclasses.replace(self, winners=winners)
+        return dataclasses.replace(self, winners=winners, perturbations=(), sources=())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

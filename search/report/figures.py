@@ -121,6 +121,32 @@ def draw_reliability(
     return _draw_shares(curves, "calibrated", *ends, marker="o", markersize=3)
 
 
+def draw_ranges(rows: Sequence[str], series: Mapping[str, Sequence[tuple[float, float, float]]], metric: str) -> Figure:
+    """Draw a share with its interval in each row.
+
+    Args:
+        rows: Names of the rows, the first one on top; a dotted line goes down from it.
+        series: Mean, low and high end of each row, by the name of the model.
+        metric: What the share is.
+    """
+    figure = Figure(figsize=(PANEL[0], 0.8 + 0.22 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for number, (colour, (name, values)) in enumerate(zip(itertools.cycle(COLOURS), series.items(), strict=False)):
+        means, lows, highs = np.transpose(values)
+        places = np.arange(len(rows)) + 0.5 * ((number + 0.5) / len(series) - 0.5)
+        errors = (means - lows, highs - means)
+        axes.axvline(means[0], color=colour, linestyle=":", linewidth=1)
+        marker = "os^Dv"[number % 5]
+        axes.errorbar(means, places, xerr=errors, color=colour, fmt=marker, markersize=3.5, linewidth=1.2, label=name)
+    axes.set_yticks(range(len(rows)), labels=rows, parse_math=False)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlabel(metric, parse_math=False)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    figure.legend(frameon=False, loc="outside upper center", ncols=2)
+    return figure
+
+
 def render_png(figure: Figure) -> bytes:
     """Return a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()

@@ -23,6 +23,7 @@ from search.report import charts, figures
 from search.report.cells import Table, format_duration, format_metric
 from search.report.history import build_study, explain_missing
 from search.report.notes import describe_seeds
+from search.report.robustness import show_robustness
 from search.report.schedules import draw_schedules
 from search.report.summary import list_architectures
 from trainables.durable import write_file
@@ -71,6 +72,7 @@ def write_page(
         quotes=quotes,
         curves=[*_draw_curves(result), *draw_schedules(result.choices, result.config.search.metric)],
         matrices=_list_matrices(result),
+        robustness=show_robustness(result),
         qualities=_draw_qualities(result),
         mistakes={
             models[0].label: [

@@ -21,6 +21,7 @@ from search.report.front import describe_uncounted
 from search.report.notes import describe_changes, list_notes
 from search.report.overview import list_quotes
 from search.report.page import write_page
+from search.report.sources import describe_sources
 from search.report.tables import list_search_tables, tabulate_best, write_report
 from search.report.terminal import render
 from trainables.durable import write_file
@@ -36,6 +37,7 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     config = result.config
     notes = [
         *list_notes(config, result.manifest, result.trials, result.models),
+        *describe_sources(result),
         *describe_uncounted(config, result.trials),
         *describe_changes(journal.list_changes()),
         *_add_ending(config, result.trials, journal, result.notes),

@@ -29,6 +29,8 @@ from search.report.figures import draw_confusion, draw_curves, render_png, rende
 from search.report.front import tabulate_front
 from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
 from search.report.page import write_page
+from search.report.robustness import format_robustness, tabulate_robustness
+from search.report.sources import format_sources, tabulate_sources
 from search.report.summary import SearchSummary, summarize_search
 from search.samplers.shares import name_device
 from trainables.config import Value, list_defaults
@@ -52,7 +54,8 @@ HEADER = [
 def write_report(result: Result, directory: Path) -> list[Path]:
     """Write report.html, comparison.csv, .md and .tex, the accuracies as a figure and, per architecture, two more.
 
-    Return the files; those of an earlier report are replaced, each in one step.
+    With perturbations, write robustness.csv too; with other sources, sources.csv. Return the files; those of an earlier
+    report are replaced, each in one step.
     """
     contents = {
         "comparison.csv": summarize(result).map(defuse).to_csv(index=False, lineterminator="\n").encode(),
@@ -61,6 +64,12 @@ def write_report(result: Result, directory: Path) -> list[Path]:
     }
     overview = draw_accuracies(result)
     contents["figures/accuracy.png"] = render_png(overview)
+    for name in ("robustness.csv", "sources.csv"):  # else that of an earlier report would stay
+        (directory / name).unlink(missing_ok=True)
+    if tabulate_robustness(result):
+        contents["robustness.csv"] = format_robustness(result)
+    if tabulate_sources(result):
+        contents["sources.csv"] = format_sources(result)
     for architecture, models in result.winners.items():
         name, matrices = f"figures/{shorten(architecture)}", [tested.confusion for tested in models]
         contents[f"{name}_confusion.png"] = render_png(draw_confusion(matrices, architecture, result.classes))
@@ -87,6 +96,7 @@ def list_tables(result: Result) -> list[Table]:
         *(table for table in lower if table.rows),
         _detail(result),
         *(table for difference in list_differences(result) for table in _tabulate_difference(difference)),
+        *tabulate_sources(result),
         _tabulate_costs(result),
     ]
 
@@ -120,7 +130,7 @@ def format_markdown(result: Result) -> str:
     lines = [f"# Study {result.study}"]
     for quote in list_quotes(result):
         lines += ["", escape_markdown(quote)]
-    for table in [*list_tables(result), *list_search_tables(result)]:
+    for table in [*list_tables(result), *tabulate_robustness(result), *list_search_tables(result)]:
         lines += ["", f"## {escape_markdown(table.title)}", "", *format_pipes(table)]
     searches = summarize_search(result.config, result.trials)
     lines += ["", "## Notes"]

@@ -83,6 +83,16 @@ def test_weights_that_cannot_be_had_are_one_error_before_the_search(run, tmp_pat
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.usefixtures("image_folder")
+@pytest.mark.parametrize("path", ["nowhere", "images"])
+def test_a_source_that_cannot_be_used_is_one_error_before_the_search(run, tmp_path, path):
+    code, _, stderr = run("study.yaml", "--set", f"evaluation.also={{other: {path}}}")
+    assert (code, len(stderr.strip().splitlines())) == (2, 1)
+    expected = "nowhere does not exist" if path == "nowhere" else "images shares 10 of its images with the test split"
+    assert stderr.startswith(f"error: evaluation.also.other: {expected}")
+    assert not (tmp_path / "results").exists()
+
+
 def test_a_study_whose_folder_was_moved_continues_where_it_is_now(tmp_path, monkeypatch, packed):
     monkeypatch.chdir(tmp_path)
     create_folder(parse({"name": "mine", "results": str(tmp_path / "large disk")}), packed)
@@ -98,6 +108,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
         "--set", "search.num_trials=18",
         "--set", "search.grace_epochs=1",
         "--set", "space.cnn.filters={low: 8, high: 64, log: true}",
+        "--set", "evaluation.also={phones: phones.zip}",
     )  # fmt: skip
     assert code == 0
     assert "num_trials: 18" in stdout
@@ -106,6 +117,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
     assert "a trial may be stopped after epoch 1, 3 of 9" in stdout
     assert "about 42 if the scheduler stops its share, at most 162, in 18 trials" in stdout
     assert "Evaluation: at most 10 retrainings" in stdout
+    assert ", each scored on images of phones" in stdout
     assert not (tmp_path / "results").exists()
 
 

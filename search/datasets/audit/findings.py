@@ -7,23 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.datasets.audit.images import Images
-from search.datasets.audit.neighbours import compare, find_pairs, hash_images
+from search.datasets.audit.neighbours import MAX_DISTANCE, are_alike, compare, find_pairs, hash_images
 from trainables.layout import Layout
 
-MAX_DISTANCE = 8
-"""Most bits of 64 in which the perceptual hashes of two near-duplicates differ.
-
-Measured on CIFAKE: after brightening by 12 levels or compressing again, 99 % of images differ in 2 bits at most; after
-a shift by one pixel, three in four differ in 8 at most. At 10 bits there are five times as many pairs, mostly of
-different objects.
-"""
-MAX_DIFFERENCE = 20.0
-"""Largest mean difference of two near-duplicates' pixels, in levels of 255. A photo shifted by one pixel has 14."""
-MIN_CORRELATION = 0.9
-"""Smallest correlation of two near-duplicates' pixels.
-
-Above it CIFAKE's pairs show the same picture; below are pairs of small birds on grey skies, whose pixels differ little.
-"""
 GREY_DEVIATION = 1.0
 """An image is near-grey if its channels deviate by less than this from their pixel's mean, on average.
 
@@ -130,7 +116,7 @@ def find_near(images: Images) -> list[NearPair]:
     hashes = hash_images(images.pixels)
     pairs = firsts[find_pairs(hashes[firsts], MAX_DISTANCE)]
     differences, correlations = compare(images.pixels, pairs)
-    alike = np.flatnonzero((differences < MAX_DIFFERENCE) & (correlations > MIN_CORRELATION))
+    alike = np.flatnonzero(are_alike(differences, correlations))
     ranked = alike[np.argsort(differences[alike], kind="stable")]
     return [
         NearPair(

@@ -26,8 +26,9 @@ def log_evaluation(run: Any, result: Result) -> None:
             row[f"roc/{best.architecture}"] = _draw_roc(result, best)
         for name, value in best.metrics.items():
             row[f"{best.architecture}/{name}"] = value
-    if (table := directory / "report" / "comparison.csv").exists():
-        row["comparison"] = _read_table(table)
+    for name in ("comparison", "robustness", "sources"):
+        if (table := directory / "report" / f"{name}.csv").exists():
+            row[name] = _read_table(table)
     if (page := directory / "report" / "report.html").exists():
         row["report"] = wandb.Html(str(page), inject=False)
     run.log(row)
@@ -57,7 +58,7 @@ def _tabulate(result: Result) -> Any:
 
 
 def _read_table(path: Path) -> Any:
-    """Return the report's comparison with the published results."""
+    """Return a table of the report."""
     import wandb
 
     with path.open(encoding="utf-8", newline="") as file:

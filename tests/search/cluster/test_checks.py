@@ -29,11 +29,13 @@ from search.cluster.probe import Probe, open_scratch
 from search.cluster.transfer import build_delivery
 from search.config.load import parse
 from search.config.schema import MANIFEST
+from search.datasets.sources import open_packed
 from search.record.object_store import Store
 from trainables.config import ResNet50Config
 from trainables.errors import InputError
 from trainables.models.model import build_model
 from trainables.models.resnet50.weights import locate_imagenet
+from trainables.pack import Settings, pack
 from trainables.pack_info import verify
 
 ROOT = Path(__file__).parents[3]
@@ -279,6 +281,21 @@ def test_a_node_without_the_pack_is_brought_it_once_and_whole(packed, tmp_path):
     verify(cache / packed.name)
     assert {path.name for path in cache.iterdir()} == {packed.name, "lock"}
     assert delivery() == str(packed)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("node")
+def test_a_node_without_images_from_elsewhere_is_brought_them_like_the_pack(image_folder, tmp_path):
+    packed = pack(image_folder / "test", tmp_path / "driver", Settings(classes=("FAKE", "REAL")))
+    delivery = offer(build_config(tmp_path, cache=str(tmp_path / "cache")), packed)
+
+    @ray.remote
+    def fetch():
+        (split,) = open_packed(dataclasses.replace(delivery, pack=f"/nowhere/{packed.name}"), (0, 9))
+        return str(split.files.images), split.indices.tolist()
+
+    assert ray.get(fetch.remote()) == (str(tmp_path / "cache" / packed.name / "source.images"), list(range(1, 9)))
+    verify(tmp_path / "cache" / packed.name)
 
 
 @pytest.mark.ray

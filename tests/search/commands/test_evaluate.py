@@ -1,9 +1,16 @@
 """The evaluation, as a step and as a command, on a study of two made-up trials and real Ray."""
 
 import shutil
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
+import safetensors.numpy
+import torch
 import typer
+from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -12,6 +19,7 @@ from search.commands.evaluate import conclude, main
 from search.config.load import dump, parse
 from search.config.space import build_distributions, list_specs
 from search.config.yaml import read_yaml
+from search.evaluation.model_file import load_model
 from search.record.folder import OpenStudy, create_folder
 from search.record.journal import Journal
 from search.record.manifest import load_manifest, save_manifest
@@ -188,6 +196,146 @@ def test_retraining_on_all_images_takes_the_whole_schedule_and_tells_whether_it_
     assert "nothing to train" in call(config.directory)[1]
 
 
+@pytest.mark.ray
+def test_a_perturbation_that_is_added_trains_nothing_and_is_another_opening(study):
+    assert call(study, "--set", "evaluation.threshold=validation")[0] == 0
+    before = list_times(study / "models")
+    chosen = ("--set", "evaluation.threshold=validation", "--set", "evaluation.perturbations=[jpeg50, flip]")
+    code, stdout, stderr = call(study, *chosen)
+    assert code == 0, stderr
+    assert "Scoring the models on further images, without training" in stdout
+    assert "epoch 1" not in stdout
+    first, second = load_manifest(study)["evaluations"]
+    assert (first["perturbations"], second["perturbations"]) == ([], ["jpeg50", "flip"])
+    assert first["winners"] == second["winners"]
+    assert second["opened"]["previous"] == first["opened"]["hash"]
+    after = list_times(study / "models")
+    assert {name: after[name] for name in before} == before
+    files = list_times(study / "models" / "further")
+    assert set(files) == {f"cnn-seed0.perturbation.{name}.safetensors" for name in ("jpeg50", "flip")}
+    assert "nothing to train" in call(study, *chosen)[1]
+    assert list_times(study / "models" / "further") == files
+
+    (study / "models" / "further" / "cnn-seed0.perturbation.flip.safetensors").unlink()
+    assert call(study, "--report")[0] == 0
+    assert "cnn-seed0 was not scored on flip." in (study / "report" / "comparison.md").read_text()
+    (study / "models" / "further" / "cnn-seed0.perturbation.flip.safetensors").write_bytes(b"")
+    code, _, stderr = call(study, "--report")
+    assert (code, "flip.safetensors is damaged or no file of logits: evaluate the study again" in stderr) == (2, True)
+    assert call(study, *chosen)[0] == 0
+    again = list_times(study / "models" / "further")
+    assert [name for name in files if again[name] != files[name]] == ["cnn-seed0.perturbation.flip.safetensors"]
+    assert len(load_manifest(study)["evaluations"]) == 2
+    assert call(study, "--report")[0] == 0
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_evaluation_killed_between_two_perturbations_continues_to_the_same_files(study, spawn):
+    assert call(study)[0] == 0
+    straight = shutil.copytree(study, study.parents[1] / "straight" / "tiny")
+    chosen = ("--set", "evaluation.perturbations=all")
+    assert call(straight, *chosen)[0] == 0
+    further = study / "models" / "further"
+    process = spawn([sys.executable, "-m", "search", "evaluate", study, *chosen], stdout=subprocess.DEVNULL)
+    while not further.exists() or not list(further.glob("*.safetensors")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    left = {path.name: path.read_bytes() for path in further.glob("*.safetensors")}
+    code, stdout, stderr = call(study, *chosen)
+    assert code == 0, stderr
+    assert "epoch 1" not in stdout
+    expected = {path.name: path.read_bytes() for path in (straight / "models" / "further").iterdir()}
+    assert {path.name: path.read_bytes() for path in further.iterdir()} == expected
+    assert 0 < len(left) <= len(expected) == 20
+    assert left.items() <= expected.items()
+    names = "robustness.csv", "comparison.csv"
+    assert [(study / "report" / name).read_bytes() for name in names] == [
+        (straight / "report" / name).read_bytes() for name in names
+    ]
+    assert len(load_manifest(study)["evaluations"]) == 2
+
+
+@pytest.fixture
+def sources(tmp_path, image_folder, write_noise):
+    """Settings that name two sources: one of both classes with a copy of a training image, one of FAKE alone."""
+    for number in range(6):
+        write_noise(tmp_path / "other" / ("FAKE", "REAL")[number % 2] / f"{number}.png", 7000 + number)
+        write_noise(tmp_path / "fakes" / "FAKE" / f"{number}.png", 8000 + number)
+    shutil.copy(image_folder / "train/REAL/5.png", tmp_path / "other/REAL/copy.png")
+    return ("--set", f"evaluation.also={{other: {tmp_path / 'other'}, fakes: {tmp_path / 'fakes'}}}")
+
+
+@pytest.mark.ray
+def test_sources_that_are_added_train_nothing_and_are_scored_without_what_training_has(study, sources, tmp_path):
+    assert call(study)[0] == 0
+    before = list_times(study / "models")
+    code, stdout, stderr = call(study, *sources)
+    assert code == 0, stderr
+    assert "cnn-seed0: epoch" not in stdout
+    first, second = load_manifest(study)["evaluations"]
+    assert first["sources"] == []
+    assert [(each["name"], each["counts"], each["copies"], each["alike"]) for each in second["sources"]] == [
+        ("other", [3, 3], 1, 0),
+        ("fakes", [6, 0], 0, 0),
+    ]
+    assert second["opened"]["previous"] == first["opened"]["hash"]
+    assert {name: list_times(study / "models")[name] for name in before} == before
+
+    files = [study / f"models/further/cnn-seed0.source.{name}.safetensors" for name in ("other", "fakes")]
+    model = load_model(study / "models/cnn-seed0.safetensors")
+    pixels = [np.asarray(Image.open(path)) for path in sorted((tmp_path / "fakes/FAKE").iterdir())]
+    images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255
+    found = safetensors.numpy.load(files[1].read_bytes())
+    assert found["labels"].tolist() == [0] * 6
+    np.testing.assert_allclose(found["logits"], model.model(images).detach().numpy().ravel(), rtol=1e-4, atol=1e-6)
+    assert safetensors.numpy.load(files[0].read_bytes())["labels"].tolist() == [0] * 3 + [1] * 3
+
+    rows = (study / "report/sources.csv").read_text().splitlines()
+    assert [row.split(",")[:6] for row in rows[1:]] == [
+        ["cnn", "other", "3", "3", "1", "0"],
+        ["cnn", "fakes", "6", "0", "0", "0"],
+    ]
+    for name in ("comparison.md", "report.html"):
+        assert "On other sources" in (study / "report" / name).read_text()
+        assert "Left out were 1 with the pixels of a training image" in (study / "report" / name).read_text()
+
+    (tmp_path / "other").rename(tmp_path / "moved")
+    moved = sources[1].replace(str(tmp_path / "other"), str(tmp_path / "moved"))
+    assert "nothing to train" in call(study, "--set", moved)[1]
+    shutil.rmtree(tmp_path / "moved")
+    assert call(study, "--report")[0] == 0
+    assert len(load_manifest(study)["evaluations"]) == 2
+    assert (study / "report/sources.csv").read_text().splitlines() == rows
+    assert call(study, "--set", "evaluation.also=null")[0] == 0
+    assert not (study / "report/sources.csv").exists()
+
+
+def test_a_source_that_shares_an_image_with_the_test_split_is_refused_before_anything_is_opened(study, image_folder):
+    code, _, stderr = call(study, "--set", f"evaluation.also={{same: {image_folder}}}")
+    assert (code, len(stderr.strip().splitlines())) == (2, 1)
+    assert (
+        f"evaluation.also.same: {image_folder} shares 10 of its images with the test split, the first is test/"
+        in stderr
+    )
+    assert load_manifest(study)["evaluations"] == []
+    assert not (study / "models").exists()
+
+
+def test_a_stored_front_of_before_is_one_sentence_with_its_cure(study):
+    record = load_manifest(study)
+    record["config"]["evaluation"]["also"] = "front"
+    del record["config"]["evaluation"]["front"]
+    save_manifest(study, record)
+    code, _, stderr = call(study)
+    assert (code, len(stderr.strip().splitlines())) == (2, 1)
+    assert "set evaluation.front=true and evaluation.also=null" in stderr
+    cure = ["--set", "evaluation.front=true", "--set", "evaluation.also=null"]
+    assert "evaluation.seeds = 0" in call(study, *cure, "--set", "evaluation.seeds=0")[2]
+
+
 def test_retrainings_that_fail_are_named_and_the_opening_stays_recorded(tmp_path, pack_copy):
     config = build_config(tmp_path / "results")
     create_folder(config, pack_copy)
@@ -248,6 +396,10 @@ def rename(study):
         (None, ["--set", "evaluation.threshold=test"], "evaluation.threshold"),
         (None, ["--set", "evaluation.max_train_images=100000"], "evaluation.max_train_images = 100,000: train has"),
         (None, ["--set", "evaluation.max_train_images=some"], "evaluation.max_train_images"),
+        (None, ["--set", "evaluation.perturbations=[jpg]"], "evaluation.perturbations = ['jpg']: expected all, or a"),
+        (None, ["--set", "evaluation.also={x: nowhere}"], "evaluation.also.x: nowhere does not exist: give the folder"),
+        (None, ["--set", "evaluation.also={a b: nowhere}"], "evaluation.also = 'a b': expected NAME: PATH of folders"),
+        (None, ["--set", "evaluation.also=front"], "evaluation.also = 'front': expected NAME: PATH of folders or zips"),
         (None, ["--architecture", "vit"], "the study has cnn"),
     ],
 )

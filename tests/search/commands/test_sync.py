@@ -175,6 +175,7 @@ def result(config, trials):
     for name in (
         "report/report.html",
         "report/comparison.csv",
+        "report/robustness.csv",
         "models/cnn-seed0.safetensors",
         "models/cnn-seed0.json",
     ):
@@ -276,7 +277,7 @@ def check_evaluation(server):
     assert row["report"]["_type"] == "html-file"
     tables = {path: json.loads(content) for path, content in server.uploads.items() if path.endswith("table.json")}
     contents = {path.split("/")[2].split("_")[0]: table for path, table in tables.items() if path.startswith("media")}
-    assert contents["comparison"]["data"] == [["cnn", 0.75], ["paper", None]]
+    assert contents["comparison"]["data"] == contents["robustness"]["data"] == [["cnn", 0.75], ["paper", None]]
     pages = [content for path, content in server.uploads.items() if path.endswith(".html")]
     assert pages == [b"content of report/report.html"]
     artifacts = {artifact["artifactCollectionName"]: artifact for artifact in list_artifacts(server)}

@@ -67,6 +67,13 @@ def test_a_dumped_study_parses_to_itself():
             )
         ),
         ({"evaluation": {"threshold": 1}}, "evaluation.threshold = 1: expected a number above 0 and below 1, or valid"),
+        (
+            {"evaluation": {"also": "front"}},
+            "evaluation.also = 'front': expected NAME: PATH of folders or zips, with let",
+        ),
+        ({"evaluation": {"also": "front"}}, "front set evaluation.front=true and evaluation.also=null"),
+        ({"evaluation": {"also": {"../x": "y"}}}, "evaluation.also = '../x': expected NAME: PATH of folders or zips"),
+        ({"evaluation": {"also": {"x": None}}}, "evaluation.also = None: expected NAME: PATH of folders or zips"),
         ({"search": {"reduction_factor": 1.0000001}}, "search.reduction_factor = 1.0000001"),
         ({"search": 3}, "search = 3: input should be an object"),
         ({"data": {"val_fraction": 1.0}}, "data.val_fraction = 1.0: input should be less than 1"),
@@ -81,6 +88,10 @@ def test_a_dumped_study_parses_to_itself():
 )
 def test_bad_input_is_refused_with_its_path(study, message):
     assert message in refuse(**study)
+
+
+def test_a_study_of_before_names_no_further_sources():
+    assert parse({"name": "x", "evaluation": {"also": None, "front_cost": "seconds"}}).evaluation.also is None
 
 
 def test_several_faults_are_named_at_once():

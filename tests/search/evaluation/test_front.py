@@ -167,7 +167,7 @@ def test_without_a_finished_trial_there_is_no_chart():
 
 
 def test_the_front_is_chosen_besides_the_winners_and_marked():
-    config = parse({"name": "x", "evaluation": {"also": "front"}})
+    config = parse({"name": "x", "evaluation": {"front": True}})
     trials = [make_trial(0, 0.9, filters=16), make_trial(1, 0.8, filters=8), make_trial(2, 0.7, filters=32)]
     front = [point.trial.number for point in find_front(list_points(config, trials), "parameters")]
     choices = choose(config, trials, "0" * 64, front)

@@ -326,3 +326,16 @@ def test_configurations_are_told_where_they_were_searched_or_are_not_the_default
         ["kernel_size", "3", "5", "3"],
         ["learning_rate", "0.001", "0.001", "0.3333"],
     ]
+
+
+def test_changed_test_images_are_in_every_part_of_the_report_and_leave_it_with_the_next(tmp_path):
+    plain = make_result()
+    further = result.FurtherResult(kind="perturbation", name="jpeg30", labels=LABELS, predictions=plain.predictions)
+    files = write_report(dataclasses.replace(plain, further=[further]), tmp_path)
+    assert tmp_path / "robustness.csv" in files
+    assert "JPEG 30" in (tmp_path / "comparison.md").read_text()
+    assert 'id="robustness"' in (tmp_path / "report.html").read_text()
+    assert tmp_path / "robustness.csv" not in write_report(plain, tmp_path)
+    assert not (tmp_path / "robustness.csv").exists()
+    assert "changed test images" not in (tmp_path / "comparison.md").read_text()
+    assert 'id="robustness"' not in (tmp_path / "report.html").read_text()
