@@ -30,6 +30,7 @@ GOALS: Mapping[str, Literal["max", "min"]] = {
     "loss": "min",
 }
 """Metrics by which image classifiers can be compared, and whether larger or smaller values are better."""
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
 FrontCost = Literal["parameters", "multiply_accumulates", "seconds"]
 Best = Annotated[float, Field(allow_inf_nan=False, validation_alias=AliasChoices("value", "accuracy"))]
 """Value of a winner, which an early version called `accuracy`."""

@@ -10,7 +10,7 @@ import pydantic
 from pydantic import Field
 
 from search.config.data import DataConfig, Published
-from search.config.fields import Amount, Architecture, Count, Few, FrontCost, Label, OwnName, SpecField
+from search.config.fields import Amount, Architecture, Count, Few, FrontCost, Label, OwnName, SpecField, Temperature
 from search.config.search import SearchConfig
 from search.config.urls import JournalLocation, is_url
 from trainables.config import Value
@@ -54,6 +54,9 @@ class EvaluationConfig:
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called positive. `validation` takes the one at which most validation
     images are called right, by a model that is trained without them for this purpose."""
+    temperature: Temperature | Literal["validation"] = 1.0
+    """What logits are divided by before they become probabilities. `validation` takes the one with the least log loss
+    there, of the same model as for the threshold."""
 
 
 def pick_seeds(seeds: int | Mapping[str, int], architecture: str, recipe: str | None = None) -> int:

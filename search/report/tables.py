@@ -10,7 +10,15 @@ from search.config.conditions import drop_inactive, list_conditions
 from search.config.printable import defuse, escape_markdown
 from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, list_specs
-from search.evaluation.comparison import DETAILS, METRICS, Difference, list_differences, summarize, summarize_lower
+from search.evaluation.comparison import (
+    DETAILS,
+    METRICS,
+    UNCALIBRATED,
+    Difference,
+    list_differences,
+    summarize,
+    summarize_lower,
+)
 from search.evaluation.result import Result
 from search.listeners.status import rank_trials
 from search.report.cells import (
@@ -24,6 +32,7 @@ from search.report.cells import (
     format_pipes,
     format_value,
 )
+from search.report.coverage import tabulate_coverage
 from search.report.figures import draw_confusion, draw_curves, render_png
 from search.report.front import tabulate_front
 from search.report.page import write_page
@@ -75,6 +84,7 @@ def list_tables(result: Result) -> list[Table]:
         Table(title="On the test split, in percent", header=HEADER, rows=_list_rows(summarize(result))),
         *(table for table in lower if table.rows),
         _detail(result),
+        *tabulate_coverage(result),
         *(table for difference in list_differences(result) for table in _tabulate_difference(difference)),
         _tabulate_costs(result),
     ]
@@ -126,16 +136,17 @@ def _list_rows(frame: Any) -> list[list[str]]:
     return rows
 
 
-def _list_ours(result: Result) -> list[dict[Any, Any]]:
+def _list_ours(result: Result, without: Sequence[str] = ("published",)) -> list[dict[Any, Any]]:
     frame = summarize(result)
-    ours: list[dict[Any, Any]] = frame[frame["source"] != "published"].to_dict("records")
+    ours: list[dict[Any, Any]] = frame[~frame["source"].isin(without)].to_dict("records")
     return ours
 
 
 def _detail(result: Result) -> Table:
-    ours = _list_ours(result)
+    ours = _list_ours(result, without=("published", "ensemble"))
     rows = []
-    for name, heading in (METRICS | DETAILS).items():
+    shown = METRICS | DETAILS | (UNCALIBRATED if any(UNCALIBRATED.keys() <= row.keys() for row in ours) else {})
+    for name, heading in shown.items():
         means = [format_percent(row[name], row[f"{name}_std"]) for row in ours]
         intervals = [format_interval(row[f"{name}_low"], row[f"{name}_high"]) for row in ours]
         cells = [f"{mean} ({found})" if found else mean for mean, found in zip(means, intervals, strict=True)]
