@@ -41,6 +41,7 @@ UNITS = {
     "seeds": "retrainings",
     "k": "configurations",
     "threshold": "probability",
+    "temperature": "",
 }
 """Last word of a key that is a number -> its unit."""
 

@@ -12,7 +12,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.evaluation.result import Key, Result, TestedModel
-from search.evaluation.statistics import Interval, Pairing, bound, compare_pair, resample, score_probabilities
+from search.evaluation.statistics import (
+    Interval,
+    Pairing,
+    Predictions,
+    bound,
+    compare_pair,
+    resample,
+    score_probabilities,
+)
 
 METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
 """Compared metrics with their headings, of the positive class."""
@@ -149,8 +157,8 @@ def _summarize_ensembles(result: Result) -> list[dict[str, Any]]:
     for name, models in result.winners.items():
         if len(models) < 2:
             continue
-        exact = np.mean([result.predictions[model.label] for model in models], axis=0, dtype=np.float64)
-        mean = exact.astype(np.float32), models[0].threshold
+        probabilities = np.stack([result.predictions[model.label] for model in models])
+        mean: Predictions = np.asarray(probabilities.mean(axis=0, dtype=np.float64), np.float32), models[0].threshold
         row = {"model": f"{name}, {len(models)} seeds averaged", "source": "ensemble", "protocol": "sealed"}
         row |= score_probabilities(result.labels, *mean)["metrics"] | _bound_all(resample(result.labels, [mean]))
         rows.append(row | {"parameters": sum(model.parameters for model in models)} | _add_costs(models))
