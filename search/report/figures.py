@@ -85,6 +85,24 @@ def draw_curve(trial: Trial, name: str) -> Figure:
     return figure
 
 
+def draw_coverage(lines: Mapping[str, Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]]) -> Figure:
+    """Draw the accuracy on the surest images of each model against their share, as `trace_coverage` gives both."""
+    figure = Figure(figsize=SQUARE, layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, curves) in zip(itertools.cycle(COLOURS), lines.items(), strict=False):
+        for number, (shares, accuracies) in enumerate(curves):
+            first = len(shares) // 20  # fewer images say little
+            shown = np.linspace(first, len(shares) - 1, min(len(shares) - first, NUM_POINTS)).astype(np.int64)
+            label = name if number == 0 else None
+            axes.plot(shares[shown], accuracies[shown], color=colour, linewidth=1.2, alpha=0.8, label=label)
+    axes.set(xlabel="share of the images, the surest first", ylabel="accuracy on them", xlim=(-0.02, 1.02))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
 def draw_roc(
     truth: NDArray[np.uint8], probabilities: Mapping[str, Sequence[NDArray[np.float32]]], classes: Sequence[str]
 ) -> Figure:
@@ -111,24 +129,6 @@ def draw_reliability(
     }
     ends = f"probability of {classes[1]}", f"share that is {classes[1]}"
     return _draw_shares(curves, "calibrated", *ends, marker="o", markersize=3)
-
-
-def draw_coverage(lines: Mapping[str, Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]]) -> Figure:
-    """Draw the accuracy on the surest images of each model against their share, as `trace_coverage` gives both."""
-    figure = Figure(figsize=SQUARE, layout="constrained")
-    axes = figure.subplots()
-    for colour, (name, curves) in zip(itertools.cycle(COLOURS), lines.items(), strict=False):
-        for number, (shares, accuracies) in enumerate(curves):
-            first = len(shares) // 20  # fewer images say little
-            shown = np.linspace(first, len(shares) - 1, min(len(shares) - first, NUM_POINTS)).astype(np.int64)
-            label = name if number == 0 else None
-            axes.plot(shares[shown], accuracies[shown], color=colour, linewidth=1.2, alpha=0.8, label=label)
-    axes.set(xlabel="share of the images, the surest first", ylabel="accuracy on them", xlim=(-0.02, 1.02))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(PercentFormatter(1.0))
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False, loc="lower left")
-    return figure
 
 
 def render_png(figure: Figure) -> bytes:
