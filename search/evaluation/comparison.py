@@ -89,6 +89,12 @@ def summarize_lower(result: Result) -> pd.DataFrame:
     return _build_frame([_summarize_seeds(name, models) for name, models in lower])
 
 
+def list_details(result: Result) -> dict[str, str]:
+    """Return the metrics of our models with their headings."""
+    shown = summarize(result).columns
+    return METRICS | DETAILS | {name: heading for name, heading in UNCALIBRATED.items() if name in shown}
+
+
 def list_differences(result: Result) -> list[Difference]:
     """Compare every two architectures, in the order of the table, and each with its baselines."""
     groups = result.groups

@@ -10,15 +10,7 @@ from search.config.conditions import drop_inactive, list_conditions
 from search.config.printable import defuse, escape_markdown
 from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, list_specs
-from search.evaluation.comparison import (
-    DETAILS,
-    METRICS,
-    UNCALIBRATED,
-    Difference,
-    list_differences,
-    summarize,
-    summarize_lower,
-)
+from search.evaluation.comparison import METRICS, Difference, list_details, list_differences, summarize, summarize_lower
 from search.evaluation.result import Result
 from search.listeners.status import rank_trials
 from search.report.cells import (
@@ -145,8 +137,7 @@ def _list_ours(result: Result, without: Sequence[str] = ("published",)) -> list[
 def _detail(result: Result) -> Table:
     ours = _list_ours(result, without=("published", "ensemble"))
     rows = []
-    shown = METRICS | DETAILS | (UNCALIBRATED if any(UNCALIBRATED.keys() <= row.keys() for row in ours) else {})
-    for name, heading in shown.items():
+    for name, heading in list_details(result).items():
         means = [format_percent(row[name], row[f"{name}_std"]) for row in ours]
         intervals = [format_interval(row[f"{name}_low"], row[f"{name}_high"]) for row in ours]
         cells = [f"{mean} ({found})" if found else mean for mean, found in zip(means, intervals, strict=True)]

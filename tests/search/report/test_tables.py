@@ -226,7 +226,7 @@ def test_the_markdown_has_all_tables_in_percent_and_the_notes_below(tmp_path):
     assert " to " in rows[2][5]
     assert rows[4][:4] == ["cnn, 3 seeds averaged", "ensemble", "sealed", ""]
     assert rows[5][:7] == ["CNN (paper)", "published", "peak on test", "", "94.85", "", "94.34"]
-    assert rows[4][-1] == "141,345"
+    assert rows[5][-1] == "141,345"
     assert text.splitlines()[-3:] == ["One.", "", "Two."]
     for table in tables[:-1]:
         assert len({line.count("|") for line in table if line.startswith("|")}) == 1
