@@ -42,6 +42,7 @@ UNITS = {
     "k": "configurations",
     "threshold": "probability",
     "target": "of the metric",
+    "temperature": "",
 }
 """Last word of a key that is a number -> its unit."""
 

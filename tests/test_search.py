@@ -119,22 +119,30 @@ def check_whole(trials, count):
         assert set(trial.user_attrs) >= {"architecture", "params", "seconds", "device", "images_per_second"}
 
 
-def test_a_killed_search_continues_to_the_same_end_as_one_that_was_not_killed(tmp_path, study, start, finish):
+@pytest.mark.parametrize(
+    ("moment", "more"),
+    [("epoch 2/3", []), ("cnn-seed0: epoch 2/3", ["--set", "evaluation.max_train_images=all"])],
+    ids=["trial", "retraining on all images"],
+)
+def test_a_killed_search_continues_to_the_same_end_as_one_that_was_not_killed(
+    tmp_path, study, start, finish, moment, more
+):
     for name in ("straight", "killed"):
         (tmp_path / name).mkdir()
-    settings = ["--set", "search.max_concurrent=1"]
+    settings = ["--set", "search.max_concurrent=1", *more]
     output = finish(tmp_path / "straight", str(study), *settings)
     assert output.splitlines()[-1] == "Open results/tiny/report/report.html"
 
     killed = tmp_path / "killed"
     process = start(killed, str(study), *settings)
-    wait_for_line(process, "epoch 2/3")
+    before = wait_for_line(process, moment)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     refused = start(killed, str(study), *settings)
     assert "exists: --resume continues it" in refused.communicate()[0]
     assert refused.returncode == 2
-    finish(killed, str(study), *settings, "--resume")
+    after = finish(killed, str(study), *settings, "--resume").splitlines(keepends=True)
+    assert not [line for line in before if "/3" in line and line in after], "no epoch is trained twice"
 
     straight, resumed = load_trials(tmp_path / "straight"), load_trials(killed)
     check_whole(resumed, 4)
@@ -147,6 +155,8 @@ def test_a_killed_search_continues_to_the_same_end_as_one_that_was_not_killed(tm
     ]
     measured = ["training_seconds", "images_per_second_1", "images_per_second_256", "peak_memory_bytes"]
     pd.testing.assert_frame_equal(*(comparison.drop(columns=measured) for comparison in comparisons))
+    for path in (tmp_path / "straight/results/tiny/models").glob("*.safetensors"):
+        assert path.read_bytes() == (killed / path.relative_to(tmp_path / "straight")).read_bytes(), path.name
 
 
 def test_ctrl_c_says_how_to_resume_and_the_study_can_be_extended(tmp_path, study, start, finish):
@@ -190,7 +200,7 @@ def check_results(folder):
     assert set(record) == {"id", "command", "config", "data", "code", "evaluations"}
     assert len(pd.read_csv(folder / "trials.csv")) == 6
     comparison = pd.read_csv(folder / "report" / "comparison.csv")
-    assert list(comparison["source"]) == ["this study"]
+    assert list(comparison["source"]) == ["this study", "ensemble"]
     assert comparison.loc[0, "seeds"] == 2
     assert (folder / "report" / "comparison.md").read_text().startswith("# ")
     assert "\\begin{tabular}" in (folder / "report" / "comparison.tex").read_text()

@@ -58,7 +58,8 @@ def export_onnx(trained: TrainedModel, path: Path) -> float:
         InputError: If packages are missing, the results differ, or the file cannot be written.
     """
     _check_packages()
-    classifier = Classifier(trained.model, flip_average=trained.config.flip_average).eval()
+    temperature = trained.record.tested["temperature"]
+    classifier = Classifier(trained.model, flip_average=trained.config.flip_average, temperature=temperature).eval()
     size = trained.record.size
     brightness = np.linspace(1, 256, 16, dtype=np.int64)[:, None, None, None]
     noise = np.random.default_rng(0).integers(brightness, size=(16, size, size, 3), dtype=np.uint8)
@@ -110,6 +111,7 @@ def _describe(trained: TrainedModel) -> dict[str, str]:
     return {
         "label": record.label,
         "threshold": repr(record.tested["threshold"]),
+        "temperature": repr(record.tested["temperature"]),
         "rule": f"{record.classes[1]} where probability > threshold, both as float32",
         "positive": record.classes[1],
         "negative": record.classes[0],

@@ -1,6 +1,6 @@
 """Classifies pictures with a trained model.
 
-python -m search predict MODEL IMAGE|FOLDER ... [--json|--csv]
+python -m search predict MODEL IMAGE|FOLDER ... [--json|--csv] [--abstain CONFIDENCE]
 """
 
 import collections
@@ -24,6 +24,7 @@ from rich.progress import MofNCompleteColumn, Progress
 from search.commands.terminal import CodeOption, explain_errors
 from search.config.printable import defuse, escape
 from search.datasets.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture
+from search.evaluation.calibration import is_sure
 from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import TrainedModel, load_model
 from search.evaluation.statistics import call_real
@@ -36,6 +37,8 @@ from trainables.train import predict
 
 BATCH = 256
 """Pictures that are read and scored at a time."""
+UNSURE = "UNSURE"
+"""Label of a picture for which no class has the confidence of --abstain."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +47,9 @@ class Answer:
 
     file: str
     label: str
-    """Name of a class."""
+    """Name of a class, or UNSURE."""
     probability: float
-    """Probability of the positive class, a float32 in [0, 1]; above the model's threshold the label is that class."""
+    """Probability of the positive class, a float32 in [0, 1]; above the model's threshold that class is the label."""
     width: int
     height: int
     """Size of the stored picture in pixels."""
@@ -59,32 +62,53 @@ def main(
     pictures: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Pictures, or folders of them.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    abstain: Annotated[
+        str | None,
+        typer.Option(metavar="CONFIDENCE", help=f"Answer {UNSURE} where no class has this probability, such as 0.95."),
+    ] = None,
     code: CodeOption = None,
 ) -> None:
     """Print each picture's class, and the probability of the positive one. Exit code 1 if a file cannot be read."""
     with explain_errors():
         if as_json and as_csv:
             raise InputError("--json and --csv exclude each other: pass one")
+        confidence = None if abstain is None else _parse_confidence(abstain)
         trained = load_model(model, code)
-        answers, bad = _ask(trained, pictures)
+        if confidence is not None and UNSURE in trained.record.classes:
+            raise InputError(f"--abstain: a class of this model is named {UNSURE}, so its answers would be ambiguous")
+        answers, bad = _ask(trained, pictures, confidence)
         for picture in bad:
             typer.echo(f"skipped: {escape(picture.path)} {escape(picture.reason)}", err=True)
         if as_json:
-            _print_json(trained, answers, bad)
+            _print_json(trained, answers, bad, confidence)
         else:
-            for note in _list_notes(trained, answers):
+            for note in _list_notes(trained, answers, confidence):
                 typer.echo(f"note: {note}", err=True)
             (_print_csv if as_csv else _print_lines)(answers)
     if bad:
         raise typer.Exit(1)
 
 
+def _parse_confidence(text: str) -> float:
+    try:
+        confidence = float(text)
+    except ValueError:
+        confidence = float("nan")
+    if not 0.5 <= confidence < 1:
+        raise InputError(f"--abstain {text}: expected a confidence of at least 0.5 and below 1")
+    return confidence
+
+
 def answer(
-    trained: TrainedModel, paths: Sequence[Path], progress: Callable[[int], None]
+    trained: TrainedModel, paths: Sequence[Path], progress: Callable[[int], None], confidence: float | None = None
 ) -> tuple[list[Answer], list[BadPicture]]:
     """Score pictures; threads read the next ones while the model computes.
 
-    `progress` is called with the number of further files done.
+    Args:
+        trained: The model.
+        paths: Of the pictures.
+        progress: Called with the number of further files done.
+        confidence: Probability that a class must have, else the answer is UNSURE; None asks for none.
 
     Returns:
         The answers in the order of the files, and the files that could not be read.
@@ -98,14 +122,23 @@ def answer(
             bad += [picture for picture in batch if isinstance(picture, BadPicture)]
             if good:
                 probabilities = _score(trained, np.stack([picture.pixels for picture in good]), device)
-                called = call_real(probabilities, trained.record.tested["threshold"])
-                labels = [trained.record.classes[int(is_positive)] for is_positive in called]
-                answers += map(_build_answer, good, probabilities.tolist(), labels)
+                answers += map(_build_answer, good, probabilities.tolist(), _label(trained, probabilities, confidence))
             progress(len(batch))
     return answers, bad
 
 
-def _ask(trained: TrainedModel, given: Sequence[Path]) -> tuple[list[Answer], list[BadPicture]]:
+def _label(trained: TrainedModel, probabilities: NDArray[np.float32], confidence: float | None) -> list[str]:
+    """Return the names of the answers to probabilities (N,) of label 1."""
+    called = call_real(probabilities, trained.record.tested["threshold"])
+    sure = is_sure(probabilities, 0.5 if confidence is None else confidence)
+    return [
+        trained.record.classes[int(positive)] if known else UNSURE for positive, known in zip(called, sure, strict=True)
+    ]
+
+
+def _ask(
+    trained: TrainedModel, given: Sequence[Path], confidence: float | None
+) -> tuple[list[Answer], list[BadPicture]]:
     """Find the pictures and score them, with a progress bar on a terminal."""
     listed = [(path, list_pictures(path)) for path in given]
     empty = [BadPicture(path=path, reason="holds no pictures") for path, found in listed if not found]
@@ -114,7 +147,7 @@ def _ask(trained: TrainedModel, given: Sequence[Path]) -> tuple[list[Answer], li
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("scoring", total=len(paths))
-        answers, bad = answer(trained, paths, lambda done: bar.advance(task, done))
+        answers, bad = answer(trained, paths, lambda done: bar.advance(task, done), confidence)
     return answers, [*empty, *bad]
 
 
@@ -146,7 +179,7 @@ def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.devic
     logits = predict(
         trained.model, split, device=device, flip_average=config.flip_average, deterministic=config.deterministic
     )
-    probabilities: NDArray[np.float32] = to_probabilities(logits).numpy()
+    probabilities: NDArray[np.float32] = to_probabilities(logits, trained.record.tested["temperature"]).numpy()
     return probabilities
 
 
@@ -161,12 +194,14 @@ def _build_answer(picture: Picture, probability: float, label: str) -> Answer:
     )
 
 
-def _list_notes(trained: TrainedModel, answers: Sequence[Answer]) -> list[str]:
+def _list_notes(trained: TrainedModel, answers: Sequence[Answer], confidence: float | None) -> list[str]:
     """Return the notes on all answers."""
     counts = collections.Counter(note for answer in answers for note in answer.notes)
     size = trained.record.size
     found = (f"{counts[name]:,} of {len(answers):,} {NOTES[name].format(size=size)}" for name in NOTES if counts[name])
-    return [f"{describe_limits(size)}.", *found]
+    num_unsure = sum(found.label == UNSURE for found in answers)
+    unsure = f"{num_unsure:,} of {len(answers):,} {UNSURE}: no class has a probability of {confidence}"
+    return [f"{describe_limits(size)}.", *found, *([] if confidence is None else [unsure])]
 
 
 def _print_lines(answers: Sequence[Answer]) -> None:
@@ -182,13 +217,17 @@ def _print_csv(answers: Sequence[Answer]) -> None:
         writer.writerow(map(defuse, row))
 
 
-def _print_json(trained: TrainedModel, answers: Sequence[Answer], bad: Sequence[BadPicture]) -> None:
+def _print_json(
+    trained: TrainedModel, answers: Sequence[Answer], bad: Sequence[BadPicture], confidence: float | None
+) -> None:
     document: dict[str, Any] = {
         "model": trained.record.label,
         "weights_sha256": trained.record.sha256["weights"],
         "threshold": trained.record.tested["threshold"],
+        "temperature": trained.record.tested["temperature"],
+        "abstain": confidence,
         "classes": trained.record.classes,
-        "limits": _list_notes(trained, answers),
+        "limits": _list_notes(trained, answers, confidence),
         "images": [dataclasses.asdict(found) for found in answers],
         "skipped": [{"file": str(picture.path), "reason": picture.reason} for picture in bad],
     }

@@ -38,6 +38,7 @@ PERTURBATIONS = (
 )
 """Changes of the test images, in the order of the report; search/evaluation/perturbations.py makes them."""
 Perturbation = Annotated[str, Field(pattern=rf"^({'|'.join(map(re.escape, PERTURBATIONS))})$")]
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
 FrontCost = Literal["parameters", "multiply_accumulates", "seconds"]
 Best = Annotated[float, Field(allow_inf_nan=False, validation_alias=AliasChoices("value", "accuracy"))]
 """Value of a winner, which an early version called `accuracy`."""

@@ -27,6 +27,7 @@ from trainables.names import is_unknown, shorten
 T = TypeVar("T")
 EXPECTED = {
     "evaluation.threshold": "a number above 0 and below 1, or validation",
+    "evaluation.temperature": "a number from 0.01 to 100, or validation",
     "evaluation.seeds": "a number from 1 to 1,000, or one for each of search.architectures",
     "evaluation.max_train_images": "a number of at least 4, or all",
     "evaluation.perturbations": f"all, or a list of {', '.join(PERTURBATIONS)}",

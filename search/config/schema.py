@@ -21,6 +21,7 @@ from search.config.fields import (
     OwnName,
     Perturbation,
     SpecField,
+    Temperature,
 )
 from search.config.search import SearchConfig
 from search.config.urls import JournalLocation, is_url
@@ -70,6 +71,9 @@ class EvaluationConfig:
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called positive. `validation` takes the one at which most validation
     images are called right, by a model that is trained without them for this purpose."""
+    temperature: Temperature | Literal["validation"] = 1.0
+    """What logits are divided by before they become probabilities. `validation` takes the one with the least log loss
+    there, of the same model as for the threshold."""
     perturbations: Literal["all"] | tuple[Perturbation, ...] = ()
     """Changes of the test images on which each model is scored too, without training: `all`, or a list of names."""
 

@@ -80,7 +80,10 @@ def choose(
     front: Collection[int] = (),
     sources: Sequence[Source] = (),
 ) -> Choices:
-    """Choose the winners, and the trials of the front, by validation; a threshold that validation chooses is None."""
+    """Choose the winners, and the trials of the front, by validation.
+
+    A threshold or a temperature that validation gives is None.
+    """
     wanted = config.evaluation
     # as float32, the type of the probabilities that are compared with it
     threshold = None if isinstance(wanted.threshold, str) else float(np.float32(wanted.threshold))
@@ -93,6 +96,7 @@ def choose(
             value=trial.get_peak()[0],
             epochs=trial.get_peak()[1] if wanted.max_train_images is None else config.search.count_epochs(architecture),
             threshold=threshold,
+            temperature=None if isinstance(wanted.temperature, str) else wanted.temperature,
             recipe=recipes.get(trial.number),
             front=trial.number in front,
         )
@@ -106,6 +110,7 @@ def choose(
         seeds=wanted.seeds,
         top_k=wanted.top_k,
         threshold=wanted.threshold,
+        temperature=wanted.temperature,
         fingerprint=fingerprint,
         max_train_images=wanted.max_train_images,
         perturbations=wanted.list_perturbations(),
@@ -136,7 +141,7 @@ def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]
 
 
 def list_retrainings(config: StudyConfig, trials: Sequence[Trial], choices: Choices) -> list[Retraining]:
-    """Return every retraining of the choices; a threshold that is not chosen yet counts as 0.5."""
+    """Return every retraining of the choices; a missing threshold counts as 0.5, a missing temperature as 1."""
     return [
         build_retraining(config, trials, winner, choices, seed)
         for winner in choices.winners
@@ -170,18 +175,19 @@ def build_retraining(
         split_seed=config.search.seed,
         fingerprint=choices.fingerprint,
         threshold=0.5 if winner.threshold is None else winner.threshold,
+        temperature=1.0 if winner.temperature is None else winner.temperature,
     )
 
 
 def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winner, choices: Choices) -> Retraining:
-    """Return the training on train alone that gives a winner's threshold and curve on validation."""
+    """Return the training on train alone that gives a winner's threshold, temperature and curve."""
     retraining = build_retraining(config, trials, winner, choices, seed=0)
     seed = derive_seed(config.search.seed, f"threshold {winner.architecture} {winner.rank}")
     return dataclasses.replace(retraining, label=f"{winner.label}-threshold", train_seed=seed)
 
 
 def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choices:
-    """Return these choices, with the thresholds and curves of the last recorded ones if both choose the same models."""
+    """Return these choices, with what validation measured for the last recorded ones if both choose the same models."""
     last = read_entry(evaluations[-1]) if evaluations else None
     if last is None or not last.is_same(choices):
         return choices

@@ -12,7 +12,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from search.evaluation.result import Key, Result, TestedModel
-from search.evaluation.statistics import Interval, Pairing, bound, compare_pair, resample
+from search.evaluation.statistics import (
+    Interval,
+    Pairing,
+    Predictions,
+    bound,
+    compare_pair,
+    resample,
+    score_probabilities,
+)
 
 METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
 """Compared metrics with their headings, of the positive class."""
@@ -25,6 +33,8 @@ DETAILS = {
     "ece": "Calibration error",
 }
 """Further metrics of our models; `negative` is the class with label 0."""
+UNCALIBRATED = {"ece_uncalibrated": "Calibration error without the temperature"}
+"""Metric of models whose temperature is not 1, which is shown only where there are such models."""
 COSTS = ("macs", "training_seconds", "images_per_second_1", "images_per_second_256", "peak_memory_bytes")
 ENDS = ("", "_std", "_low", "_high")
 """Suffixes of a metric's columns: mean, deviation over seeds, 95 % interval over test images (not for `ece`)."""
@@ -45,7 +55,7 @@ class Difference:
 
 
 def summarize(result: Result) -> pd.DataFrame:
-    """Compare each architecture's best configuration with the baselines, the front and the published results.
+    """Compare each architecture's best configuration with its ensemble, baselines, the front and published results.
 
     Returns:
         COLUMNS. Metrics are in [0, 1]: means over the seeds, their sample standard deviations, and 95 % intervals
@@ -55,6 +65,7 @@ def summarize(result: Result) -> pd.DataFrame:
     rows = [
         _summarize_seeds(name, models) | _bound_all(distributions[name, 1]) for name, models in result.winners.items()
     ]
+    rows += _summarize_ensembles(result)
     rows += [
         _summarize_seeds(name, groups[key])
         | _bound_all(distributions[key])
@@ -76,6 +87,12 @@ def summarize_lower(result: Result) -> pd.DataFrame:
         if key[1] > 1 and key not in result.baselines | result.front
     ]
     return _build_frame([_summarize_seeds(name, models) for name, models in lower])
+
+
+def list_details(result: Result) -> dict[str, str]:
+    """Return the metrics of our models with their headings."""
+    shown = summarize(result).columns
+    return METRICS | DETAILS | {name: heading for name, heading in UNCALIBRATED.items() if name in shown}
 
 
 def list_differences(result: Result) -> list[Difference]:
@@ -125,9 +142,9 @@ def _bound_all(distributions: dict[str, NDArray[np.float64]]) -> dict[str, float
 def _summarize_seeds(name: str, models: Sequence[TestedModel]) -> dict[str, Any]:
     row: dict[str, Any] = {"model": name, "source": "this study", "protocol": "sealed"}
     row |= {"seeds": len(models), "parameters": models[0].parameters}
-    for metric in (*METRICS, *DETAILS):
-        values = [tested.metrics[metric] for tested in models]
-        row[metric] = statistics.fmean(values)
+    for metric in (*METRICS, *DETAILS, *UNCALIBRATED):
+        values = [tested.metrics[metric] for tested in models if metric in tested.metrics]
+        row[metric] = statistics.fmean(values) if values else None
         row[f"{metric}_std"] = statistics.stdev(values) if len(values) > 1 else None
     for cost in COSTS:
         known = [tested.cost[cost] for tested in models if cost in tested.cost]
@@ -135,11 +152,50 @@ def _summarize_seeds(name: str, models: Sequence[TestedModel]) -> dict[str, Any]
     return row
 
 
+@functools.lru_cache(maxsize=1)
+def _summarize_ensembles(result: Result) -> list[dict[str, Any]]:
+    """Return a row for the mean probability of the seeds of each winner that has several; cached as `_resample`.
+
+    It is one model, so it has no seeds and no deviation over them. Its cost is that of all its models, which are
+    trained and asked one after the other.
+    """
+    rows = []
+    for name, models in result.winners.items():
+        if len(models) < 2:
+            continue
+        probabilities = np.stack([result.predictions[model.label] for model in models])
+        mean: Predictions = np.asarray(probabilities.mean(axis=0, dtype=np.float64), np.float32), models[0].threshold
+        row = {"model": f"{name}, {len(models)} seeds averaged", "source": "ensemble", "protocol": "sealed"}
+        row |= score_probabilities(result.labels, *mean)["metrics"] | _bound_all(resample(result.labels, [mean]))
+        rows.append(row | {"parameters": sum(model.parameters for model in models)} | _add_costs(models))
+    return rows
+
+
+def _add_costs(models: Sequence[TestedModel]) -> dict[str, float]:
+    """Return the costs of models that run one after the other; those that one model lacks are missing."""
+    known = {
+        name: [model.cost[name] for model in models] for name in COSTS if all(name in each.cost for each in models)
+    }
+    return {name: _add(name, values) for name, values in known.items()}
+
+
+def _add(name: str, values: Sequence[float]) -> float:
+    if name.startswith("images_per_second"):
+        return 1 / sum(1 / value for value in values)
+    return max(values) if name == "peak_memory_bytes" else sum(values)
+
+
 def _mean(models: Sequence[TestedModel], metric: str) -> float:
     return statistics.fmean(tested.metrics[metric] for tested in models)
 
 
 def _build_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    types = {name: "Int64" if name in COUNTS else "float64" for name in COLUMNS if name not in TEXTS}
+    extra = [
+        name + end
+        for name in UNCALIBRATED
+        if any(name in row and row[name] is not None for row in rows)
+        for end in ENDS
+    ]
+    frame = pd.DataFrame(rows, columns=[*COLUMNS, *extra])
+    types = {name: "Int64" if name in COUNTS else "float64" for name in frame.columns if name not in TEXTS}
     return frame.astype(types)

@@ -27,7 +27,7 @@ from search.evaluation.openings import build_opening, complete_entries, describe
 from search.evaluation.result import Calibration, Result, TestedModel
 from search.evaluation.retrainer import Retrainer
 from search.evaluation.retrainings import ModelFolder, load_tested, load_tests
-from search.record.choices import Choices
+from search.record.choices import Choices, Winner
 from search.record.folder import OpenStudy
 from search.record.trial import Trial
 from trainables.durable import make_folder
@@ -117,7 +117,7 @@ def load_result(study: OpenStudy) -> Result:
 
 
 def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) -> Choices:
-    """Return the choices with every threshold, and every curve that they need."""
+    """Return the choices with all that they need of validation."""
     runs = {
         winner.label: build_calibration(retrainer.config, trials, winner, choices)
         for winner in choices.winners
@@ -133,15 +133,29 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
             winners.append(winner)
             continue
         match found.get(runs[winner.label].label):
-            case Calibration(threshold=threshold, curve=curve):
-                measured = threshold if winner.threshold is None else winner.threshold
-                kept = None if choices.max_train_images is None else curve
-                winners.append(dataclasses.replace(winner, threshold=measured, curve=kept))
+            case Calibration() as measured:
+                winners.append(_complete(choices, winner, measured))
             case failure:
                 reason = failure.reason if isinstance(failure, Failure) else "its worker sent nothing"
-                cure = "threshold=0.5" if winner.threshold is None else "max_train_images=null"
-                raise InputError(f"validation of {winner.label}: {reason}; evaluation.{cure} does without it")
+                raise InputError(f"validation of {winner.label}: {reason}; {_describe_cure(winner)} does without it")
     return dataclasses.replace(choices, winners=tuple(winners))
+
+
+def _complete(choices: Choices, winner: Winner, measured: Calibration) -> Winner:
+    """Return a winner with what it needs of validation."""
+    return dataclasses.replace(
+        winner,
+        threshold=measured.threshold if winner.threshold is None else winner.threshold,
+        temperature=measured.temperature if winner.temperature is None else winner.temperature,
+        curve=None if choices.max_train_images is None else measured.curve,
+    )
+
+
+def _describe_cure(winner: Winner) -> str:
+    """Return the settings with which nothing of a winner is measured on validation."""
+    cures = ["threshold=0.5"] if winner.threshold is None else []
+    cures += ["temperature=1"] if winner.temperature is None else []
+    return " with ".join(f"evaluation.{cure}" for cure in cures or ["max_train_images=null"])
 
 
 def _retrain(

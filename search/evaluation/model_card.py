@@ -21,7 +21,7 @@ python -m search export {retraining[label]}.safetensors --format onnx
 ```
 
 An image is called {positive} if its probability of being {positive} is above {tested[threshold]!r}, both as float32.
-
+{temperature}
 ## Limits
 
 {limits}. Pictures of other sizes are scored after resizing
@@ -48,6 +48,10 @@ Once, on the sealed test split; {positive} is the positive class.
 """
 
 
+TEMPERATURE = "The probability is the sigmoid of the logit divided by the temperature {!r}.\n"
+"""Line about a temperature that is not 1."""
+
+
 def describe_limits(size: int) -> str:
     """Return the limits that every answer of a model for images of a size comes with."""
     return f"The model knows only the kind of {size}x{size} images that it was trained on"
@@ -63,6 +67,7 @@ def build_card(record: Mapping[str, Any]) -> str:
         retraining=record["retraining"],
         tested=record["tested"],
         limits=describe_limits(size),
+        temperature="" if (value := record["tested"].get("temperature", 1.0)) == 1.0 else TEMPERATURE.format(value),
         negative=negative,
         positive=positive,
         size=size,

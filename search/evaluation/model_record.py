@@ -5,7 +5,7 @@ import json
 from typing import Any, Literal
 
 from search.config.data import CIFAKE, Classes, Size
-from search.config.fields import Architecture, Count, Digest, Few, Finite, Index, Label, Share
+from search.config.fields import Architecture, Count, Digest, Few, Finite, Index, Label, Share, Temperature
 from search.config.load import check
 from search.config.space_checks import check_params
 from search.evaluation.result import RATES, TestedModel
@@ -41,6 +41,8 @@ class Retraining:
     """Of the data."""
     threshold: Finite
     """A test image is called positive above this probability."""
+    temperature: Temperature = 1.0
+    """Logits are divided by it before they become probabilities."""
 
     def describe(self) -> str:
         """Return the identity of the model, as JSON."""
@@ -125,7 +127,7 @@ PARTS: dict[str, Any] = {
     "sha256": dict[Literal["weights", "predictions"], Digest],
 }
 """Schema of each field of a ModelRecord."""
-SHARED = ("label", "architecture", "rank", "seed", "trial")
+SHARED = ("label", "architecture", "rank", "seed", "trial", "temperature")
 """Fields that a retraining and its test have in common."""
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.config.data import CIFAKE, Classes
-from search.config.fields import Count, Finite, Index, Label
+from search.config.fields import Count, Finite, Index, Label, Temperature
 from search.config.schema import StudyConfig
 from search.record.trial import Trial
 
@@ -40,12 +40,14 @@ class TestedModel:
     threshold: Finite
     """An image is called positive above this probability, a float32 below 1; below 0 if all images are."""
     metrics: dict[str, Finite]
-    """RATES, brier and loss."""
+    """RATES, brier and loss; with a temperature other than 1 also ece_uncalibrated: the ece without it."""
     confusion: tuple[tuple[Index, Index], tuple[Index, Index]]
     """Counts of test images by label: rows true, columns predicted."""
     cost: dict[str, Finite]
     """macs (per image), training_seconds, images_per_second_1 and images_per_second_256 (prediction at these batch
     sizes), peak_memory_bytes (of training: tensors on a GPU, else the whole process); unknown ones are missing."""
+    temperature: Temperature = 1.0
+    """What the logits are divided by before they become probabilities."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,8 @@ class Calibration:
 
     threshold: float
     """Probability above which most validation images are called right."""
+    temperature: float
+    """With the least log loss on validation, or as the study sets it."""
     curve: tuple[float, ...]
     """Metric of the study by epoch."""
 

@@ -53,7 +53,9 @@ class Retrainer:
         Raises:
             OSError: If a disk failed or is full; the finished epochs are kept.
         """
-        finish = functools.partial(measure_on_validation, self.config.search.metric)
+        finish = functools.partial(
+            measure_on_validation, self.config.search.metric, temperature=self.config.evaluation.temperature
+        )
         return self._run(retrainings, finish, val_fraction=self.config.data.val_fraction)
 
     def score(self, retrainings: Sequence[Retraining], due: Mapping[str, Due]) -> dict[str, int | Failure]:
@@ -196,6 +198,7 @@ class _Shown:
                 text = f"test accuracy {metrics['accuracy']:.4f}"
             case Failure(reason=reason):
                 text = f"failed: {reason}"
-            case Calibration(threshold=threshold, curve=curve):
+            case Calibration(threshold=threshold, temperature=temperature, curve=curve):
                 text = f"on validation {curve[-1]:.4f} at the last epoch, best threshold {threshold:.4f}"
+                text += "" if temperature == 1.0 else f", temperature {temperature:.4f}"
         self._console.print(f"  {job.label}: {text}")

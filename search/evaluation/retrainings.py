@@ -150,7 +150,8 @@ def load_tests(folder: Path, label: str) -> tuple[NDArray[np.uint8], NDArray[np.
     record = load_record(folder / (label + RECORD))
     found = load_predictions(folder, record)
     check_predictions(found, record)
-    labels, probabilities = found["labels"], to_probabilities(torch.from_numpy(found["logits"])).numpy()
+    labels, logits = found["labels"], torch.from_numpy(found["logits"])
+    probabilities = to_probabilities(logits, record.tested["temperature"]).numpy()
     mistakes = [
         Mistake(image=image, truth=int(labels[index]), probability=float(probabilities[index]))
         for index, image in zip(found["mistakes"], found["mistake_images"], strict=True)

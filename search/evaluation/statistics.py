@@ -50,23 +50,36 @@ def call_real(probabilities: NDArray[np.float32], threshold: float) -> NDArray[n
     return probabilities > np.float32(threshold)
 
 
-def score(labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: float) -> dict[str, Any]:
+def score(
+    labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: float, temperature: float = 1.0
+) -> dict[str, Any]:
     """Score a test; every figure can be computed again from the stored predictions.
 
     Args:
         labels: (M,) of 0 and 1.
         logits: (M,).
         threshold: Probability above which an image is called positive.
+        temperature: What the logits are divided by.
 
     Returns:
         `metrics` by name, as TestedModel has them, and `confusion`: by label: rows true, columns predicted.
     """
+    raw = torch.from_numpy(logits)
+    found = score_probabilities(labels, to_probabilities(raw, temperature).numpy(), threshold)
+    found["metrics"]["loss"] = cross_entropy(raw.double() / temperature, torch.from_numpy(labels))
+    if temperature != 1.0:
+        found["metrics"]["ece_uncalibrated"] = _measure_calibration(labels, to_probabilities(raw).numpy())
+    return found
+
+
+def score_probabilities(
+    labels: NDArray[np.uint8], probabilities: NDArray[np.float32], threshold: float
+) -> dict[str, Any]:
+    """Score probabilities (M,) of label 1 as `score` does, without the loss."""
     from sklearn import metrics
 
-    probabilities = to_probabilities(torch.from_numpy(logits)).numpy()
     called = call_real(probabilities, threshold).astype(labels.dtype)
     values = measure(labels, probabilities, threshold)
-    values["loss"] = float(cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
     confusion = metrics.confusion_matrix(labels, called, labels=[0, 1]).tolist()
     return {"metrics": values, "confusion": tuple(tuple(row) for row in confusion)}
 

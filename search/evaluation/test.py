@@ -1,4 +1,4 @@
-"""What a worker does after the last epoch of a retraining: tests it once, or chooses a threshold on validation.
+"""What a worker does after the last epoch of a retraining: tests it once, or measures on validation.
 
 Later it scores the stored model on further images. This is the only module that opens the test split. The checkpoint is
 deleted after the model's record is written, so a retraining that is killed before continues from it, bit for bit.
@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from search.cluster.job import Failure, Finished, Job, Report
 from search.cluster.worker import Trained, guard, import_code, prepare_device, train_job
 from search.config.schema import ResourceConfig
+from search.evaluation.calibration import fit_temperature
 from search.evaluation.cost import measure_cost
 from search.evaluation.further import Due, FurtherTest, Opener, is_stored, name_file, save_logits
 from search.evaluation.model_file import describe_preprocessing, save_model
@@ -76,17 +77,29 @@ def save_tested(folder: ModelFolder, retrainings: Mapping[str, Retraining], job:
     return tested.summary
 
 
-def measure_on_validation(metric: str, job: Job, trained: Trained) -> Calibration:  # noqa: ARG001 the names of a Finish
-    """Return the best threshold on validation, and the curve of a metric, of a winner that was trained on train alone.
+def measure_on_validation(
+    metric: str,
+    job: Job,  # noqa: ARG001 the names of a Finish
+    trained: Trained,
+    *,
+    temperature: float | Literal["validation"] = 1.0,
+) -> Calibration:
+    """Return what validation says of a winner that was trained on train alone; no test image is read.
 
-    No test image is read.
+    Args:
+        metric: Whose curve is returned.
+        job: The training.
+        trained: Its last epoch.
+        temperature: What logits are divided by before a threshold is chosen; `validation` fits it first.
     """
     assert trained.val_split is not None, "there are images to validate on"
     model = restore_model(trained.config.model, trained.state["model"], size=trained.config.size)
     logits = _score(model, trained.val_split, trained.config, trained.device)
-    labels = trained.val_split.labels.index_select(0, trained.val_split.indices)
+    labels = trained.val_split.labels.index_select(0, trained.val_split.indices).numpy()
+    fitted = fit_temperature(labels, logits.numpy()) if temperature == "validation" else temperature
     return Calibration(
-        threshold=choose_threshold(labels.numpy(), to_probabilities(logits).numpy()),
+        threshold=choose_threshold(labels, to_probabilities(logits, fitted).numpy()),
+        temperature=fitted,
         curve=tuple(metrics[metric] for metrics in trained.state["history"]),
     )
 
@@ -135,7 +148,7 @@ def _test(retraining: Retraining, job: Job, trained: Trained) -> Tested:
         cost["peak_memory_bytes"] = float(peak)
     assert job.pack is not None, "a retraining reads images"
     model = restore_model(trained.config.model, trained.state["model"], size=trained.config.size)
-    predictions = _predict(model, open_test(Path(job.pack)), retraining.threshold, trained)
+    predictions = _predict(model, open_test(Path(job.pack)), retraining, trained)
     cost |= measure_cost(model, trained.config, device=trained.device)
     summary = TestedModel(
         label=retraining.label,
@@ -145,17 +158,18 @@ def _test(retraining: Retraining, job: Job, trained: Trained) -> Tested:
         trial=retraining.trial,
         parameters=count_parameters(model),
         threshold=retraining.threshold,
+        temperature=retraining.temperature,
         cost=cost,
-        **score(predictions["labels"], predictions["logits"], retraining.threshold),
+        **score(predictions["labels"], predictions["logits"], retraining.threshold, retraining.temperature),
     )
     return Tested(model=model, summary=summary, predictions=predictions)
 
 
-def _predict(model: nn.Module, test: Split, threshold: float, trained: Trained) -> dict[str, NDArray[Any]]:
+def _predict(model: nn.Module, test: Split, retraining: Retraining, trained: Trained) -> dict[str, NDArray[Any]]:
     logits = _score(model, test, trained.config, trained.device)
-    probabilities = to_probabilities(logits).numpy()
+    probabilities = to_probabilities(logits, retraining.temperature).numpy()
     labels = test.labels.index_select(0, test.indices).numpy()
-    wrong = np.flatnonzero(call_real(probabilities, threshold) != (labels == 1))
+    wrong = np.flatnonzero(call_real(probabilities, retraining.threshold) != (labels == 1))
     surest_first = np.argsort(-np.abs(probabilities[wrong] - labels[wrong]), kind="stable")
     mistakes = wrong[surest_first][:NUM_MISTAKES]
     images = test.images.index_select(0, test.indices[torch.from_numpy(mistakes)]).numpy()

@@ -7,7 +7,7 @@ added just before the opening.
 import dataclasses
 from typing import Literal
 
-from search.config.fields import Architecture, Best, Count, Digest, Few, Finite, Index, Label, Perturbation
+from search.config.fields import Architecture, Best, Count, Digest, Few, Finite, Index, Label, Perturbation, Temperature
 from search.config.schema import pick_seeds
 from trainables.names import shorten
 
@@ -26,6 +26,8 @@ class Winner:
     """Epochs to retrain: that of this value, or all of the schedule."""
     threshold: Finite | None
     """Probability above which an image is called positive, a float32; None until validation has chosen it."""
+    temperature: Temperature | None = 1.0
+    """What its logits are divided by before they become probabilities; None until it is fitted on validation."""
     recipe: str | None = None
     """Recipe it came from, if baselines are enabled."""
     front: bool = False
@@ -79,6 +81,8 @@ class Choices:
     """Winners of each architecture, at most; distinct configurations."""
     threshold: Finite | Literal["validation"]
     """The decision threshold, or `validation`."""
+    temperature: Temperature | Literal["validation"] = 1.0
+    """What logits are divided by, or `validation`."""
     fingerprint: str
     """Of the data."""
     max_train_images: Count | Literal["all"] | None = None
@@ -91,9 +95,9 @@ class Choices:
     """The winners, then the baselines and those of the front, whose rank is above `top_k`."""
 
     def is_open(self, winner: Winner) -> bool:
-        """Return whether a training on train alone is due, for the threshold or for the curve of a winner."""
+        """Return whether a training on train alone is due, for threshold, temperature or curve of a winner."""
         has_curve = self.max_train_images is not None and winner.rank <= self.top_k
-        return winner.threshold is None or (has_curve and winner.curve is None)
+        return None in (winner.threshold, winner.temperature) or (has_curve and winner.curve is None)
 
     def count_seeds(self, winner: Winner) -> int:
         """Return the number of retrainings of a winner."""
@@ -104,8 +108,8 @@ class Choices:
         return self._blank() == other._blank()
 
     def _blank(self) -> "Choices":
-        winners = tuple(dataclasses.replace(winner, threshold=None, curve=None) for winner in self.winners)
-        return dataclasses.replace(self, winners=winners, perturbations=(), sources=())
+        winners = (dataclasses.replace(winner, threshold=None, temperature=None, curve=None) for winner in self.winners)
+        return dataclasses.replace(self, winners=tuple(winners), perturbations=(), sources=())
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

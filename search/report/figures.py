@@ -35,6 +35,9 @@ SQUARE = (3.8, 3.7)
 NUM_BINS = 10
 """Bins of equal width in a reliability diagram."""
 
+NUM_POINTS = 200
+"""Most points of a line of coverage; more are not seen."""
+
 Matrix = tuple[tuple[int, int], tuple[int, int]]
 """Counts by label: rows true, columns predicted."""
 
@@ -90,6 +93,24 @@ def draw_schedule(curve: Sequence[float], metric: str, early: int) -> Figure:
     axes.axvline(early, color="grey", linestyle=":", label="three quarters of the schedule")
     _label_epochs(axes, metric)
     axes.legend(frameon=False)
+    return figure
+
+
+def draw_coverage(lines: Mapping[str, Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]]) -> Figure:
+    """Draw the accuracy on the surest images of each model against their share, as `trace_coverage` gives both."""
+    figure = Figure(figsize=SQUARE, layout="constrained")
+    axes = figure.subplots()
+    for colour, (name, curves) in zip(itertools.cycle(COLOURS), lines.items(), strict=False):
+        for number, (shares, accuracies) in enumerate(curves):
+            first = len(shares) // 20  # fewer images say little
+            shown = np.linspace(first, len(shares) - 1, min(len(shares) - first, NUM_POINTS)).astype(np.int64)
+            label = name if number == 0 else None
+            axes.plot(shares[shown], accuracies[shown], color=colour, linewidth=1.2, alpha=0.8, label=label)
+    axes.set(xlabel="share of the images, the surest first", ylabel="accuracy on them", xlim=(-0.02, 1.02))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="lower left")
     return figure
 
 

@@ -13,6 +13,7 @@ from search.evaluation.choices import is_finished, name_recipes
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
+from search.report.coverage import describe_temperatures
 from search.report.schedules import describe_schedules
 from search.samplers.shares import describe_shares
 from trainables.config import list_defaults
@@ -50,6 +51,7 @@ def list_notes(
         *_describe_start(models, trials),
         *describe_schedules(choices, config.search.metric),
         *_describe_threshold(choices, models, escape(positive)),
+        *describe_temperatures(choices, models),
         *_describe_averaging(models, trials),
         *_describe_precisions(trials),
         *_describe_data(config, manifest["data"]),
@@ -237,7 +239,8 @@ def _describe_openings(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
 def _describe_choices(entry: Mapping[str, Any]) -> str:
     winners = [winner for winner in entry["winners"] if winner["rank"] <= entry["top_k"]]
     trials = ", ".join(f"{winner['architecture']} trial {winner['trial']}" for winner in winners)
-    return f"{trials}, {describe_seeds(entry['seeds'])}, threshold {entry['threshold']}"
+    temperature = f", temperature {each}" if (each := entry.get("temperature", 1.0)) != 1.0 else ""
+    return f"{trials}, {describe_seeds(entry['seeds'])}, threshold {entry['threshold']}{temperature}"
 
 
 def _rank(rank: int) -> str:

@@ -21,6 +21,7 @@ from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
 from search.report import charts, figures
 from search.report.cells import Table, format_duration, format_metric
+from search.report.coverage import trace_coverage
 from search.report.history import build_study, explain_missing
 from search.report.notes import describe_seeds
 from search.report.robustness import show_robustness
@@ -165,6 +166,14 @@ def _draw_qualities(result: Result) -> list[tuple[str, str]]:
             f"Reliability, a line per seed, {figures.NUM_BINS} bins",
             figures.render_svg(reliability, name="reliability", description=told),
         ),
+        (
+            "Coverage: how often the surest answers are right, a line per seed",
+            figures.render_svg(
+                figures.draw_coverage(trace_coverage(result)),
+                name="coverage",
+                description="Accuracy on the surest test images against their share of all",
+            ),
+        ),
     ]
 
 
@@ -193,6 +202,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
     openings = [entry["opened"] for entry in result.manifest.get("evaluations", []) if entry.get("opened")]
     retrained = f"; {describe_seeds(result.choices.get('seeds', config.evaluation.seeds))} of each winner"
     thresholds = ", ".join(sorted({f"{tested.threshold:g}" for tested in result.models}))
+    temperatures = ", ".join(sorted({f"{tested.temperature:g}" for tested in result.models}))
     known = {
         "Command": result.manifest.get("command"),
         "Commit": describe_commit(code),
@@ -202,6 +212,7 @@ def _describe_origin(result: Result) -> list[tuple[str, str]]:
         "Training": f"{format_duration(seconds)} in all trials",
         "Seeds": f"{config.search.seed} for the search{'' if config.trainable else retrained}",
         "Threshold": None if config.trainable else f"{thresholds} on P({result.classes[1]})",
+        "Temperature": None if temperatures in ("", "1") else temperatures,
         "Test split opened": "; ".join(f"{opened['time']}, commit {describe_commit(opened)}" for opened in openings),
     }
     return [(term, str(value)) for term, value in known.items() if value]

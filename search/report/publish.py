@@ -21,8 +21,9 @@ from search.report.front import describe_uncounted
 from search.report.notes import describe_changes, list_notes
 from search.report.overview import list_quotes
 from search.report.page import write_page
+from search.report.searches import list_search_tables, tabulate_best
 from search.report.sources import describe_sources
-from search.report.tables import list_search_tables, tabulate_best, write_report
+from search.report.tables import write_report
 from search.report.terminal import render
 from trainables.durable import write_file
 from trainables.errors import InputError

@@ -1,18 +1,14 @@
 """A result as tables, in the page and in files: a pure function of the result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from search.config.conditions import drop_inactive, list_conditions
 from search.config.printable import defuse, escape_markdown
-from search.config.schema import StudyConfig
-from search.config.space import Choice, Range, list_specs
-from search.evaluation.comparison import DETAILS, METRICS, Difference, list_differences, summarize, summarize_lower
+from search.evaluation.comparison import METRICS, Difference, list_details, list_differences, summarize, summarize_lower
 from search.evaluation.result import Result
-from search.listeners.status import rank_trials
 from search.report.cells import (
     Table,
     format_chance,
@@ -20,25 +16,20 @@ from search.report.cells import (
     format_duration,
     format_interval,
     format_latex,
-    format_metric,
     format_percent,
     format_pipes,
-    format_value,
 )
+from search.report.coverage import tabulate_coverage
 from search.report.figures import draw_confusion, draw_curves, render_png, render_svg
-from search.report.front import tabulate_front
 from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
 from search.report.page import write_page
 from search.report.robustness import format_robustness, tabulate_robustness
+from search.report.searches import list_search_tables
 from search.report.sources import format_sources, tabulate_sources
-from search.report.summary import SearchSummary, summarize_search
-from search.samplers.shares import name_device
-from trainables.config import Value, list_defaults
+from search.report.summary import summarize_search
 from trainables.durable import write_file
 from trainables.names import shorten
 
-NUM_BEST = 10
-"""Most trials in the table of the best."""
 HEADER = [
     "Model",
     "Source",
@@ -95,34 +86,11 @@ def list_tables(result: Result) -> list[Table]:
         Table(title="On the test split, in percent", header=HEADER, rows=_list_rows(summarize(result))),
         *(table for table in lower if table.rows),
         _detail(result),
+        *tabulate_coverage(result),
         *(table for difference in list_differences(result) for table in _tabulate_difference(difference)),
         *tabulate_sources(result),
         _tabulate_costs(result),
     ]
-
-
-def list_search_tables(result: Result) -> list[Table]:
-    """Return the tables of the search itself."""
-    searches = summarize_search(result.config, result.trials)
-    return [
-        *_tabulate_configurations(result),
-        _tabulate_searches(result.config, searches),
-        *tabulate_front(result),
-        *([_tabulate_importance(searches)] if any(search.importance for search in searches) else []),
-    ]
-
-
-def tabulate_best(result: Result) -> Table:
-    """Return the best trials of a search, as many as NUM_BEST, with what was searched."""
-    trials = rank_trials(result.trials)[:NUM_BEST]
-    searched = dict.fromkeys(name for trial in trials for name in trial.params)
-    rows = []
-    for trial in trials:
-        value, epoch = trial.get_peak()
-        params = [format_value(trial.params[name]) if name in trial.params else "" for name in searched]
-        rows.append([str(trial.number), f"{value:.6g}", str(epoch), trial.state.value, *params])
-    header = ["Trial", result.config.search.metric, "Epoch", "State", *searched]
-    return Table(title="Best trials", header=header, rows=rows)
 
 
 def format_markdown(result: Result) -> str:
@@ -151,16 +119,16 @@ def _list_rows(frame: Any) -> list[list[str]]:
     return rows
 
 
-def _list_ours(result: Result) -> list[dict[Any, Any]]:
+def _list_ours(result: Result, without: Sequence[str] = ("published",)) -> list[dict[Any, Any]]:
     frame = summarize(result)
-    ours: list[dict[Any, Any]] = frame[frame["source"] != "published"].to_dict("records")
+    ours: list[dict[Any, Any]] = frame[~frame["source"].isin(without)].to_dict("records")
     return ours
 
 
 def _detail(result: Result) -> Table:
-    ours = _list_ours(result)
+    ours = _list_ours(result, without=("published", "ensemble"))
     rows = []
-    for name, heading in (METRICS | DETAILS).items():
+    for name, heading in list_details(result).items():
         means = [format_percent(row[name], row[f"{name}_std"]) for row in ours]
         intervals = [format_interval(row[f"{name}_low"], row[f"{name}_high"]) for row in ours]
         cells = [f"{mean} ({found})" if found else mean for mean, found in zip(means, intervals, strict=True)]
@@ -201,66 +169,3 @@ def _tabulate_costs(result: Result) -> Table:
         for row in _list_ours(result)
     ]
     return Table(title="Cost of a model", header=[*header, "Peak memory"], rows=rows)
-
-
-def _tabulate_configurations(result: Result) -> list[Table]:
-    """Return a table for each architecture: retrained parameters that were searched or differ from the default."""
-    configurations: dict[str, dict[str, dict[str, Value]]] = {}
-    for (architecture, rank), models in result.groups.items():
-        others = result.baselines | result.front
-        name = architecture if rank == 1 else others.get((architecture, rank), f"{architecture}, rank {rank}")
-        params = list_defaults(architecture) | result.trials[models[0].trial].params
-        configurations.setdefault(architecture, {})[name] = params
-    tables = [_tabulate_params(result, name, columns) for name, columns in configurations.items()]
-    return [table for table in tables if table.rows]
-
-
-def _tabulate_params(result: Result, architecture: str, configurations: Mapping[str, Mapping[str, Value]]) -> Table:
-    specs = list_specs(result.config.space, architecture)
-    conditions = list_conditions(specs)
-    shown = [drop_inactive(conditions, params) for params in configurations.values()]
-    rows = [
-        [name, format_value(default), *(format_value(params.get(name, "")) for params in shown)]
-        for name, default in list_defaults(architecture).items()
-        if isinstance(specs.get(name), Range | Choice)
-        or any(params[name] != default for params in configurations.values())
-    ]
-    return Table(title=f"Configurations of {architecture}", header=["Parameter", "Default", *configurations], rows=rows)
-
-
-def _tabulate_searches(config: StudyConfig, searches: Sequence[SearchSummary]) -> Table:
-    metric = config.search.metric
-    header = ["Search", "Trials", "Failed", "Stopped early", "Epochs", "Time", f"Time x {name_device(config)}s"]
-    header += ["Epochs if none stopped", "Time if none stopped", f"Best {metric} on validation"]
-    has_paper = any(search.paper is not None for search in searches)
-    header += ["Paper's configuration"] if has_paper else []
-    rows = [
-        [
-            search.architecture,
-            format_count(search.trials),
-            format_count(search.failed),
-            f"{100 * search.stopped:.0f} %",
-            format_count(search.epochs),
-            format_duration(search.seconds),
-            format_duration(search.device_seconds),
-            format_count(search.full_epochs),
-            format_duration(search.full_seconds),
-            format_metric(search.best, metric),
-            *([format_metric(search.paper, metric)] if has_paper else []),
-        ]
-        for search in searches
-    ]
-    return Table(
-        title="The search: time summed over its trials, extrapolated where one was stopped", header=header, rows=rows
-    )
-
-
-def _tabulate_importance(searches: Sequence[SearchSummary]) -> Table:
-    names = dict.fromkeys(name for search in searches for name in search.importance)
-    rows = [[name, *(format_percent(search.importance.get(name)) for search in searches)] for name in names]
-    header = ["Parameter", *(search.architecture for search in searches)]
-    return Table(
-        title="Parameter importance (PED-ANOVA, best tenth of the trials, at least five), in percent",
-        header=header,
-        rows=rows,
-    )

@@ -24,7 +24,7 @@ def render(result: Result) -> Text:
     """Return the comparison for a terminal of 80 columns; the files have the rest."""
     rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
-        is_other = row["source"] in ("baseline", "front")
+        is_other = row["source"] in ("baseline", "ensemble", "front")
         seeds = "" if is_other or row["source"] == "published" else f", {format_seeds(row['seeds'])}"
         interval = format_interval(row["accuracy_low"], row["accuracy_high"], "-")
         accuracy = format_percent(row["accuracy"], row["accuracy_std"])
@@ -34,7 +34,8 @@ def render(result: Result) -> Text:
             if is_other
             else row["protocol"].replace("not stated", "?").removesuffix(" test").removesuffix(" on")
         )
-        name = row["model"] if len(row["model"]) <= NAME_WIDTH else f"{row['model'][: NAME_WIDTH - 1]}…"
+        name = row["model"].removesuffix(" averaged")  # which the column of the protocol says
+        name = name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
         rows.append([name + seeds, protocol, accuracy, interval, *means, format_millions(row["parameters"])])
     lines = ["  ".join(cells).rstrip() for cells in align(rows)]
     told = [_describe_difference(difference) for difference in list_differences(result)]

@@ -346,6 +346,7 @@ def _make_record(**retraining: Any) -> ModelRecord:
         "split_seed": 0,
         "fingerprint": "f" * 64,
         "threshold": 0.5,
+        "temperature": 1.0,
     }
     return ModelRecord(
         retraining=known | retraining,

@@ -19,7 +19,7 @@ from search.commands.evaluate import conclude, main
 from search.config.load import dump, parse
 from search.config.space import build_distributions, list_specs
 from search.config.yaml import read_yaml
-from search.evaluation.model_file import load_model
+from search.evaluation.model_file import load_model, load_record
 from search.record.folder import OpenStudy, create_folder
 from search.record.journal import Journal
 from search.record.manifest import load_manifest, save_manifest
@@ -87,7 +87,15 @@ def test_the_command_writes_its_choices_opens_once_and_returns_what_is_stored(st
     (entry,) = load_manifest(study)["evaluations"]
     assert entry["winners"] == [
         {
-            **{"architecture": "cnn", "rank": 1, "trial": 1, "value": 0.8, "epochs": 1, "threshold": 0.5},
+            **{
+                "architecture": "cnn",
+                "rank": 1,
+                "trial": 1,
+                "value": 0.8,
+                "epochs": 1,
+                "threshold": 0.5,
+                "temperature": 1.0,
+            },
             **{"recipe": None, "front": False, "curve": None},
         }
     ]
@@ -177,6 +185,25 @@ def test_a_threshold_from_validation_is_written_down_before_the_opening(study):
 
 
 @pytest.mark.ray
+@pytest.mark.ray
+def test_a_temperature_from_validation_is_written_down_before_the_opening_and_stored_with_the_model(study):
+    settings = "--set", "evaluation.temperature=validation"
+    code, stdout, stderr = call(study, *settings)
+    assert code == 0, stderr
+    (entry,) = load_manifest(study)["evaluations"]
+    temperature = entry["winners"][0]["temperature"]
+    assert (entry["temperature"], entry["winners"][0]["threshold"]) == ("validation", 0.5)
+    assert 0.1 <= temperature <= 10.0
+    assert f", temperature {temperature:.4f}" in stdout
+    record = load_record(study / "models" / "cnn-seed0.json")
+    assert record.retraining["temperature"] == record.tested["temperature"] == temperature
+    report = (study / "report" / "comparison.md").read_text()
+    assert "Calibration error without the temperature" in report
+    assert f"fitted on validation by a training on train alone: cnn {temperature:.4f}" in report
+    assert not list((study / "models").glob("*.ckpt*"))
+    assert "nothing to train" in call(study, *settings)[1]
+
+
 @pytest.mark.ray
 def test_retraining_on_all_images_takes_the_whole_schedule_and_tells_whether_it_is_enough(tmp_path, image_folder):
     data = {"path": str(image_folder), "cache": str(tmp_path / "cache"), "val_fraction": 0.25, "max_train_images": 16}
@@ -394,6 +421,7 @@ def rename(study):
         (None, ["--set", "evaluation.seeds=0"], "evaluation.seeds = 0"),
         (None, ["--set", "evaluation.threshold=2"], "evaluation.threshold"),
         (None, ["--set", "evaluation.threshold=test"], "evaluation.threshold"),
+        (None, ["--set", "evaluation.temperature=0"], "evaluation.temperature"),
         (None, ["--set", "evaluation.max_train_images=100000"], "evaluation.max_train_images = 100,000: train has"),
         (None, ["--set", "evaluation.max_train_images=some"], "evaluation.max_train_images"),
         (None, ["--set", "evaluation.perturbations=[jpg]"], "evaluation.perturbations = ['jpg']: expected all, or a"),

@@ -78,12 +78,31 @@ def test_the_file_stands_alone_and_says_what_it_is(saved_model):
     onnx.checker.check_model(model, full_check=True)
     known = {entry.key: entry.value for entry in model.metadata_props}
     assert known["threshold"] == "0.5"
+    assert known["temperature"] == "1.0"
     assert known["rule"] == "REAL where probability > threshold, both as float32"
     assert known["weights_sha256"] == load_model(saved_model).record.sha256["weights"]
     assert not any(tensor.external_data for tensor in model.graph.initializer)
     assert sorted(file.name for file in path.parent.iterdir()) == [
         f"cnn-seed0{end}" for end in (".json", ".md", ".onnx", ".safetensors")
     ]
+
+
+def test_the_graph_divides_by_the_temperature_of_the_record(saved_model, tmp_path):
+    trained = load_model(saved_model)
+    images = vary_brightness(torch.randint(256, (9, 32, 32, 3), generator=torch.Generator().manual_seed(0)))
+    warm = dataclasses.replace(
+        trained, record=dataclasses.replace(trained.record, tested=trained.record.tested | {"temperature": 0.1})
+    )
+    with torch.inference_mode():
+        logits = trained.model.eval()(to_float(images))
+    for one, temperature in ((trained, 1.0), (warm, 0.1)):
+        path = tmp_path / f"{temperature}.onnx"
+        export_onnx(one, path)
+        expected = torch.sigmoid(logits / temperature).numpy()
+        assert np.abs(run_onnx(path, images.numpy()) - expected).max() < 1e-4
+        known = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+        assert known["temperature"] == str(temperature)
+    assert "Div" not in {node.op_type for node in onnx.load(tmp_path / "1.0.onnx").graph.node[-2:]}
 
 
 def test_nothing_is_overwritten(saved_model, tmp_path):

@@ -90,6 +90,63 @@ def test_an_image_is_called_as_the_evaluation_calls_it_also_where_its_probabilit
         assert (answered["label"] == "REAL") == called[0] == (probability > threshold)
 
 
+def set_tested(saved_model, **values):
+    """Change what a model's record says of its test."""
+    record = saved_model.with_suffix(".json")
+    content = json.loads(record.read_text())
+    content["tested"] |= values
+    content["retraining"] |= {name: value for name, value in values.items() if name in content["retraining"]}
+    record.write_text(json.dumps(content))
+
+
+def test_logits_are_divided_by_the_temperature_of_the_record(ask, saved_model, write_noise, tmp_path):
+    path = write_noise(tmp_path / "one.png", 0)
+    plain = json.loads(ask("one.png", "--json")[1])
+    set_tested(saved_model, temperature=0.25)
+    warm = json.loads(ask("one.png", "--json")[1])
+    assert (plain["temperature"], warm["temperature"]) == (1.0, 0.25)
+    logit = torch.logit(compute(load_model(saved_model).model, [path]))
+    assert warm["images"][0]["probability"] == pytest.approx(float(torch.sigmoid(4 * logit)), abs=1e-6)
+    assert abs(warm["images"][0]["probability"] - 0.5) > abs(plain["images"][0]["probability"] - 0.5)
+
+
+def test_a_picture_of_which_no_class_has_the_confidence_is_unsure_in_every_form(
+    ask, saved_model, write_noise, tmp_path
+):
+    set_tested(saved_model, temperature=0.01)
+    write_pictures(tmp_path / "many", write_noise, 8)
+    plain = json.loads(ask("many", "--json")[1])["images"]
+    sureness = sorted(max(image["probability"], 1 - image["probability"]) for image in plain)
+    confidence = (sureness[3] + sureness[4]) / 2
+    document = json.loads(ask("many", "--json", "--abstain", confidence)[1])
+    assert document["abstain"] == confidence
+    assert f"4 of 8 UNSURE: no class has a probability of {confidence}" in document["limits"]
+    for before, after in zip(plain, document["images"], strict=True):
+        is_unsure = max(before["probability"], 1 - before["probability"]) < confidence
+        assert after == before | ({"label": "UNSURE"} if is_unsure else {})
+    code, stdout, stderr = ask("many", "--csv", "--abstain", confidence)
+    assert code == 0
+    rows = list(csv.DictReader(io.StringIO(stdout)))
+    assert [row["label"] for row in rows] == [image["label"] for image in document["images"]]
+    assert [float(row["probability"]) for row in rows] == [image["probability"] for image in plain]
+    assert "note: 4 of 8 UNSURE" in stderr
+    lines = ask("many", "--abstain", confidence)[1].splitlines()
+    assert [line.split()[0] for line in lines] == [image["label"] for image in document["images"]]
+    assert json.loads(ask("many", "--json", "--abstain", 0.5)[1])["images"] == plain
+
+
+def test_a_model_with_a_class_named_unsure_may_not_abstain(ask, saved_model, write_noise, tmp_path):
+    write_noise(tmp_path / "one.png", 0)
+    record = saved_model.with_suffix(".json")
+    content = json.loads(record.read_text())
+    content["preprocessing"] |= {"classes": ["SURE", "UNSURE"], "positive": "UNSURE"}
+    record.write_text(json.dumps(content))
+    assert ask("one.png")[0] == 0
+    code, stdout, stderr = ask("one.png", "--abstain", 0.9)
+    assert (code, stdout, len(stderr.splitlines())) == (2, "", 1)
+    assert "a class of this model is named UNSURE" in stderr
+
+
 def test_logits_are_averaged_with_the_mirror_image_if_the_record_says_so(ask, saved_model, write_noise, tmp_path):
     write_noise(tmp_path / "one.png", 0)
     plain = ask("one.png", "--json")[1]
@@ -174,6 +231,10 @@ def test_names_that_are_no_text_are_printed(ask, write_noise, tmp_path):
     ("arguments", "message"),
     [
         (["one.png", "--json", "--csv"], "exclude each other"),
+        *(
+            (["one.png", "--abstain", value], "expected a confidence of at least 0.5 and below 1")
+            for value in ("0.49", "1", "95", "-1", "nan", "inf", "much", "")
+        ),
         (["one.png"], "has no record"),
     ],
 )

@@ -62,9 +62,17 @@ def test_a_dumped_study_parses_to_itself():
                 ("cluster.wait_s", {"cluster": {"wait_s": value}}),
                 ("data.val_fraction", {"data": {"val_fraction": value}}),
                 ("evaluation.threshold", {"evaluation": {"threshold": value}}),
+                ("evaluation.temperature", {"evaluation": {"temperature": value}}),
                 ("space.cnn.learning_rate", {"space": {"cnn": {"learning_rate": value}}}),
                 ("space.cnn.learning_rate.high", {"space": {"cnn": {"learning_rate": {"low": 0.1, "high": value}}}}),
             )
+        ),
+        *(
+            (
+                {"evaluation": {"temperature": value}},
+                f"evaluation.temperature = {value!r}: expected a number from 0.01 to 100, or validation",
+            )
+            for value in (0, -1.0, 1e9, "test", True)
         ),
         ({"evaluation": {"threshold": 1}}, "evaluation.threshold = 1: expected a number above 0 and below 1, or valid"),
         (

@@ -108,6 +108,26 @@ def test_a_threshold_once_chosen_on_validation_is_kept_for_the_same_choices_only
     assert recall([], fresh) == fresh
 
 
+def test_a_temperature_once_fitted_on_validation_is_kept_and_given_to_the_retrainings():
+    config, trials = make_config(temperature="validation", seeds=1), [make_trial(0, 0.7)]
+    fresh = choose(config, trials, FINGERPRINT)
+    assert (fresh.temperature, fresh.winners[0].temperature, fresh.winners[0].threshold) == ("validation", None, 0.5)
+    assert fresh.is_open(fresh.winners[0])
+    fitted = dataclasses.replace(fresh, winners=(dataclasses.replace(fresh.winners[0], temperature=1.7),))
+    assert recall([build_entry(fitted)], fresh) == fitted
+    assert [each.temperature for each in list_retrainings(config, trials, fitted)] == [1.7]
+    other = choose(make_config(temperature=1.7, seeds=1), trials, FINGERPRINT)
+    assert recall([build_entry(fitted)], other) == other
+    assert not other.is_open(other.winners[0])
+
+
+def test_choices_of_before_temperatures_have_that_of_1():
+    choices = choose(make_config(seeds=1), [make_trial(0, 0.7)], FINGERPRINT)
+    entry = build_entry(choices)
+    del entry["temperature"], entry["winners"][0]["temperature"]
+    assert read_entry(entry) == choices
+
+
 def test_a_threshold_is_chosen_by_a_training_of_its_own():
     config, trials = make_config(threshold="validation", seeds=1), [make_trial(0, 0.7)]
     choices = choose(config, trials, FINGERPRINT)

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -49,10 +50,11 @@ def retrain(retraining, packed, folder):
     return run_job(lambda: str(packed), finish, build_job(retraining, packed, ResourceConfig(), folder=models))
 
 
-def calibrate(retraining, packed, folder, val_fraction):
+def calibrate(retraining, packed, folder, val_fraction, temperature=1.0):
     """Return the steps of the training that a threshold is chosen with."""
+    finish = functools.partial(measure_on_validation, "accuracy", temperature=temperature)
     job = build_job(retraining, packed, ResourceConfig(), folder=ModelFolder(str(folder)), val_fraction=val_fraction)
-    return run_job(lambda: str(packed), functools.partial(measure_on_validation, "accuracy"), job)
+    return run_job(lambda: str(packed), finish, job)
 
 
 def hash_weights(folder):
@@ -121,10 +123,42 @@ def test_the_loss_of_the_test_is_that_of_the_stored_logits(packed, tmp_path):
     assert tested.metrics["loss"] == functional.binary_cross_entropy_with_logits(logits, labels).item()
 
 
-@pytest.mark.parametrize("change", [{"epochs": 2}, {"threshold": 0.4}, {"fingerprint": "0" * 64}])
+@pytest.mark.parametrize("change", [{"epochs": 2}, {"threshold": 0.4}, {"temperature": 2.0}, {"fingerprint": "0" * 64}])
 def test_another_retraining_of_the_same_label_does_not_count(packed, tmp_path, change):
     list(retrain(make_retraining(), packed, tmp_path))
     assert load_tested(tmp_path, dataclasses.replace(make_retraining(), **change)) is None
+
+
+def test_a_temperature_changes_the_probabilities_and_neither_weights_nor_stored_logits(packed, tmp_path):
+    plain, warm = tmp_path / "plain", tmp_path / "warm"
+    before = list(retrain(make_retraining(), packed, plain))[-1].result
+    after = list(retrain(make_retraining(temperature=2.0), packed, warm))[-1].result
+    assert hash_weights(warm) == hash_weights(plain)
+    logits = [
+        load_predictions(folder, load_record(folder / "cnn-seed0.json"))["logits"].astype(np.float64)
+        for folder in (plain, warm)
+    ]
+    np.testing.assert_array_equal(*logits)
+    labels, probabilities, _ = load_tests(warm, "cnn-seed0")
+    np.testing.assert_array_equal(probabilities, (1 / (1 + np.exp(-logits[0] / 2.0))).astype(np.float32))
+    assert after.metrics["ece_uncalibrated"] == before.metrics["ece"] != after.metrics["ece"]
+    assert after.metrics["brier"] == pytest.approx(np.mean((probabilities - labels) ** 2))
+    assert after.confusion == before.confusion
+    assert "ece_uncalibrated" not in before.metrics
+    assert "divided by the temperature 2.0." in (warm / "cnn-seed0.md").read_text()
+    assert "temperature" not in (plain / "cnn-seed0.md").read_text()
+
+
+def test_a_model_of_before_temperatures_counts_as_one_of_temperature_1(packed, tmp_path):
+    tested = list(retrain(make_retraining(), packed, tmp_path))[-1].result
+    path = tmp_path / "cnn-seed0.json"
+    content = json.loads(path.read_text())
+    del content["retraining"]["temperature"], content["tested"]["temperature"]
+    path.write_text(json.dumps(content))
+    assert load_tested(tmp_path, make_retraining()) == tested
+    content["tested"]["temperature"] = 2.0
+    path.write_text(json.dumps(content))
+    assert load_tested(tmp_path, make_retraining()) is None
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".predictions.safetensors", ".json"])
@@ -147,3 +181,14 @@ def test_a_threshold_is_chosen_without_opening_the_test_split(pack_copy, tmp_pat
     (failure,) = [one for one in list(retrain(make_retraining(), pack_copy, tmp_path)) if not isinstance(one, Report)]
     assert isinstance(failure, Failure)
     assert "test." in failure.reason
+
+
+def test_a_temperature_is_fitted_on_validation_before_the_threshold_is_chosen(packed, tmp_path):
+    found = {}
+    for temperature in (1.0, 4.0, "validation"):
+        steps = calibrate(make_retraining(), packed, tmp_path / str(temperature), 0.25, temperature)
+        found[temperature] = list(steps)[-1].result
+    assert [found[temperature].temperature for temperature in (1.0, 4.0)] == [1.0, 4.0]
+    assert 0.1 <= found["validation"].temperature <= 10.0
+    assert len({each.curve for each in found.values()}) == 1
+    assert found[4.0].threshold != found[1.0].threshold

@@ -173,7 +173,7 @@ def test_the_page_has_every_section_table_and_figure(tmp_path):
     outline = Outline(write(make_result(), tmp_path))
     assert [heading for heading in outline.headings if heading in SECTIONS] == SECTIONS
     assert outline.tags["table"] == outline.tags["caption"] == 2 + 4 + 1  # given, confusion matrices, data
-    assert outline.tags["svg"] == 4 + 2  # curves, then ROC and reliability
+    assert outline.tags["svg"] == 4 + 3  # curves, then ROC, reliability and coverage
     assert outline.tags["img"] == 2 * NUM_MISTAKES
     assert outline.tags["figure"] == outline.tags["figcaption"] + 4  # a matrix has a caption
     assert len(set(outline.identifiers)) == len(outline.identifiers)
@@ -238,7 +238,7 @@ def test_a_page_of_less_leaves_out_what_is_not_there(name, changes, tmp_path):
     assert outline.headings[:3] == ["Study mine", "Result", "Training and errors"]
     assert ("Probabilities" in outline.headings) is (name != "no predictions")
     assert ("Most confident mistakes" in outline.headings) is (name not in ("no predictions", "no mistakes"))
-    assert outline.tags["svg"] == {"one architecture": 2 + 2, "no predictions": 4}.get(name, 4 + 2)
+    assert outline.tags["svg"] == {"one architecture": 2 + 3, "no predictions": 4}.get(name, 4 + 3)
 
 
 def test_few_trials_have_no_importance(tmp_path):

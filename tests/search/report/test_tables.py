@@ -16,7 +16,9 @@ from search.evaluation.result import Result
 from search.record.trial import State, Trial
 from search.report.cells import Table, format_latex
 from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
-from search.report.tables import list_search_tables, write_report
+from search.report.page import _describe_origin
+from search.report.searches import list_search_tables
+from search.report.tables import list_tables, write_report
 from search.report.terminal import render
 
 PUBLISHED = load(Path(__file__).parents[3] / "configs" / "cifake.yaml").published
@@ -80,10 +82,11 @@ def test_the_table_has_a_row_per_architecture_and_then_the_published_ones():
     models = [make_model(), make_model(seed=1), make_model("resnet50", trial=4)]
     frame = summarize(make_result(models))
     assert tuple(frame.columns) == COLUMNS
-    assert list(frame["model"]) == ["cnn", "resnet50", *(published.model for published in PUBLISHED.models)]
-    assert list(frame["source"]) == ["this study"] * 2 + ["published"] * len(PUBLISHED.models)
-    assert list(frame["protocol"][:4]) == ["sealed"] * 2 + ["peak on test"] * 2
-    assert list(frame["seeds"].fillna(0)) == [2, 1, *[0] * len(PUBLISHED.models)]
+    names = ["cnn", "resnet50", "cnn, 2 seeds averaged", *(published.model for published in PUBLISHED.models)]
+    assert list(frame["model"]) == names
+    assert list(frame["source"]) == ["this study"] * 2 + ["ensemble"] + ["published"] * len(PUBLISHED.models)
+    assert list(frame["protocol"][:5]) == ["sealed"] * 3 + ["peak on test"] * 2
+    assert list(frame["seeds"].fillna(0)) == [2, 1, 0, *[0] * len(PUBLISHED.models)]
 
 
 def test_figures_are_means_and_sample_deviations_over_the_seeds():
@@ -155,7 +158,7 @@ def test_an_interval_holds_the_mean_over_the_seeds_and_is_no_wider_than_that_of_
     row = summarize(make_result()).loc[0]
     assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
     assert row["accuracy_high"] - row["accuracy_low"] == pytest.approx(2 * 1.96 * np.sqrt(0.91 * 0.09 / 200), rel=0.15)
-    assert summarize(make_result()).loc[1:, "accuracy_low"].isna().all()
+    assert summarize(make_result()).loc[2:, "accuracy_low"].isna().all()
 
 
 def test_two_architectures_are_compared_on_the_same_images():
@@ -189,6 +192,53 @@ def test_costs_are_means_over_the_seeds_where_they_are_known():
     assert np.isnan(row["peak_memory_bytes"])
 
 
+def test_the_seeds_of_a_winner_averaged_are_one_row_whose_cost_is_the_sum():
+    costs = {"macs": 5.0, "training_seconds": 10.0, "images_per_second_1": 20.0, "peak_memory_bytes": 7.0}
+    models = [
+        make_model(accuracy=0.9, cost=costs),
+        make_model(seed=1, accuracy=0.8, cost=costs | {"images_per_second_1": 30.0, "peak_memory_bytes": 9.0}),
+        make_model("resnet50", trial=0),
+        make_model(rank=2),
+        make_model(seed=1, rank=2),
+    ]
+    result = make_result(models)
+    (row,) = [row for row in summarize(result).to_dict("records") if row["source"] == "ensemble"]
+    assert (row["model"], row["protocol"], row["parameters"]) == ("cnn, 2 seeds averaged", "sealed", 2 * 141_345)
+    assert pd.isna(row["seeds"])
+    assert np.isnan(row["accuracy_std"])
+    assert (row["macs"], row["training_seconds"], row["peak_memory_bytes"]) == (10.0, 20.0, 9.0)
+    assert row["images_per_second_1"] == pytest.approx(12.0)
+    assert np.isnan(row["images_per_second_256"])
+    mean = (result.predictions["cnn-seed0"] + result.predictions["cnn-seed1"]) / 2
+    assert row["accuracy"] == np.mean((mean > 0.5) == LABELS)
+    assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]
+    assert row["brier"] == pytest.approx(np.mean((mean - LABELS) ** 2))
+
+
+def test_an_ensemble_is_in_the_tables_of_comparison_and_cost_and_in_no_other():
+    tables = list_tables(make_result([make_model(), make_model(seed=1), make_model("resnet50", trial=0)]))
+    titles = [table.title for table in tables if "averaged" in str([table.header, *table.rows])]
+    assert titles == ["On the test split, in percent", "Cost of a model"]
+    (row,) = [row for row in tables[0].rows if row[1] == "ensemble"]
+    assert (row[0], row[3]) == ("cnn, 2 seeds averaged", "")
+    (line,) = [line for line in str(render(make_result())).splitlines() if "ensemble" in line]
+    assert line.startswith("cnn, 3 seeds")
+
+
+def test_the_calibration_error_without_the_temperature_is_shown_where_there_is_one(tmp_path):
+    plain = make_model()
+    warm = make_model("resnet50", trial=0)
+    warm = dataclasses.replace(warm, temperature=2.0, metrics=warm.metrics | {"ece_uncalibrated": 0.25})
+    for models, is_shown in (([plain], False), ([plain, warm], True)):
+        write_report(make_result(models), tmp_path)
+        text = (tmp_path / "comparison.md").read_text()
+        assert ("Calibration error without the temperature" in text) == is_shown
+        assert ("ece_uncalibrated" in (tmp_path / "comparison.csv").read_text()) == is_shown
+    (row,) = [line for line in text.splitlines() if "error without" in line]
+    assert [cell.strip() for cell in row.split("|")[2:4]] == ["", "25.00"]
+    assert ("Temperature", "1, 2") in _describe_origin(make_result([plain, warm]))
+
+
 def test_the_markdown_has_all_tables_in_percent_and_the_notes_below(tmp_path):
     models = [make_model(seed=seed, accuracy=0.9 + 0.01 * seed) for seed in range(3)]
     write_report(make_result([*models, make_model("resnet50", trial=0)], notes=["One.", "Two."]), tmp_path)
@@ -198,6 +248,7 @@ def test_the_markdown_has_all_tables_in_percent_and_the_notes_below(tmp_path):
     assert titles == [
         "On the test split",
         "Mean ± deviation over seeds (95 % interval over test images)",
+        "Answers with at least a confidence (predict --abstain)",
         "cnn minus resnet50",
         "McNemar's exact test",
         "Cost of a model",
@@ -208,8 +259,9 @@ def test_the_markdown_has_all_tables_in_percent_and_the_notes_below(tmp_path):
     assert rows[0][:6] == ["Model", "Source", "Protocol", "Seeds", "Accuracy", "95 % interval"]
     assert rows[2][:5] == ["cnn", "this study", "sealed", "3", "91.00 ± 1.00"]
     assert " to " in rows[2][5]
-    assert rows[4][:7] == ["CNN (paper)", "published", "peak on test", "", "94.85", "", "94.34"]
-    assert rows[4][-1] == "141,345"
+    assert rows[4][:4] == ["cnn, 3 seeds averaged", "ensemble", "sealed", ""]
+    assert rows[5][:7] == ["CNN (paper)", "published", "peak on test", "", "94.85", "", "94.34"]
+    assert rows[5][-1] == "141,345"
     assert text.splitlines()[-3:] == ["One.", "", "Two."]
     for table in tables[:-1]:
         assert len({line.count("|") for line in table if line.startswith("|")}) == 1
