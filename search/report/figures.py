@@ -162,6 +162,7 @@ def draw_ranges(rows: Sequence[str], series: Mapping[str, Sequence[tuple[float, 
     axes.set_yticks(range(len(rows)), labels=rows, parse_math=False)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlabel(metric, parse_math=False)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
     figure.legend(frameon=False, loc="outside upper center", ncols=2)

@@ -68,7 +68,7 @@ def draw_robustness(result: Result) -> list[tuple[str, str]]:
             for name, rows in groups.items()
         }
         kinds = [_describe(result, row.perturbation) for row in next(iter(groups.values()))]
-        caption = f"{heading} on changed test images, with 95 % intervals"
+        caption = f"{heading}, with 95 % intervals"
         figure = figures.draw_ranges(kinds, series, heading)
         drawn.append((caption, figures.render_svg(figure, name=f"robustness-{metric}", description=caption)))
     return drawn

@@ -172,5 +172,9 @@ def test_the_charts_are_drawn_for_each_metric_even_of_a_model_without_errors():
     for each in result.further:
         each.predictions["cnn-seed0"] = each.predictions["cnn-seed1"] = LABELS.astype(np.float32)
     charts = draw_robustness(result)
-    assert [caption.partition(" on ")[0] for caption, _ in charts] == ["Accuracy", "Recall of FAKE", "Recall of REAL"]
+    assert [caption.partition(", with ")[0] for caption, _ in charts] == [
+        "Accuracy",
+        "Recall of FAKE",
+        "Recall of REAL",
+    ]
     assert all("JPEG 30" in svg and "var(--first" in svg for _, svg in charts)
