@@ -41,6 +41,7 @@ UNITS = {
     "seeds": "retrainings",
     "k": "configurations",
     "threshold": "probability",
+    "target": "of the metric",
 }
 """Last word of a key that is a number -> its unit."""
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from search.config.conditions import drop_inactive
 from search.config.schema import StudyConfig
-from search.config.space import Choice, Range, Spec, find_outside, list_specs
-from search.config.space_checks import check_point
+from search.config.space import list_specs
 from search.record.journal import Journal
 from search.record.trial import Listener, State, Trial
 from search.record.trial_reader import read_point
+from search.samplers.candidates import Candidates
 from search.samplers.sampler import build_sampler
 from search.samplers.shares import choose_architecture
-from search.schedulers.budget import describe_failures, describe_spent
+from search.schedulers.budget import Progress, describe_failures, describe_spent
 from search.schedulers.patience import is_converged
 from search.schedulers.scheduler import Scheduler, ask_scheduler, build_scheduler
 from trainables.config import list_defaults
@@ -47,8 +47,8 @@ class Study:
             if trial.state is State.RUNNING:
                 require_imported(trial.architecture, trial.params.get("optimizer"))
         names = dict.fromkeys([*search.architectures, *(trial.architecture for trial in own)])
-        self._specs: dict[str, dict[str, Spec]] = {name: list_specs(config.space, name) for name in names}
-        self._samplers = {name: build_sampler(search, specs, name) for name, specs in self._specs.items()}
+        self._samplers = {name: build_sampler(search, list_specs(config.space, name), name) for name in names}
+        self._candidates = {name: Candidates(config, name, self._samplers[name]) for name in names}
         for number, trial in enumerate(learnt, start=-len(learnt)):  # before the first of this study
             if sampler := self._samplers.get(trial.architecture):
                 sampler.start(dataclasses.replace(trial, number=number))
@@ -70,8 +70,9 @@ class Study:
     @property
     def halt_reason(self) -> str | None:
         """Why the study ends although trials are left, or None."""
-        spent = describe_spent(self.config.search, self.num_epochs, self.elapsed_s)
-        return spent or describe_failures(self._ends)
+        search = self.config.search
+        spent = describe_spent(search, self.num_epochs, self.elapsed_s)
+        return spent or self._progress.describe_end(search) or describe_failures(self._ends)
 
     @property
     def is_finished(self) -> bool:
@@ -112,6 +113,7 @@ class Study:
         known = {"precision": precision} if precision else {}
         self._journal.add_epoch(trial, metrics, elapsed_s=self.elapsed_s, device=device, **known)
         self.num_epochs += 1
+        self._progress.add_epoch(trial, len(trial.epochs))
         for listener in self._listeners:
             listener.on_epoch(trial)
         return self._end_if_due(trial, stop=self._ask_scheduler(trial, len(trial.epochs)))
@@ -153,9 +155,9 @@ class Study:
             params = drop_inactive(self._samplers[architecture].conditions, list_defaults(architecture) | given)
         else:
             architecture = choose_architecture(self.config, self.trials)
-            params = self._fill(architecture, number, {})
+            params = self._candidates[architecture].propose(number)
         noted = self._samplers[architecture].noted.pop(number, {})
-        is_outside = is_first and find_outside(self._specs[architecture], architecture, params) is not None
+        is_outside = is_first and not self._candidates[architecture].has(params)
         distributions = {} if is_outside else self._samplers[architecture].distributions
         trial = self._journal.add_trial(architecture, params, distributions, noted)
         for foreign in self._journal.load_between(number, trial.number):  # added by plain Optuna meanwhile
@@ -170,15 +172,8 @@ class Study:
 
     def _start(self, trial: Trial) -> None:
         """Let the sampler learn from a trial, unless it is a recipe outside the space, for comparison alone."""
-        name = trial.architecture
-        if trial.number not in self._first or find_outside(self._specs[name], name, trial.params) is None:
-            self._samplers[name].start(trial)
-
-    def _fill(self, architecture: str, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a value of every parameter whose condition holds: given, fixed by the space, or proposed."""
-        fixed = {name: spec for name, spec in self._specs[architecture].items() if not isinstance(spec, Range | Choice)}
-        proposed = self._samplers[architecture].propose(number, {**fixed, **given})
-        return drop_inactive(self._samplers[architecture].conditions, {**fixed, **proposed, **given})
+        if trial.number not in self._first or self._candidates[trial.architecture].has(trial.params):
+            self._samplers[trial.architecture].start(trial)
 
     def _take_up(self, trial: Trial) -> Trial | None:
         """Return a waiting trial, ready to be handed out; None if it was enqueued and cannot be trained."""
@@ -205,11 +200,7 @@ class Study:
         architecture, given = read_point(trial.enqueued, self.config.search.architectures)
         if architecture not in self.config.search.architectures:
             raise InputError(f"this study does not search {architecture}")
-        check_point(self._specs[architecture], architecture, given, self.config.data.size)
-        params = self._fill(architecture, trial.number, given)
-        if lost := sorted(given.keys() - params.keys()):
-            raise InputError(f"the condition of {lost[0]} does not hold: enqueue what its `when` names too")
-        return architecture, params
+        return architecture, self._candidates[architecture].complete(trial.number, given)
 
     def _end_if_due(self, trial: Trial, *, stop: bool) -> bool:
         search = self.config.search
@@ -231,6 +222,10 @@ class Study:
             self._journal.note(trial, self._samplers[trial.architecture].judge(trial, state))
         self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
+        if state is State.FAIL and trial.epochs:  # its values count no longer
+            self._progress = Progress(self.trials, self._journal.list_epochs())
+        else:
+            self._progress.add_end(trial)
         if trial.architecture in self._samplers:
             self._samplers[trial.architecture].end(trial)
         for listener in self._listeners:
@@ -242,7 +237,9 @@ class Study:
         for trial in own:
             self._start(trial)
         stops: dict[int, bool] = {}
-        for number, epoch in self._journal.list_epochs():
+        epochs = self._journal.list_epochs()
+        self._progress = Progress(self.trials, epochs)
+        for number, epoch in epochs:
             stops[number] = self._ask_scheduler(self.trials[number], epoch)
         for trial in self.trials:
             if trial.waits:

@@ -21,8 +21,8 @@ from search.config.printable import escape
 from search.listeners.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
 from search.record.folder import StudyReader, read_study
 from search.record.trial import State, Trial
+from search.report.ending import describe_ending
 from search.report.trials import write_trials
-from search.schedulers.budget import describe_spent
 from trainables.errors import InputError
 from trainables.names import is_own
 
@@ -85,12 +85,9 @@ class Inspected:
 
     @property
     def spent(self) -> str | None:
-        """The budget that is used up, or None; hours by the last epoch, or by the reason of trials that ended later."""
-        search = self.config.search
-        hours = None if search.max_hours is None else describe_spent(search, 0, search.max_hours * 3600)
-        if hours is not None and any(trial.reason == hours for trial in self.trials):
-            return hours
-        return describe_spent(search, sum(len(trial.epochs) for trial in self.trials), self.elapsed_s)
+        """What ends the search before its last trial, or None."""
+        journal = self.reader.journal
+        return None if journal is None else describe_ending(self.config, self.trials, journal)
 
     def get_status(self) -> Status:
         """Return the table of its state."""
@@ -113,7 +110,9 @@ class Inspected:
         if (holder := self.reader.find_holder()) is not None:
             return f"{'Being evaluated' if self.is_finished else 'Being searched'} by {holder}."
         if self.is_finished:
-            more = f", for {self.spent}: a larger one and --resume continue it" if self.spent else ""
+            spent = self.spent
+            other = "a larger one" if (spent or "").startswith("the budget") else "another value"
+            more = f", for {spent}: {other} and --resume continue it" if spent else ""
             return f"All trials have ended{more}."
         ended = sum(trial.state is not State.RUNNING for trial in self.trials)
         left = max(self.config.search.num_trials, len(self.trials)) - ended

@@ -176,6 +176,9 @@ def _check_metric(search: SearchConfig) -> None:
     if search.goal not in (None, GOALS[search.metric]):
         right = GOALS[search.metric]
         raise InputError(f"search.goal = {search.goal}: {search.metric} has the goal {right}; leave search.goal out")
+    if search.target is not None and (search.target < 0 or (search.sign > 0 and search.target > 1)):
+        allowed = "from 0 to 1" if search.sign > 0 else "of at least 0"
+        raise InputError(f"search.target = {search.target:g}: expected a number {allowed}, as {search.metric} is")
 
 
 def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from search.config.fields import GOALS, Amount, Architecture, Count, Label, MetricName, OwnName, Positive
+from search.config.fields import GOALS, Amount, Architecture, Count, Finite, Label, MetricName, OwnName, Positive
 from trainables.names import shorten
 
 
@@ -38,6 +38,11 @@ class SearchConfig:
     """Hours after which the search ends, summed over all resumptions; null sets no limit."""
     max_total_epochs: Count | None = None
     """Epochs of all trials together after which the search ends; null sets no limit."""
+    patience_trials: Count | None = None
+    """Finished trials without a better value of any architecture, stopped ones included, after which the search ends;
+    null is never."""
+    target: Finite | None = None
+    """Value of the metric at which the search ends; null sets none."""
     max_concurrent: Count | None = None
     """Trials that run at the same time, at most; null runs as many as the resources allow."""
     max_failures: Annotated[int, Field(ge=0)] = 2

@@ -38,6 +38,8 @@ MAY_CHANGE = (
     "search.max_hours",
     "search.max_total_epochs",
     "search.num_trials",
+    "search.patience_trials",
+    "search.target",
     "search.trial_timeout_s",
     "tracking.",
 )

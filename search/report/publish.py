@@ -10,11 +10,13 @@ from rich.console import Console
 from rich.text import Text
 
 from search.config.printable import escape
+from search.config.schema import StudyConfig
 from search.evaluation.result import Result
 from search.record.folder import OpenStudy
 from search.record.journal import Journal
-from search.record.trial import State
+from search.record.trial import State, Trial
 from search.report.cells import align
+from search.report.ending import list_ending
 from search.report.front import describe_uncounted
 from search.report.notes import describe_changes, list_notes
 from search.report.page import write_page
@@ -35,7 +37,7 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
         *list_notes(config, result.manifest, result.trials, result.models),
         *describe_uncounted(config, result.trials),
         *describe_changes(journal.list_changes()),
-        *result.notes,
+        *_add_ending(config, result.trials, journal, result.notes),
     ]
     result = dataclasses.replace(result, notes=notes)
     files = write_report(result, config.directory / "report")
@@ -72,7 +74,7 @@ def publish_search(study: OpenStudy, console: Console, notes: Sequence[str]) -> 
         notes=[
             *describe_uncounted(study.config, trials),
             *describe_changes(study.journal.list_changes()),
-            *notes,
+            *_add_ending(study.config, trials, study.journal, notes),
         ],
     )
     best = tabulate_best(result)
@@ -84,3 +86,8 @@ def publish_search(study: OpenStudy, console: Console, notes: Sequence[str]) -> 
     lines = ["  ".join(cells).rstrip() for cells in align([best.header, *best.rows])]
     console.print(Text("\n".join(map(escape, [*lines, "", *result.notes]))))
     console.print(f"Open {study.config.location}/report/report.html", soft_wrap=True)
+
+
+def _add_ending(config: StudyConfig, trials: Sequence[Trial], journal: Journal, notes: Sequence[str]) -> list[str]:
+    """Return notes with the one on the end of the search, once: who searched has told it, who reports again has not."""
+    return list(dict.fromkeys([*notes, *list_ending(config, trials, journal)]))

@@ -1,8 +1,10 @@
-"""Ends a search whose budget is used up, or that fails from the start."""
+"""Ends a search: its budget is used up, its target is reached, nothing better comes, or it fails from the start."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
 from search.config.search import SearchConfig
+from search.record.trial import State, Trial
 
 NUM_EARLY_FAILURES = 5
 """The study halts if this many trials are the first to end since it was opened and all fail for one reason."""
@@ -27,3 +29,53 @@ def describe_failures(ends: Sequence[str | None]) -> str | None:
     if len(first) == NUM_EARLY_FAILURES and len(set(first)) == 1 and first[0] is not None:
         return f"the first {NUM_EARLY_FAILURES} trials all failed: {first[0]}"
     return None
+
+
+class Progress:
+    """The best value of each architecture, and how many trials have finished since the last better one.
+
+    It is a function of the journal alone. Values of a failed trial do not count. A running trial's do, so no search
+    ends while its best trial still improves.
+    """
+
+    def __init__(self, trials: Sequence[Trial] = (), epochs: Iterable[tuple[int, int]] = ()) -> None:
+        """Take in what is recorded.
+
+        Args:
+            trials: All trials by number.
+            epochs: (trial number, epoch) of every epoch in the order of the journal.
+        """
+        self.num_finished = 0
+        """Other trials that finished after an epoch which was recorded since the last better value."""
+        self._best: dict[str, tuple[float, int]] = {}
+        self._leader = -1
+        self._since: set[int] = set()
+        for number, epoch in epochs:
+            self.add_epoch(trials[number], epoch)
+        for trial in trials:
+            self.add_end(trial)
+
+    def add_epoch(self, trial: Trial, epoch: int) -> None:
+        """Take in an epoch of a trial."""
+        if trial.state is State.FAIL:
+            return
+        score = trial.sign * trial.epochs[epoch - 1][trial.metric]
+        if score > self._best.get(trial.architecture, (-math.inf, 0))[0]:
+            self._best[trial.architecture] = score, trial.number
+            self._since.clear()
+            self.num_finished, self._leader = 0, trial.number
+        elif trial.number != self._leader:
+            self._since.add(trial.number)
+
+    def add_end(self, trial: Trial) -> None:
+        """Take in the state of a trial."""
+        self.num_finished += trial.number in self._since and trial.state in (State.COMPLETE, State.PRUNED)
+
+    def describe_end(self, search: SearchConfig) -> str | None:
+        """Return why the search ends, or None."""
+        score, number = max(self._best.values(), default=(-math.inf, 0))
+        if search.target is not None and score >= search.sign * search.target:
+            return f"trial {number} reached search.target = {search.target:g}"
+        if search.patience_trials is not None and self.num_finished >= search.patience_trials:
+            return f"no better value came in {search.patience_trials} finished trials (search.patience_trials)"
+        return None
