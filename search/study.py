@@ -17,11 +17,11 @@ from search.config.space import list_specs
 from search.record.journal import Journal
 from search.record.trial import Listener, State, Trial
 from search.record.trial_reader import read_point
-from search.samplers.candidates import Candidates
+from search.samplers.candidates import EXHAUSTED, Candidates
 from search.samplers.sampler import build_sampler
 from search.samplers.shares import choose_architecture
 from search.schedulers.budget import Progress, describe_failures, describe_spent
-from search.schedulers.patience import is_converged
+from search.schedulers.patience import find_end
 from search.schedulers.scheduler import Scheduler, ask_scheduler, build_scheduler
 from trainables.config import list_defaults
 from trainables.errors import InputError
@@ -59,6 +59,7 @@ class Study:
         self._waiting: deque[Trial] = deque()
         self._running: dict[int, Trial] = {}
         self._ends: list[str | None] = []  # in their order: why a trial failed, or None
+        self._is_exhausted = False
         self._started = time.monotonic() - journal.elapsed_s
         self._replay()
 
@@ -72,7 +73,8 @@ class Study:
         """Why the study ends although trials are left, or None."""
         search = self.config.search
         spent = describe_spent(search, self.num_epochs, self.elapsed_s)
-        return spent or self._progress.describe_end(search) or describe_failures(self._ends)
+        exhausted = EXHAUSTED if self._is_exhausted and not (self._running or self._waiting) else None
+        return spent or self._progress.describe_end(search) or describe_failures(self._ends) or exhausted
 
     @property
     def is_finished(self) -> bool:
@@ -86,10 +88,10 @@ class Study:
         trial = None
         while trial is None and self._waiting:
             trial = self._take_up(self._waiting.popleft())
-        if trial is None:
-            if len(self.trials) >= self.config.search.num_trials:
-                return None
+        if trial is None and len(self.trials) < self.config.search.num_trials:
             trial = self._propose()
+        if trial is None:
+            return None
         self._running[trial.number] = trial
         for listener in self._listeners:
             listener.on_start(trial)
@@ -148,14 +150,16 @@ class Study:
         stop = ask_scheduler(scheduler, self.config.search.scheduler, trial.number, epoch, score)
         return stop and not (self.config.search.spare_first and trial.number in self._first)
 
-    def _propose(self) -> Trial:
+    def _propose(self) -> Trial | None:
+        """Return a new trial; None if every configuration of the space was one."""
         number, recipes = len(self.trials), self._recipes
         if is_first := len(self._first) < len(recipes):
             architecture, given = recipes[len(self._first)].architecture, recipes[len(self._first)].params
             params = drop_inactive(self._samplers[architecture].conditions, list_defaults(architecture) | given)
         else:
-            architecture = choose_architecture(self.config, self.trials)
-            params = self._candidates[architecture].propose(number)
+            if (chosen := self._choose(number)) is None:
+                return None
+            architecture, params = chosen
         noted = self._samplers[architecture].noted.pop(number, {})
         is_outside = is_first and not self._candidates[architecture].has(params)
         distributions = {} if is_outside else self._samplers[architecture].distributions
@@ -170,10 +174,18 @@ class Study:
         self.trials.append(trial)
         return trial
 
+    def _choose(self, number: int) -> tuple[str, dict[str, Any]] | None:
+        """Return architecture and parameters of a new trial; None if no architecture has a configuration left."""
+        while left := [name for name in self.config.search.architectures if not self._candidates[name].is_exhausted]:
+            architecture = choose_architecture(self.config, self.trials, left)
+            if (params := self._candidates[architecture].propose(number)) is not None:
+                return architecture, params
+        self._is_exhausted = True
+        return None
+
     def _start(self, trial: Trial) -> None:
         """Let the sampler learn from a trial, unless it is a recipe outside the space, for comparison alone."""
-        if trial.number not in self._first or self._candidates[trial.architecture].has(trial.params):
-            self._samplers[trial.architecture].start(trial)
+        self._candidates[trial.architecture].start(trial, is_first=trial.number in self._first)
 
     def _take_up(self, trial: Trial) -> Trial | None:
         """Return a waiting trial, ready to be handed out; None if it was enqueued and cannot be trained."""
@@ -186,7 +198,7 @@ class Study:
             return None
         self._journal.note(trial, self._samplers[architecture].noted.pop(trial.number, {}))
         self._journal.take_up(trial, architecture, params, self._samplers[architecture].distributions)
-        self._samplers[architecture].start(trial)
+        self._start(trial)
         return trial
 
     def _complete(self, trial: Trial) -> tuple[str, dict[str, Any]]:
@@ -203,14 +215,8 @@ class Study:
         return architecture, self._candidates[architecture].complete(trial.number, given)
 
     def _end_if_due(self, trial: Trial, *, stop: bool) -> bool:
-        search = self.config.search
-        patience = search.patience_epochs
-        if len(trial.epochs) >= search.count_epochs(trial.architecture):
-            self._end(trial, State.COMPLETE, None)
-        elif stop:
-            self._end(trial, State.PRUNED, f"stopped by {search.scheduler} at epoch {len(trial.epochs)}")
-        elif patience is not None and is_converged(trial.list_scores(), patience, search.patience_delta):
-            self._end(trial, State.COMPLETE, f"no better for {patience} epochs")
+        if end := find_end(self.config.search, trial, stop=stop):
+            self._end(trial, *end)
         if trial.state is State.RUNNING:
             return False
         self._ends.append(None)
@@ -227,7 +233,7 @@ class Study:
         else:
             self._progress.add_end(trial)
         if trial.architecture in self._samplers:
-            self._samplers[trial.architecture].end(trial)
+            self._candidates[trial.architecture].end(trial)
         for listener in self._listeners:
             listener.on_end(trial)
 
@@ -246,6 +252,6 @@ class Study:
                 self._waiting.append(trial)
             elif trial.state is not State.RUNNING:
                 if not trial.is_foreign:
-                    self._samplers[trial.architecture].end(trial)
+                    self._candidates[trial.architecture].end(trial)
             elif not self._end_if_due(trial, stop=stops.get(trial.number, False)):
                 self._waiting.append(trial)

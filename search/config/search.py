@@ -55,6 +55,8 @@ class SearchConfig:
     sampler: Literal["tpe", "tpe_multivariate", "random", "gp", "qmc"] | OwnName = "tpe"
     """How parameters are proposed. tpe treats parameters as independent; it finds better trials than tpe_multivariate
     (measured on replayed trainings, LOG.md, 2026-11-25). `module:Name` is any sampler of Optuna's interface."""
+    repeat: bool = False
+    """Whether a configuration that was a trial may be proposed again; false ends the search where none is left."""
     num_startup_trials: Count = 10
     """Random trials of an architecture before the sampler's model proposes. For gp only trials that were not stopped
     count."""

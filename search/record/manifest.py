@@ -141,6 +141,8 @@ def load_manifest(directory: Path) -> dict[str, Any]:
     path = directory / MANIFEST
     manifest = read_untrusted_yaml(path)
     manifest.setdefault("evaluations", [])
+    if isinstance(manifest.get("config"), dict) and isinstance(search := manifest["config"].get("search"), dict):
+        search.setdefault("repeat", True)  # as it was before there was this key
     check(Manifest, manifest, str(path))
     return manifest
 

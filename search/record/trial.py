@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+NO_MEMORY = ("out of gpu memory", "outofmemory", "memoryerror", "allocate memory", "running low on memory")
+"""What the reasons of trials for which the memory was too small contain: PyTorch's, Python's and Ray's words."""
 FOREIGN = "foreign"
 """Stands for the architecture of a foreign trial, and of one that waits."""
 
@@ -59,6 +61,12 @@ class Trial:
     def is_foreign(self) -> bool:
         """Whether another program wrote it, so that nothing is known of its training."""
         return self.architecture == FOREIGN
+
+    @property
+    def lacked_memory(self) -> bool:
+        """Whether it failed because the memory was too small for its configuration."""
+        reason = (self.reason or "").lower()
+        return self.state is State.FAIL and any(words in reason for words in NO_MEMORY)
 
     def list_values(self) -> list[float]:
         """Return the validation metric of epoch 1, 2, ..."""

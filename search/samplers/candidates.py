@@ -1,33 +1,71 @@
-"""The configurations of one architecture that may become trials: completed, and in the space."""
+"""The configurations of one architecture that may become trials: completed, in the space, none proposed twice."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.config.conditions import drop_inactive
+from search.config.conditions import drop_inactive, list_conditions
 from search.config.schema import StudyConfig
-from search.config.space import Choice, Range, find_outside, list_specs
+from search.config.space import Choice, Range, build_distributions, find_outside, list_specs
 from search.config.space_checks import check_point
+from search.record.trial import State, Trial
+from search.samplers.repeats import Repeats
 from search.samplers.sampler import Sampler
 from trainables.errors import InputError
+from trainables.seed import derive_seed
+
+EXHAUSTED = "every configuration of the space was tried (search.repeat)"
+"""Why a search ends of which no trial is left to propose."""
 
 
 class Candidates:
-    """Completes what a sampler proposes, or what somebody asked for."""
+    """Completes what a sampler proposes or somebody asked for, and replaces a proposal that was a trial before."""
 
     def __init__(self, config: StudyConfig, architecture: str, sampler: Sampler) -> None:
         self._architecture = architecture
         self._sampler = sampler
         self._specs = list_specs(config.space, architecture)
         self._size = config.data.size
+        self._seed = config.search.seed
+        self._repeats = Repeats(architecture, sampler.distributions, sampler.conditions, config.data.size)
+        self._may_repeat = config.search.repeat
+        self.is_exhausted = False
+        """Whether every point of the space was proposed, so that no proposal is left."""
+
+    def start(self, trial: Trial, *, is_first: bool) -> None:
+        """Take in a trial that starts: its configuration is not proposed again, and the sampler learns from it.
+
+        A recipe outside the space, with which `search.first` may begin, is for comparison alone.
+        """
+        if not self._may_repeat:
+            self._repeats.add(trial.params)
+        if not is_first or self.has(trial.params):
+            self._sampler.start(trial)
+
+    def end(self, trial: Trial) -> None:
+        """Let the sampler learn how a trial ended; one that lacked memory counts as worse than all, to keep away from.
+
+        Samplers leave out failed trials, and a stopped one without a value is the worst for them.
+        """
+        if trial.lacked_memory and not self._may_repeat:
+            trial = dataclasses.replace(trial, state=State.PRUNED, epochs=[])
+        self._sampler.end(trial)
 
     def has(self, params: Mapping[str, Any]) -> bool:
         """Answer whether the space has a configuration."""
         return find_outside(self._specs, self._architecture, params) is None
 
-    def propose(self, number: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def propose(self, number: int) -> dict[str, Any] | None:
+        """Return the configuration of a trial; None, and `is_exhausted` is set, if none is left."""
+        lot = derive_seed(self._seed, f"neighbour {number}") % 2**32
+        if (params := self._repeats.avoid(self._fill(number, {}), lot)) is None:
+            self._sampler.noted.pop(number, None)
+            self.is_exhausted = True
+        return params
+
+    def _fill(self, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return a value of every parameter whose condition holds: given, fixed by the space, or proposed."""
         fixed = {name: spec for name, spec in self._specs.items() if not isinstance(spec, Range | Choice)}
-        given = given or {}
         proposed = self._sampler.propose(number, {**fixed, **given})
         return drop_inactive(self._sampler.conditions, {**fixed, **proposed, **given})
 
@@ -38,7 +76,22 @@ class Candidates:
             InputError: If they are outside the space.
         """
         check_point(self._specs, self._architecture, given, self._size)
-        params = self.propose(number, given)
+        params = self._fill(number, given)
         if lost := sorted(given.keys() - params.keys()):
             raise InputError(f"the condition of {lost[0]} does not hold: enqueue what its `when` names too")
         return params
+
+
+def is_exhausted(config: StudyConfig, trials: Sequence[Trial]) -> bool:
+    """Answer whether every configuration of the space was a trial, as far as the code that the space names is known."""
+    for name in config.search.architectures if not config.search.repeat else ():
+        specs = list_specs(config.space, name)
+        repeats = Repeats(name, build_distributions(specs, name), list_conditions(specs), config.data.size)
+        inside: dict[str, Any] | None = None
+        for trial in trials:
+            if trial.architecture == name:
+                repeats.add(trial.params)
+                inside = trial.params if find_outside(specs, name, trial.params) is None else inside
+        if inside is None or repeats.avoid(inside, 0) is not None:
+            return False
+    return not config.search.repeat

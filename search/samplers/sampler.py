@@ -129,7 +129,7 @@ class Sampler:
             return
         ended.intermediate_values = dict(enumerate(trial.list_values(), start=1))
         ended.state = TrialState[trial.state]
-        ended.values = None if trial.state is State.FAIL else [trial.get_peak()[0]]
+        ended.values = None if trial.state is State.FAIL or not trial.epochs else [trial.get_peak()[0]]
 
     @contextlib.contextmanager
     def _open(self, number: int) -> Iterator[tuple[BaseSampler, optuna.Study]]:

@@ -12,7 +12,7 @@ does not get all remaining trials.
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from search.config.schema import StudyConfig
 from search.record.trial import State, Trial
@@ -25,9 +25,12 @@ COUNTED = ("trials", "value")
 """What is divided as a number of trials."""
 
 
-def choose_architecture(config: StudyConfig, trials: Sequence[Trial]) -> str:
-    """Return the architecture of the next trial; those with fewer than `search.min_trials` trials come first."""
-    shares = list_shares(config)
+def choose_architecture(config: StudyConfig, trials: Sequence[Trial], among: Container[str] | None = None) -> str:
+    """Return the architecture of the next trial; those with fewer than `search.min_trials` trials come first.
+
+    `among` are the architectures that have a configuration left; None is all.
+    """
+    shares = {name: share for name, share in list_shares(config).items() if among is None or name in among}
     counts = Counter(trial.architecture for trial in trials)
     short = {name: share for name, share in shares.items() if counts[name] < config.search.min_trials}
     if not short and config.search.divide == "value":

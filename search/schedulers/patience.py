@@ -1,7 +1,28 @@
-"""Ends a trial whose metric no longer rises."""
+"""Ends a trial: after its last epoch, where the scheduler stops it, or when its metric no longer rises."""
 
 import math
 from collections.abc import Sequence
+
+from search.config.search import SearchConfig
+from search.record.trial import State, Trial
+
+
+def find_end(search: SearchConfig, trial: Trial, *, stop: bool) -> tuple[State, str | None] | None:
+    """Return with which state and reason a trial ends after its last recorded epoch; None if it continues.
+
+    Args:
+        search: The keys of the search.
+        trial: A running trial.
+        stop: Whether the scheduler stops it there.
+    """
+    patience = search.patience_epochs
+    if len(trial.epochs) >= search.count_epochs(trial.architecture):
+        return State.COMPLETE, None
+    if stop:
+        return State.PRUNED, f"stopped by {search.scheduler} at epoch {len(trial.epochs)}"
+    if patience is not None and is_converged(trial.list_scores(), patience, search.patience_delta):
+        return State.COMPLETE, f"no better for {patience} epochs"
+    return None
 
 
 def is_converged(values: Sequence[float], patience: int, delta: float) -> bool:

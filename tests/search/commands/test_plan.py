@@ -62,7 +62,11 @@ FINITE = {
 )
 def test_the_plan_says_where_there_are_more_trials_than_points(search, told):
     study = parse({"name": "x", "search": search, "space": {"cnn": FINITE}})
-    assert [sentence.removeprefix("Space: ").split(": some")[0] for sentence in list_repetitions(study)] == told
+    then = ": none is tried twice (search.repeat)"
+    assert list_repetitions(study) == [f"Space: {sentence}{then}" for sentence in told]
+    study = parse({"name": "x", "search": {**search, "repeat": True}, "space": {"cnn": FINITE}})
+    then = ": some are trained more than once"
+    assert list_repetitions(study) == [f"Space: {sentence}{then}" for sentence in told]
 
 
 def test_a_space_in_which_a_number_has_no_step_has_no_end():
