@@ -10,6 +10,8 @@ COMMANDS = {
     "run": ("search.run", "search, retrain the winners, test each once, write the report"),
     "evaluate": ("search.commands.evaluate", "retrain and test the winners of a study again, or with other choices"),
     "inspect": ("search.commands.inspect", "show the state of a study: budget, best trials, rungs, failures"),
+    "ask": ("search.commands.ask", "put a configuration in line while a study is searched"),
+    "stop": ("search.commands.stop", "end a search that runs, or one of its trials, in good order"),
     "dashboard": ("search.commands.dashboard", "show a study in the browser"),
     "sync": ("search.commands.sync", "upload to Weights & Biases what it lacks of a study"),
     "audit": ("search.commands.audit", "describe a data set: counts, bad files, copies, near-duplicates, colour"),

@@ -37,6 +37,7 @@ from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.journal import Journal
 from search.record.manifest import fetch_manifest, load_manifest
 from search.record.provenance import ROOT
+from search.record.requests import Inbox, has_requests
 from search.record.trial import Listener, State
 from search.report.trials import write_trials
 from search.samplers.sampler import check_sampler
@@ -132,7 +133,7 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
 def _is_over(config: StudyConfig, packed: Path | None) -> bool:
     """Answer whether a study in a folder has nothing left to search or to retrain."""
     journal = None
-    if not config.url and (config.directory / MANIFEST).exists():
+    if not config.url and (config.directory / MANIFEST).exists() and not has_requests(config.directory):
         with contextlib.suppress(InputError):  # opening it repairs or refuses it
             journal = Journal.read(config.journal, config.name)
     if journal is None:
@@ -173,12 +174,18 @@ def _search(
         checkpoints.delete_leftovers(study.trials)
         if opened.mirror:
             opened.mirror.delete_leftovers(study.trials)
-        halted = _run_trials(study, opened, packed, nodes, checkpoints) if nodes else None
+        inbox = Inbox(config.directory, live.note)
+        halted = _run_trials(study, opened, packed, nodes, checkpoints, inbox) if nodes else None
     return study, halted
 
 
 def _run_trials(
-    study: Study, opened: OpenStudy, packed: Path | None, nodes: Sequence[Node], checkpoints: TrialCheckpoints
+    study: Study,
+    opened: OpenStudy,
+    packed: Path | None,
+    nodes: Sequence[Node],
+    checkpoints: TrialCheckpoints,
+    inbox: Inbox,
 ) -> str | None:
     from search.cluster.runner import run_study  # with all of Ray Tune, while the workers of a new Ray start
 
@@ -192,6 +199,7 @@ def _run_trials(
             config, trial, packed, checkpoints.get_path(trial.number), manifest=opened.manifest, key=key
         ),
         slots=count_slots(config, nodes),
+        inbox=inbox,
     )
     _clear_nodes(config, study)
     return halted

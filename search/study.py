@@ -5,25 +5,18 @@ each of its epochs, `fail` it when it breaks. Every fact is in the journal befor
 here is rebuilt from the journal alone, so a killed study continues as if it had never stopped.
 """
 
-import dataclasses
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from search.config.conditions import drop_inactive
 from search.config.schema import StudyConfig
-from search.config.space import list_specs
 from search.record.journal import Journal
 from search.record.trial import Listener, State, Trial
-from search.record.trial_reader import read_point
-from search.samplers.candidates import EXHAUSTED, Candidates
-from search.samplers.sampler import build_sampler
-from search.samplers.shares import choose_architecture
-from search.schedulers.budget import Progress, describe_failures, describe_spent
+from search.samplers.candidates import EXHAUSTED, Proposer
+from search.schedulers.budget import Progress, describe_failures, describe_spent, describe_stop, list_budget
 from search.schedulers.patience import find_end
 from search.schedulers.scheduler import Scheduler, ask_scheduler, build_scheduler
-from trainables.config import list_defaults
 from trainables.errors import InputError
 from trainables.names import require_imported
 
@@ -47,19 +40,15 @@ class Study:
             if trial.state is State.RUNNING:
                 require_imported(trial.architecture, trial.params.get("optimizer"))
         names = dict.fromkeys([*search.architectures, *(trial.architecture for trial in own)])
-        self._samplers = {name: build_sampler(search, list_specs(config.space, name), name) for name in names}
-        self._candidates = {name: Candidates(config, name, self._samplers[name]) for name in names}
-        for number, trial in enumerate(learnt, start=-len(learnt)):  # before the first of this study
-            if sampler := self._samplers.get(trial.architecture):
-                sampler.start(dataclasses.replace(trial, number=number))
-                sampler.end(dataclasses.replace(trial, number=number))
+        self._proposer = Proposer(config, names, learnt)
+        self._samplers = self._proposer.samplers
         self._schedulers: dict[str, Scheduler] = {name: build_scheduler(search, name) for name in names}
         self._recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
         self._first = [trial.number for trial in own if trial.enqueued is None][: len(self._recipes)]  # of recipes
         self._waiting: deque[Trial] = deque()
         self._running: dict[int, Trial] = {}
         self._ends: list[str | None] = []  # in their order: why a trial failed, or None
-        self._is_exhausted = False
+        self._stops = journal.list_stops()
         self._started = time.monotonic() - journal.elapsed_s
         self._replay()
 
@@ -73,8 +62,9 @@ class Study:
         """Why the study ends although trials are left, or None."""
         search = self.config.search
         spent = describe_spent(search, self.num_epochs, self.elapsed_s)
-        exhausted = EXHAUSTED if self._is_exhausted and not (self._running or self._waiting) else None
-        return spent or self._progress.describe_end(search) or describe_failures(self._ends) or exhausted
+        exhausted = EXHAUSTED if self._proposer.is_exhausted and not (self._running or self._waiting) else None
+        stopped = describe_stop(search, self._stops)
+        return stopped or spent or self._progress.describe_end(search) or describe_failures(self._ends) or exhausted
 
     @property
     def is_finished(self) -> bool:
@@ -136,10 +126,29 @@ class Study:
     def halt(self, reason: str) -> None:
         """End every trial under way as pruned, for this reason."""
         for trial in [*self._running.values(), *self._waiting]:
-            state = State.PRUNED if trial.epochs else State.FAIL
-            self._running[trial.number] = trial
-            self._end(trial, state, reason)
+            self._end(trial, State.PRUNED if trial.epochs else State.FAIL, reason)
         self._waiting.clear()
+
+    def stop(self, request: str) -> None:
+        """Record that the search was stopped by hand: it halts, and continues only with another budget."""
+        self._journal.add_stop(request, list_budget(self.config.search))
+        self._stops = self._journal.list_stops()
+
+    def cut(self, number: int) -> bool:
+        """End a trial by hand; return whether there was one that had not ended."""
+        trial = self.trials[number] if 0 <= number < len(self.trials) else None
+        if trial is None or trial.state is not State.RUNNING:
+            return False
+        if trial in self._waiting:
+            self._waiting.remove(trial)
+        reason = f"stopped by hand after {len(trial.epochs)} epochs"
+        self._end(trial, State.PRUNED if trial.epochs else State.FAIL, reason)
+        return True
+
+    def enqueue(self, point: Mapping[str, Any], request: str) -> None:
+        """Put a point that somebody asked for in line; nothing changes if the journal has this request."""
+        if trial := self._journal.enqueue(point, request):
+            self._adopt(trial.number + 1)
 
     def _ask_scheduler(self, trial: Trial, epoch: int) -> bool:
         """Report an epoch to the scheduler, which changes its rungs, and return whether the trial stops there.
@@ -152,67 +161,45 @@ class Study:
 
     def _propose(self) -> Trial | None:
         """Return a new trial; None if every configuration of the space was one."""
-        number, recipes = len(self.trials), self._recipes
-        if is_first := len(self._first) < len(recipes):
-            architecture, given = recipes[len(self._first)].architecture, recipes[len(self._first)].params
-            params = drop_inactive(self._samplers[architecture].conditions, list_defaults(architecture) | given)
-        else:
-            if (chosen := self._choose(number)) is None:
-                return None
-            architecture, params = chosen
+        number, is_first = len(self.trials), len(self._first) < len(self._recipes)
+        recipe = self._recipes[len(self._first)] if is_first else None
+        chosen = (
+            self._proposer.propose(number, self.trials) if recipe is None else self._proposer.complete_recipe(recipe)
+        )
+        if chosen is None:
+            return None
+        architecture, params = chosen
         noted = self._samplers[architecture].noted.pop(number, {})
-        is_outside = is_first and not self._candidates[architecture].has(params)
+        is_outside = is_first and not self._proposer.has(architecture, params)
         distributions = {} if is_outside else self._samplers[architecture].distributions
         trial = self._journal.add_trial(architecture, params, distributions, noted)
-        for foreign in self._journal.load_between(number, trial.number):  # added by plain Optuna meanwhile
-            self.trials.append(foreign)
-            if foreign.waits:
-                self._waiting.append(foreign)
+        self._adopt(trial.number)
         if is_first:
             self._first.append(trial.number)
-        self._start(trial)
+        self._proposer.start(trial, is_first=trial.number in self._first)
         self.trials.append(trial)
         return trial
 
-    def _choose(self, number: int) -> tuple[str, dict[str, Any]] | None:
-        """Return architecture and parameters of a new trial; None if no architecture has a configuration left."""
-        while left := [name for name in self.config.search.architectures if not self._candidates[name].is_exhausted]:
-            architecture = choose_architecture(self.config, self.trials, left)
-            if (params := self._candidates[architecture].propose(number)) is not None:
-                return architecture, params
-        self._is_exhausted = True
-        return None
-
-    def _start(self, trial: Trial) -> None:
-        """Let the sampler learn from a trial, unless it is a recipe outside the space, for comparison alone."""
-        self._candidates[trial.architecture].start(trial, is_first=trial.number in self._first)
+    def _adopt(self, stop: int) -> None:
+        """Take in the trials before a number that another program has added, or that somebody asked for."""
+        for foreign in self._journal.load_between(len(self.trials), stop):
+            self.trials.append(foreign)
+            if foreign.waits:
+                self._waiting.append(foreign)
 
     def _take_up(self, trial: Trial) -> Trial | None:
         """Return a waiting trial, ready to be handed out; None if it was enqueued and cannot be trained."""
         if not trial.waits:
             return trial
         try:
-            architecture, params = self._complete(trial)
+            architecture, params = self._proposer.complete(trial)
         except InputError as error:
             self._end(trial, State.FAIL, f"the enqueued point cannot be trained: {error}")
             return None
         self._journal.note(trial, self._samplers[architecture].noted.pop(trial.number, {}))
         self._journal.take_up(trial, architecture, params, self._samplers[architecture].distributions)
-        self._start(trial)
+        self._proposer.start(trial, is_first=trial.number in self._first)
         return trial
-
-    def _complete(self, trial: Trial) -> tuple[str, dict[str, Any]]:
-        """Return architecture and all parameters of an enqueued trial; those not given are fixed or proposed.
-
-        Raises:
-            InputError: If the point is outside the space.
-        """
-        if not trial.is_foreign:
-            return trial.architecture, trial.params  # a kill came before the trial's state was recorded
-        architecture, given = read_point(trial.enqueued, self.config.search.architectures)
-        if architecture not in self.config.search.architectures:
-            raise InputError(f"this study does not search {architecture}")
-        return architecture, self._candidates[architecture].complete(trial.number, given)
 
     def _end_if_due(self, trial: Trial, *, stop: bool) -> bool:
         if end := find_end(self.config.search, trial, stop=stop):
@@ -233,7 +220,7 @@ class Study:
         else:
             self._progress.add_end(trial)
         if trial.architecture in self._samplers:
-            self._candidates[trial.architecture].end(trial)
+            self._proposer.end(trial)
         for listener in self._listeners:
             listener.on_end(trial)
 
@@ -241,7 +228,7 @@ class Study:
         """Bring samplers and schedulers to the end of the journal, and queue the unfinished trials."""
         own = [trial for trial in self.trials if not (trial.is_foreign or trial.waits)]
         for trial in own:
-            self._start(trial)
+            self._proposer.start(trial, is_first=trial.number in self._first)
         stops: dict[int, bool] = {}
         epochs = self._journal.list_epochs()
         self._progress = Progress(self.trials, epochs)
@@ -252,6 +239,6 @@ class Study:
                 self._waiting.append(trial)
             elif trial.state is not State.RUNNING:
                 if not trial.is_foreign:
-                    self._candidates[trial.architecture].end(trial)
+                    self._proposer.end(trial)
             elif not self._end_if_due(trial, stop=stops.get(trial.number, False)):
                 self._waiting.append(trial)

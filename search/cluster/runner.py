@@ -4,7 +4,7 @@ None of Tune's own state outlives the run: the source keeps what counts.
 """
 
 import tempfile
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator
 from typing import Any
 
 from ray import tune
@@ -15,13 +15,23 @@ from search.cluster.trials import Trials
 from search.cluster.tune_patches import patch_tune
 from search.cluster.tune_views import Halting, Proposals, Stopping
 from search.config.schema import StudyConfig
+from search.record.requests import Inbox
 from search.record.trial import State, Trial
 from search.study import Study
 from trainables.errors import TrainingError
 
 
-def run_study(study: Study, work: Work, make_job: Callable[[Trial], Job], *, slots: int) -> str | None:
+def run_study(
+    study: Study, work: Work, make_job: Callable[[Trial], Job], *, slots: int, inbox: Inbox | None = None
+) -> str | None:
     """Train trials, as many at a time as there are slots, until the study hands out no more.
+
+    Args:
+        study: Decides everything.
+        work: Runs a trial in a worker.
+        make_job: Returns the job of a trial.
+        slots: Trials at a time.
+        inbox: What people ask of the search meanwhile.
 
     Returns:
         Why the study halted before all of its trials had ended, or None.
@@ -30,7 +40,8 @@ def run_study(study: Study, work: Work, make_job: Callable[[Trial], Job], *, slo
         TrainingError: If Tune lost a trial; trials under way stay as recorded, to be handed out on resuming.
         Exception: As `run_jobs`; the trials stay as recorded too.
     """
-    run_jobs(Trials(study, make_job), work, study.config, slots=slots, timeout_s=study.config.search.trial_timeout_s)
+    trials, timeout_s = Trials(study, make_job, inbox), study.config.search.trial_timeout_s
+    run_jobs(trials, work, study.config, slots=slots, timeout_s=timeout_s, look=trials.take_requests)
     if study.is_finished:
         return None
     if (reason := study.halt_reason) is None:
@@ -41,7 +52,15 @@ def run_study(study: Study, work: Work, make_job: Callable[[Trial], Job], *, slo
     return reason
 
 
-def run_jobs(source: Source, work: Work, config: StudyConfig, *, slots: int, timeout_s: float | None = None) -> None:
+def run_jobs(
+    source: Source,
+    work: Work,
+    config: StudyConfig,
+    *,
+    slots: int,
+    timeout_s: float | None = None,
+    look: Callable[[], Collection[int]] = tuple,
+) -> None:
     """Run the jobs of a source until there are no more, or it halts.
 
     Args:
@@ -50,6 +69,7 @@ def run_jobs(source: Source, work: Work, config: StudyConfig, *, slots: int, tim
         config: The study.
         slots: Jobs at a time; those that fit no node yet wait for one.
         timeout_s: Seconds without a message after which a job fails; None waits for ever.
+        look: Called again and again while jobs may come; returns the numbers of those that end without a message.
 
     Raises:
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP.
@@ -60,11 +80,12 @@ def run_jobs(source: Source, work: Work, config: StudyConfig, *, slots: int, tim
         watch_signals() as pressed,
         patch_tune(is_local=config.cluster.address == "local"),
     ):
-        stopping = Stopping(source, max_failures=config.search.max_failures, timeout_s=timeout_s)
+        proposals = Proposals(source, look)
+        stopping = Stopping(source, proposals, max_failures=config.search.max_failures, timeout_s=timeout_s)
         tune.Tuner(
             tune.with_resources(_build_worker(work), lambda config: tune.PlacementGroupFactory([config["bundle"]])),
             tune_config=tune.TuneConfig(
-                search_alg=Proposals(source),
+                search_alg=proposals,
                 scheduler=stopping,
                 num_samples=-1,
                 max_concurrent_trials=slots,

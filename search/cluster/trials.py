@@ -6,6 +6,7 @@ from typing import Any
 
 from search.cluster.job import Failure, Finished, Job, Report
 from search.config.schema import StudyConfig
+from search.record.requests import Inbox
 from search.record.trial import Trial
 from search.study import Study
 from trainables.seed import derive_seed
@@ -14,9 +15,10 @@ from trainables.seed import derive_seed
 class Trials:
     """A study as a source of jobs."""
 
-    def __init__(self, study: Study, make_job: Callable[[Trial], Job]) -> None:
+    def __init__(self, study: Study, make_job: Callable[[Trial], Job], inbox: Inbox | None = None) -> None:
         self._study = study
         self._make_job = make_job
+        self._inbox = inbox
 
     @property
     def halt_reason(self) -> str | None:
@@ -38,6 +40,18 @@ class Trials:
     def fail(self, number: int, failure: Failure) -> None:
         """Record that a trial failed."""
         self._study.fail(number, failure.reason, failure.traceback or None)
+
+    def take_requests(self) -> set[int]:
+        """Record what people have asked for since, and return the trials that this ends."""
+        ended = set()
+        for name, request in self._inbox.take() if self._inbox else ():
+            if request.ask is not None:
+                self._study.enqueue(request.ask, name)
+            elif request.trial is None:
+                self._study.stop(name)
+            elif self._study.cut(request.trial):
+                ended.add(request.trial)
+        return ended
 
 
 def build_job(

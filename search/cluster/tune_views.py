@@ -7,6 +7,7 @@ each result, and its stopper between events.
 import math
 import time
 from collections import Counter
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,19 +35,37 @@ class _Driver:
 class Proposals(_Driver, Searcher):
     """Tune's view of `Source.ask`."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, look: Callable[[], Collection[int]]) -> None:
         super().__init__()
         self._source = source
+        self._look = look
+        self._live: set[str] = set()
+        self._is_over = False
 
-    def suggest(self, trial_id: str) -> Any:  # noqa: ARG002 Tune's name
-        """Return the next job as a configuration of Tune's, or that there are no more."""
+    def suggest(self, trial_id: str) -> Any:
+        """Return the next job as a configuration of Tune's, or that none will come.
+
+        While jobs run, somebody may ask for another one: then there is none now.
+        """
         job = self._source.ask()
         if job is None:
-            return Searcher.FINISHED
+            self._is_over = not self._live
+            return Searcher.FINISHED if self._is_over else None
+        self._live.add(trial_id)
         return {"job": job, "bundle": {"CPU": job.cpus, "GPU": job.gpus}}
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Do nothing: the source has been informed."""
+    def look(self) -> Collection[int]:
+        """Take in what is asked from outside, as long as jobs may come; return the numbers of jobs that it ends."""
+        return () if self._is_over else self._look()
+
+    def on_trial_complete(
+        self,
+        trial_id: str,
+        result: dict[str, Any] | None = None,  # noqa: ARG002 Tune's names
+        error: bool = False,  # noqa: ARG002
+    ) -> None:
+        """Note that a job runs no longer; the source has been informed."""
+        self._live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Save nothing: the source keeps the state."""
@@ -58,11 +77,13 @@ class Proposals(_Driver, Searcher):
 class Stopping(_Driver, FIFOScheduler):
     """Tune's view of `Source.report` and `Source.fail`; counts how often the worker of a job broke down."""
 
-    def __init__(self, source: Source, *, max_failures: int, timeout_s: float | None) -> None:
+    def __init__(self, source: Source, proposals: Proposals, *, max_failures: int, timeout_s: float | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Tune's own
         self._source = source
         self._max_failures = max_failures
         self._timeout_s = math.inf if timeout_s is None else timeout_s
+        self._proposals = proposals
+        self._doomed: set[int] = set()  # jobs that were ended from outside
         self._errors_seen: dict[str, int] = {}
         self._breakdowns: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
@@ -70,20 +91,22 @@ class Stopping(_Driver, FIFOScheduler):
         self._controller: Any = None
 
     def choose_trial_to_run(self, tune_controller: Any) -> None:
-        """Look for jobs that hang or whose worker broke down; Tune calls this in each of its steps.
+        """Look for jobs that hang, were ended, or whose worker broke down; Tune calls this in each of its steps.
 
         It chooses no job: Tune starts those that wait by itself, and FIFO would search all that there ever were.
         """
         self._controller = tune_controller
         self._shrink_ended()
+        self._doomed |= set(self._proposals.look())
         for trial in list(tune_controller.get_live_trials()):  # ending one changes Tune's own set
             if trial.status != "RUNNING":
                 self._heard.pop(trial.trial_id, None)
             elif time.monotonic() - self._heard.setdefault(trial.trial_id, time.monotonic()) > self._timeout_s:
-                trial.max_failures = 0  # so that Tune does not start it again
-                ray.kill(trial.temporary_state.ray_actor)
+                self._kill(trial)
                 self._fail(trial, Failure(f"no epoch within {self._timeout_s:g} seconds", ""))
-                self._heard[trial.trial_id] = math.inf
+            elif self._doomed and trial.config["job"].number in self._doomed:
+                self._doomed.remove(trial.config["job"].number)
+                self._kill(trial)
             if trial.num_failures > self._errors_seen.get(trial.trial_id, 0):
                 self._errors_seen[trial.trial_id] = trial.num_failures
                 self._judge(tune_controller, trial)
@@ -113,6 +136,13 @@ class Stopping(_Driver, FIFOScheduler):
         for trial in self._controller.get_live_trials():
             if trial.temporary_state.ray_actor is not None:
                 ray.kill(trial.temporary_state.ray_actor)
+
+    def _kill(self, trial: Trial) -> None:
+        """End the worker of a job, so that Tune does not start it again."""
+        trial.max_failures = 0
+        if trial.temporary_state.ray_actor is not None:
+            ray.kill(trial.temporary_state.ray_actor)
+        self._heard[trial.trial_id] = math.inf
 
     def _judge(self, tune_controller: Any, trial: Trial) -> None:
         """End a job whose worker broke down too often; a node that vanished does not count."""

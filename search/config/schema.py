@@ -18,6 +18,8 @@ from trainables.names import shorten
 
 MANIFEST, JOURNAL, LEASE, LEARNT = "study.yaml", "study.journal", "study.lock", "learnt.json"
 """Files of a study's folder: what it was started with, its facts, the right to write it, and what it learns from."""
+REQUESTS = "requests"
+"""Folder in it: what people ask of a search."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

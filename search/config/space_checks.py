@@ -170,6 +170,8 @@ def _list_extremes(spec: Spec, where: str) -> list[Value]:
 
 
 def _check_type(value: Value, hint: Any, where: str) -> None:
+    if hint is None:  # of code that was not imported
+        return
     if typing.get_origin(hint) is Literal:
         options = typing.get_args(hint)
         if not any(type(value) is type(option) and value == option for option in options):

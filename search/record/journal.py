@@ -9,16 +9,13 @@ or one transaction of a database, and is on disk before anything acts on it:
 - an end is the user attributes (seconds, device, ...), then the line that sets the state.
 
 A kill between two lines leaves a fact that does not count yet; the next search writes it again.
-Plain Optuna may write to the journal while no search runs. A trial that its `enqueue_trial` added waits. Handing it out
-writes its attributes, its parameters, and then the line that sets its state. `trial_reader` handles everything else.
+Plain Optuna may write to the journal while no search runs. A trial that its `enqueue_trial` added waits, and so does a
+point that somebody asked for while a search runs. Handing it out writes its attributes, its parameters, and then the
+line that sets its state. `trial_reader` handles everything else.
 """
 
 import contextlib
-import dataclasses
-import json
-import mimetypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,16 +24,17 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.urls import JournalLocation
+from search.record.facts import Facts
 from search.record.journal_file import TrialEnded
 from search.record.metric import BY_ACCURACY, Metric, read_metric, record_metric
 from search.record.storage import close_storage, has_study, open_storage, read_storage
 from search.record.trial import State, Trial
-from search.record.trial_reader import list_rows, name_epoch, read_changes, read_trial
+from search.record.trial_reader import POINT, REQUEST, list_rows, name_epoch, read_trial
 from trainables.errors import InputError
 from trainables.names import shorten
 
 
-class Journal:
+class Journal(Facts):
     """Writes and reads the facts of a study; one process at a time writes."""
 
     def __init__(
@@ -143,6 +141,19 @@ class Journal:
         )
         return self._thaw(self._storage.get_trial(self._storage.create_new_trial(self._study_id, template)))
 
+    def enqueue(self, point: Mapping[str, Any], request: str) -> Trial | None:
+        """Record a point that somebody asked for, as Optuna's `enqueue_trial` does; None if this request is recorded.
+
+        Args:
+            point: Parameters as cnn.learning_rate, not necessarily all.
+            request: Name of the request.
+        """
+        known = self._storage.get_all_trials(self._study_id, deepcopy=False)
+        if any(frozen.system_attrs.get(REQUEST) == request for frozen in known):
+            return None
+        template = create_trial(state=TrialState.WAITING, system_attrs={POINT: dict(point), REQUEST: request})
+        return self._thaw(self._storage.get_trial(self._storage.create_new_trial(self._study_id, template)))
+
     def note(self, trial: Trial, noted: Mapping[str, Any]) -> None:
         """Record, here and in `trial`, what the sampler wrote about it; a line that follows makes it count."""
         with self._watch(trial):
@@ -205,40 +216,6 @@ class Journal:
             self._storage.set_trial_state_values(trial_id, TrialState[state], values)
         trial.state, trial.reason, trial.attributes, trial.waits = state, reason, known, False
         trial.ended = self._storage.get_trial(trial_id).datetime_complete
-
-    def add_change(self, differences: Sequence[str]) -> None:
-        """Record that the study continued although something was changed."""
-        known = self.list_changes()
-        if known and known[-1]["differences"] == list(differences):
-            return  # a kill came between this line and study.yaml
-        change = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "differences": list(differences)}
-        self._storage.set_study_user_attr(self._study_id, "changes", [*known, change])
-
-    def add_opening(self, opening: Mapping[str, Any]) -> None:
-        """Record that the test split is about to be opened."""
-        self._storage.set_study_user_attr(self._study_id, "openings", [*self.list_openings(), dict(opening)])
-
-    def list_openings(self) -> list[dict[str, Any]]:
-        """Return the recorded openings."""
-        openings = self._storage.get_study_user_attrs(self._study_id).get("openings")
-        return list(openings) if isinstance(openings, list) else []
-
-    def list_changes(self) -> list[dict[str, Any]]:
-        """Return the recorded changes: `time` and `differences` of each."""
-        return read_changes(self._storage.get_study_user_attrs(self._study_id).get("changes", []), self._where)
-
-    def add_artifact(self, artifact_id: str, filename: str) -> None:
-        """Record that a file of the artifact store belongs to the study, as Optuna's `upload_artifact` does.
-
-        Its name there is the id, a UUID; `filename` is its name for people.
-        """
-        from optuna.artifacts import ArtifactMeta  # imports boto3, where it is installed
-
-        kind = mimetypes.guess_type(filename)[0] or "application/octet-stream"
-        meta = ArtifactMeta(artifact_id=artifact_id, filename=filename, mimetype=kind, encoding=None)
-        key, value = f"artifacts:{artifact_id}", json.dumps(dataclasses.asdict(meta))
-        if self._storage.get_study_system_attrs(self._study_id).get(key) != value:
-            self._storage.set_study_system_attr(self._study_id, key, value)
 
     def _thaw(self, frozen: FrozenTrial) -> Trial:
         self._ids[frozen.number] = self._storage.get_trial_id_from_study_id_trial_number(self._study_id, frozen.number)

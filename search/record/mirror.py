@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from search.config.schema import JOURNAL, LEASE, MANIFEST, StudyConfig
+from search.config.schema import JOURNAL, LEASE, MANIFEST, REQUESTS, StudyConfig
 from search.record.exit import leave
 from search.record.lease import Slot
 from search.record.lease_slots import StoreSlot
@@ -25,7 +25,7 @@ SHIP_S = 5.0
 """Seconds between journal uploads; bounds what a lost head loses, apart from lines written during an upload."""
 FILES_EVERY = 12
 """Journal uploads between two uploads of changed files, which are W&B's while a search runs."""
-NOT_SENT = (JOURNAL, MANIFEST, LEASE, INDEX, "checkpoints")
+NOT_SENT = (JOURNAL, MANIFEST, LEASE, INDEX, REQUESTS, "checkpoints")
 """Files that are not sent when they changed: the journal is shipped in parts, the manifest by `put` after the lines
 that it rests on, and workers upload checkpoints."""
 PARTIAL = (".ckpt", ".previous", ".partial", ".fetched")
@@ -49,6 +49,7 @@ class Mirror(Listener):
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._asked: set[str] = set()  # requests that were downloaded
         self._is_lost = False
         self._sending = threading.Lock()  # two threads send files
         self._shipping = threading.RLock()  # and lines of the journal
@@ -120,6 +121,7 @@ class Mirror(Listener):
             rounds += 1
             try:
                 self._ship_ends()
+                self._fetch_requests()
                 if rounds % FILES_EVERY == 0:
                     self._ship_files()
                 self._is_lost = False
@@ -136,6 +138,12 @@ class Mirror(Listener):
             ended = {f"trial-{number}" for number in self._ended[:count]}
             self.store.delete(name for name in self.store.list(CHECKPOINTS) if name.split("/")[1] in ended)
             del self._ended[:count]
+
+    def _fetch_requests(self) -> None:
+        """Download what people asked for since; those of before are in the journal, which does nothing twice."""
+        new = {name: self.directory / name for name in self.store.list(REQUESTS) if name not in self._asked}
+        self.store.download(new)
+        self._asked |= new.keys()
 
     def _ship_journal(self) -> None:
         """Ship the whole lines that the store lacks as one part."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from search.config.schema import JOURNAL, LEASE
+from search.config.schema import JOURNAL, LEASE, REQUESTS
 from search.record.lease_slots import StoreSlot
 from search.record.object_store import Store, StoreError
 from trainables.durable import write_file
@@ -44,8 +44,8 @@ class JournalView:
 
 
 def list_files(store: Store) -> list[str]:
-    """Return the names of the files of the study's folder, without checkpoints, lease and probes."""
-    return [name for name in store.list() if not name.startswith((PARTS, CHECKPOINTS, LEASE, "."))]
+    """Return the names of the files of the study's folder, without checkpoints, lease, requests and probes."""
+    return [name for name in store.list() if not name.startswith((PARTS, CHECKPOINTS, LEASE, f"{REQUESTS}/", "."))]
 
 
 def name_part(offset: int) -> str:

@@ -65,8 +65,8 @@ class Trial:
     @property
     def lacked_memory(self) -> bool:
         """Whether it failed because the memory was too small for its configuration."""
-        reason = (self.reason or "").lower()
-        return self.state is State.FAIL and any(words in reason for words in NO_MEMORY)
+        told = f"{self.reason} {self.attributes.get('traceback')}".lower()
+        return self.state is State.FAIL and any(words in told for words in NO_MEMORY)
 
     def list_values(self) -> list[float]:
         """Return the validation metric of epoch 1, 2, ..."""

@@ -23,6 +23,8 @@ EPOCH = "epoch:"
 """Begins the name of the system attribute that holds an epoch's metrics."""
 POINT = "fixed_params"
 """System attribute in which Optuna's `enqueue_trial` stores the point."""
+REQUEST = "request"
+"""System attribute with the name of the request by which somebody asked for the point."""
 LARGEST = 1e300
 """A larger float in the journal counts as damage, as a whole number beyond 2**53 does."""
 KINDS: dict[str, tuple[type, ...]] = {
@@ -67,7 +69,9 @@ def read_trial(frozen: FrozenTrial, where: str, metric: str, sign: int) -> tuple
     attributes = _read_attributes(frozen, where)
     trial.architecture, trial.params = attributes.pop("architecture"), attributes.pop("params")
     trial.reason, trial.attributes = attributes.pop("reason", None), attributes
-    trial.noted = {key: value for key, value in frozen.system_attrs.items() if not key.startswith((EPOCH, POINT))}
+    trial.noted = {
+        key: value for key, value in frozen.system_attrs.items() if not key.startswith((EPOCH, POINT, REQUEST))
+    }
     rows = list_rows(frozen, where, metric)
     trial.epochs = [dict(row["metrics"]) for row in rows]
     if rows:

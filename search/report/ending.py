@@ -6,7 +6,7 @@ from search.config.schema import StudyConfig
 from search.record.journal import Journal
 from search.record.trial import State, Trial
 from search.samplers.candidates import EXHAUSTED, is_exhausted
-from search.schedulers.budget import Progress, describe_spent
+from search.schedulers.budget import Progress, describe_spent, describe_stop
 
 
 def describe_ending(config: StudyConfig, trials: Sequence[Trial], journal: Journal) -> str | None:
@@ -16,7 +16,8 @@ def describe_ending(config: StudyConfig, trials: Sequence[Trial], journal: Journ
     if hours is not None and any(trial.reason == hours for trial in trials):
         return hours
     spent = describe_spent(search, sum(len(trial.epochs) for trial in trials), journal.elapsed_s)
-    if why := spent or Progress(trials, journal.list_epochs()).describe_end(search):
+    stopped = describe_stop(search, journal.list_stops())
+    if why := stopped or spent or Progress(trials, journal.list_epochs()).describe_end(search):
         return why
     is_idle = len(trials) < search.num_trials and State.RUNNING not in {trial.state for trial in trials}
     return EXHAUSTED if is_idle and is_exhausted(config, trials) else None

@@ -1,16 +1,19 @@
 """The configurations of one architecture that may become trials: completed, in the space, none proposed twice."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from search.config.conditions import drop_inactive, list_conditions
-from search.config.schema import StudyConfig
+from search.config.schema import Recipe, StudyConfig
 from search.config.space import Choice, Range, build_distributions, find_outside, list_specs
 from search.config.space_checks import check_point
 from search.record.trial import State, Trial
+from search.record.trial_reader import read_point
 from search.samplers.repeats import Repeats
-from search.samplers.sampler import Sampler
+from search.samplers.sampler import Sampler, build_sampler
+from search.samplers.shares import choose_architecture
+from trainables.config import list_defaults
 from trainables.errors import InputError
 from trainables.seed import derive_seed
 
@@ -80,6 +83,70 @@ class Candidates:
         if lost := sorted(given.keys() - params.keys()):
             raise InputError(f"the condition of {lost[0]} does not hold: enqueue what its `when` names too")
         return params
+
+
+class Proposer:
+    """Proposes the trials of a study: an architecture, and a configuration of it."""
+
+    def __init__(self, config: StudyConfig, names: Iterable[str], learnt: Iterable[Trial] = ()) -> None:
+        """Prepare to propose.
+
+        Args:
+            config: The study.
+            names: Its architectures, and those of trials that an earlier configuration had.
+            learnt: Trials of earlier studies, from which the samplers learn.
+        """
+        self._config = config
+        self.samplers = {name: build_sampler(config.search, list_specs(config.space, name), name) for name in names}
+        self._candidates = {name: Candidates(config, name, sampler) for name, sampler in self.samplers.items()}
+        self.is_exhausted = False
+        """Whether no architecture had a configuration left."""
+        known = list(learnt)
+        for number, trial in enumerate(known, start=-len(known)):  # before the first of this study
+            if sampler := self.samplers.get(trial.architecture):
+                sampler.start(dataclasses.replace(trial, number=number))
+                sampler.end(dataclasses.replace(trial, number=number))
+
+    def propose(self, number: int, trials: Sequence[Trial]) -> tuple[str, dict[str, Any]] | None:
+        """Return architecture and parameters of a new trial; None if no architecture has a configuration left."""
+        names = self._config.search.architectures
+        while left := [name for name in names if not self._candidates[name].is_exhausted]:
+            architecture = choose_architecture(self._config, trials, left)
+            if (params := self._candidates[architecture].propose(number)) is not None:
+                return architecture, params
+        self.is_exhausted = True
+        return None
+
+    def complete_recipe(self, recipe: Recipe) -> tuple[str, dict[str, Any]]:
+        """Return architecture and all parameters of a recipe."""
+        name = recipe.architecture
+        return name, drop_inactive(self.samplers[name].conditions, list_defaults(name) | recipe.params)
+
+    def complete(self, trial: Trial) -> tuple[str, dict[str, Any]]:
+        """Return architecture and all parameters of an enqueued trial; those not given are fixed or proposed.
+
+        Raises:
+            InputError: If the point is outside the space.
+        """
+        if not trial.is_foreign:
+            return trial.architecture, trial.params  # a kill came before the trial's state was recorded
+        names = self._config.search.architectures
+        architecture, given = read_point(trial.enqueued, names)
+        if architecture not in names:
+            raise InputError(f"this study does not search {architecture}")
+        return architecture, self._candidates[architecture].complete(trial.number, given)
+
+    def has(self, architecture: str, params: Mapping[str, Any]) -> bool:
+        """Answer whether the space has a configuration."""
+        return self._candidates[architecture].has(params)
+
+    def start(self, trial: Trial, *, is_first: bool) -> None:
+        """Take in a trial that starts; `is_first` if it is a recipe of `search.first`."""
+        self._candidates[trial.architecture].start(trial, is_first=is_first)
+
+    def end(self, trial: Trial) -> None:
+        """Take in the end of a trial."""
+        self._candidates[trial.architecture].end(trial)
 
 
 def is_exhausted(config: StudyConfig, trials: Sequence[Trial]) -> bool:

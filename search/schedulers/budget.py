@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterable, Sequence
 
 from search.config.search import SearchConfig
+from search.record.facts import Stop
 from search.record.trial import State, Trial
 
+BUDGET = ("num_trials", "max_hours", "max_total_epochs", "patience_trials", "target")
 NUM_EARLY_FAILURES = 5
 """The study halts if this many trials are the first to end since it was opened and all fail for one reason."""
 
@@ -29,6 +31,18 @@ def describe_failures(ends: Sequence[str | None]) -> str | None:
     if len(first) == NUM_EARLY_FAILURES and len(set(first)) == 1 and first[0] is not None:
         return f"the first {NUM_EARLY_FAILURES} trials all failed: {first[0]}"
     return None
+
+
+def list_budget(search: SearchConfig) -> dict[str, float | None]:
+    """Return the keys that end a search; one that was stopped by hand continues with another value of one of them."""
+    return {name: getattr(search, name) for name in BUDGET}
+
+
+def describe_stop(search: SearchConfig, stops: Sequence[Stop]) -> str | None:
+    """Return that the search was stopped by hand with the same budget, or None."""
+    if not stops or any(getattr(search, name, None) != value for name, value in stops[-1].budget.items()):
+        return None
+    return f"it was stopped by hand, with search.num_trials = {search.num_trials}"
 
 
 class Progress:

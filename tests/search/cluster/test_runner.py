@@ -1,6 +1,7 @@
 """The study on a real Ray Tune, with a closed-form learning curve in place of training."""
 
 import dataclasses
+import itertools
 import os
 import signal
 import threading
@@ -19,7 +20,8 @@ from search.cluster.signals import Interrupted
 from search.cluster.worker import catch
 from search.config.load import parse
 from search.record.journal import Journal
-from search.record.trial import State
+from search.record.requests import Inbox, Request, send_request
+from search.record.trial import Listener, State
 from search.study import Study
 from trainables.errors import InputError, TrainingError
 from trainables.own import Run, train_own
@@ -112,6 +114,7 @@ def test_a_worker_that_ray_ends_to_free_memory_counts_as_broken_down(tmp_path, m
         assert trial.state is State.FAIL
         assert trial.reason.startswith("its worker broke down 1 times, last: ")
         assert "memory" in trial.attributes["traceback"]
+        assert trial.lacked_memory
 
 
 def test_a_full_object_store_costs_a_search_nothing(tmp_path):
@@ -129,6 +132,65 @@ def test_a_full_object_store_costs_a_search_nothing(tmp_path):
         run_study(study, work, make_job, slots=2)
         filling.clear()
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
+
+
+def test_what_people_ask_meanwhile_is_done_at_once(tmp_path):
+    """Trial 0 ends when the point that was asked for is trained, trial 1 hangs until it is stopped."""
+    config = parse(
+        {
+            "name": "x",
+            "search": {"num_trials": 2, "max_epochs": 5, "architectures": ["cnn"], "scheduler": "none"},
+            "space": {
+                "cnn": {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "filters": {"choice": [8, 9]}}
+            },
+            "cluster": {"cpus": 2},
+        }
+    )
+
+    def work(job):
+        for epoch in range(1, job.max_epochs + 1):
+            while (job.number == 0 and epoch == 4 and not (tmp_path / "asked").exists()) or (
+                job.number == 1 and epoch == 3
+            ):
+                time.sleep(0.05)
+            if job.number == 2:
+                (tmp_path / "asked").touch()
+            yield Report({"epoch": epoch, "accuracy": 0.5, "seconds": 0.01}, "a closed form")
+
+    class Asking(Listener):
+        def on_epoch(self, trial):
+            if trial.number == 1 and len(trial.epochs) == 2:
+                send_request(tmp_path, Request(ask=None, trial=1))
+                send_request(tmp_path, Request(ask={"cnn.filters": 9}, trial=None))
+
+    study = open_study(config, tmp_path, [Asking()])
+    with connect(study.config):
+        halted = run_study(study, work, make_job, slots=2, inbox=Inbox(tmp_path, print))
+    assert halted is None
+    told = [(trial.state, len(trial.epochs), trial.reason) for trial in open_study(config, tmp_path).trials]
+    assert told == [
+        (State.COMPLETE, 5, None),
+        (State.PRUNED, 2, "stopped by hand after 2 epochs"),
+        (State.COMPLETE, 5, None),
+    ]
+    assert study.trials[2].params["filters"] == 9
+
+
+def test_a_search_that_is_stopped_from_outside_halts_during_an_epoch(tmp_path):
+    def work(job):
+        yield from itertools.islice(train(job), 2)
+        time.sleep(1000)
+
+    class Stopping(Listener):
+        def on_epoch(self, trial):
+            if trial.number == 1 and len(trial.epochs) == 2:
+                send_request(tmp_path, Request(ask=None, trial=None))
+
+    study = open_study(build_config(scheduler="none"), tmp_path, [Stopping()])
+    with connect(study.config):
+        halted = run_study(study, work, make_job, slots=2, inbox=Inbox(tmp_path, print))
+    assert halted == "it was stopped by hand, with search.num_trials = 10"
+    assert [trial.state for trial in study.trials] == [State.PRUNED] * 2
 
 
 def train(job):

@@ -1,0 +1,96 @@
+"""What people ask of a search from another terminal: a file each, until the search has recorded it.
+
+One process alone may write the journal. So a request is a file in the study's folder, synced to disk. The search
+records it in the journal, acts on it, and deletes the file. The journal has the request's name with the fact, so a kill
+in between does nothing twice. In an object store a request is an object, which the mirror downloads and leaves there.
+"""
+
+import contextlib
+import dataclasses
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from search.config.load import check
+from search.config.schema import REQUESTS
+from search.config.untrusted import parse_json, read_file
+from search.record.object_store import Store, StoreError
+from trainables.config import Value
+from trainables.durable import write_file
+from trainables.errors import DISK_FULL, InputError
+
+LOOK_S = 1.0
+"""Seconds between two looks for new requests."""
+REQUEST_BYTES = 64 * 2**10
+"""Most bytes of a request, which usually has a hundred."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One request: to train a point, to end a trial, or, without both, to end the search."""
+
+    ask: dict[str, Value] | None
+    """Parameters as cnn.learning_rate."""
+    trial: int | None
+    """Number of the trial that ends."""
+
+
+class Inbox:
+    """The requests of a study that its search has not recorded yet."""
+
+    def __init__(self, folder: Path, note: Callable[[str], None]) -> None:
+        """Look for requests in a study's folder; `note` receives a sentence about each that cannot be read."""
+        self._folder = folder / REQUESTS
+        self._note = note
+        self._looked = -LOOK_S
+
+    def take(self) -> Iterator[tuple[str, Request]]:
+        """Yield name and content of new requests, in the order of their times, at most once a second.
+
+        A request's file is deleted when the next one is taken, so what it asks for must be recorded by then.
+        """
+        if time.monotonic() - self._looked < LOOK_S:
+            return
+        self._looked = time.monotonic()
+        for path in sorted(self._folder.glob("*.json")):
+            try:
+                yield path.stem, check(Request, parse_json(read_file(path, REQUEST_BYTES)), str(path))
+            except (OSError, ValueError) as error:
+                self._note(f"a request is left out: {error}")
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def has_requests(folder: Path) -> bool:
+    """Answer whether a study's folder has requests that its search has not recorded."""
+    return any((folder / REQUESTS).glob("*.json"))
+
+
+def send_request(place: Path | str, request: Request) -> None:
+    """Store a request for the search of a study; when this returns, it is on the disk.
+
+    Args:
+        place: The study's folder, or its URL.
+        request: What is asked for.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    name = f"{REQUESTS}/{time.time_ns():020}-{secrets.token_hex(4)}.json"
+    content = json.dumps(dataclasses.asdict(request)).encode()
+    try:
+        if isinstance(place, str):
+            Store(place).write(name, content)
+        else:
+            write_file(place / name, content)
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(
+            f"cannot write a request into {place} ({reason}): ask as a user that may write there"
+        ) from None
