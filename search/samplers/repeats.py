@@ -1,8 +1,8 @@
 """Points that became trials: none of them is proposed twice, whichever sampler proposes.
 
 Where a sampler proposes such a point, the nearest new one takes its place. Of several the trial's own seed draws one,
-so it is a function of the record, as the proposal is. With a continuous parameter no point occurs twice, and nothing
-changes.
+so it is a function of the record, as the proposal is. A point with a continuous parameter is left as it is, since only
+a sampler that means it, such as NSGA-II, proposes one twice.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,6 +42,11 @@ class Repeats:
             for name, known in distributions.items()
             if isinstance(known, FloatDistribution) and known.step is not None
         }
+        self._continuous = {
+            name
+            for name, known in distributions.items()
+            if isinstance(known, FloatDistribution) and known.step is None and not known.single()
+        }
         self._known: set[Point] = set()
 
     def add(self, params: Mapping[str, Any]) -> None:
@@ -49,12 +54,12 @@ class Repeats:
         self._known.add(self._describe(params))
 
     def avoid(self, params: Params, seed: int) -> Params | None:
-        """Return a point of the space that was no trial: this one, or else the nearest; None if there is none.
+        """Return a point that was no trial, or has a continuous parameter: this one, or the nearest; None without one.
 
         Points are neighbours if they differ in one parameter, in a number by one step. Parameters whose condition then
         holds are drawn.
         """
-        if self._describe(params) not in self._known:
+        if self._continuous & params.keys() or self._describe(params) not in self._known:
             return params
         lot, ring, reached, seen = RandomSampler(seed=seed), [params], {frozenset(params.items())}, set[Point]()
         while ring:

@@ -20,7 +20,8 @@ from search.config.load import parse
 from search.record.journal import Journal
 from search.record.mirror import Mirror
 from search.record.object_store import Store
-from search.record.remote import JournalView, name_part, read_parts
+from search.record.remote import JournalView, list_files, name_part, read_parts
+from search.record.requests import Request, has_requests, send_request
 from search.record.trial import State
 
 SHIPPER = """
@@ -249,6 +250,24 @@ def test_who_only_looks_sees_what_is_shipped_as_it_comes(results, tmp_path):
     copy._ship_journal()
     view.refresh()
     assert (tmp_path / "view" / "study.journal").read_bytes() == b"one\ntwo\n"
+
+
+def test_what_people_ask_reaches_the_driver_once(results, tmp_path):
+    config = build_config(results, tmp_path)
+    mirror = Mirror(config, print)
+    mirror._fetch_requests()
+    assert not has_requests(config.directory)
+    send_request(config.url, Request(ask={"cnn.filters": 16}, trial=None))
+    mirror._fetch_requests()
+    (path,) = (config.directory / "requests").iterdir()
+    assert json.loads(path.read_text()) == {"ask": {"cnn.filters": 16}, "trial": None}
+    path.unlink()  # as the driver does when the journal has it
+    mirror._fetch_requests()
+    assert not path.exists()
+    assert list_files(Store(config.url)) == []
+    again = Mirror(config, print)  # of a resumed search, whose journal names it
+    again._fetch_requests()
+    assert path.exists()
 
 
 def test_two_drivers_never_go_on_with_one_record(bucket, tmp_path, spawn):

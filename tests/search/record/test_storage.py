@@ -368,6 +368,26 @@ def test_a_server_that_is_not_there_is_one_sentence(kind, library):
     assert "\n" not in str(refusal.value)
 
 
+def test_what_people_ask_is_recorded_once_in_a_database(database):
+    study = open_study(database)
+    study.ask()
+    for _ in range(2):
+        study.enqueue({"cnn.learning_rate": 0.02}, "first")
+    assert study.cut(0)
+    for _ in range(2):
+        study.stop("second")
+    study._journal.close()
+    resumed = open_study(database)
+    told = [(trial.state, trial.enqueued, trial.reason) for trial in resumed.trials]
+    assert told == [
+        (State.FAIL, None, "stopped by hand after 0 epochs"),
+        (State.RUNNING, {"cnn.learning_rate": 0.02}, None),
+    ]
+    assert resumed.halt_reason == "it was stopped by hand, with search.num_trials = 10"
+    assert [stop.request for stop in resumed._journal.list_stops()] == ["second"]
+    resumed._journal.close()
+
+
 def test_an_enqueued_point_in_a_database_is_trained_and_what_plain_optuna_asked_counts_as_failed(database):
     run_some = open_study(database)
     first = run_some.ask()
