@@ -73,7 +73,7 @@ class EvaluationConfig:
     images are called right, by a model that is trained without them for this purpose."""
     temperature: Temperature | Literal["validation"] = 1.0
     """What logits are divided by before they become probabilities. `validation` takes the one with the least log loss
-    there, of the same model as for the threshold."""
+    there, of the same model as for the threshold; others than the winners have it only with such a threshold."""
     perturbations: Literal["all"] | tuple[Perturbation, ...] = ()
     """Changes of the test images on which each model is scored too, without training: `all`, or a list of names."""
 

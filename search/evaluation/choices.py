@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from search.config.load import check
-from search.config.schema import StudyConfig
+from search.config.schema import EvaluationConfig, StudyConfig
 from search.evaluation.model_record import Retraining
 from search.record.choices import Choices, Source, Winner
 from search.record.provenance import describe_code
@@ -96,7 +96,7 @@ def choose(
             value=trial.get_peak()[0],
             epochs=trial.get_peak()[1] if wanted.max_train_images is None else config.search.count_epochs(architecture),
             threshold=threshold,
-            temperature=None if isinstance(wanted.temperature, str) else wanted.temperature,
+            temperature=_choose_temperature(wanted, rank),
             recipe=recipes.get(trial.number),
             front=trial.number in front,
         )
@@ -117,6 +117,16 @@ def choose(
         sources=tuple(sources),
         winners=tuple(winners),
     )
+
+
+def _choose_temperature(wanted: EvaluationConfig, rank: int) -> float | None:
+    """Return a temperature, None if validation gives it; one training on train alone takes as long as a retraining.
+
+    So others than the winners have a temperature from validation only if their threshold comes from there too.
+    """
+    if not isinstance(wanted.temperature, str):
+        return wanted.temperature
+    return None if rank <= wanted.top_k or isinstance(wanted.threshold, str) else 1.0
 
 
 def describe_rule(config: StudyConfig) -> str:

@@ -121,6 +121,13 @@ def test_a_temperature_once_fitted_on_validation_is_kept_and_given_to_the_retrai
     assert not other.is_open(other.winners[0])
 
 
+@pytest.mark.parametrize(("threshold", "baseline"), [(0.5, 1.0), ("validation", None)])
+def test_a_baseline_has_a_temperature_of_validation_only_with_such_a_threshold(threshold, baseline):
+    config = make_config(temperature="validation", threshold=threshold, top_k=1, front=True)
+    chosen = choose(config, [make_trial(0, 0.7), make_trial(1, 0.6)], FINGERPRINT, front=[1])
+    assert [winner.temperature for winner in chosen.winners] == [None, baseline]
+
+
 def test_choices_of_before_temperatures_have_that_of_1():
     choices = choose(make_config(seeds=1), [make_trial(0, 0.7)], FINGERPRINT)
     entry = build_entry(choices)
