@@ -111,7 +111,7 @@ WORDS = {
     "jpeg": "JPEG {amount:g}",
     "blur": "blur, sigma {amount:g}",
     "noise": "noise, {amount:g} levels",
-    "scale": "{side} pixels and back",
+    "scale": "scaled to {side} pixels",
     "crop": "inner {side} pixels",
     "brightness": "brightness x {amount:g}",
     "contrast": "contrast x {amount:g}",

@@ -85,8 +85,8 @@ def test_sides_follow_the_size_of_the_images():
     inner = Image.fromarray(image[0].numpy()).crop((4, 4, 60, 60)).resize((64, 64), Image.Resampling.BILINEAR)
     assert np.array_equal(change("crop0.875", image)[0].numpy(), np.asarray(inner))
     assert describe_perturbation("crop0.875", 32) == "inner 28 pixels"
-    assert [describe_perturbation(f"scale{share}", 32)[:2] for share in (0.75, 0.5)] == ["24", "16"]
-    assert describe_perturbation("scale0.75", 64) == "48 pixels and back"
+    assert [describe_perturbation(f"scale{share}", 32)[10:12] for share in (0.75, 0.5)] == ["24", "16"]
+    assert describe_perturbation("scale0.75", 64) == "scaled to 48 pixels"
     assert describe_perturbation("blur1.0", 32) == "blur, sigma 1"
     assert len({describe_perturbation(name, 32) for name in PERTURBATIONS}) == len(PERTURBATIONS)
 
