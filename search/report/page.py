@@ -75,13 +75,7 @@ def write_page(
         matrices=_list_matrices(result),
         robustness=show_robustness(result),
         qualities=_draw_qualities(result),
-        mistakes={
-            models[0].label: [
-                _describe(mistake, result.classes) for mistake in result.mistakes[models[0].label][:NUM_MISTAKES]
-            ]
-            for models in result.winners.values()
-            if result.mistakes.get(models[0].label)
-        },
+        mistakes=_list_mistakes(result),
         timeline=timeline,
         front=front,
         charts=drawn,
@@ -96,6 +90,15 @@ def write_page(
         configuration=json.dumps(result.manifest.get("config", {}), indent=2),
     )
     return write_file(path, page.encode())
+
+
+def _list_mistakes(result: Result) -> dict[str, list[dict[str, str]]]:
+    """Return the worst mistakes of each winner's first model, by its label."""
+    return {
+        models[0].label: [_describe(mistake, result.classes) for mistake in found[:NUM_MISTAKES]]
+        for models in result.winners.values()
+        if (found := result.mistakes.get(models[0].label))
+    }
 
 
 def _read(name: str) -> str:
