@@ -54,16 +54,11 @@ def write_page(
         overview: Figure of all accuracies, as an <svg> element.
         quotes: A sentence for each winner.
     """
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
-    )
-    environment.filters |= {"hash": _hash, "data": _escape_data}
-    template = environment.from_string(_read("page.html.jinja"))
     timeline = charts.build_timeline_chart(result.trials)
     front = charts.build_front_chart(result.config, result.trials)
     names = list_architectures(result.config, result.trials)
     drawn = {name: charts.build_charts(result.config, result.trials, name) for name in names}
-    page = template.render(
+    page = _load_template().render(
         result=result,
         style=_read("page.css"),
         script=_read("page.js"),
@@ -90,6 +85,14 @@ def write_page(
         configuration=json.dumps(result.manifest.get("config", {}), indent=2),
     )
     return write_file(path, page.encode())
+
+
+def _load_template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
+    )
+    environment.filters |= {"hash": _hash, "data": _escape_data}
+    return environment.from_string(_read("page.html.jinja"))
 
 
 def _list_mistakes(result: Result) -> dict[str, list[dict[str, str]]]:
