@@ -48,7 +48,7 @@ def run(folder, config, *, num_epochs=10**6):
     return study
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "tpe_multivariate", "gp", "portfolio"])
+@pytest.mark.parametrize("sampler", ["tpe", "tpe_multivariate", "tpe_tame", "gp", "gp_rungs"])
 @pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
 def test_a_study_with_goal_min_is_the_mirror_of_one_with_goal_max(tmp_path, sampler, scheduler):
     found = {}
