@@ -19,6 +19,7 @@ from rich.console import Console
 from selenium import webdriver
 
 from search.commands.inspect import Inspected
+from search.record.folder import read_study
 
 FOLDER = Path(__file__).parent / "pictures"
 MOMENT = 0.55
@@ -39,7 +40,8 @@ def draw_live_view(study: Path, target: Path) -> None:
         shutil.copy(study / "study.yaml", copy)
         lines = (study / "study.journal").read_bytes().splitlines(keepends=True)
         (copy / "study.journal").write_bytes(b"".join(lines[: int(MOMENT * len(lines))]))
-        status = Inspected(copy, Path(scratch)).get_status()
+        with read_study(copy) as reader:
+            status = Inspected(reader).get_status()
     width, height = TERMINAL
     console = Console(record=True, width=width, height=height, file=io.StringIO(), force_terminal=True)
     console.print(status)

@@ -71,8 +71,12 @@ def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _describe_sources(config: StudyConfig) -> list[str]:
     """Return a note on where the published results come from."""
-    known = [f"{published.model}: {published.source}" for published in config.published.models if published.source]
-    return [f"Sources of the published figures. {'; '.join(known)}."] if known else []
+    models: dict[str, list[str]] = {}
+    for published in config.published.models:
+        if published.source:
+            models.setdefault(published.source, []).append(published.model)
+    told = "; ".join(f"{' and '.join(names)}: {source}" for source, names in models.items())
+    return [f"Sources of the published figures: {told}."] if told else []
 
 
 def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
