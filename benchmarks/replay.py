@@ -37,6 +37,7 @@ from benchmarks.arms import ARMS, BASELINE, DEFAULT, MORE, QMC_STARTS, SLOW
 from benchmarks.curves import ARCHITECTURE, build_study
 from benchmarks.surrogate import Surrogate, Table, list_distributions, load_curves
 from search.config.schema import Recipe, StudyConfig
+from search.record.facts import Stop
 from search.record.journal import Journal
 from search.record.metric import ACCURACY
 from search.record.trial import State, Trial
@@ -127,6 +128,10 @@ class Record(Journal):
     def list_epochs(self) -> list[tuple[int, int]]:
         """There is nothing before the search."""
         return []
+
+    def list_stops(self) -> tuple[Stop, ...]:
+        """Nobody stops it by hand."""
+        return ()
 
     def add_trial(
         self,
