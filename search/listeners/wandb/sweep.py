@@ -8,7 +8,10 @@ from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
 from search.schedulers.scheduler import HALVING
 
-METHODS = {"tpe": "bayes", "tpe_multivariate": "bayes", "gp": "bayes", "random": "random", "qmc": "random"}
+METHODS = {
+    **dict.fromkeys(("tpe", "tpe_multivariate", "tpe_tame", "gp", "gp_rungs", "portfolio"), "bayes"),
+    **dict.fromkeys(("random", "qmc"), "random"),
+}
 """W&B's nearest name for each sampler. It is only shown: W&B proposes nothing without agents."""
 
 

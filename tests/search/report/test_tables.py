@@ -116,15 +116,17 @@ def test_the_overview_has_a_point_for_each_row_and_intervals_for_ours():
     result = dataclasses.replace(result, config=config)
     figure = draw_accuracies(result)
     axes = figure.axes[0]
-    rows = {"cnn": 0.95} | {published.model: published.metrics["accuracy"] for published in PUBLISHED.models}
+    rows = {"cnn": 0.95, "cnn, 2 seeds averaged": 0.95} | {
+        published.model: published.metrics["accuracy"] for published in PUBLISHED.models
+    }
     names = sorted(rows, key=lambda name: -rows[name])
     assert [label.get_text() for label in axes.get_yticklabels()] == names
     points = {place: value for line in axes.get_lines() for value, place in zip(*line.get_data(), strict=True)}
     assert [points[place] for place in range(len(names))] == pytest.approx([rows[name] for name in names])
-    assert len(axes.collections) == 1  # the interval of this study
+    assert len(axes.collections) == 2  # the intervals of this study and of its averaged seeds
     told = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert told[0] == "this study, 95 % interval"
-    assert {f"published, {each.protocol}" for each in PUBLISHED.models} == {*told[1:]}
+    assert told[:2] == ["this study, 95 % interval", "ensemble, 95 % interval"]
+    assert {f"published, {each.protocol}" for each in PUBLISHED.models} == {*told[2:]}
     assert "CNN (paper) 94.85" in describe_accuracies(result)
 
 

@@ -112,7 +112,7 @@ def test_a_study_with_an_own_scheduler_that_is_killed_equals_one_that_is_not(tmp
         folder.mkdir()
 
         def build(folder=folder):
-            config = configure("own:Threshold", num_trials=8, architectures=["cnn"])
+            config = configure("own:Threshold", num_trials=8, architectures=["cnn"], repeat=True)
             return Study(config, Journal(folder / "study.journal", "x", note=print))
 
         while not run(study := build(), limit):
