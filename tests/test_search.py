@@ -23,6 +23,7 @@ from trainables.models.model import build_model
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 ROOT = Path(__file__).parent.parent
+FIGURES = {"accuracy.png", "cnn_confusion.png", "cnn_curves.png"}
 STUDY = """
 name: tiny
 data: {{path: sample, max_train_images: 200, val_fraction: 0.25, cache: {cache}}}
@@ -204,7 +205,7 @@ def check_results(folder):
     assert comparison.loc[0, "seeds"] == 2
     assert (folder / "report" / "comparison.md").read_text().startswith("# ")
     assert "\\begin{tabular}" in (folder / "report" / "comparison.tex").read_text()
-    assert {path.name for path in (folder / "report" / "figures").iterdir()} == {"cnn_confusion.png", "cnn_curves.png"}
+    assert {path.name for path in (folder / "report" / "figures").iterdir()} == FIGURES
     for seed in (0, 1):
         content = json.loads((folder / "models" / f"cnn-seed{seed}.json").read_text())
         assert content["retraining"]["fingerprint"] == record["data"]["fingerprint"]
