@@ -25,8 +25,8 @@ import psutil
 from search.config.printable import escape
 from search.record.exit import leave
 from search.record.lease_slots import FileSlot
-from search.record.object_store import StoreError
-from trainables.errors import DISK_FULL, InputError
+from search.record.object_store import explain_denied
+from trainables.errors import InputError
 
 BEAT_S = 2.0
 """Seconds between two heartbeats."""
@@ -167,18 +167,9 @@ def hold(
     """
     slot = FileSlot(place) if isinstance(place, Path) else place
     holder = Holder.describe_self(machine or describe_machine())
-    try:
+    cure = "it needs a folder that you may write to, on a file system with hard links"
+    with explain_denied(f"cannot create a lease in {slot.folder}", cure):
         _acquire(slot, holder, note, watch_s)
-    except StoreError:
-        raise
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(
-            f"cannot create a lease in {slot.folder} ({reason}): it needs a folder that you may write to, "
-            "on a file system with hard links"
-        ) from None
     lease = Lease(slot, holder)
     stop = threading.Event()
     beating = threading.Thread(target=lease.beat_until, args=(stop, beat_s), daemon=True, name="heartbeat")

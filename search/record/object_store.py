@@ -30,6 +30,24 @@ class StoreError(OSError):
     """The store did not answer, or refused; what it acknowledged is stored."""
 
 
+@contextmanager
+def explain_denied(task: str, cure: str) -> Iterator[None]:
+    """Turn an error of the file system within the block into a sentence; a full disk and a store's error stay.
+
+    Raises:
+        InputError: The task, the reason and the cure.
+    """
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise InputError(f"{task} ({reason}): {cure}") from None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Store:
     """The objects below one URL; plain data, so that it can be sent to workers."""

@@ -16,10 +16,9 @@ from pathlib import Path
 from search.config.load import check
 from search.config.schema import REQUESTS
 from search.config.untrusted import parse_json, read_file
-from search.record.object_store import Store, StoreError
+from search.record.object_store import Store, explain_denied
 from trainables.config import Value
 from trainables.durable import write_file
-from trainables.errors import DISK_FULL, InputError
 
 LOOK_S = 1.0
 """Seconds between two looks for new requests."""
@@ -80,17 +79,8 @@ def send_request(place: Path | str, request: Request) -> None:
     """
     name = f"{REQUESTS}/{time.time_ns():020}-{secrets.token_hex(4)}.json"
     content = json.dumps(dataclasses.asdict(request)).encode()
-    try:
+    with explain_denied(f"cannot write a request into {place}", "ask as a user that may write there"):
         if isinstance(place, str):
             Store(place).write(name, content)
         else:
             write_file(place / name, content)
-    except StoreError:
-        raise
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(
-            f"cannot write a request into {place} ({reason}): ask as a user that may write there"
-        ) from None
