@@ -33,7 +33,7 @@ NAMES = {
     },
     "growth": {"sampler", "rows"},
     "scale": {"sampler", "epochs", "rows"},
-    "search": {"trials", "images", "epochs", "slots", "rounds", "sides"},
+    "search": {"trials", "images", "epochs", "slots", "rounds", "precision", "sides"},
     "packing": {"images", "pack_seconds", "pack_images_per_second", "find_seconds", "open_seconds", "verify_seconds"},
     "training": {
         "device",

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from typing import NoReturn
 
@@ -23,24 +24,25 @@ def leave(message: str, code: int) -> NoReturn:
             os.write(1, SHOW_CURSOR)
         os.write(sys.stderr.fileno(), f"{escape(message)}\n".encode())
     try:
-        for child in _list_children():
-            with contextlib.suppress(psutil.Error):
-                if not child.name().startswith("wandb-core"):
-                    child.kill()
+        for _ in range(2):  # one may be born during the first round
+            for pid in _list_children():
+                with contextlib.suppress(Exception):
+                    if not psutil.Process(pid).name().startswith("wandb-core"):
+                        os.kill(pid, signal.SIGKILL)
     finally:  # whatever the list of processes raises
         os._exit(code)
 
 
-def _list_children() -> list[psutil.Process]:
-    """Return all processes below this one.
+def _list_children() -> set[int]:
+    """Return the numbers of all processes below this one; one that cannot be read hides no other.
 
     psutil's `children` compares start times by the system's clock, so it may leave out one that is a second old.
     """
     parents: dict[int, int | None] = {}
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            parents[process.pid] = process.ppid()
+    for pid in psutil.pids():
+        with contextlib.suppress(Exception):
+            parents[pid] = psutil.Process(pid).ppid()
     family = {os.getpid()}
     while more := {pid for pid, parent in parents.items() if parent in family} - family:
         family |= more
-    return [process for process in psutil.process_iter() if process.pid in family - {os.getpid()}]
+    return family - {os.getpid()}

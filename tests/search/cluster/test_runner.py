@@ -182,8 +182,8 @@ def test_a_search_that_is_stopped_from_outside_halts_during_an_epoch(tmp_path):
         time.sleep(1000)
 
     class Stopping(Listener):
-        def on_epoch(self, trial):
-            if trial.number == 1 and len(trial.epochs) == 2:
+        def on_epoch(self, _):
+            if all(len(each.epochs) == 2 for each in study.trials[:2]) and len(study.trials) > 1:
                 send_request(tmp_path, Request(ask=None, trial=None))
 
     study = open_study(build_config(scheduler="none"), tmp_path, [Stopping()])
