@@ -87,6 +87,8 @@ class GpRungsSampler(RandomSampler):
         num_ended = sum(known.state.is_finished() for known in trials)
         if not search_space or num_ended < self._startup or np.isnan(values).all():
             return {}
+        has_failed = [known.state.is_finished() and not known.intermediate_values for known in trials]
+        values[has_failed, -1] = -np.inf  # for want of memory, so their neighbourhood promises nothing
         with _load_controller().limit(limits=1, user_api="blas"):  # the same sums on any number of cores
             return self._propose(search_space, trials, values)
 

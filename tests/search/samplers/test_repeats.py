@@ -205,7 +205,7 @@ def test_a_trial_that_lacked_memory_is_told_by_its_reason(reason, lacked):
 
 
 @pytest.mark.parametrize("limit", [None, 9])
-@pytest.mark.parametrize("sampler", ["tpe", "tpe_multivariate"])
+@pytest.mark.parametrize("sampler", ["tpe", "tpe_multivariate", "tpe_tame", "gp_rungs"])
 def test_where_the_memory_was_too_small_fewer_trials_follow(tmp_path, sampler, limit):
     def search(folder, reason, **settings):
         settings |= {"sampler": sampler, "num_trials": 40}
