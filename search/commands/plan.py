@@ -13,7 +13,7 @@ from search.config.printable import escape
 from search.config.rungs import list_brackets, list_rungs
 from search.config.schema import StudyConfig, pick_seeds
 from search.config.search import SearchConfig
-from search.config.space import Choice, Range, Spec, count_points, list_specs
+from search.config.space import Choice, Range, Spec, count_points, describe, list_specs
 from search.config.yaml import format_yaml
 from search.samplers.sampler import check_sampler
 from search.samplers.shares import COUNTED, check_shares, list_shares
@@ -159,15 +159,6 @@ def _tabulate(specs: dict[str, Spec], title: str, meaning: Mapping[str, str]) ->
         when = [
             f"{escape(other)} = {' | '.join(map(escape, values))}" for other, values in conditions.get(name, {}).items()
         ]
-        values = _describe_spec(spec) + (f", when {' and '.join(when)}" if when else "")
+        values = describe(spec) + (f", when {' and '.join(when)}" if when else "")
         table.add_row(name, values, *([escape(meaning.get(name, ""))] if meaning else []))
     return table
-
-
-def _describe_spec(spec: Spec) -> str:
-    if isinstance(spec, Choice):
-        return " | ".join(map(escape, spec.choice))
-    if not isinstance(spec, Range):
-        return f"= {escape(spec)}"
-    step = f", step {spec.step:g}" if spec.step else ""
-    return f"{spec.low:g} to {spec.high:g}{', log' if spec.log else ''}{step}"

@@ -10,6 +10,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from search.config.conditions import drop_inactive, is_active, list_conditions
+from search.config.printable import escape
 from trainables.config import (
     IMAGE_SIZE,
     Value,
@@ -122,6 +123,16 @@ def find_outside(specs: Mapping[str, Spec], architecture: str, params: Mapping[s
         if name in active and not (name in params and contains(spec, params[name])):
             return name
     return None
+
+
+def describe(spec: Spec) -> str:
+    """Return what a parameter may be, such as `16 | 32`, `0.1 to 1, log`, or `= adam` where it is fixed."""
+    if isinstance(spec, Choice):
+        return " | ".join(map(escape, spec.choice))
+    if not isinstance(spec, Range):
+        return f"= {escape(spec)}"
+    step = f", step {spec.step:g}" if spec.step else ""
+    return f"{spec.low:g} to {spec.high:g}{', log' if spec.log else ''}{step}"
 
 
 def pick(spec: Spec) -> Value:

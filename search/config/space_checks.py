@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from search.config.conditions import add_deciding, drop_inactive, list_conditions
-from search.config.space import Choice, Range, Space, Spec, contains, get_hint, list_specs
+from search.config.space import Choice, Range, Space, Spec, contains, describe, get_hint, list_specs
 from trainables.config import (
     ARCHITECTURES,
     IMAGE_SIZE,
@@ -75,7 +75,7 @@ def check_point(
             raise InputError(f"{architecture} has no parameter {name}; known: {', '.join(specs)}")
         _check_type(value, get_hint(architecture, name), f"{architecture}.{name}")
         if not contains(specs[name], value):
-            raise InputError(f"{architecture}.{name} = {value!r} is outside the space")
+            raise InputError(f"{architecture}.{name} = {value!r} is outside the space ({describe(specs[name])})")
     if not (is_function(architecture) or is_unknown(architecture)):
         build_train_config(architecture, params, epochs=1, seed=0, size=size)
 

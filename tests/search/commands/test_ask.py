@@ -82,7 +82,7 @@ def test_a_point_waits_for_the_next_search_if_none_runs(call, folder):
         (("cnn", "=8"), "=8: expected NAME=VALUE"),
         (("cnn", "filters=8", "filters=16"), "filters is given twice"),
         (("cnn", "filter=8"), "cnn has no parameter filter"),
-        (("cnn", "filters=9"), "cnn.filters = 9 is outside the space"),
+        (("cnn", "filters=9"), "cnn.filters = 9 is outside the space (8 | 16 | 32)"),
         (("cnn", "filters=8.0"), "cnn.filters = 8.0: expected int, not float"),
         (("cnn", "filters='8'"), "cnn.filters = '8': expected int, not str"),
         (("cnn", "filters=[8]"), "cnn.filters = [8]: expected int, not list"),
