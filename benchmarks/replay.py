@@ -1,15 +1,16 @@
 """Replays trained learning curves under simulated time, to choose sampler and scheduler.
 
     python -m benchmarks.replay [--repetitions 50] [--slots 1 4 16 64] [--arms NAME ...] [--epochs 180]
-        [--half all|even|odd|table] [--first-seed 0] [--processes 2] [--json PATH] [--plot PATH] [--short]
+        [--source cifake [--half all|even|odd|table]] [--source lcbench --lcbench FOLDER [--tasks confirm]]
+        [--first-seed 0] [--processes 2] [--json PATH] [--plot PATH] [--short]
 
-Each search is a real `search.study.Study` with its samplers and schedulers; only the training is a curve of
-`benchmarks.surrogate`, only the clock is simulated, and the record is kept in memory, for nothing resumes it. Regret is
-how far the configuration that the search would choose is below the best one, in points of accuracy to be
-expected, not of the lucky seed. Over the repetitions stand the interquartile mean and its 95 % interval (bootstrap over
-repetitions), after Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical Precipice
-(arXiv:2108.13264). All arms share their seeds, so differences are taken search by search: to random + ASHA, and to the
-default where that is among the arms. Equal commands give equal figures, on any number of processes.
+Each search is a real `search.study.Study` with its samplers and schedulers; only the training is a curve of a source
+(`benchmarks.cifake`, `benchmarks.lcbench`), only the clock is simulated, and the record is kept in memory, for nothing
+resumes it. Regret is how far the configuration that the search would choose is below the best one, in points of
+accuracy to be expected, not of the lucky seed. Over the repetitions stand the interquartile mean and its 95 % interval
+(bootstrap over repetitions), after Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical
+Precipice (arXiv:2108.13264). All arms share their seeds, so differences are taken search by search: to random + ASHA,
+and to the default where that is among the arms. Equal commands give equal figures, on any number of processes.
 """
 
 import argparse
@@ -20,34 +21,33 @@ import heapq
 import itertools
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 from scipy import stats
-from threadpoolctl import threadpool_limits
 
 from benchmarks.arms import ARMS, BASELINE, DEFAULT, MORE, QMC_STARTS, SLOW
-from benchmarks.curves import ARCHITECTURE, build_study
-from benchmarks.surrogate import Surrogate, Table, list_distributions, load_curves
+from benchmarks.cifake import HALVES, Cifake
+from benchmarks.lcbench import PARTS, list_tasks
+from benchmarks.source import Array, Curve, Source, draw_points
 from search.config.schema import Recipe, StudyConfig
 from search.record.facts import Stop
 from search.record.journal import Journal
 from search.record.metric import ACCURACY
 from search.record.trial import State, Trial
-from search.samplers.sampler import Sampler
 from search.study import Study
+from trainables.errors import InputError
 
-Array = NDArray[np.float64]
 SHARES = (0.25, 0.5, 1.0)
 """Of the budget: where regret is read off."""
 NUM_RESAMPLES = 1000
+COMPARED = {"difference": BASELINE, "difference_to_default": DEFAULT}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,36 +60,7 @@ class Plan:
     seed: int
     epochs: int
     """Budget over all trials."""
-    half: str
-    """Which configurations the curves were learnt from: all, even or odd ones; `table` draws from the trained ones
-    themselves, which tells arms apart that do not learn."""
-
-
-@functools.cache
-def fit(half: str) -> Surrogate | Table:
-    """Return the surrogate of one half of the configurations, or of all; or the table itself."""
-    curves = load_curves()
-    if half == "table":
-        return Table(curves)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    part = curves if half == "all" else curves.take(("even", "odd").index(half), 2)
-    with threadpool_limits(1):  # the same sums in the same order on any machine of one kind
-        return Surrogate(part, deviations=curves)
-
-
-@functools.cache
-def find_best(half: str) -> float:
-    """Return the best accuracy that a surrogate expects anywhere: random points, then changes of the best one."""
-    generator = np.random.default_rng(0)
-    sampler = Sampler("random", list_distributions(), seed=1, startup=1)
-    points = [sampler.propose(number) for number in range(4000)]
-    found = max(points, key=lambda params: _expect(half, params))
-    for _ in range(3000):
-        other = points[generator.integers(len(points))]
-        kept = generator.random(len(found)) < 0.85
-        changed = {name: found[name] if keep else other[name] for name, keep in zip(found, kept, strict=True)}
-        found = max(found, changed, key=lambda params: _expect(half, params))
-    return _expect(half, found)
+    source: Source
 
 
 def simulate(plan: Plan) -> Array:
@@ -98,16 +69,11 @@ def simulate(plan: Plan) -> Array:
     Returns:
         (epochs, 2): after each epoch the simulated seconds since the start, and the regret of the choice then.
     """
-    config = _build_config(plan.arm)
+    config, source = _build_config(plan.source, plan.arm), plan.source
     search = dataclasses.replace(config.search, seed=plan.seed, num_trials=10**6, max_total_epochs=plan.epochs)
-    first = list_first(plan.seed, QMC_STARTS.get(plan.arm, 0))
+    points = draw_points(source, QMC_STARTS.get(plan.arm, 0), sampler="qmc", seed=plan.seed)
+    first = tuple(Recipe(architecture=source.architecture, params=point) for point in points)
     return np.array(list(_simulate(Study(dataclasses.replace(config, search=search, recipes=first), Record()), plan)))
-
-
-def list_first(seed: int, count: int) -> tuple[Recipe, ...]:
-    """Return the first points that the qmc sampler proposes."""
-    sampler = Sampler("qmc", list_distributions(), seed=seed, startup=1)
-    return tuple(Recipe(architecture=ARCHITECTURE, params=sampler.propose(number)) for number in range(count))
 
 
 class Record(Journal):
@@ -164,47 +130,40 @@ class Record(Journal):
 
 
 @functools.cache
-def _build_config(arm: str) -> StudyConfig:
-    return build_study(**ARMS[arm])
+def _build_config(source: Source, arm: str) -> StudyConfig:
+    return source.build_study(**ARMS[arm])
 
 
 def _simulate(study: Study, plan: Plan) -> Iterator[tuple[float, float]]:
-    surrogate, best = fit(plan.half), find_best(plan.half)
     order = itertools.count()
     due: list[tuple[float, int, int]] = []
-    curves: dict[int, tuple[Array, float, float]] = {}
+    curves: dict[int, Curve] = {}
     now, chosen = 0.0, (-1.0, 0.0)
 
     def launch() -> None:
         trial = study.ask()
         if trial is not None:
-            expected, cost = surrogate.predict(trial.params)
-            curve = surrogate.deviate(expected, np.random.default_rng([plan.seed, trial.number]))
-            curves[trial.number] = curve, cost, float(expected.max())
-            heapq.heappush(due, (now + cost, next(order), trial.number))
+            curves[trial.number] = curve = plan.source.train(trial.params, [plan.seed, trial.number])
+            heapq.heappush(due, (now + curve.seconds, next(order), trial.number))
 
     for _ in range(plan.slots):
         launch()
     while due:
         now, _, number = heapq.heappop(due)
-        curve, cost, worth = curves[number]
+        curve = curves[number]
         epoch = len(study.trials[number].epochs) + 1
-        value = float(curve[epoch - 1])
-        metrics = {"epoch": epoch, ACCURACY: value, "seconds": cost, "images_per_second": 1.0}
+        value = float(curve.accuracies[epoch - 1])
+        metrics = {"epoch": epoch, ACCURACY: value, "seconds": curve.seconds, "images_per_second": 1.0}
         stop = study.report(number, metrics, "simulated")
         if value > chosen[0]:  # as the evaluator chooses: by the best epoch, the first wins a tie
-            chosen = value, worth
-        yield now, 100 * (best - chosen[1])
+            chosen = value, curve.regret
+        yield now, chosen[1]
         if study.halt_reason:
             return
         if stop:
             launch()
         else:
-            heapq.heappush(due, (now + cost, next(order), number))
-
-
-def _expect(half: str, params: dict[str, Any]) -> float:
-    return float(fit(half).predict(params)[0].max())
+            heapq.heappush(due, (now + curve.seconds, next(order), number))
 
 
 def replay(plans: Sequence[Plan], processes: int) -> dict[Plan, Array]:
@@ -215,12 +174,17 @@ def replay(plans: Sequence[Plan], processes: int) -> dict[Plan, Array]:
 
 
 def list_plans(
-    arms: Sequence[str], slots: Sequence[int], repetitions: int, epochs: int, half: str, first_seed: int = 0
+    arms: Sequence[str],
+    slots: Sequence[int],
+    repetitions: int,
+    epochs: int,
+    sources: Sequence[Source],
+    first_seed: int = 0,
 ) -> list[Plan]:
     """Return all searches; the slow samplers are repeated a tenth as often."""
     return [
-        Plan(arm=arm, slots=width, seed=seed, epochs=epochs, half=half)
-        for width, arm in itertools.product(slots, arms)
+        Plan(arm=arm, slots=width, seed=seed, epochs=epochs, source=source)
+        for width, arm, source in itertools.product(slots, arms, sources)
         for seed in range(
             first_seed, first_seed + (max(1, repetitions // 10) if ARMS[arm]["sampler"] in SLOW else repetitions)
         )
@@ -228,29 +192,46 @@ def list_plans(
 
 
 def summarize(results: Mapping[Plan, Array]) -> list[dict[str, Any]]:
-    """Return a row for each arm and number of slots: interquartile means, and 95 % intervals as (low, high)."""
+    """Return a row for each arm and number of slots: interquartile means, and 95 % intervals as (low, high).
+
+    `early` differences are those at the first of SHARES. Those `by_source` are a mean for each source.
+    """
     groups: dict[tuple[int, str], list[Plan]] = {}
     for plan in results:
         groups.setdefault((plan.slots, plan.arm), []).append(plan)
     rows = []
     for (slots, arm), plans in groups.items():
-        base = [results[dataclasses.replace(plan, arm=BASELINE)] for plan in plans]
-        time_limit = float(np.median([found[-1, 0] for found in base])) / 2
+        limits = _list_limits(results, plans)
         row: dict[str, Any] = {"slots": slots, "arm": arm, "repetitions": len(plans)}
         for share in SHARES:
             row[f"regret_{share:g}"] = estimate([_read(results[plan], share) for plan in plans])
-        row["regret_at_time"] = estimate([_read_time(results[plan], time_limit) for plan in plans])
-        row["difference"] = _compare(results, plans, BASELINE)
-        if dataclasses.replace(plans[0], arm=DEFAULT) in results:
-            row["difference_to_default"] = _compare(results, plans, DEFAULT)
+        row["regret_at_time"] = estimate([_read_time(results[plan], limits[plan.source]) for plan in plans])
+        for name, other in COMPARED.items():
+            if dataclasses.replace(plans[0], arm=other) in results:
+                row[name] = estimate(_compare(results, plans, other, 1.0))
+                row[f"{name}_early"] = estimate(_compare(results, plans, other, SHARES[0]))
+                row[f"{name}_by_source"] = {
+                    source.name: float(
+                        np.mean(_compare(results, [plan for plan in plans if plan.source == source], other, 1.0))
+                    )
+                    for source in limits
+                }
         rows.append(row)
     return rows
 
 
-def _compare(results: Mapping[Plan, Array], plans: Sequence[Plan], arm: str) -> tuple[float, float, float]:
-    """Return what searches have of regret in the end minus what another arm has with the same seeds."""
-    ends = [(_read(results[plan], 1.0), _read(results[dataclasses.replace(plan, arm=arm)], 1.0)) for plan in plans]
-    return estimate([own - other for own, other in ends])
+def _list_limits(results: Mapping[Plan, Array], plans: Sequence[Plan]) -> dict[Source, float]:
+    """Return half of the seconds that the first arm takes, by source."""
+    ends: dict[Source, list[float]] = {}
+    for plan in plans:
+        ends.setdefault(plan.source, []).append(results[dataclasses.replace(plan, arm=BASELINE)][-1, 0])
+    return {source: float(np.median(found)) / 2 for source, found in ends.items()}
+
+
+def _compare(results: Mapping[Plan, Array], plans: Sequence[Plan], arm: str, share: float) -> list[float]:
+    """Return what searches have of regret, minus what another arm has with the same seeds."""
+    others = [results[dataclasses.replace(plan, arm=arm)] for plan in plans]
+    return [_read(results[plan], share) - _read(other, share) for plan, other in zip(plans, others, strict=True)]
 
 
 def estimate(values: Sequence[float]) -> tuple[float, float, float]:
@@ -280,46 +261,86 @@ def draw(results: Mapping[Plan, Array], path: Path) -> None:
 
 
 def main() -> None:
-    """Print one table."""
+    """Print one table; with several sources, a second one by source."""
+    options = _parse()
+    arms = [BASELINE, DEFAULT] if options.short else list(dict.fromkeys([BASELINE, *options.arms]))
+    repetitions = 8 if options.short else options.repetitions
+    slots = [4] if options.short else options.slots
+    sources: list[Source] = [Cifake(options.half)]
+    if options.source == "lcbench":
+        try:
+            sources = [*list_tasks(options.lcbench, options.tasks)]
+        except InputError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise SystemExit(2) from None
+    epochs = options.epochs or 20 * sources[0].max_epochs
+    started = time.perf_counter()
+    plans = list_plans(arms, slots, repetitions, epochs, sources, options.first_seed)
+    results = replay(plans, options.processes)
+    rows = summarize(results)
+    _print(rows)
+    print(f"{len(plans)} searches of {epochs} epochs, {time.perf_counter() - started:.0f} s")
+    if options.plot:
+        draw(results, options.plot)
+    if options.json:
+        figures = {"sources": [source.name for source in sources], "epochs": epochs, "rows": rows}
+        options.json.write_text(json.dumps(figures | {"searches": list_searches(results)}, indent=1))
+
+
+def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=50)
+    parser.add_argument("--repetitions", type=int, default=50, help="searches of each arm on each source")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 64])
     usual = [name for name in ARMS if name not in MORE]
     parser.add_argument("--arms", nargs="+", default=usual, choices=list(ARMS))
-    parser.add_argument("--epochs", type=int, default=180)
+    parser.add_argument("--epochs", type=int, help="budget of a search; 20 whole trainings")
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--half", default="all", choices=["all", "even", "odd", "table"])
+    parser.add_argument("--source", default="cifake", choices=["cifake", "lcbench"])
+    parser.add_argument("--half", default="all", choices=HALVES, help="of the CIFAKE configurations")
+    parser.add_argument("--lcbench", type=Path, help="folder with LCBench's model.onnx and encoding.json")
+    parser.add_argument("--tasks", nargs="+", default=["confirm"], help=f"of LCBench: numbers, or {', '.join(PARTS)}")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--short", action="store_true", help="two arms, 8 repetitions, 4 slots")
-    options = parser.parse_args()
-    arms = [BASELINE, DEFAULT] if options.short else list(dict.fromkeys([BASELINE, *options.arms]))
-    repetitions = 8 if options.short else options.repetitions
-    slots = [4] if options.short else options.slots
-    started = time.perf_counter()
-    plans = list_plans(arms, slots, repetitions, options.epochs, options.half, options.first_seed)
-    results = replay(plans, options.processes)
-    rows = summarize(results)
-    _print(rows)
-    print(f"{len(plans)} searches of {options.epochs} epochs, {time.perf_counter() - started:.0f} s")
-    if options.plot:
-        draw(results, options.plot)
-    if options.json:
-        options.json.write_text(json.dumps({"half": options.half, "epochs": options.epochs, "rows": rows}, indent=1))
+    return parser.parse_args()
+
+
+def list_searches(results: Mapping[Plan, Array]) -> list[dict[str, Any]]:
+    """Return the regrets of each search, so that other comparisons can be made of them."""
+    return [
+        {"source": plan.source.name, "arm": plan.arm, "slots": plan.slots, "seed": plan.seed}
+        | {f"regret_{share:g}": _read(curve, share) for share in SHARES}
+        for plan, curve in results.items()
+    ]
 
 
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:
     shares = [f"{100 * share:.0f} % of epochs" for share in SHARES]
-    columns = {"difference": f"minus {BASELINE}", "difference_to_default": f"minus {DEFAULT}"}
-    differences = {name: title for name, title in columns.items() if name in rows[0]}
-    print("| slots | arm | n |", " | ".join([*shares, "half the time", *differences.values()]), "|")
-    print("|---:|---|---:|" + "---:|" * (len(SHARES) + 1 + len(differences)))
+    compared = {name: other for name, other in COMPARED.items() if name in rows[0]}
+    columns = {
+        f"{name}{when}": f"minus {other}{text}"
+        for name, other in compared.items()
+        for when, text in (("_early", f", {shares[0]}"), ("", ""))
+    }
+    print("| slots | arm | n |", " | ".join([*shares, "half the time", *columns.values()]), "|")
+    print("|---:|---|---:|" + "---:|" * (len(SHARES) + 1 + len(columns)))
     for row in rows:
         names = [*(f"regret_{share:g}" for share in SHARES), "regret_at_time"]
         cells = [f"{row[name][0]:.2f}" for name in names]
-        cells += ["{:+.2f} ({:+.2f} to {:+.2f})".format(*row[name]) for name in differences]
+        cells += ["{:+.2f} ({:+.2f} to {:+.2f})".format(*row[name]) for name in columns]
         print(f"| {row['slots']} | {row['arm']} | {row['repetitions']} |", " | ".join(cells), "|")
+    for name, other in compared.items():
+        sources = list(rows[0][f"{name}_by_source"])
+        if len(sources) == 1:
+            return
+        print(f"\nminus {other}, by source; the interval is over sources\n")
+        print("| slots | arm | all |", " | ".join(sources), "|")
+        print("|---:|---|---:|" + "---:|" * len(sources))
+        for row in rows:
+            gaps = row[f"{name}_by_source"].values()
+            cells = ["{:+.2f} ({:+.2f} to {:+.2f})".format(*estimate(list(gaps))), *(f"{gap:+.2f}" for gap in gaps)]
+            print(f"| {row['slots']} | {row['arm']} |", " | ".join(cells), "|")
 
 
 def _read(curve: Array, share: float) -> float:

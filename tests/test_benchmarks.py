@@ -49,7 +49,7 @@ NAMES = {
     | {"models", "twenty_epochs_seconds", "twenty_epochs_to_usual"},
     "starting": {"rounds", "slots", "phases"},
     "recipes": {"device", "accuracies", "difference_interval"},
-    "replay": {"half", "epochs", "rows"},
+    "replay": {"sources", "epochs", "rows", "searches"},
     "resuming": {"5"},
     "sharing": {"device", "torch", "model", "processes"},
     "shipping": {"trials", "epochs", "folder", "bucket"},

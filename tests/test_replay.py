@@ -9,20 +9,11 @@ import pytest
 from scipy import stats
 
 from benchmarks.arms import ARMS, BASELINE, DEFAULT, QMC_STARTS
+from benchmarks.cifake import Cifake, find_best, fit
 from benchmarks.curves import EPOCHS, build_study, list_jobs, propose
-from benchmarks.replay import (
-    Plan,
-    Record,
-    estimate,
-    find_best,
-    fit,
-    list_first,
-    list_plans,
-    replay,
-    simulate,
-    summarize,
-)
-from benchmarks.surrogate import list_distributions, load_curves
+from benchmarks.replay import Plan, Record, estimate, list_plans, replay, simulate, summarize
+from benchmarks.source import draw_points, list_distributions
+from benchmarks.surrogate import load_curves
 from search.config.search import SearchConfig
 from search.record.journal import Journal
 
@@ -32,7 +23,7 @@ SEEDS = range(2000, 2100)
 
 
 def plan(arm, seed=0, slots=4, epochs=EPOCHS_OF_A_SEARCH):
-    return Plan(arm=arm, slots=slots, seed=seed, epochs=epochs, half="all")
+    return Plan(arm=arm, slots=slots, seed=seed, epochs=epochs, source=Cifake())
 
 
 def test_the_stored_curves_are_whole():
@@ -111,14 +102,14 @@ def test_a_quasi_random_start_hands_out_the_points_of_the_sequence_first(arm, mo
     added = []
     monkeypatch.setattr("benchmarks.replay.Record", Keeping)
     simulate(plan(arm, seed=1))
-    names, count = list_distributions(), QMC_STARTS[arm]
-    points = [recipe.params for recipe in list_first(1, count + 1)]
+    names, count = list_distributions(Cifake()), QMC_STARTS[arm]
+    points = draw_points(Cifake(), count + 1, sampler="qmc", seed=1)
     assert [{name: trial.params[name] for name in names} for trial in added[:count]] == points[:count]
     assert {name: added[count].params[name] for name in names} != points[count]
 
 
 def test_differences_are_taken_seed_by_seed_and_to_the_default_where_it_is_there():
-    plans = list_plans([BASELINE, DEFAULT], [4], 3, 120, "all")
+    plans = list_plans([BASELINE, DEFAULT], [4], 3, 120, [Cifake()])
     results = {known: simulate(known) for known in plans}
     base, default = summarize(results)
     assert base["difference"] == default["difference_to_default"] == (0.0, 0.0, 0.0)
@@ -149,7 +140,7 @@ def test_every_tenth_configuration_is_trained_twice():
 
 
 def test_plans_cover_arms_and_slots_with_the_same_seeds():
-    plans = list_plans(["random", "gp 10 + asha"], [1, 4], 20, 90, "all")
+    plans = list_plans(["random", "gp 10 + asha"], [1, 4], 20, 90, [Cifake()])
     assert len(plans) == 2 * (20 + 2)
     assert {dataclasses.replace(found, arm="", slots=0).seed for found in plans} == set(range(20))
     assert len(set(itertools.chain(plans))) == len(plans)
