@@ -156,7 +156,7 @@ def load_model(folder: Path) -> tuple[Any, dict[str, int]]:
     try:
         import onnxruntime
     except ImportError:
-        raise InputError("LCBench's model needs onnxruntime: pip install 'cifake-search[export]'") from None
+        raise InputError("LCBench's model needs onnxruntime: pip install '.[export]'") from None
     for name in ("model.onnx", "encoding.json"):
         if not (folder / name).is_file():
             raise InputError(f"{folder / name} is missing: {SNAPSHOT}")

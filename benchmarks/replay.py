@@ -181,13 +181,11 @@ def list_plans(
     sources: Sequence[Source],
     first_seed: int = 0,
 ) -> list[Plan]:
-    """Return all searches; the slow samplers are repeated a tenth as often."""
+    """Return all searches; each source has its own seeds, and the slow samplers are repeated a tenth as often."""
     return [
-        Plan(arm=arm, slots=width, seed=seed, epochs=epochs, source=source)
-        for width, arm, source in itertools.product(slots, arms, sources)
-        for seed in range(
-            first_seed, first_seed + (max(1, repetitions // 10) if ARMS[arm]["sampler"] in SLOW else repetitions)
-        )
+        Plan(arm=arm, slots=width, seed=first_seed + place * repetitions + number, epochs=epochs, source=source)
+        for width, arm, (place, source) in itertools.product(slots, arms, enumerate(sources))
+        for number in range(max(1, repetitions // 10) if ARMS[arm]["sampler"] in SLOW else repetitions)
     ]
 
 
