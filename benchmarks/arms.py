@@ -5,6 +5,7 @@ from typing import Any
 BASELINE = "random + asha"
 DEFAULT = "tpe 10 + asha from 3"
 """What search/config/schema.py has as its default."""
+PORTFOLIO = "portfolio 10 + asha from 3"
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "scheduler": "none"},
     "random + asha": {"sampler": "random", "scheduler": "asha", "grace_epochs": 1},
@@ -38,8 +39,8 @@ ARMS: dict[str, dict[str, Any]] = {
 9 epochs it is the third by 3 and by 4, the fifth by 2; of LCBench's 52 the eighteenth, thirteenth and twenty-sixth."""
 QMC_STARTS = {"tpe 10 from qmc + asha from 3": 10}
 """Arms whose first so many trials are not random but points of the qmc sampler, handed in as `search.first` would."""
-SLOW = ("gp",)
-"""Samplers that are repeated a tenth as often."""
+SLOW = ("gp", "syne ashacqr")
+"""Samplers, and arms of peers, that are repeated a tenth as often."""
 MORE = (
     *("random + asha from 3", "tpe 20 + asha", "tpe multivariate 10 + asha from 3", "tpe 10 + hyperband"),
     *("tpe 10 + median", "gp 10", "tpe 6 + asha", "tpe 5 + asha from 3", "tpe 20 + asha from 3"),

@@ -4,13 +4,14 @@
         [--source cifake [--half all|even|odd|table]] [--source lcbench --lcbench FOLDER [--tasks confirm]]
         [--first-seed 0] [--processes 2] [--json PATH] [--plot PATH] [--short]
 
-Each search is a real `search.study.Study` with its samplers and schedulers; only the training is a curve of a source
-(`benchmarks.cifake`, `benchmarks.lcbench`), only the clock is simulated, and the record is kept in memory, for nothing
-resumes it. Regret is how far the configuration that the search would choose is below the best one, in points of
-accuracy to be expected, not of the lucky seed. Over the repetitions stand the interquartile mean and its 95 % interval
-(bootstrap over repetitions), after Agarwal et al. 2021, Deep Reinforcement Learning at the Edge of the Statistical
-Precipice (arXiv:2108.13264). All arms share their seeds, so differences are taken search by search: to random + ASHA,
-and to the default where that is among the arms. Equal commands give equal figures, on any number of processes.
+Each search is a real `search.study.Study` with its samplers and schedulers, or a peer's (`benchmarks.peers.arms`); only
+the training is a curve of a source (`benchmarks.cifake`, `benchmarks.lcbench`), only the clock is simulated, and the
+record is kept in memory, for nothing resumes it. Regret is how far the configuration that the search would choose is
+below the best one, in points of accuracy to be expected, not of the lucky seed. Over the repetitions stand the
+interquartile mean and its 95 % interval (bootstrap over repetitions), after Agarwal et al. 2021, Deep Reinforcement
+Learning at the Edge of the Statistical Precipice (arXiv:2108.13264). All arms share their seeds, so differences are
+taken search by search: to random + ASHA, and to the default and the portfolio where those are among the arms. Equal
+commands give equal figures, on any number of processes.
 """
 
 import argparse
@@ -32,10 +33,11 @@ from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution
 from scipy import stats
 
-from benchmarks.arms import ARMS, BASELINE, DEFAULT, MORE, QMC_STARTS, SLOW
+from benchmarks.arms import ARMS, BASELINE, DEFAULT, MORE, PORTFOLIO, QMC_STARTS, SLOW
 from benchmarks.cifake import HALVES, Cifake
 from benchmarks.lcbench import PARTS, list_tasks
-from benchmarks.source import Array, Curve, Source, draw_points
+from benchmarks.peers.arms import PEERS, PeerStudy, find_missing, open_peer
+from benchmarks.source import Array, Curve, Source, draw_points, list_distributions
 from search.config.schema import Recipe, StudyConfig
 from search.record.facts import Stop
 from search.record.journal import Journal
@@ -47,7 +49,7 @@ from trainables.errors import InputError
 SHARES = (0.25, 0.5, 1.0)
 """Of the budget: where regret is read off."""
 NUM_RESAMPLES = 1000
-COMPARED = {"difference": BASELINE, "difference_to_default": DEFAULT}
+COMPARED = {"difference": BASELINE, "difference_to_default": DEFAULT, "difference_to_portfolio": PORTFOLIO}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,9 @@ def simulate(plan: Plan) -> Array:
     Returns:
         (epochs, 2): after each epoch the simulated seconds since the start, and the regret of the choice then.
     """
+    if plan.arm in PEERS:
+        peer = open_peer(plan.arm, list_distributions(plan.source), seed=plan.seed, max_epochs=plan.source.max_epochs)
+        return np.array(list(_simulate(PeerStudy(peer, plan.epochs), plan)))
     config, source = _build_config(plan.source, plan.arm), plan.source
     search = dataclasses.replace(config.search, seed=plan.seed, num_trials=10**6, max_total_epochs=plan.epochs)
     points = draw_points(source, QMC_STARTS.get(plan.arm, 0), sampler="qmc", seed=plan.seed)
@@ -134,7 +139,7 @@ def _build_config(source: Source, arm: str) -> StudyConfig:
     return source.build_study(**ARMS[arm])
 
 
-def _simulate(study: Study, plan: Plan) -> Iterator[tuple[float, float]]:
+def _simulate(study: Study | PeerStudy, plan: Plan) -> Iterator[tuple[float, float]]:
     order = itertools.count()
     due: list[tuple[float, int, int]] = []
     curves: dict[int, Curve] = {}
@@ -181,11 +186,11 @@ def list_plans(
     sources: Sequence[Source],
     first_seed: int = 0,
 ) -> list[Plan]:
-    """Return all searches; each source has its own seeds, and the slow samplers are repeated a tenth as often."""
+    """Return all searches; each source has its own seeds, and the slow arms are repeated a tenth as often."""
     return [
         Plan(arm=arm, slots=width, seed=first_seed + place * repetitions + number, epochs=epochs, source=source)
         for width, arm, (place, source) in itertools.product(slots, arms, enumerate(sources))
-        for number in range(max(1, repetitions // 10) if ARMS[arm]["sampler"] in SLOW else repetitions)
+        for number in range(max(1, repetitions // 10) if ARMS.get(arm, {}).get("sampler", arm) in SLOW else repetitions)
     ]
 
 
@@ -261,6 +266,9 @@ def draw(results: Mapping[Plan, Array], path: Path) -> None:
 def main() -> None:
     """Print one table; with several sources, a second one by source."""
     options = _parse()
+    if missing := find_missing(options.arms):
+        print(f"error: {missing}", file=sys.stderr)
+        raise SystemExit(2)
     arms = [BASELINE, DEFAULT] if options.short else list(dict.fromkeys([BASELINE, *options.arms]))
     repetitions = 8 if options.short else options.repetitions
     slots = [4] if options.short else options.slots
@@ -290,7 +298,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=50, help="searches of each arm on each source")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 64])
     usual = [name for name in ARMS if name not in MORE]
-    parser.add_argument("--arms", nargs="+", default=usual, choices=list(ARMS))
+    parser.add_argument("--arms", nargs="+", default=usual, choices=[*ARMS, *PEERS])
     parser.add_argument("--epochs", type=int, help="budget of a search; 20 whole trainings")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--source", default="cifake", choices=["cifake", "lcbench"])
