@@ -26,6 +26,7 @@ from search.report.history import build_study, explain_missing
 from search.report.notes import describe_seeds
 from search.report.robustness import show_robustness
 from search.report.schedules import draw_schedules
+from search.report.searches import describe_sampler
 from search.report.summary import list_architectures
 from trainables.durable import write_file
 
@@ -64,6 +65,7 @@ def write_page(
         script=_read("page.js"),
         results=results,
         search=search,
+        sampler=describe_sampler(result.config.search),
         overview=overview,
         quotes=quotes,
         curves=[*_draw_curves(result), *draw_schedules(result.choices, result.config.search.metric)],

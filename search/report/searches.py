@@ -4,17 +4,32 @@ from collections.abc import Mapping, Sequence
 
 from search.config.conditions import drop_inactive, list_conditions
 from search.config.schema import StudyConfig
+from search.config.search import SearchConfig
 from search.config.space import Choice, Range, list_specs
 from search.evaluation.result import Result
 from search.listeners.status import rank_trials
 from search.report.cells import Table, format_count, format_duration, format_metric, format_percent, format_value
 from search.report.front import tabulate_front
 from search.report.summary import SearchSummary, summarize_search
+from search.samplers.sampler import PARTS
 from search.samplers.shares import name_device
 from trainables.config import Value, list_defaults
 
 NUM_BEST = 10
 """Most trials in the table of the best."""
+REASONS = {
+    "portfolio": "each part proposes well in spaces where another does not (LOG.md, 2026-11-29)",
+    "tpe": "on replayed trainings it found better trials than tpe_multivariate (LOG.md, 2026-11-25)",
+}
+"""Sampler -> why we recommend it; the others are in a study because its configuration names them."""
+
+
+def describe_sampler(search: SearchConfig) -> str:
+    """Return a sentence on which sampler proposed the trials, and why this one."""
+    parts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in PARTS.items())
+    drawn = f" (drawn for each proposal: {parts})" if search.sampler == "portfolio" else ""
+    reason = REASONS.get(search.sampler)
+    return f"Sampler: {search.sampler}{drawn}, {f'because {reason}' if reason else 'named in the configuration'}."
 
 
 def list_search_tables(result: Result) -> list[Table]:

@@ -24,7 +24,7 @@ from search.report.figures import draw_confusion, draw_curves, render_png, rende
 from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
 from search.report.page import write_page
 from search.report.robustness import format_robustness, tabulate_robustness
-from search.report.searches import list_search_tables
+from search.report.searches import describe_sampler, list_search_tables
 from search.report.sources import format_sources, tabulate_sources
 from search.report.summary import summarize_search
 from trainables.durable import write_file
@@ -103,7 +103,7 @@ def format_markdown(result: Result) -> str:
     searches = summarize_search(result.config, result.trials)
     lines += ["", "## Notes"]
     missing = [f"{search.architecture}: {search.missing}" for search in searches if search.missing]
-    for note in [*result.notes, *missing]:
+    for note in [describe_sampler(result.config.search), *result.notes, *missing]:
         lines += ["", escape_markdown(note)]
     return "\n".join(lines) + "\n"
 

@@ -17,7 +17,7 @@ from search.record.trial import State, Trial
 from search.report.cells import Table, format_latex
 from search.report.overview import describe_accuracies, draw_accuracies, list_quotes
 from search.report.page import _describe_origin
-from search.report.searches import list_search_tables
+from search.report.searches import describe_sampler, list_search_tables
 from search.report.tables import list_tables, write_report
 from search.report.terminal import render
 
@@ -265,6 +265,7 @@ def test_the_markdown_has_all_tables_in_percent_and_the_notes_below(tmp_path):
     assert rows[5][:7] == ["CNN (paper)", "published", "peak on test", "", "94.85", "", "94.34"]
     assert rows[5][-1] == "141,345"
     assert text.splitlines()[-3:] == ["One.", "", "Two."]
+    assert tables[-1][2].startswith("Sampler: tpe, because ")
     for table in tables[:-1]:
         assert len({line.count("|") for line in table if line.startswith("|")}) == 1
 
@@ -282,6 +283,20 @@ def test_the_parameters_that_mattered_are_told_once_there_are_enough_trials():
     table = list_search_tables(dataclasses.replace(result, config=config))[-1]
     assert table.title.startswith("Parameter importance")
     assert table.rows[0][0] == "learning_rate"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "told"),
+    [
+        ("portfolio", "portfolio (drawn for each proposal: random 20 %, tpe_tame 40 %, gp_rungs 40 %), because "),
+        ("tpe", "tpe, because "),
+        ("qmc", "qmc, named in the configuration."),
+        ("my_sampler:Wide", "my_sampler:Wide, named in the configuration."),
+    ],
+)
+def test_a_sentence_says_which_sampler_proposed_and_why(sampler, told):
+    search = parse({"name": "mine", "search": {"sampler": sampler}}).search
+    assert describe_sampler(search).startswith(f"Sampler: {told}")
 
 
 def test_lower_ranks_stand_in_a_table_of_their_own(tmp_path):
