@@ -1,6 +1,7 @@
 """The plan of a study, printed by --dry-run: space, rungs, epochs, retrainings."""
 
 import math
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -45,6 +46,7 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
         console.print(sentence)
     about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
+    console.print(describe_budget(config, low))
     better = "smaller" if search.sign < 0 else "larger"
     console.print(f"Compared by: {search.metric} on validation, {better} is better")
     for repetition in list_repetitions(config):
@@ -73,6 +75,25 @@ def _describe_stops(search: SearchConfig) -> Iterator[str]:
             yield f"Brackets{of}: {told} on, {100 * brackets[-1][1]:.0f} % never"
         if search.scheduler == "median":
             yield f"Median{of}: a trial may be stopped after any epoch from {first} on"
+
+
+def describe_budget(config: StudyConfig, epochs: int) -> str:
+    """Return in a sentence what so many epochs are worth, on how many slots, and where the first rung is.
+
+    Slots are those of `search.max_concurrent`, or those that the cores of this machine are for trials without a GPU.
+    """
+    search, shares = config.search, list_shares(config)
+    length = sum(share * search.count_epochs(name) for name, share in shares.items()) / sum(shares.values())
+    granted = [config.get_resources(name) for name in shares]
+    slots = search.max_concurrent
+    if slots is None and config.cluster.address == "local" and not any(each.gpus for each in granted):
+        slots = max(1, int((config.cluster.cpus or os.cpu_count() or 1) / min(each.cpus for each in granted)))
+    first = dict.fromkeys(str(search.find_first_rung(name)) for name in shares)
+    return (
+        f"The budget holds {'at most' if search.max_hours else 'about'} {epochs / length:.0f} whole trainings"
+        + (f" on {slots} slot{'' if slots == 1 else 's'}" if slots else "")
+        + (f"; first rung at epoch {' or '.join(first)}" if search.scheduler in HALVING else "")
+    )
 
 
 def _describe_evaluation(config: StudyConfig) -> str:

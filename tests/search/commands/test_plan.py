@@ -1,6 +1,6 @@
 import pytest
 
-from search.commands.plan import estimate_epochs, list_repetitions
+from search.commands.plan import describe_budget, estimate_epochs, list_repetitions
 from search.config.load import parse
 from search.config.space import build_distributions, count_points, list_specs
 from search.samplers.sampler import Sampler
@@ -31,6 +31,21 @@ TWO_LENGTHS = {"num_trials": 12, "max_epochs": {"cnn": 9, "resnet50": 3}}
 )
 def test_the_estimate_lets_one_in_reduction_factor_survive_each_rung(search, epochs):
     assert estimate_epochs(parse({"name": "x", "search": search})) == epochs
+
+
+@pytest.mark.parametrize(
+    ("search", "more", "told"),
+    [
+        ({"max_concurrent": 4, "grace_epochs": 1}, {}, "about 5 whole trainings on 4 slots; first rung at epoch 1"),
+        ({"max_concurrent": 1, "max_hours": 2}, {}, "at most 10 whole trainings on 1 slot; first rung at epoch 3"),
+        ({"scheduler": "none"}, {"cluster": {"cpus": 3}}, "about 18 whole trainings on 3 slots"),
+        ({}, {"resources": {"cnn": {"gpus": 1}}}, "about 10 whole trainings; first rung at epoch 3"),
+        ({"max_epochs": {"cnn": 12, "resnet50": 6}}, {"cluster": {"address": "auto"}}, "epoch 4 or 2"),
+    ],
+)
+def test_the_plan_says_what_the_budget_is_worth(search, more, told):
+    study = parse({"name": "x", "search": {"num_trials": 18, "max_epochs": 9} | search} | more)
+    assert describe_budget(study, estimate_epochs(study)[0]).endswith(told)
 
 
 FINITE = {
