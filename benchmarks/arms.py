@@ -41,11 +41,5 @@ QMC_STARTS = {"tpe 10 from qmc + asha from 3": 10}
 """Arms whose first so many trials are not random but points of the qmc sampler, handed in as `search.first` would."""
 SLOW = ("gp", "syne ashacqr")
 """Samplers, and arms of peers, that are repeated a tenth as often."""
-MORE = (
-    *("random + asha from 3", "tpe 20 + asha", "tpe multivariate 10 + asha from 3", "tpe 10 + hyperband"),
-    *("tpe 10 + median", "gp 10", "tpe 6 + asha", "tpe 5 + asha from 3", "tpe 20 + asha from 3"),
-    *("tpe 40 + asha from 3", "tpe 10 from qmc + asha from 3"),
-    *("tpe 10 + asha by 2 from 5", "tpe 10 + asha by 4 from 3"),
-    *("portfolio 10 + asha", "tpe tame 10 + asha from 3", "gp rungs 10 + asha from 3"),
-)
-"""Arms that run only where they are named, so that all others take two minutes."""
+USUAL = (BASELINE, DEFAULT, PORTFOLIO, "portfolio 10 + asha")
+"""Arms that run where none is named: those between which a user decides, in four minutes on two cores."""

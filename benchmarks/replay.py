@@ -1,6 +1,6 @@
 """Replays trained learning curves under simulated time, to choose sampler and scheduler.
 
-    python -m benchmarks.replay [--repetitions 50] [--slots 1 4 16 64] [--arms NAME ...] [--epochs 180]
+    python -m benchmarks.replay [--repetitions 20] [--slots 1 4 16 64] [--arms NAME ...] [--epochs 360]
         [--source cifake [--half all|even|odd|table]] [--source lcbench --lcbench FOLDER [--tasks confirm]]
         [--first-seed 0] [--processes 2] [--json PATH] [--plot PATH] [--short]
 
@@ -29,13 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from optuna.distributions import BaseDistribution
 from scipy import stats
 
-from benchmarks.arms import ARMS, BASELINE, DEFAULT, MORE, PORTFOLIO, QMC_STARTS, SLOW
+from benchmarks.arms import ARMS, BASELINE, DEFAULT, PORTFOLIO, QMC_STARTS, SLOW, USUAL
 from benchmarks.cifake import HALVES, Cifake
 from benchmarks.lcbench import PARTS, list_tasks
+from benchmarks.panels import draw
 from benchmarks.peers.arms import PEERS, PeerStudy, find_missing, open_peer
 from benchmarks.source import Array, Curve, Source, draw_points, list_distributions
 from search.config.schema import Recipe, StudyConfig
@@ -49,6 +49,10 @@ from trainables.errors import InputError
 SHARES = (0.25, 0.5, 1.0)
 """Of the budget: where regret is read off."""
 NUM_RESAMPLES = 1000
+TRAININGS = {1: 40, 4: 40, 16: 80, 64: 160}
+"""Budget of a search by its slots, where none is named, in whole trainings."""
+NUM_POINTS = 40
+"""Of a line in the plot."""
 COMPARED = {"difference": BASELINE, "difference_to_default": DEFAULT, "difference_to_portfolio": PORTFOLIO}
 
 
@@ -245,22 +249,17 @@ def estimate(values: Sequence[float]) -> tuple[float, float, float]:
     return float(stats.trim_mean(sample, 0.25)), float(low), float(high)
 
 
-def draw(results: Mapping[Plan, Array], path: Path) -> None:
-    """Draw regret against the epochs spent, a panel for each number of slots."""
-    slots = sorted({plan.slots for plan in results})
-    figure = Figure(figsize=(3.4 * len(slots) + 1.8, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(slots), sharey=True, squeeze=False)[0]
-    for axes, width in zip(panels, slots, strict=True):
-        for place, arm in enumerate(dict.fromkeys(plan.arm for plan in results)):
-            found = [curve[:, 1] for plan, curve in results.items() if (plan.arm, plan.slots) == (arm, width)]
-            means = stats.trim_mean(np.array(found), 0.25, axis=0)
-            axes.plot(
-                np.arange(1, len(means) + 1), means, label=arm, color=f"C{place % 10}", ls="-" if place < 10 else "--"
-            )
-        axes.set(title=f"{width} slots", xlabel="epochs spent", xscale="log")
-    panels[0].set(ylabel="regret, points (interquartile mean)")
-    panels[-1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
-    figure.savefig(path, dpi=80)
+def trace(results: Mapping[Plan, Array]) -> dict[tuple[int, str], Array]:
+    """Return by slots and arm: (points, 4), epochs spent, interquartile mean of the regret, and its interval."""
+    found: dict[tuple[int, str], list[Array]] = {}
+    for plan, curve in results.items():
+        found.setdefault((plan.slots, plan.arm), []).append(curve[:, 1])
+    traces = {}
+    for key, curves in found.items():
+        last = min(map(len, curves))
+        epochs = np.unique(np.geomspace(max(1, last / 40), last, NUM_POINTS).round().astype(int))
+        traces[key] = np.array([[epoch, *estimate([curve[epoch - 1] for curve in curves])] for epoch in epochs])
+    return traces
 
 
 def main() -> None:
@@ -279,15 +278,21 @@ def main() -> None:
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
             raise SystemExit(2) from None
-    epochs = options.epochs or 20 * sources[0].max_epochs
+    whole = sources[0].max_epochs
+    epochs = {width: options.epochs or whole * (20 if options.short else TRAININGS.get(width, 40)) for width in slots}
     started = time.perf_counter()
-    plans = list_plans(arms, slots, repetitions, epochs, sources, options.first_seed)
+    plans = [
+        plan
+        for width in slots
+        for plan in list_plans(arms, [width], repetitions, epochs[width], sources, options.first_seed)
+    ]
     results = replay(plans, options.processes)
     rows = summarize(results)
     _print(rows)
-    print(f"{len(plans)} searches of {epochs} epochs, {time.perf_counter() - started:.0f} s")
+    told = ", ".join(f"{count} epochs at {width}" for width, count in epochs.items())
+    print(f"{len(plans)} searches of {told} slots, {time.perf_counter() - started:.0f} s")
     if options.plot:
-        draw(results, options.plot)
+        draw(trace(results), options.plot)
     if options.json:
         figures = {"sources": [source.name for source in sources], "epochs": epochs, "rows": rows}
         options.json.write_text(json.dumps(figures | {"searches": list_searches(results)}, indent=1))
@@ -295,11 +300,11 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=50, help="searches of each arm on each source")
+    parser.add_argument("--repetitions", type=int, default=20, help="searches of each arm on each source")
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 64])
-    usual = [name for name in ARMS if name not in MORE]
-    parser.add_argument("--arms", nargs="+", default=usual, choices=[*ARMS, *PEERS])
-    parser.add_argument("--epochs", type=int, help="budget of a search; 20 whole trainings")
+    parser.add_argument("--arms", nargs="+", default=USUAL, choices=[*ARMS, *PEERS])
+    told = ", ".join(f"{count} at {width}" for width, count in TRAININGS.items())
+    parser.add_argument("--epochs", type=int, help=f"budget of a search; by its slots whole trainings: {told}")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--source", default="cifake", choices=["cifake", "lcbench"])
     parser.add_argument("--half", default="all", choices=HALVES, help="of the CIFAKE configurations")
