@@ -77,12 +77,12 @@ def simulate(plan: Plan) -> Array:
     """
     if plan.arm in PEERS:
         peer = open_peer(plan.arm, list_distributions(plan.source), seed=plan.seed, max_epochs=plan.source.max_epochs)
-        return np.array(list(_simulate(PeerStudy(peer, plan.epochs), plan)))
+        return np.array(list(follow(PeerStudy(peer, plan.epochs), plan)))
     config, source = _build_config(plan.source, plan.arm), plan.source
     search = dataclasses.replace(config.search, seed=plan.seed, num_trials=10**6, max_total_epochs=plan.epochs)
     points = draw_points(source, QMC_STARTS.get(plan.arm, 0), sampler="qmc", seed=plan.seed)
     first = tuple(Recipe(architecture=source.architecture, params=point) for point in points)
-    return np.array(list(_simulate(Study(dataclasses.replace(config, search=search, recipes=first), Record()), plan)))
+    return np.array(list(follow(Study(dataclasses.replace(config, search=search, recipes=first), Record()), plan)))
 
 
 class Record(Journal):
@@ -143,7 +143,8 @@ def _build_config(source: Source, arm: str) -> StudyConfig:
     return source.build_study(**ARMS[arm])
 
 
-def _simulate(study: Study | PeerStudy, plan: Plan) -> Iterator[tuple[float, float]]:
+def follow(study: Study | PeerStudy, plan: Plan) -> Iterator[tuple[float, float]]:
+    """Run a study to its end; yield after each epoch the simulated seconds since the start, and the regret."""
     order = itertools.count()
     due: list[tuple[float, int, int]] = []
     curves: dict[int, Curve] = {}

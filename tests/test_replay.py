@@ -1,5 +1,6 @@
 """Searches on stored learning curves: at four slots what ships is at least as good as random search with ASHA."""
 
+import argparse
 import dataclasses
 import itertools
 import re
@@ -11,7 +12,9 @@ from scipy import stats
 from benchmarks.arms import ARMS, BASELINE, DEFAULT, QMC_STARTS
 from benchmarks.cifake import Cifake, find_best, fit
 from benchmarks.curves import EPOCHS, build_study, list_jobs, propose
-from benchmarks.replay import Plan, Record, estimate, list_plans, replay, simulate, summarize
+from benchmarks.panels import draw
+from benchmarks.replay import NUM_POINTS, Plan, Record, estimate, list_plans, replay, simulate, summarize, trace
+from benchmarks.rivals import PAIRS, Rivals, compete
 from benchmarks.source import draw_points, list_distributions
 from benchmarks.surrogate import load_curves
 from search.config.search import SearchConfig
@@ -119,6 +122,37 @@ def test_differences_are_taken_seed_by_seed_and_to_the_default_where_it_is_there
     assert base["difference_to_default"][0] == pytest.approx(-default["difference"][0])
     [alone] = summarize({known: results[known] for known in plans[:3]})
     assert "difference_to_default" not in alone
+
+
+def test_a_line_of_the_plot_ends_at_the_regret_of_the_table(tmp_path):
+    results = {known: simulate(known) for known in list_plans([BASELINE, "random"], [1, 4], 3, 45, [Cifake()])}
+    traces = trace(results)
+    for row in summarize(results):
+        line = traces[row["slots"], row["arm"]]
+        assert len(line) <= NUM_POINTS
+        assert line[-1].tolist() == [45, *row["regret_1"]]
+    draw(traces, tmp_path / "regret.svg")
+    assert (tmp_path / "regret.svg").read_text().count('<g id="axes_') == 2
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_second_of_two_architectures_lacks_what_its_pair_says(pair):
+    source = Rivals(pair)
+    space = source.build_study().space
+    handicap = space["Second"].get("handicap", 0.0)
+    params = propose(0)
+    first, second = source.train(params, [0, 1]), source.train(params | {"handicap": handicap}, [0, 1])
+    assert second.regret - first.regret == pytest.approx(100 * handicap)
+    assert first.accuracies - second.accuracies == pytest.approx(np.full(EPOCHS, handicap))
+    assert (space["First"]["batch_norm"] != space["Second"]["batch_norm"]) == (pair == "norm")
+
+
+def test_a_search_among_two_architectures_gives_the_better_one_more_by_value():
+    options = argparse.Namespace(half="all", trials=40, min_trials=8, slots=2)
+    by_trials, by_value = (compete("norm", divide, options, seed=3) for divide in ("trials", "value"))
+    assert by_trials.share == 0.5
+    assert by_value.share > 0.5
+    assert compete("norm", "value", options, seed=3) == by_value
 
 
 @pytest.mark.slow
