@@ -66,8 +66,8 @@ class SearchConfig:
     scheduler: Literal["asha", "hyperband", "median", "none"] | OwnName = "asha"
     """How trials that are worse than others are stopped early. `module:Name` is a class of your own."""
     grace_epochs: Count | None = None
-    """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, because
-    early epochs mislead tpe (LOG.md, 2026-11-24); with hyperband it is 1."""
+    """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, at any
+    budget, because early epochs mislead the sampler (LOG.md, 2026-11-24 and 29); with hyperband it is 1."""
     reduction_factor: Annotated[float, Field(ge=1.01, lt=1000)] = 3.0
     """One in this many trials survives a rung, and each rung is this many times as high as the one before."""
     patience_epochs: Count | None = None
