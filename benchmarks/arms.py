@@ -3,9 +3,10 @@
 from typing import Any
 
 BASELINE = "random + asha"
-DEFAULT = "tpe 10 + asha from 3"
-"""What search/config/schema.py has as its default."""
-PORTFOLIO = "portfolio 10 + asha from 3"
+DEFAULT = "portfolio 10 + asha from 3"
+"""What search/config/search.py has as its default."""
+BEFORE = "tpe 10 + asha from 3"
+"""The default before."""
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "scheduler": "none"},
     "random + asha": {"sampler": "random", "scheduler": "asha", "grace_epochs": 1},
@@ -41,5 +42,5 @@ QMC_STARTS = {"tpe 10 from qmc + asha from 3": 10}
 """Arms whose first so many trials are not random but points of the qmc sampler, handed in as `search.first` would."""
 SLOW = ("gp", "syne ashacqr")
 """Samplers, and arms of peers, that are repeated a tenth as often."""
-USUAL = (BASELINE, DEFAULT, PORTFOLIO, "portfolio 10 + asha")
+USUAL = (BASELINE, DEFAULT, BEFORE, "portfolio 10 + asha")
 """Arms that run where none is named: those between which a user decides, in four minutes on two cores."""

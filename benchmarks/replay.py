@@ -10,7 +10,7 @@ record is kept in memory, for nothing resumes it. Regret is how far the configur
 below the best one, in points of accuracy to be expected, not of the lucky seed. Over the repetitions stand the
 interquartile mean and its 95 % interval (bootstrap over repetitions), after Agarwal et al. 2021, Deep Reinforcement
 Learning at the Edge of the Statistical Precipice (arXiv:2108.13264). All arms share their seeds, so differences are
-taken search by search: to random + ASHA, and to the default and the portfolio where those are among the arms. Equal
+taken search by search: to random + ASHA, and to the default and the one before where those are among the arms. Equal
 commands give equal figures, on any number of processes.
 """
 
@@ -32,7 +32,7 @@ import numpy as np
 from optuna.distributions import BaseDistribution
 from scipy import stats
 
-from benchmarks.arms import ARMS, BASELINE, DEFAULT, PORTFOLIO, QMC_STARTS, SLOW, USUAL
+from benchmarks.arms import ARMS, BASELINE, BEFORE, DEFAULT, QMC_STARTS, SLOW, USUAL
 from benchmarks.cifake import HALVES, Cifake
 from benchmarks.lcbench import PARTS, list_tasks
 from benchmarks.panels import draw
@@ -53,7 +53,7 @@ TRAININGS = {1: 40, 4: 40, 16: 80, 64: 160}
 """Budget of a search by its slots, where none is named, in whole trainings."""
 NUM_POINTS = 40
 """Of a line in the plot."""
-COMPARED = {"difference": BASELINE, "difference_to_default": DEFAULT, "difference_to_portfolio": PORTFOLIO}
+COMPARED = {"difference": BASELINE, "difference_to_default": DEFAULT, "difference_to_before": BEFORE}
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -196,7 +196,7 @@ def test_the_recipes_benchmark_trains_each_recipe_with_each_seed(run, image_zip,
 @pytest.mark.slow
 def test_the_replay_benchmark_has_a_row_for_each_arm(run, tmp_path):
     figures = run("replay", "--short", "--plot", str(tmp_path / "regret.png"), path=tmp_path / "figures.json")
-    assert [row["arm"] for row in figures["rows"]] == ["random + asha", "tpe 10 + asha from 3"]
+    assert [row["arm"] for row in figures["rows"]] == ["random + asha", "portfolio 10 + asha from 3"]
     assert figures["rows"][0]["difference"] == [0.0, 0.0, 0.0]
     assert (tmp_path / "regret.png").stat().st_size > 0
 

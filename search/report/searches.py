@@ -17,19 +17,17 @@ from trainables.config import Value, list_defaults
 
 NUM_BEST = 10
 """Most trials in the table of the best."""
-REASONS = {
-    "portfolio": "each part proposes well in spaces where another does not (LOG.md, 2026-11-29)",
-    "tpe": "on replayed trainings it found better trials than tpe_multivariate (LOG.md, 2026-11-25)",
-}
-"""Sampler -> why we recommend it; the others are in a study because its configuration names them."""
 
 
 def describe_sampler(search: SearchConfig) -> str:
     """Return a sentence on which sampler proposed the trials, and why this one."""
+    if search.sampler != "portfolio":
+        return f"Sampler: {search.sampler}, named in the configuration."
     parts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in PARTS.items())
-    drawn = f" (drawn for each proposal: {parts})" if search.sampler == "portfolio" else ""
-    reason = REASONS.get(search.sampler)
-    return f"Sampler: {search.sampler}{drawn}, {f'because {reason}' if reason else 'named in the configuration'}."
+    return (
+        f"Sampler: portfolio, which draws a sampler for each proposal ({parts}). It is the default, because it found "
+        "better trials on replayed trainings than tpe and than random search with ASHA (LOG.md, 2026-11-29)."
+    )
 
 
 def list_search_tables(result: Result) -> list[Table]:

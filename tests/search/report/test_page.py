@@ -205,7 +205,7 @@ def test_what_the_data_and_the_making_are_stands_in_it(tmp_path):
         "with changes",
         "torch 2.14.1",
         "NVIDIA H200",
-        "<p>Sampler: tpe, because ",
+        "<p>Sampler: portfolio, which draws ",
     ):
         assert told in text
     assert "2026-01-01T13:00:00+00:00, commit 000000000000" in text

@@ -265,7 +265,7 @@ def test_the_markdown_has_all_tables_in_percent_and_the_notes_below(tmp_path):
     assert rows[5][:7] == ["CNN (paper)", "published", "peak on test", "", "94.85", "", "94.34"]
     assert rows[5][-1] == "141,345"
     assert text.splitlines()[-3:] == ["One.", "", "Two."]
-    assert tables[-1][2].startswith("Sampler: tpe, because ")
+    assert tables[-1][2].startswith("Sampler: portfolio, which draws ")
     for table in tables[:-1]:
         assert len({line.count("|") for line in table if line.startswith("|")}) == 1
 
@@ -288,8 +288,11 @@ def test_the_parameters_that_mattered_are_told_once_there_are_enough_trials():
 @pytest.mark.parametrize(
     ("sampler", "told"),
     [
-        ("portfolio", "portfolio (drawn for each proposal: random 20 %, tpe_tame 40 %, gp_rungs 40 %), because "),
-        ("tpe", "tpe, because "),
+        (
+            "portfolio",
+            "portfolio, which draws a sampler for each proposal (random 20 %, tpe_tame 40 %, gp_rungs 40 %). It is ",
+        ),
+        ("tpe", "tpe, named in the configuration."),
         ("qmc", "qmc, named in the configuration."),
         ("my_sampler:Wide", "my_sampler:Wide, named in the configuration."),
     ],
