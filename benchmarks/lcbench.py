@@ -1,7 +1,7 @@
 """The second source of `benchmarks.replay`: LCBench, curves of networks on 34 data sets, from YAHPO Gym's model.
 
     git clone --depth 1 --branch v1.0.2 https://github.com/slds-lmu/yahpo_data
-    python -m benchmarks.replay --source lcbench --lcbench yahpo_data/lcbench
+    python -m benchmarks.replay --source lcbench --lcbench yahpo_data/lcbench --tasks choose --repetitions 3
 
 The model is a network in ONNX that was fitted to 2,000 random configurations of each data set. It gives the accuracy of
 a configuration after each of 52 epochs. It has no noise: every training of a configuration has the same curve, so the
