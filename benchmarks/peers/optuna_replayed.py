@@ -1,7 +1,8 @@
 """Optuna as it ships: `create_study` with its default sampler and one of its pruners, asked and told.
 
-Steps count from 0 as in the examples of both pruners, and a trial that reaches its last epoch without being pruned is
-told its last value. Seeded: the sampler by its argument, Hyperband's choice of a bracket by the study's name.
+Steps count from 0 as in the examples of both pruners; from 1 both found less (LOG.md, 2026-11-29). A trial that reaches
+its last epoch without being pruned is told its last value. Seeded: the sampler by its argument, Hyperband's choice of a
+bracket by the study's name.
 """
 
 from collections.abc import Mapping
