@@ -36,7 +36,7 @@ from benchmarks.arms import ARMS, BASELINE, BEFORE, DEFAULT, QMC_STARTS, SLOW, U
 from benchmarks.cifake import HALVES, Cifake
 from benchmarks.lcbench import PARTS, list_tasks
 from benchmarks.panels import draw
-from benchmarks.peers.arms import PEERS, PeerStudy, find_missing, open_peer
+from benchmarks.peers.arms import PEERS, PeerStudy, open_peer, require_installed
 from benchmarks.source import Array, Curve, Source, draw_points, list_distributions
 from search.config.schema import Recipe, StudyConfig
 from search.record.facts import Stop
@@ -266,19 +266,17 @@ def trace(results: Mapping[Plan, Array]) -> dict[tuple[int, str], Array]:
 def main() -> None:
     """Print one table; with several sources, a second one by source."""
     options = _parse()
-    if missing := find_missing(options.arms):
-        print(f"error: {missing}", file=sys.stderr)
-        raise SystemExit(2)
     arms = [BASELINE, DEFAULT] if options.short else list(dict.fromkeys([BASELINE, *options.arms]))
     repetitions = 8 if options.short else options.repetitions
     slots = [4] if options.short else options.slots
     sources: list[Source] = [Cifake(options.half)]
-    if options.source == "lcbench":
-        try:
+    try:
+        require_installed(options.arms)
+        if options.source == "lcbench":
             sources = [*list_tasks(options.lcbench, options.tasks)]
-        except InputError as error:
-            print(f"error: {error}", file=sys.stderr)
-            raise SystemExit(2) from None
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     whole = sources[0].max_epochs
     epochs = {width: options.epochs or whole * (20 if options.short else TRAININGS.get(width, 40)) for width in slots}
     started = time.perf_counter()

@@ -11,10 +11,11 @@ import benchmarks.peers.arms
 from benchmarks.arms import BASELINE
 from benchmarks.cifake import Cifake
 from benchmarks.curves import EPOCHS
-from benchmarks.peers.arms import PEERS, find_missing, open_peer
+from benchmarks.peers.arms import PEERS, open_peer, require_installed
 from benchmarks.replay import Plan, list_plans, main, simulate
 from benchmarks.source import list_distributions
 from search.record.metric import ACCURACY
+from trainables.errors import InputError
 
 BUDGET = 36
 SOURCE = Cifake()
@@ -25,8 +26,10 @@ def plan(arm, seed=7, slots=4, epochs=BUDGET):
 
 
 def require(arm):
-    if missing := find_missing([arm]):
-        pytest.skip(missing)
+    try:
+        require_installed([arm])
+    except InputError as error:
+        pytest.skip(str(error))
 
 
 def open_search(arm, seed=7):

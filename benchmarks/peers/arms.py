@@ -1,6 +1,6 @@
 """Other libraries as arms of `benchmarks.replay`: each decides by its own public interface, as it ships.
 
-Only Optuna is a dependency of this project; `find_missing` says how the others are installed.
+Only Optuna is a dependency of this project; `require_installed` says how the others are installed.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from optuna.distributions import BaseDistribution
 
 from search.record.trial import Trial
+from trainables.errors import InputError
 
 Distributions = Mapping[str, BaseDistribution]
 
@@ -91,14 +92,17 @@ PACKAGES = {
 """What the arms of a peer import that this project does not depend on, and how it is installed."""
 
 
-def find_missing(arms: Sequence[str]) -> str | None:
-    """Return a sentence on the first arm whose library is not installed, or None."""
+def require_installed(arms: Sequence[str]) -> None:
+    """Check that the library of each arm is installed.
+
+    Raises:
+        InputError: If one is not, with the command that installs it.
+    """
     for arm in arms:
         names, cure = PACKAGES.get(arm.split()[0], ((), ""))
         for name in names:
             if find_spec(name) is None:
-                return f"The arm '{arm}' needs the package {name}, which is not installed: {cure}."
-    return None
+                raise InputError(f"the arm '{arm}' needs the package {name}, which is not installed: {cure}")
 
 
 def open_peer(arm: str, distributions: Distributions, *, seed: int, max_epochs: int) -> Peer:
