@@ -65,7 +65,6 @@ def write_page(
         script=_read("page.js"),
         results=results,
         search=search,
-        sampler=describe_sampler(result.config.search),
         overview=overview,
         quotes=quotes,
         curves=[*_draw_curves(result), *draw_schedules(result.choices, result.config.search.metric)],
@@ -93,7 +92,7 @@ def _load_template() -> jinja2.Template:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalize
     )
-    environment.filters |= {"hash": _hash, "data": _escape_data}
+    environment.filters |= {"hash": _hash, "data": _escape_data, "sampler": describe_sampler}
     return environment.from_string(_read("page.html.jinja"))
 
 
