@@ -42,5 +42,5 @@ QMC_STARTS = {"tpe 10 from qmc + asha from 3": 10}
 """Arms whose first so many trials are not random but points of the qmc sampler, handed in as `search.first` would."""
 SLOW = ("gp", "syne ashacqr")
 """Samplers, and arms of peers, that are repeated a tenth as often."""
-USUAL = (BASELINE, DEFAULT, BEFORE, "portfolio 10 + asha")
+USUAL = (BASELINE, DEFAULT, BEFORE)
 """Arms that run where none is named: those between which a user decides, in four minutes on two cores."""
