@@ -37,7 +37,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "gp 10 + asha": {"sampler": "gp", "scheduler": "asha", "grace_epochs": 1},
 }
 """Name -> what of the search is set. Where no first rung is, it follows from the reduction factor: of CIFAKE's
-9 epochs it is the third by 3 and by 4, the fifth by 2; of LCBench's 52 the eighteenth, thirteenth and twenty-sixth."""
+9 epochs it is the third by 3 and by 4, the fifth by 2; of LCBench's 52 the eighteenth, thirteenth and twenty-sixth. It
+is lower where the budget is below ten whole trainings, as in any study."""
 QMC_STARTS = {"tpe 10 from qmc + asha from 3": 10}
 """Arms whose first so many trials are not random but points of the qmc sampler, handed in as `search.first` would."""
 SLOW = ("gp", "syne ashacqr")

@@ -26,6 +26,7 @@ from trainables.names import is_unknown, shorten
 
 T = TypeVar("T")
 EXPECTED = {
+    "search.grace_epochs": "a number of at least 1, auto, or null",
     "evaluation.threshold": "a number above 0 and below 1, or validation",
     "evaluation.temperature": "a number from 0.01 to 100, or validation",
     "evaluation.seeds": "a number from 1 to 1,000, or one for each of search.architectures",

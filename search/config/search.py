@@ -9,6 +9,9 @@ from pydantic import Field
 from search.config.fields import GOALS, Amount, Architecture, Count, Finite, Label, MetricName, OwnName, Positive
 from trainables.names import shorten
 
+NUM_FEW = 10
+"""Whole trainings below which ASHA compares earlier. Source: LOG.md, 2026-11-29."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class SearchConfig:
@@ -65,9 +68,10 @@ class SearchConfig:
     count."""
     scheduler: Literal["asha", "hyperband", "median", "none"] | OwnName = "asha"
     """How trials that are worse than others are stopped early. `module:Name` is a class of your own."""
-    grace_epochs: Count | None = None
-    """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, at any
-    budget, because early epochs mislead the sampler (LOG.md, 2026-11-24 and 29); with hyperband it is 1."""
+    grace_epochs: Count | Literal["auto"] | None = "auto"
+    """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, because
+    early epochs mislead the sampler (LOG.md, 2026-11-24); with hyperband it is 1. auto is the same, but with asha one
+    reduction_factor lower for an architecture whose share of max_total_epochs is below ten times max_epochs."""
     reduction_factor: Annotated[float, Field(ge=1.01, lt=1000)] = 3.0
     """One in this many trials survives a rung, and each rung is this many times as high as the one before."""
     patience_epochs: Count | None = None
@@ -103,7 +107,18 @@ class SearchConfig:
 
     def find_first_rung(self, architecture: str) -> int:
         """Return the epoch before which no trial of an architecture is stopped."""
-        if self.grace_epochs is not None:
+        if isinstance(self.grace_epochs, int):
             return self.grace_epochs
-        whole = self.count_epochs(architecture)
-        return 1 if self.scheduler == "hyperband" else math.ceil(whole / self.reduction_factor)
+        if self.scheduler == "hyperband":
+            return 1
+        is_small = self.scheduler == "asha" and self.count_trainings(architecture) < NUM_FEW
+        steps = 2 if is_small and self.grace_epochs == "auto" else 1
+        return math.ceil(self.count_epochs(architecture) / self.reduction_factor**steps)
+
+    def count_trainings(self, architecture: str) -> float:
+        """Return how many whole trainings an architecture's share of `max_total_epochs` holds."""
+        if self.max_total_epochs is None:
+            return math.inf
+        shares = {name: (self.shares or {}).get(shorten(name), 1.0) for name in (*self.architectures, architecture)}
+        share = shares[architecture] / sum(shares.values())
+        return self.max_total_epochs * share / self.count_epochs(architecture)

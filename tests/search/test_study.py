@@ -212,6 +212,18 @@ def test_epochs_are_counted_over_resumptions(tmp_path):
     assert resumed.num_epochs == sum(len(trial.epochs) for trial in resumed.trials) == 12
 
 
+def test_a_larger_budget_on_resume_moves_the_first_rung_for_the_epochs_to_come(tmp_path):
+    small = open_study(tmp_path, architectures=["cnn"], max_total_epochs=40, sampler="random")
+    run(small, 40)
+    assert {len(trial.epochs) for trial in small.trials if trial.state is State.PRUNED} >= {1}
+    before = {trial.number: len(trial.epochs) for trial in small.trials if trial.state is not State.RUNNING}
+    large = open_study(tmp_path, architectures=["cnn"], max_total_epochs=200, sampler="random")
+    assert run(large)
+    after = {trial.number: len(trial.epochs) for trial in large.trials}
+    assert before.items() <= after.items()
+    assert {after[number] for number in after.keys() - before.keys()} == {3, 9}
+
+
 def test_hours_are_counted_over_resumptions(tmp_path):
     study = open_study(tmp_path, max_hours=1.0)
     study._started -= 3590

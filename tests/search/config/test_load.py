@@ -42,6 +42,11 @@ def test_a_dumped_study_parses_to_itself():
         ({"trainable": "mine:shared"}, "`shared` is a section of the space: use another name"),
         ({"search": {"shares": {"cnn": 1}}}, "search.shares: expected one weight for each"),
         ({"search": {"grace_epochs": 11}}, "search.grace_epochs = 11: expected at most search.max_epochs"),
+        (
+            {"search": {"grace_epochs": "a third"}},
+            "grace_epochs = 'a third': expected a number of at least 1, auto, or",
+        ),
+        ({"search": {"grace_epochs": 0}}, "search.grace_epochs = 0: expected a number of at least 1"),
         ({"search": {"max_epochs": {"cnn": 9}}}, "search.max_epochs: expected a number, or one for each"),
         (
             {"search": {"max_epochs": {"cnn": 9, "resnet50": 3}, "grace_epochs": 4}},
