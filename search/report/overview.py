@@ -91,7 +91,7 @@ def _label_rows(axes: Axes, rows: Sequence[Mapping[Any, Any]]) -> None:
     for each in (axes, figures):
         each.tick_params(axis="y", length=0)
         each.spines[["left", "right", "top"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel("accuracy on test")
     axes.grid(alpha=0.3)
