@@ -222,7 +222,7 @@ def test_a_study_in_a_database_equals_one_in_a_file(database, tmp_path, metric):
     plain = optuna.load_study(study_name="shared", storage=stored)
     finished = [trial for trial in in_file.trials if trial.state is State.COMPLETE]
     assert plain.metric_names == [metric]
-    assert plain.best_trial.number == max(finished, key=lambda trial: (trial.score, -trial.number)).number
+    assert plain.best_value == max(finished, key=lambda trial: trial.score).get_peak()[0]
     close_storage(stored)
     if metric == "loss":
         with pytest.raises(InputError, match="compares by loss"):
