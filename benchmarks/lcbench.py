@@ -167,7 +167,7 @@ def load_model(folder: Path) -> tuple[Any, dict[str, int]]:
         widths = {given.name: given.shape[1] for given in session.get_inputs()}
         codes = json.loads((folder / "encoding.json").read_text())["OpenML_task_id"]
         is_known = widths == {"x_cat": 1, "x_cont": 1 + len(SPACE)} and all(type(codes[task]) is int for task in TASKS)
-    except Exception as error:
+    except Exception as error:  # onnxruntime has a class for each way in which a file is no model
         raise InputError(f"{folder} has no readable LCBench ({error}): {SNAPSHOT}") from error
     if not is_known:
         raise InputError(f"{folder} has another model than LCBench's: {SNAPSHOT}")

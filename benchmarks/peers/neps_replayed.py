@@ -38,7 +38,7 @@ class NepsSearch:
         self, algorithm: str, distributions: Mapping[str, BaseDistribution], *, seed: int, max_epochs: int
     ) -> None:
         logging.getLogger("neps").setLevel(logging.ERROR)
-        np.random.seed(seed)  # noqa: NPY002
+        np.random.seed(seed)  # noqa: NPY002 what NePS draws from
         random.seed(seed)
         torch.manual_seed(seed)
         space = {name: _convert(distribution) for name, distribution in distributions.items()}
