@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 SHIPPED = ("search", "trainables", "configs", "pyproject.toml", "README.md", "LICENSE")
 SMALL = ("search.architectures=[cnn]", "search.shares=null", "search.num_trials=2", "search.max_epochs=1")
 SMALL = (*SMALL, "search.grace_epochs=1", "data.max_train_images=100", "evaluation.seeds=1")
+BUNDLED = [f"models/cnn-seed0{suffix}" for suffix in (".safetensors", ".json", ".md")]
+"""Files of a published study that are installed."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -35,6 +38,11 @@ def environment(tmp_path_factory):
             shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, folder / "source" / name)
+    for name in BUNDLED:
+        path = folder / "source/reference/night" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("to be replaced")
+    (folder / "source/reference/night/study.yaml").write_text("not installed")
     offline = ("--no-deps", "--no-index", "--quiet")
     pip = (sys.executable, "-m", "pip")
     call(*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", folder, folder / "source", cwd=folder)
@@ -66,6 +74,16 @@ def test_the_default_study_runs_in_an_empty_folder(environment, repository):
     assert record["code"]["dirty"] is None
     assert (repository / "results/local/report/report.html").exists()
     assert (repository / "results/local/trials.csv").exists()
+
+    [published] = environment.glob("lib/*/site-packages/reference/night")
+    assert sorted(str(path.relative_to(published)) for path in published.rglob("*.*")) == sorted(BUNDLED)
+    for name in BUNDLED:
+        shutil.copy(repository / "results/local" / name, published / name)
+    [sample] = (repository / "cache").glob("sample-*.zip")
+    with zipfile.ZipFile(sample) as images:
+        photo = images.extract(next(name for name in images.namelist() if name.startswith("test/REAL/")), repository)
+    answer = call(environment / "bin/cifake-search", "predict", photo, cwd=repository)
+    assert answer.endswith(f"  {photo}\n")
 
 
 def test_a_shipped_study_is_named_as_in_a_checkout_and_can_be_extended(environment, repository):

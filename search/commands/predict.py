@@ -1,6 +1,6 @@
 """Classifies pictures with a trained model.
 
-python -m search predict MODEL IMAGE|FOLDER ... [--json|--csv] [--abstain CONFIDENCE]
+python -m search predict [MODEL] IMAGE|FOLDER ... [--json|--csv] [--abstain CONFIDENCE]
 """
 
 import collections
@@ -26,7 +26,7 @@ from search.config.printable import defuse, escape
 from search.datasets.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture
 from search.evaluation.calibration import is_sure
 from search.evaluation.model_card import describe_limits
-from search.evaluation.model_file import TrainedModel, load_model
+from search.evaluation.model_file import WEIGHTS, TrainedModel, describe_bundled, find_bundled, load_model
 from search.evaluation.statistics import call_real
 from trainables.errors import InputError
 from trainables.metrics import to_probabilities
@@ -58,8 +58,13 @@ class Answer:
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A .safetensors file of results/NAME/models.")],
-    pictures: Annotated[list[Path], typer.Argument(metavar="IMAGE|FOLDER...", help="Pictures, or folders of them.")],
+    paths: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[MODEL] IMAGE|FOLDER...",
+            help="A .safetensors file, by default the bundled model; then pictures, or folders of them.",
+        ),
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     abstain: Annotated[
@@ -73,9 +78,13 @@ def main(
         if as_json and as_csv:
             raise InputError("--json and --csv exclude each other: pass one")
         confidence = None if abstain is None else _parse_confidence(abstain)
+        named, pictures = _split_paths(paths)
+        model = named or find_bundled()
         trained = load_model(model, code)
         if confidence is not None and UNSURE in trained.record.classes:
             raise InputError(f"--abstain: a class of this model is named {UNSURE}, so its answers would be ambiguous")
+        if named is None:
+            typer.echo(f"note: {describe_bundled(model, trained.record)}", err=True)
         answers, bad = _ask(trained, pictures, confidence)
         for picture in bad:
             typer.echo(f"skipped: {escape(picture.path)} {escape(picture.reason)}", err=True)
@@ -87,6 +96,18 @@ def main(
             (_print_csv if as_csv else _print_lines)(answers)
     if bad:
         raise typer.Exit(1)
+
+
+def _split_paths(paths: Sequence[Path]) -> tuple[Path | None, Sequence[Path]]:
+    """Return the model that the user named, if any, and the pictures."""
+    models = [path for path in paths if path.suffix == WEIGHTS]
+    if not models:
+        return None, paths
+    if models != paths[:1]:
+        raise InputError(f"{models[-1]} is a model by its suffix: name one model, before the pictures")
+    if not paths[1:]:
+        raise InputError(f"{models[0]} is a model by its suffix: name pictures, or folders of them, after it")
+    return models[0], paths[1:]
 
 
 def _parse_confidence(text: str) -> float:

@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search.config.code import consent
+from search.config.printable import escape
 from search.config.untrusted import MANIFEST_BYTES, MAX_TEST_IMAGES, WEIGHTS_BYTES, parse_json, read_file
 from search.evaluation.model_card import build_card
 from search.evaluation.model_record import ModelRecord, build_record
+from search.record.provenance import ROOT
 from trainables.config import TrainConfig
 from trainables.durable import make_folder, sync, write_file
 from trainables.errors import InputError
@@ -114,6 +116,27 @@ def load_model(path: Path, code: Path | None = None) -> TrainedModel:
     except (InputError, OverflowError, RuntimeError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"{path} does not fit its record ({reason}): evaluate the study again") from None
+
+
+def find_bundled() -> Path:
+    """Return the file of weights that comes with this project, the only one in reference/.
+
+    Raises:
+        InputError: If there is none, or more than one.
+    """
+    match sorted(ROOT.glob(f"reference/*/models/*{WEIGHTS}")):
+        case [path]:
+            return path
+        case []:
+            raise InputError("no model is bundled here: name one first, a .safetensors file of results/NAME/models")
+        case paths:
+            raise InputError(f"several models are bundled: name one first, such as {paths[0]}")
+
+
+def describe_bundled(path: Path, record: ModelRecord) -> str:
+    """Return a sentence on the model that comes with this project."""
+    study, accuracy = escape(path.parents[1].name), record.tested["metrics"]["accuracy"]
+    return f"the bundled model answers: {record.label} of the study {study}, {accuracy:.2%} right on test"
 
 
 def load_record(path: Path) -> ModelRecord:

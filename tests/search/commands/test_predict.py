@@ -5,6 +5,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -247,6 +248,83 @@ def test_bad_input_is_one_sentence_and_exit_code_2(ask, saved_model, write_noise
     assert stderr.startswith("error: ")
     assert message in stderr
     assert len(stderr.splitlines()) == 1
+
+
+@pytest.fixture
+def ask_bundled(saved_model, tmp_path, monkeypatch):
+    """Call the command line in tmp_path of a project that comes with a model; returns (exit code, stdout, stderr)."""
+    monkeypatch.setattr("search.evaluation.model_file.ROOT", tmp_path / "project")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(saved_model.parent, tmp_path / "project" / "reference" / "night" / "models")
+
+    def call(*arguments):
+        result = CliRunner().invoke(APP, list(map(str, arguments)))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout, result.stderr
+
+    return call
+
+
+@pytest.mark.parametrize("option", ["--json", "--csv", None])
+def test_without_a_model_the_bundled_one_answers_and_a_line_says_which(
+    ask_bundled, saved_model, write_noise, tmp_path, option
+):
+    write_noise(tmp_path / "one.png", 0)
+    options = [option] if option else []
+    code, stdout, stderr = ask_bundled("one.png", *options)
+    said = "note: the bundled model answers: cnn-seed0 of the study night, 90.00% right on test\n"
+    assert (code, stderr.startswith(said)) == (0, True)
+    named = ask_bundled(saved_model, "one.png", *options)
+    assert (named[0], named[1]) == (0, stdout)
+    assert "bundled" not in named[2]
+
+
+def test_a_photo_that_is_missing_is_skipped_by_the_bundled_model_too(ask_bundled):
+    code, stdout, stderr = ask_bundled("gone.jpg")
+    assert (code, stdout) == (1, "")
+    assert "skipped: gone.jpg does not exist\n" in stderr
+
+
+def test_without_a_bundled_model_one_must_be_named(ask_bundled, write_noise, tmp_path):
+    write_noise(tmp_path / "one.png", 0)
+    shutil.copytree(tmp_path / "project/reference/night", tmp_path / "project/reference/other")
+    first = tmp_path / "project/reference/night/models/cnn-seed0.safetensors"
+    assert ask_bundled("one.png") == (
+        2,
+        "",
+        f"error: several models are bundled: name one first, such as {first}\n",
+    )
+    shutil.rmtree(tmp_path / "project")
+    assert ask_bundled("one.png") == (
+        2,
+        "",
+        "error: no model is bundled here: name one first, a .safetensors file of results/NAME/models\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["photo.safetensors"], "photo.safetensors is a model by its suffix: name pictures, or folders of them, after"),
+        (["one.png", "photo.safetensors"], "photo.safetensors is a model by its suffix: name one model, before the"),
+        (["a.safetensors", "b.safetensors", "one.png"], "b.safetensors is a model by its suffix: name one model"),
+        (["photo.safetensors", "one.png"], "photo.safetensors does not exist"),
+    ],
+)
+def test_a_path_that_looks_like_a_model_is_told_from_a_picture(ask_bundled, write_noise, tmp_path, paths, message):
+    write_noise(tmp_path / "one.png", 0)
+    code, stdout, stderr = ask_bundled(*paths)
+    assert (code, stdout) == (2, "")
+    assert stderr.startswith(f"error: {message}")
+    assert len(stderr.splitlines()) == 1
+
+
+def test_a_bundled_model_that_was_damaged_does_not_answer(ask_bundled, write_noise, tmp_path):
+    write_noise(tmp_path / "one.png", 0)
+    (tmp_path / "project/reference/night/models/cnn-seed0.safetensors").write_bytes(b"altered")
+    code, stdout, stderr = ask_bundled("one.png")
+    assert (code, stdout, "differs from its record" in stderr) == (2, "", True)
 
 
 @pytest.mark.slow
