@@ -4,6 +4,7 @@ python -m search reproduce results/NAME [--model ARCH] [--seed K]
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ from search.config.code import consent
 from search.config.load import dump
 from search.config.schema import ResourceConfig
 from search.datasets.prepare import prepare_data
-from search.evaluation.model_file import RECORD, WEIGHTS, load_record, load_weights
+from search.evaluation.model_file import RECORD, WEIGHTS, hash_weights, load_record, load_weights
 from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.result import TestedModel
 from search.evaluation.test import train_and_test
@@ -44,7 +45,7 @@ def main(
     place: Annotated[
         str, typer.Argument(metavar="results/NAME", help="Folder of an evaluated study, or its URL in a store.")
     ],
-    model: Annotated[str | None, typer.Option(help="Only this architecture.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this architecture, or one model such as cnn-seed0.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     data: Annotated[Path | None, typer.Option(help="Where the images are stored now, if they were moved.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for the packed images; by default the user's.")] = None,
@@ -63,7 +64,7 @@ def main(
         raise typer.Exit(1)
 
 
-def choose_records(study: Path, place: str, architecture: str | None, seed: int | None) -> list[ModelRecord]:
+def choose_records(study: Path, place: str, model: str | None, seed: int | None) -> list[ModelRecord]:
     """Read the records of a study's models from its folder; messages name the place that the user gave.
 
     Raises:
@@ -75,7 +76,7 @@ def choose_records(study: Path, place: str, architecture: str | None, seed: int 
     chosen = [
         record
         for record in records
-        if architecture in (None, shorten(record.retraining["architecture"]))
+        if model in (None, shorten(record.retraining["architecture"]), record.label)
         and seed in (None, record.retraining["seed"])
     ]
     if not chosen:
@@ -102,18 +103,25 @@ def list_obstacles(record: ModelRecord, hardware: Mapping[str, Any], code: Mappi
 
 
 def compare(
-    record: ModelRecord, stored: Mapping[str, Tensor], weights: Mapping[str, Tensor], metrics: Mapping[str, float]
+    record: ModelRecord,
+    stored: Mapping[str, Tensor] | None,
+    weights: Mapping[str, Tensor],
+    metrics: Mapping[str, float],
 ) -> tuple[float, dict[str, float]]:
     """Return the largest difference of a weight, and the difference of each metric; 0 means bit for bit.
+
+    Without stored weights their checksum in the record is compared, and a difference is NaN, for unknown.
 
     Raises:
         InputError: If the weights are those of another model.
     """
+    known = record.tested["metrics"]
+    differences = {name: abs(metrics[name] - known[name]) for name in known if name in metrics}
+    if stored is None:
+        return 0.0 if hash_weights(weights) == record.sha256["weights"] else float("nan"), differences
     if {name: tensor.shape for name, tensor in stored.items()} != {n: tensor.shape for n, tensor in weights.items()}:
         raise InputError(f"{record.label} has other weights than this code builds: use the commit of its record")
-    known = record.tested["metrics"]
-    largest = max(_differ(stored[name], weights[name]) for name in stored)
-    return largest, {name: abs(metrics[name] - known[name]) for name in known if name in metrics}
+    return max(_differ(stored[name], weights[name]) for name in stored), differences
 
 
 def _differ(one: Tensor, other: Tensor) -> float:
@@ -137,7 +145,8 @@ def _prepare(
 
 def _reproduce(study: Path, record: ModelRecord, pack: Path, folder: str | None, console: Console) -> bool:
     """Train a model again and print the comparison; return whether it is the same."""
-    stored = load_weights(study / "models" / (record.label + WEIGHTS), record)
+    path = study / "models" / (record.label + WEIGHTS)
+    stored = load_weights(path, record) if path.exists() else None  # a published study has those of one model
     params = {"precision": EVAL_PRECISIONS[record.hardware["type"]]} | record.parameters  # old records lack it
     retraining = Retraining(**record.retraining | {"params": params})
     has_gpu = pick_device().type != "cpu"
@@ -172,7 +181,7 @@ def _judge(
     if largest == 0 and not any(metrics.values()):
         console.print("  the same, weights and metrics, bit for bit")
         return True
-    console.print(f"  the weights differ by up to {largest:.2e}")
+    console.print("  the weights differ" + ("" if math.isnan(largest) else f" by up to {largest:.2e}"))
     if not obstacles:
         console.print("  DIFFERENT: on the same machine and versions every bit should agree")
         return False

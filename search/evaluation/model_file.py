@@ -83,7 +83,7 @@ def save_model(
     paths[RECORD].unlink(missing_ok=True)
     sync(folder)  # or a power cut could leave the earlier record with other files
     paths[PREDICTIONS].unlink(missing_ok=True)
-    contents = {"weights": safetensors.torch.save(copy_weights(weights))}
+    contents = {"weights": _serialize(weights)}
     if predictions is not None:
         contents["predictions"] = safetensors.numpy.save(dict(predictions))
     for kind, content in contents.items():
@@ -173,6 +173,11 @@ def load_weights(path: Path, record: ModelRecord) -> dict[str, Tensor]:
         raise InputError(f"{path} is not a file of weights ({error}): evaluate the study again") from None
 
 
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """Return the SHA-256 of the file that `save_model` would write for a state dict."""
+    return hashlib.sha256(_serialize(weights)).hexdigest()
+
+
 def check_files(folder: Path, record: ModelRecord) -> None:
     """Check the files of a model against the checksums in its record.
 
@@ -220,6 +225,10 @@ def check_predictions(found: Mapping[str, NDArray[Any]], record: ModelRecord) ->
     is_sound &= not np.isnan(logits).any() and bool(((mistakes >= 0) & (mistakes < images)).all())
     if not is_sound:
         raise InputError(f"the predictions of {record.label} are not those of its test: evaluate the study again")
+
+
+def _serialize(weights: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save(copy_weights(weights))
 
 
 def _read(path: Path, sha256: str) -> bytes:

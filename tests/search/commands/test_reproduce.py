@@ -166,6 +166,17 @@ def test_weights_that_are_no_numbers_never_agree(make_record):
     assert compare(make_record(), bad, bad, {})[0] != 0
 
 
+def test_without_the_weights_their_checksum_is_compared(study):
+    (study / "models" / "cnn-seed0.safetensors").unlink()
+    code, stdout, stderr = call(study, "--model", "cnn-seed0")
+    assert (code, stderr) == (0, "")
+    assert "the same, weights and metrics, bit for bit" in stdout
+    edit(study / "models" / "cnn-seed0.json", lambda content: content["retraining"].update(train_seed=12))
+    code, stdout, _ = call(study)
+    assert code == 1
+    assert "  the weights differ\n  DIFFERENT: on the same machine and versions every bit should agree" in stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
