@@ -46,7 +46,8 @@ def list_files():
 def test_the_tree_in_the_documentation_is_the_real_tree():
     tree = next(block for name, language, block in BLOCKS if name == "docs/design.md" and not language)
     listed = {line.split()[0] for line in tree.splitlines() if line.strip()}
-    real = {name if not name.startswith("tests/") else "tests/" for name in list_files()}
+    folders = ("tests/", "reference/")
+    real = {next((each for each in folders if name.startswith(each)), name) for name in list_files()}
     assert listed == real
 
 
