@@ -1,4 +1,4 @@
-"""The first source of `benchmarks.replay`: CNNs that were trained on CIFAKE, and a surrogate between them."""
+"""Sources of `benchmarks.replay`: networks that were trained on CIFAKE, and a surrogate between them."""
 
 import dataclasses
 import functools
@@ -10,8 +10,9 @@ import optuna
 from threadpoolctl import threadpool_limits
 
 from benchmarks import curves
-from benchmarks.source import Curve, draw_points
+from benchmarks.source import Curve, draw_points, find_conditions, list_distributions
 from benchmarks.surrogate import Surrogate, Table, load_curves
+from search.config.conditions import drop_inactive
 from search.config.schema import StudyConfig
 
 HALVES = ("all", "even", "odd", "table")
@@ -24,16 +25,18 @@ class Cifake:
     half: str = "all"
     """Which configurations the curves were learnt from: all, even or odd ones; `table` draws from the trained ones
     themselves, which tells arms apart that do not learn."""
+    kind: str = "cifake"
+    """Which networks: a name of `curves.KINDS`."""
 
     @property
     def name(self) -> str:
         """See Source."""
-        return f"cifake {self.half}"
+        return f"{self.kind} {self.half}"
 
     @property
     def architecture(self) -> str:
         """See Source."""
-        return curves.ARCHITECTURE
+        return curves.KINDS[self.kind].architecture
 
     @property
     def max_epochs(self) -> int:
@@ -42,41 +45,45 @@ class Cifake:
 
     def build_study(self, **search: Any) -> StudyConfig:
         """See Source."""
-        return curves.build_study(**search)
+        return curves.KINDS[self.kind].build_study(**search)
 
     def train(self, params: Mapping[str, Any], seed: Sequence[int]) -> Curve:
         """See Source."""
-        surrogate = fit(self.half)
-        expected, seconds = surrogate.predict(params)
+        surrogate = fit(self)
+        expected, seconds = surrogate.predict(drop_inactive(find_conditions(self), params))
         accuracies = surrogate.deviate(expected, np.random.default_rng(seed))
-        return Curve(accuracies, seconds, 100 * (find_best(self.half) - float(expected.max())))
+        return Curve(accuracies, seconds, 100 * (find_best(self) - float(expected.max())))
 
 
 @functools.cache
-def fit(half: str) -> Surrogate | Table:
+def fit(source: Cifake) -> Surrogate | Table:
     """Return the surrogate of one half of the configurations, or of all; or the table itself."""
-    trained = load_curves()
-    if half == "table":
+    trained = load_curves(curves.KINDS[source.kind])
+    if source.half == "table":
         return Table(trained)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    part = trained if half == "all" else trained.take(("even", "odd").index(half), 2)
+    part = trained if source.half == "all" else trained.take(("even", "odd").index(source.half), 2)
     with threadpool_limits(1):  # the same sums in the same order on any machine of one kind
         return Surrogate(part, deviations=trained)
 
 
 @functools.cache
-def find_best(half: str) -> float:
+def find_best(source: Cifake) -> float:
     """Return the best accuracy that a surrogate expects anywhere: random points, then changes of the best one."""
     generator = np.random.default_rng(0)
-    points = draw_points(Cifake(half), 4000)
-    found = max(points, key=lambda params: _expect(half, params))
+    points, names, conditions = draw_points(source, 4000), list_distributions(source), find_conditions(source)
+    found = max(points, key=lambda params: _expect(source, params))
     for _ in range(3000):
         other = points[generator.integers(len(points))]
-        kept = generator.random(len(found)) < 0.85
-        changed = {name: found[name] if keep else other[name] for name, keep in zip(found, kept, strict=True)}
-        found = max(found, changed, key=lambda params: _expect(half, params))
-    return _expect(half, found)
+        kept = generator.random(len(names)) < 0.85
+        mixed = {
+            name: pair[0]
+            for name, keep in zip(names, kept, strict=True)
+            if (pair := [point[name] for point in ((found, other) if keep else (other, found)) if name in point])
+        }
+        found = max(found, drop_inactive(conditions, mixed), key=lambda params: _expect(source, params))
+    return _expect(source, found)
 
 
-def _expect(half: str, params: dict[str, Any]) -> float:
-    return float(fit(half).predict(params)[0].max())
+def _expect(source: Cifake, params: dict[str, Any]) -> float:
+    return float(fit(source).predict(params)[0].max())

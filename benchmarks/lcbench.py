@@ -1,4 +1,4 @@
-"""The second source of `benchmarks.replay`: LCBench, curves of networks on 34 data sets, from YAHPO Gym's model.
+"""A source of `benchmarks.replay`: LCBench, curves of networks on 34 data sets, from YAHPO Gym's model.
 
     git clone --depth 1 --branch v1.0.2 https://github.com/slds-lmu/yahpo_data
     python -m benchmarks.replay --source lcbench --lcbench yahpo_data/lcbench --tasks choose --repetitions 3

@@ -20,7 +20,8 @@ from typing import Any
 
 from benchmarks import curves
 from benchmarks.cifake import Cifake
-from benchmarks.replay import Plan, Record, estimate, follow
+from benchmarks.regret import estimate
+from benchmarks.simulation import Plan, Record, follow
 from benchmarks.source import Curve
 from search.config.load import parse
 from search.config.schema import StudyConfig
@@ -77,9 +78,9 @@ class Rivals:
         """See Source."""
         for name in NAMES:
             import_own(name, None, "search.architectures")
-        shared = curves.SPACE["shared"]
+        known_space = curves.KINDS["cifake"].space
         fixed = zip(("First", "Second"), PAIRS[self.pair], strict=True)
-        space = {"shared": shared} | {name: curves.SPACE[curves.ARCHITECTURE] | own for name, own in fixed}
+        space = {"shared": known_space["shared"]} | {name: known_space["cnn"] | own for name, own in fixed}
         known = {"architectures": list(NAMES), "max_epochs": self.max_epochs}
         return parse({"name": "rivals", "search": known | search, "space": space})
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
 
+from search.config.conditions import Conditions, list_conditions
 from search.config.schema import StudyConfig
 from search.config.space import build_distributions, list_specs
 from search.samplers.sampler import Sampler
@@ -26,12 +27,8 @@ class Curve(NamedTuple):
     """Points of accuracy by which the configuration is below the best one; the seed has no part in it."""
 
 
-class Source(Protocol):
-    """Where curves come from. It is a frozen dataclass of a few names, because plans hold it and processes get it."""
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
+class Searched(Protocol):
+    """A study of one architecture; hashable."""
 
     @property
     def architecture(self) -> str:
@@ -44,6 +41,14 @@ class Source(Protocol):
     def build_study(self, **search: Any) -> StudyConfig:
         """Return the study that the curves belong to, with its search changed."""
 
+
+class Source(Searched, Protocol):
+    """Where curves come from. It is a frozen dataclass of a few names, because plans hold it and processes get it."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+
     def train(self, params: Mapping[str, Any], seed: Sequence[int]) -> Curve:
         """Return the curve of a configuration; equal arguments give equal curves.
 
@@ -54,12 +59,23 @@ class Source(Protocol):
 
 
 @functools.cache
-def list_distributions(source: Source) -> dict[str, BaseDistribution]:
+def list_distributions(source: Searched) -> dict[str, BaseDistribution]:
     """Return what each parameter may be."""
     return build_distributions(list_specs(source.build_study().space, source.architecture), source.architecture)
 
 
+@functools.cache
+def find_conditions(source: Searched) -> Conditions:
+    """Return the conditions of the parameters that have one."""
+    return list_conditions(list_specs(source.build_study().space, source.architecture))
+
+
+def build_sampler(source: Searched, name: str, seed: int) -> Sampler:
+    """Return a sampler that learns nothing."""
+    return Sampler(name, list_distributions(source), find_conditions(source), seed=seed, startup=1)
+
+
 def draw_points(source: Source, count: int, *, sampler: str = "random", seed: int = 1) -> list[dict[str, Any]]:
     """Return the first points that a sampler proposes which learns nothing."""
-    proposing = Sampler(sampler, list_distributions(source), seed=seed, startup=1)
+    proposing = build_sampler(source, sampler, seed)
     return [proposing.propose(number) for number in range(count)]

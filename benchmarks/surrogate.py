@@ -8,11 +8,9 @@ such curves is judged by the prediction, so that a lucky seed earns nothing.
 
 import csv
 import dataclasses
-import functools
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from benchmarks.curves import ARCHITECTURE, EPOCHS, TABLE, build_study
-from search.config.space import build_distributions, list_specs
+from benchmarks.curves import EPOCHS, Kind
+from benchmarks.source import list_distributions
 
 Array = NDArray[np.float64]
 NUM_ALIKE = 4
@@ -36,6 +34,7 @@ NUM_LATE = 3
 class Curves:
     """What was trained."""
 
+    kind: Kind
     numbers: Array
     """(N,) configurations, ascending."""
     params: list[dict[str, Any]]
@@ -60,23 +59,24 @@ class Curves:
         )
 
 
-def load_curves(table: Path = TABLE, num: int | None = None) -> Curves:
+def load_curves(kind: Kind, num: int | None = None) -> Curves:
     """Read the trained configurations, those that did not diverge; `num` takes the first so many."""
-    distributions = list_distributions()
+    distributions = list_distributions(kind)
     first: dict[int, tuple[dict[str, Any], list[float], float]] = {}
     second: dict[int, Array] = {}
-    with table.open(newline="") as file:
+    with kind.table.open(newline="") as file:
         for row in csv.DictReader(file):
             curve = [row[f"epoch_{epoch}"] for epoch in range(1, EPOCHS + 1)]
             if "" in curve:
                 continue
-            params = {name: _parse(row[name], distribution) for name, distribution in distributions.items()}
+            params = {name: _parse(row[name], each) for name, each in distributions.items() if row[name] != ""}
             if row["seed"] == "0":
                 first[int(row["number"])] = params, [float(value) for value in curve], float(row["seconds"])
             else:
                 second[int(row["number"])] = np.array(curve, dtype=float)
     numbers = sorted(first)[:num]
     return Curves(
+        kind=kind,
         numbers=np.array(numbers),
         params=[first[number][0] for number in numbers],
         accuracies=np.array([first[number][1] for number in numbers]),
@@ -85,24 +85,21 @@ def load_curves(table: Path = TABLE, num: int | None = None) -> Curves:
     )
 
 
-@functools.cache
-def list_distributions() -> dict[str, BaseDistribution]:
-    """Return what each parameter may be."""
-    return build_distributions(list_specs(build_study().space, ARCHITECTURE), ARCHITECTURE)
+def encode(kind: Kind, params: Mapping[str, Any]) -> list[float]:
+    """Return a point of the unit cube: numbers by their place in their range, names as one coordinate each.
 
-
-def encode(params: Mapping[str, Any]) -> list[float]:
-    """Return a point of the unit cube: numbers by their place in their range, names as one coordinate each."""
+    A number whose condition does not hold is in the middle.
+    """
     point: list[float] = []
-    for name, distribution in list_distributions().items():
-        value = params[name]
-        if isinstance(distribution, IntDistribution | FloatDistribution):
+    for name, distribution in list_distributions(kind).items():
+        value = params.get(name)
+        if value is None:
+            point.append(0.5)
+        elif isinstance(distribution, IntDistribution | FloatDistribution):
             scale: Callable[[float], float] = np.log if distribution.log else float
             low, high = scale(distribution.low), scale(distribution.high)
             point.append((scale(value) - low) / (high - low))
-            continue
-        assert isinstance(distribution, CategoricalDistribution), f"{name} is {distribution}"
-        if isinstance(distribution.choices[0], str):
+        elif isinstance(distribution.choices[0], str):
             point += [float(value == choice) for choice in distribution.choices[1:]]
         else:
             point.append(distribution.choices.index(value) / (len(distribution.choices) - 1))
@@ -119,7 +116,7 @@ class Surrogate:
             curves: What to learn from.
             deviations: Whose repeats to draw deviations from; None is those of `curves`.
         """
-        self.points = np.array([encode(params) for params in curves.params])
+        self.points = np.array([encode(curves.kind, params) for params in curves.params])
         self._curves = curves
         self._mean = curves.accuracies.mean(0)
         kernel = ConstantKernel(1.0, (1e-1, 1e2)) * Matern(
@@ -149,7 +146,7 @@ class Surrogate:
 
     def predict(self, params: Mapping[str, Any]) -> tuple[Array, float]:
         """Return the accuracies (EPOCHS,) to expect, and the seconds of an epoch."""
-        cover = self._cover(np.array([encode(params)]))[0]
+        cover = self._cover(np.array([encode(self._curves.kind, params)]))[0]
         curve = np.clip(cover @ self._weights * self._scale + self._mean, 0.0, 1.0)
         return curve, float(np.exp(cover @ self._second_weights + self._log_mean))
 

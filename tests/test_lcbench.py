@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks import replay
 from benchmarks.arms import BASELINE, DEFAULT
 from benchmarks.lcbench import EPOCHS, PARTS, SPACE, TASKS, Task, find_best, list_tasks
-from benchmarks.replay import Plan, list_plans, simulate
+from benchmarks.simulation import Plan, list_plans, simulate
 from benchmarks.source import draw_points, list_distributions
 from trainables.errors import InputError
 

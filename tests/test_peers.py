@@ -12,7 +12,8 @@ from benchmarks.arms import BASELINE
 from benchmarks.cifake import Cifake
 from benchmarks.curves import EPOCHS
 from benchmarks.peers.arms import PEERS, open_peer, require_installed
-from benchmarks.replay import Plan, list_plans, main, simulate
+from benchmarks.replay import main
+from benchmarks.simulation import Plan, list_plans, simulate
 from benchmarks.source import list_distributions
 from search.record.metric import ACCURACY
 from trainables.errors import InputError
@@ -71,7 +72,7 @@ class Pausing:
 
 def watch(monkeypatch, search, **changes):
     watched = Watched(search)
-    monkeypatch.setattr("benchmarks.replay.open_peer", lambda *_, **__: watched)
+    monkeypatch.setattr("benchmarks.simulation.open_peer", lambda *_, **__: watched)
     found = simulate(plan("optuna + median", **changes))
     return watched, found
 

@@ -11,10 +11,11 @@ from scipy import stats
 
 from benchmarks.arms import ARMS, BASELINE, DEFAULT, QMC_STARTS
 from benchmarks.cifake import Cifake, find_best, fit
-from benchmarks.curves import EPOCHS, build_study, list_jobs, propose
+from benchmarks.curves import EPOCHS, KINDS, list_jobs, propose
 from benchmarks.panels import draw
-from benchmarks.replay import NUM_POINTS, Plan, Record, estimate, list_plans, replay, simulate, summarize, trace
+from benchmarks.regret import NUM_POINTS, estimate, summarize, trace
 from benchmarks.rivals import PAIRS, Rivals, compete
+from benchmarks.simulation import Plan, Record, list_plans, replay, simulate
 from benchmarks.source import draw_points, list_distributions
 from benchmarks.surrogate import load_curves
 from search.config.search import SearchConfig
@@ -29,26 +30,41 @@ def plan(arm, seed=0, slots=4, epochs=EPOCHS_OF_A_SEARCH):
     return Plan(arm=arm, slots=slots, seed=seed, epochs=epochs, source=Cifake())
 
 
-def test_the_stored_curves_are_whole():
-    curves = load_curves()
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_the_stored_curves_are_whole(kind):
+    curves = load_curves(kind)
     assert curves.accuracies.shape == (len(curves.numbers), EPOCHS)
     assert len(curves.numbers) >= 60
     assert ((curves.accuracies >= 0) & (curves.accuracies <= 1)).all()
     assert (curves.seconds > 0).all()
 
 
-def test_a_stored_configuration_is_what_the_random_sampler_proposes():
-    curves = load_curves()
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_a_stored_configuration_is_what_the_random_sampler_proposes(kind):
+    curves = load_curves(kind)
     for place in (0, 1, len(curves.numbers) - 1):
-        assert curves.params[place] == propose(int(curves.numbers[place]))
+        assert curves.params[place] == propose(kind, int(curves.numbers[place]))
 
 
-def test_the_surrogate_gives_back_what_it_learnt_and_ranks_what_it_did_not():
-    curves, surrogate = load_curves(), fit("all")
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_surrogate_gives_back_what_it_learnt_and_ranks_what_it_did_not(kind):
+    source = Cifake(kind=kind)
+    curves, surrogate = load_curves(KINDS[kind]), fit(source)
     told = np.array([surrogate.predict(params)[0] for params in curves.params])
     assert stats.spearmanr(told[:, -1], curves.accuracies[:, -1]).statistic > 0.9
     assert stats.spearmanr(surrogate.left_out[:, -1], curves.accuracies[:, -1]).statistic > 0.5
-    assert curves.accuracies.max() - 0.05 < find_best("all") <= 1.0
+    assert curves.accuracies.max() - 0.05 < find_best(source) <= 1.0
+
+
+def test_a_rate_whose_optimizer_is_not_used_has_no_effect():
+    source = Cifake(kind="grown")
+    params = propose(KINDS["grown"], 0)
+    assert params["optimizer"] == "muon"
+    rates = [source.train(params | {"muon_learning_rate": rate}, [0]).regret for rate in (0.005, 0.1)]
+    assert rates[0] != rates[1]
+    other = params | {"optimizer": "adamw"}
+    rates = [source.train(other | {"muon_learning_rate": rate}, [0]).regret for rate in (0.005, 0.1)]
+    assert rates[0] == rates[1]
 
 
 @pytest.mark.parametrize("arm", ["tpe 10 + asha", "random + hyperband", "random + median", "qmc + asha"])
@@ -61,7 +77,7 @@ def test_a_simulated_search_repeats_exactly(arm):
 
 def test_a_search_with_a_journal_is_the_same_search(tmp_path, monkeypatch):
     known = simulate(plan(DEFAULT, epochs=90))
-    monkeypatch.setattr("benchmarks.replay.Record", lambda: Journal(tmp_path / "journal", "replay", note=print))
+    monkeypatch.setattr("benchmarks.simulation.Record", lambda: Journal(tmp_path / "journal", "replay", note=print))
     assert np.array_equal(simulate(plan(DEFAULT, epochs=90)), known)
     assert (tmp_path / "journal").stat().st_size > 0
 
@@ -84,7 +100,7 @@ def test_the_arm_of_the_default_is_the_default():
 
 @pytest.mark.parametrize("arm", ARMS)
 def test_an_arm_is_what_its_name_says(arm):
-    search = build_study(**ARMS[arm]).search
+    search = Cifake().build_study(**ARMS[arm]).search
     assert arm.startswith(search.sampler.replace("_", " "))
     if startup := re.search(r"(\d+)(?: from qmc)?(?: \+|$)", arm.partition(" + ")[0]):
         assert search.num_startup_trials == int(startup[1])
@@ -103,7 +119,7 @@ def test_a_quasi_random_start_hands_out_the_points_of_the_sequence_first(arm, mo
             return added[-1]
 
     added = []
-    monkeypatch.setattr("benchmarks.replay.Record", Keeping)
+    monkeypatch.setattr("benchmarks.simulation.Record", Keeping)
     simulate(plan(arm, seed=1))
     names, count = list_distributions(Cifake()), QMC_STARTS[arm]
     points = draw_points(Cifake(), count + 1, sampler="qmc", seed=1)
@@ -140,7 +156,7 @@ def test_the_second_of_two_architectures_lacks_what_its_pair_says(pair):
     source = Rivals(pair)
     space = source.build_study().space
     handicap = space["Second"].get("handicap", 0.0)
-    params = propose(0)
+    params = propose(KINDS["cifake"], 0)
     first, second = source.train(params, [0, 1]), source.train(params | {"handicap": handicap}, [0, 1])
     assert second.regret - first.regret == pytest.approx(100 * handicap)
     assert first.accuracies - second.accuracies == pytest.approx(np.full(EPOCHS, handicap))
