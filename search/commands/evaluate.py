@@ -5,6 +5,7 @@ python -m search evaluate results/NAME [--set evaluation.seeds=5 ...] [--archite
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from search.datasets.prepare import prepare_data, prepare_weights
 from search.datasets.sources import prepare_sources
 from search.evaluation import evaluate as evaluation
 from search.evaluation.choices import check_winners
+from search.listeners.wandb.gallery import log_evaluation
 from search.listeners.wandb.tracker import build_tracker
 from search.record.folder import OpenStudy, open_study
 from search.record.manifest import load_classifiers
@@ -84,7 +86,7 @@ def conclude(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     result = evaluation.evaluate(study, packed, console, notes)
     result = publish_report(result, study.journal, console)
     tracker = build_tracker(study.config, study.manifest["id"], console.print)
-    tracker.on_evaluation(result)
+    tracker.on_evaluation(len(result.manifest["evaluations"]), functools.partial(log_evaluation, result=result))
     tracker.close()
 
 

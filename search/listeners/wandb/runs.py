@@ -18,7 +18,6 @@ from typing import Any
 import psutil
 
 from search.config.schema import StudyConfig
-from search.listeners.wandb.sweep import describe_sweep
 from search.record.trial import State, Trial
 from trainables.durable import write_file
 
@@ -140,6 +139,8 @@ def open_sweep(target: Target) -> str:
     """
     import wandb
     from wandb.apis.public.sweeps import _upsert_sweep  # wandb.sweep calls this, and also prints
+
+    from search.listeners.wandb.sweep import describe_sweep
 
     place = {"server": wandb.setup().settings.base_url, "project": target.config.tracking.project}
     path = target.config.directory / "sweep.json"

@@ -13,8 +13,6 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from search.config.schema import StudyConfig
-from search.evaluation.result import Result
-from search.listeners.wandb.gallery import log_evaluation
 from search.listeners.wandb.runs import (
     EXIT_CODES,
     Target,
@@ -63,9 +61,9 @@ class Tracker(Listener):
         """Write the run's summary and finish it."""
         self._tell(self._end, _copy(trial))
 
-    def on_evaluation(self, result: Result) -> None:
-        """Record the last evaluation of the manifest as a run; its report must be written."""
-        self._tell(self._evaluate, result)
+    def on_evaluation(self, number: int, log: Callable[[Any], None]) -> None:
+        """Record an evaluation, the position of which in study.yaml is given from 1, as a run; `log` fills the run."""
+        self._tell(partial(self._evaluate, number), log)
 
     def close(self, patience_s: float = PATIENCE_S) -> None:
         """Finish open runs and stop W&B's service; kill it after so many seconds."""
@@ -129,16 +127,16 @@ class Tracker(Listener):
             summarize(self._runs[trial.number], trial)
             self._finish(trial.number, EXIT_CODES[trial.state])
 
-    def _evaluate(self, result: Result) -> None:
+    def _evaluate(self, number: int, log: Callable[[Any], None]) -> None:
         import wandb
 
-        what = name_evaluation(len(result.manifest["evaluations"]))
+        what = name_evaluation(number)
 
         def opening(*, is_online: bool, **_: Any) -> Any:
             name = what.replace("-", " ")
             run = open_run(self._target, what, is_online=is_online, job_type="evaluation", name=name)
             try:
-                log_evaluation(run, result)
+                log(run)
             except (wandb.Error, OSError, ValueError):
                 run.finish(1)
                 raise

@@ -1,6 +1,7 @@
 """What the server lacks of a study is uploaded, once."""
 
 import dataclasses
+import functools
 import json
 import shutil
 
@@ -13,6 +14,7 @@ from search.commands.sync import main
 from search.config.load import dump, parse
 from search.config.yaml import write_yaml
 from search.evaluation import result as found
+from search.listeners.wandb.gallery import log_evaluation
 from search.listeners.wandb.tracker import build_tracker
 from search.record.journal import Journal
 from search.record.manifest import load_manifest
@@ -219,7 +221,7 @@ def add_evaluation(config):
 
 def track(config, result):
     tracker = build_tracker(config, "1d", print)
-    tracker.on_evaluation(result)
+    tracker.on_evaluation(len(result.manifest["evaluations"]), functools.partial(log_evaluation, result=result))
     tracker.close(60)
 
 
@@ -296,7 +298,7 @@ def test_an_evaluation_continuesline_at_once(result, wandb_server, config):
     warnings = []
     online = parse({**dump(config), "tracking": {"mode": "online"}})
     tracker = build_tracker(online, "1d", warnings.append)
-    tracker.on_evaluation(result)
+    tracker.on_evaluation(len(result.manifest["evaluations"]), functools.partial(log_evaluation, result=result))
     tracker.close(60)
     assert warnings == []
     check_evaluation(wandb_server)
