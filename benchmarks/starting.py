@@ -53,7 +53,7 @@ def drive() -> None:
 
     mark("imports")
     search.run.prepare_data = _watch(search.run.prepare_data, after="data")
-    search.run.check_nodes = _watch(search.run.check_nodes, before="ray")
+    search.run.open_study = _watch(search.run.open_study, before="ray")
     search.run.build_job = _watch(search.run.build_job, before="study")
     search.run.run_trial = run_trial
     typer.run(search.run.main)

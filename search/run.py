@@ -14,13 +14,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.cluster.checks import check_nodes
-from search.cluster.launch import run_trial
+from search.cluster.launch import build_delivery, run_trial
 from search.cluster.nodes import Node, clear_nodes, connect, count_slots
 from search.cluster.silence import Silence
-from search.cluster.transfer import build_delivery
 from search.cluster.trials import build_job
-from search.commands.plan import describe_plan
 from search.commands.terminal import CodeOption, build_console, explain_errors
 from search.config.code import consent
 from search.config.load import load, parse
@@ -30,7 +27,6 @@ from search.config.urls import is_url
 from search.config.yaml import set_value
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.listeners.live import build_live
-from search.listeners.tensorboard import EventFiles
 from search.listeners.wandb.tracker import build_tracker
 from search.record.checkpoints import TrialCheckpoints, load_key
 from search.record.folder import OpenStudy, check_absent, open_study
@@ -39,7 +35,6 @@ from search.record.manifest import fetch_manifest, load_manifest
 from search.record.provenance import ROOT
 from search.record.requests import Inbox, has_requests
 from search.record.trial import Listener, State
-from search.report.trials import write_trials
 from search.samplers.sampler import check_sampler
 from search.samplers.shares import check_shares
 from search.schedulers.scheduler import build_scheduler
@@ -71,6 +66,8 @@ def main(
         study = _read_stored(overrides, code) if stored else load(_locate(config), overrides)
         console = build_console()
         if dry_run:
+            from search.commands.plan import describe_plan
+
             describe_plan(study, console)
         else:
             run_search(study, console, resume=resume, accept_changes=accept_changes, plain=plain)
@@ -125,9 +122,14 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
         nodes = []
         if accept_changes or not _is_over(config, packed, sources):
             nodes = stack.enter_context(connect(config))
-            check_nodes(config, nodes, console)
+            if config.cluster.address != "local":
+                from search.cluster.checks import check_nodes
+
+                check_nodes(config, nodes, console)
         opened = stack.enter_context(open_study(config, console.print, packed=packed, accept_changes=accept_changes))
         study, halted = _search(opened, packed, nodes, console, plain=plain)
+        from search.report.trials import write_trials
+
         for name in ("trials.csv", "trials.parquet"):
             write_trials(study.trials, config.directory / name)
         notes = [f"The search ended early: {halted}."] if halted else []
@@ -172,6 +174,8 @@ def _search(
         stack.callback(silence.close)
         listeners: list[Listener] = [*filter(None, [opened.mirror]), checkpoints, tracker, live, silence]
         if config.tracking.tensorboard:
+            from search.listeners.tensorboard import EventFiles
+
             listeners.append(events := EventFiles(config.directory / "tensorboard"))
             stack.callback(events.close)
             events.write_missing(trials)

@@ -71,8 +71,6 @@ def check_nodes(config: StudyConfig, nodes: Sequence[Node], console: Console) ->
     Raises:
         InputError: If a node does not answer, has other versions than the driver, or does not share the results.
     """
-    if config.cluster.address == "local":
-        return
     results = config.results if config.url else str(Path(config.results).resolve())
     try:
         with open_scratch(results) as folder:

@@ -40,9 +40,9 @@ class Delivery:
     weights: str | None
     """File of the ImageNet weights on the driver's node; None if no trial starts from them."""
     depot: Any
-    """Handle of the actor that sends files; None if there is no other node."""
-    terms: Terms | None
-    """What a process that trains must share with the driver; None if there is no other node."""
+    """Handle of the actor that sends files."""
+    terms: Terms
+    """What a process that trains must share with the driver."""
 
     def __call__(self) -> str | None:
         """Return the pack's folder on this node, if there is one, after fetching the files that it lacks.
@@ -53,8 +53,6 @@ class Delivery:
             InputError: If a file differs from the driver's after it was fetched.
             NodeError: If this node has other code or versions than the driver, or does not share the results.
         """
-        if self.terms is None:
-            return self.pack
         check_process(
             self.terms,
             ray.util.get_node_ip_address(),
@@ -151,19 +149,16 @@ class Depot:
         return True
 
 
-def build_delivery(config: StudyConfig, packed: Path | None) -> Delivery:
+def offer(config: StudyConfig, pack: str | None) -> Delivery:
     """Offer the pack, and the weights that the space names, to all nodes while this process is connected."""
-    depot = weights = terms = None
-    pack = None if packed is None else str(packed.resolve())
-    if config.cluster.address != "local":
-        folder = config.url or str(config.directory.resolve())
-        terms = Terms(versions=tuple(describe_driver().items()), folder=folder)
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(pack)
-        if names_imagenet(config):
-            from trainables.models.resnet50.weights import locate_imagenet  # with torch, which the driver avoids
+    terms = Terms(versions=tuple(describe_driver().items()), folder=config.url or str(config.directory.resolve()))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(pack)
+    weights = None
+    if names_imagenet(config):
+        from trainables.models.resnet50.weights import locate_imagenet  # with torch, which the driver avoids
 
-            weights = str(locate_imagenet())
+        weights = str(locate_imagenet())
     return Delivery(pack=pack, cache=config.data.cache, weights=weights, depot=depot, terms=terms)
 
 

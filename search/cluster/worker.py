@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
+from search.cluster.launch import Deliver
 from search.record.provenance import hash_own, list_changed
 from trainables.config import TrainConfig, build_train_config, get_architecture
 from trainables.errors import DISK_FAULTS, FunctionError, InputError, TrainingError
@@ -56,9 +57,7 @@ Finish = Callable[[Job, Trained], Any]
 """Runs after the last epoch of a job; its value is the job's result."""
 
 
-def run_job(
-    deliver: Callable[[], str | None], finish: Finish | None, job: Job
-) -> Iterator[Report | Finished | Failure]:
+def run_job(deliver: Deliver, finish: Finish | None, job: Job) -> Iterator[Report | Finished | Failure]:
     """Run a job, one message a step, from its checkpoint if there is one.
 
     Args:
@@ -75,7 +74,7 @@ def guard(messages: Iterator[Report | Finished]) -> Iterator[Report | Finished |
         yield message
 
 
-def train_job(deliver: Callable[[], str | None], finish: Finish | None, job: Job) -> Iterator[Report | Finished]:
+def train_job(deliver: Deliver, finish: Finish | None, job: Job) -> Iterator[Report | Finished]:
     """Do what `run_job` does, but raise what goes wrong."""
     job = dataclasses.replace(job, pack=deliver())
     device = prepare_device(job.cpus, job.gpus)

@@ -73,7 +73,9 @@ def main(
         else:
             prepare_weights(config)
             check_address(config.cluster.address, settings or [])
-            check_nodes(config, stack.enter_context(connect(config)), console)
+            nodes = stack.enter_context(connect(config))
+            if config.cluster.address != "local":
+                check_nodes(config, nodes, console)
         opened.manifest["config"] |= {key: dump(config)[key] for key in ("evaluation", "published")}
         conclude(opened, packed, console)
 

@@ -14,7 +14,6 @@ from search.config.printable import escape
 from search.config.schema import StudyConfig
 from search.config.space import Choice, list_specs, pick
 from search.config.untrusted import MAX_TEST_IMAGES
-from search.datasets.sample import build_sample
 from trainables.config import build_train_config
 from trainables.errors import InputError
 from trainables.names import is_own
@@ -30,7 +29,11 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
             many test images.
     """
     data = config.data
-    source = build_sample(Path(data.cache).expanduser()) if data.path == "sample" else Path(data.path).expanduser()
+    source = Path(data.path).expanduser()
+    if data.path == "sample":
+        from search.datasets.sample import build_sample  # with Pillow
+
+        source = build_sample(Path(data.cache).expanduser())
     settings = Settings(size=data.size, positive=data.positive, test_fraction=data.test_fraction)
     packed = show_packing(source, settings, data, console)
     info = load_info(packed)

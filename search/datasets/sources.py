@@ -6,13 +6,14 @@ Hashes of the test images' pixels are compared, which packing wrote; no test ima
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from search.cluster.launch import Deliver
 from search.config.printable import escape
 from search.config.schema import StudyConfig
 from search.config.untrusted import MAX_TEST_IMAGES
@@ -57,7 +58,7 @@ def prepare_sources(config: StudyConfig, packed: Path, console: Console) -> list
     ]
 
 
-def open_packed(deliver: Callable[[], str | None], left_out: Sequence[int]) -> list[Split]:
+def open_packed(deliver: Deliver, left_out: Sequence[int]) -> list[Split]:
     """Open the images of a source that are scored, on a worker, given what brings its pack to that node."""
     return [open_elsewhere(Path(str(deliver())), left_out)]
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from search.cluster.job import Failure, Finished, Job, Report, Work
+from search.cluster.launch import Deliver, build_delivery
 from search.cluster.silence import Silence
-from search.cluster.transfer import Delivery, build_delivery
 from search.cluster.worker import Trained, run_job
 from search.config.schema import StudyConfig
 from search.datasets.sources import PackedSource, open_packed
@@ -78,7 +78,7 @@ class Retrainer:
         ]
         return self.run(jobs, functools.partial(score_further, deliver, self.folder, due, openers))
 
-    def _build_opener(self, test: FurtherTest, deliver: Delivery) -> Opener:
+    def _build_opener(self, test: FurtherTest, deliver: Deliver) -> Opener:
         """Return what opens the images of a further test on a worker."""
         if test.kind == "perturbation":
             return functools.partial(open_perturbed, deliver, test.name)

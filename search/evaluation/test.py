@@ -6,7 +6,7 @@ deleted after the model's record is written, so a retraining that is killed befo
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from search.cluster.job import Failure, Finished, Job, Report
+from search.cluster.launch import Deliver
 from search.cluster.worker import Trained, guard, import_code, prepare_device, train_job
 from search.config.schema import ResourceConfig
 from search.evaluation.calibration import fit_temperature
@@ -105,7 +106,7 @@ def measure_on_validation(
 
 
 def score_further(
-    deliver: Callable[[], str | None],
+    deliver: Deliver,
     folder: ModelFolder,
     due: Mapping[str, Due],
     openers: Mapping[FurtherTest, Opener],
@@ -123,7 +124,7 @@ def score_further(
     return guard(_score_further(deliver, folder, due[job.label], openers, job))
 
 
-def open_perturbed(deliver: Callable[[], str | None], name: str) -> Iterator[Split]:
+def open_perturbed(deliver: Deliver, name: str) -> Iterator[Split]:
     """Open the test images as a perturbation leaves them, in parts of whole batches."""
     test = open_test(Path(str(deliver())))
     for indices in test.indices.split(PART):
@@ -177,7 +178,7 @@ def _predict(model: nn.Module, test: Split, retraining: Retraining, trained: Tra
 
 
 def _score_further(
-    deliver: Callable[[], str | None],
+    deliver: Deliver,
     folder: ModelFolder,
     due: Due,
     openers: Mapping[FurtherTest, Opener],

@@ -23,7 +23,6 @@ from search.config.space import Spec, build_distributions, list_specs
 from search.record.trial import State, Trial
 from search.samplers.history import History
 from search.samplers.own import check_optimizer, watch
-from search.samplers.qmc import QuasiRandomSampler
 from search.samplers.tpe import IndependentTPESampler, TameTPESampler
 from search.samplers.values import list_levels
 from trainables.errors import InputError
@@ -187,7 +186,7 @@ SAMPLERS: dict[str, Callable[[Sampler, int], BaseSampler]] = {
     ),
     "gp_rungs": lambda own, number: _build_gp_rungs(own, number),
     "portfolio": lambda own, number: SAMPLERS[_draw_part(own.seed, number)](own, number),
-    "qmc": lambda own, number: QuasiRandomSampler(own.seed, _derive_seed(own.seed, number), number),
+    "qmc": lambda own, number: _build_qmc(own, number),
 }
 """Name -> sampler for one proposal, built from what is known of the architecture's trials, and the trial's number."""
 CONDITIONAL = ("gp_rungs", "portfolio", "tpe_tame")
@@ -247,6 +246,12 @@ def _draw_part(root: int, number: int) -> str:
     """Return which sampler of the portfolio proposes a trial."""
     generator = np.random.default_rng([root, number])
     return str(generator.choice(list(PARTS), p=list(PARTS.values())))
+
+
+def _build_qmc(own: Sampler, number: int) -> BaseSampler:
+    from search.samplers.qmc import QuasiRandomSampler
+
+    return QuasiRandomSampler(own.seed, _derive_seed(own.seed, number), number)
 
 
 def _build_gp_rungs(own: Sampler, number: int) -> BaseSampler:

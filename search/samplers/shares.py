@@ -16,7 +16,6 @@ from collections.abc import Container, Mapping, Sequence
 
 from search.config.schema import StudyConfig
 from search.record.trial import State, Trial
-from search.samplers.rising import list_able
 from trainables.errors import InputError
 from trainables.names import shorten
 
@@ -34,6 +33,8 @@ def choose_architecture(config: StudyConfig, trials: Sequence[Trial], among: Con
     counts = Counter(trial.architecture for trial in trials)
     short = {name: share for name, share in shares.items() if counts[name] < config.search.min_trials}
     if not short and config.search.divide == "value":
+        from search.samplers.rising import list_able
+
         scores = {name: list_scores(trials, name) for name in shares}
         able = list_able(scores, left=max(config.search.num_trials - len(trials), 0))
         shares = {name: share for name, share in shares.items() if name in able}

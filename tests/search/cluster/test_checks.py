@@ -24,9 +24,9 @@ from search.cluster.checks import (
     find_difference,
 )
 from search.cluster.job import NodeError
+from search.cluster.launch import build_delivery
 from search.cluster.nodes import Node, list_nodes
 from search.cluster.probe import Probe, open_scratch
-from search.cluster.transfer import build_delivery
 from search.config.load import parse
 from search.config.schema import MANIFEST
 from search.datasets.sources import open_packed
