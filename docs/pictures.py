@@ -19,7 +19,7 @@ from rich.console import Console
 from selenium import webdriver
 
 from search.commands.inspect import Inspected
-from search.record.folder import read_study
+from search.record.reading import read_study
 
 FOLDER = Path(__file__).parent / "pictures"
 MOMENT = 0.55

@@ -31,7 +31,7 @@ from search.listeners.wandb.tracker import build_tracker
 from search.record.checkpoints import TrialCheckpoints, load_key
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.journal import Journal
-from search.record.manifest import fetch_manifest, load_manifest
+from search.record.manifest import load_manifest
 from search.record.provenance import ROOT
 from search.record.requests import Inbox, has_requests
 from search.record.trial import Listener, State
@@ -90,7 +90,12 @@ def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
     place = f"{wanted['results'].rstrip('/')}/{wanted['name']}"
     if not is_url(place) and not (Path(place) / MANIFEST).exists():
         raise InputError(f"there is no study in {place} to resume: name its CONFIG to start it")
-    manifest = fetch_manifest(place) if is_url(place) else load_manifest(Path(place))
+    if is_url(place):
+        from search.record.reading import fetch_manifest
+
+        manifest = fetch_manifest(place)
+    else:
+        manifest = load_manifest(Path(place))
     before: dict[str, Any] = manifest["config"] | {"results": wanted["results"]}  # the study may have been moved
     for override in overrides:
         set_value(before, override)

@@ -16,7 +16,7 @@ from search.config.space import Choice, Range, list_specs
 from search.config.space_checks import check_point
 from search.config.yaml import set_value
 from search.listeners.status import format_params
-from search.record.folder import read_study
+from search.record.reading import read_study
 from search.record.requests import Request, send_request
 from trainables.config import Value
 from trainables.errors import InputError

@@ -19,7 +19,7 @@ from optuna_dashboard import wsgi  # type: ignore[attr-defined]  # imported ther
 from search.commands.terminal import explain_errors
 from search.config.untrusted import read_file
 from search.config.urls import is_url
-from search.record.manifest import load_study
+from search.record.reading import load_study
 from search.record.storage import read_storage
 from trainables.errors import InputError
 

@@ -27,8 +27,8 @@ from search.evaluation.choices import check_winners
 from search.listeners.wandb.gallery import log_evaluation
 from search.listeners.wandb.tracker import build_tracker
 from search.record.folder import OpenStudy, open_study
-from search.record.manifest import load_classifiers
 from search.record.provenance import hash_own, list_changed
+from search.record.reading import load_classifiers
 from search.record.trial import Trial
 from search.report.publish import publish_report
 from trainables.errors import InputError

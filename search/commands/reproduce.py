@@ -24,9 +24,8 @@ from search.evaluation.model_file import RECORD, WEIGHTS, hash_weights, load_rec
 from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.result import TestedModel
 from search.evaluation.test import train_and_test
-from search.record.folder import fetch_folder
-from search.record.manifest import load_classifiers, load_study
 from search.record.provenance import describe_code, describe_commit, list_changed
+from search.record.reading import fetch_folder, load_classifiers, load_study
 from trainables.errors import InputError
 from trainables.names import shorten
 from trainables.pack_info import load_info

@@ -9,7 +9,7 @@ import typer
 
 from search.commands.inspect import Inspected
 from search.commands.terminal import build_console, explain_errors
-from search.record.folder import read_study
+from search.record.reading import read_study
 from search.record.requests import Request, send_request
 from search.record.trial import State
 from trainables.errors import InputError

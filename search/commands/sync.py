@@ -34,7 +34,7 @@ from search.listeners.wandb.runs import (
     summarize,
 )
 from search.record.folder import open_study
-from search.record.manifest import load_study
+from search.record.reading import load_study
 from search.record.trial import State, Trial
 from trainables.errors import InputError
 

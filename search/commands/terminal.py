@@ -18,8 +18,7 @@ from rich.text import Text
 from search.cluster.job import NodeError
 from search.cluster.signals import Interrupted, announce_end, explain
 from search.config.printable import escape, escape_lines
-from search.record.database import StorageLost, describe_loss
-from search.record.object_store import StoreError
+from search.record.errors import StorageLost, StoreError, describe_loss
 from trainables.errors import DISK_FAULTS, DISK_FULL, InputError, TrainingError
 
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG)

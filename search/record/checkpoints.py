@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from search.record.object_store import Store, StoreError
+from search.record.errors import StoreError
 from search.record.trial import Listener, State, Trial
 from trainables.durable import make_folder, sync
 from trainables.errors import InputError
@@ -42,15 +42,13 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """Return the newest intact state of this training; None if neither this node nor the store has one."""
         state = self._load_file()
-        try:
+        with suppress(StoreError):  # train all the same; epochs that only the store has are trained again
             for epoch, name in self._list_stored():
                 if state is not None and state["epoch"] >= epoch:
                     break
-                Store(self.url or "").download({name: self.path})
+                self._store.download({name: self.path})
                 if (fetched := self._load_file()) is not None and fetched["epoch"] == epoch:
                     return fetched
-        except StoreError:  # train all the same; epochs that only the store has are trained again
-            pass
         return state
 
     def save(self, state: dict[str, Any]) -> None:
@@ -60,21 +58,17 @@ class Checkpoint:
         checkpoint.save(self.path, state | {"identity": self.identity}, self.key)
         if self.url is None:
             return
-        store = Store(self.url)
-        try:
-            store.upload({f"{self._prefix}{state['epoch']:06}": self.path})
+        with suppress(StoreError):  # the epoch counts; if this node vanishes, it is trained again
+            self._store.upload({f"{self._prefix}{state['epoch']:06}": self.path})
             kept = [name for _, name in self._list_stored()[:NUM_KEPT]]
-            store.delete([name for name in store.list(f"{FOLDER}{self.name}/") if name not in kept])
-        except StoreError:  # the epoch counts; if this node vanishes, it is trained again
-            pass
+            self._store.delete([name for name in self._store.list(f"{FOLDER}{self.name}/") if name not in kept])
 
     def delete(self, *, stored: bool = True) -> None:
         """Delete the checkpoints here, and in the store."""
         delete_files(self.path)
         if stored and self.url is not None:
-            store = Store(self.url)
             with suppress(StoreError):  # then they stay, and nothing uses them
-                store.delete(store.list(f"{FOLDER}{self.name}/"))
+                self._store.delete(self._store.list(f"{FOLDER}{self.name}/"))
 
     def _load_file(self) -> dict[str, Any] | None:
         from trainables import checkpoint
@@ -86,7 +80,13 @@ class Checkpoint:
         """Return epoch and name of the stored checkpoints of this training, newest first."""
         if self.url is None:
             return []
-        return sorted(((int(name[-6:]), name) for name in Store(self.url).list(self._prefix)), reverse=True)
+        return sorted(((int(name[-6:]), name) for name in self._store.list(self._prefix)), reverse=True)
+
+    @property
+    def _store(self) -> Any:
+        from search.record.object_store import Store  # which a study in a folder does not need
+
+        return Store(self.url or "")
 
     @property
     def _prefix(self) -> str:

@@ -9,11 +9,11 @@ import os
 import time
 from typing import Any
 
-import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
 
 from search.config.urls import DRIVERS, PASSWORD, check_database_url
+from search.record.errors import StorageLost, describe_loss
 from trainables.errors import InputError
 
 LOCK_PATIENCE_S = 5.0
@@ -46,14 +46,6 @@ AUTHENTICATION: dict[str, dict[str, Any]] = {
     "mysql": {"auth_plugin_map": dict.fromkeys(("mysql_clear_password", "dialog"), _ClearText)},
 }
 """Forbids to send a password that the server reads in clear text."""
-StorageLost = optuna.exceptions.StorageInternalError
-"""The database stopped answering; what it acknowledged is recorded."""
-
-
-def describe_loss(error: BaseException) -> str:
-    """Return in one line what the server, or its client library, reported."""
-    reason = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None) or error
-    return " ".join(str(reason).split())
 
 
 def open_database(url: str, arguments: dict[str, dict[str, str]], *, skip_table_creation: bool = False) -> RDBStorage:

@@ -6,17 +6,15 @@ A resumed study reads this file alone, so its proposals do not depend on what be
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from search.config.conditions import drop_inactive, list_conditions
 from search.config.fields import Digest
 from search.config.load import check
-from search.config.schema import LEARNT, StudyConfig
-from search.config.space import find_outside, list_specs
+from search.config.schema import LEARNT
 from search.config.untrusted import LINE_BYTES, read_file
-from search.record.trial import State, Trial
+from search.record.trial import Trial
 from trainables.durable import write_file
 from trainables.errors import InputError
 
@@ -29,26 +27,6 @@ class Learnt:
     """Of the file."""
     journals: dict[str, Digest | None]
     """Earlier study -> SHA-256 of its journal when it was read; None if that is in a database."""
-
-
-def select_trials(config: StudyConfig, place: str, trials: Iterable[Trial]) -> tuple[list[Trial], int]:
-    """Return the ended trials of an earlier study in this one's space, and the number of those outside."""
-    ended = [trial for trial in trials if trial.state in (State.COMPLETE, State.PRUNED)]
-    spaces = {name: list_specs(config.space, name) for name in config.search.architectures}
-    known = [
-        dataclasses.replace(
-            trial,
-            params=drop_inactive(list_conditions(specs), trial.params),
-            attributes={"learnt_from": place},
-            noted={},
-            started=None,
-            ended=None,
-        )
-        for trial in ended
-        if (specs := spaces.get(trial.architecture)) is not None
-        if find_outside(specs, trial.architecture, trial.params) is None
-    ]
-    return known, len(ended) - len(known)
 
 
 def save_learnt(folder: Path, trials: Sequence[Trial], journals: Mapping[str, str | None]) -> dict[str, Any]:

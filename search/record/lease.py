@@ -23,9 +23,9 @@ from typing import Any, Protocol, Self
 import psutil
 
 from search.config.printable import escape
+from search.record.errors import explain_denied
 from search.record.exit import leave
-from search.record.lease_slots import FileSlot
-from search.record.object_store import explain_denied
+from search.record.lease_file import FileSlot
 from trainables.errors import InputError
 
 BEAT_S = 2.0

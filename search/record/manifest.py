@@ -1,25 +1,20 @@
 """The manifest, study.yaml: what a study was started with, and what was evaluated; compared on resume."""
 
-import copy
 import dataclasses
-import os
 import secrets
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from search.config.data import CIFAKE, Classes
 from search.config.fields import Label
-from search.config.load import apply_settings, check, dump, parse
+from search.config.load import check, dump
 from search.config.printable import escape
 from search.config.schema import MANIFEST, StudyConfig
-from search.config.untrusted import MANIFEST_BYTES, check_folder, check_storage
-from search.config.urls import check_store_url, is_url
+from search.config.untrusted import check_folder
 from search.config.yaml import read_untrusted_yaml, write_yaml
 from search.record.choices import Evaluation
 from search.record.learnt import Learnt
-from search.record.object_store import Store, StoreError
 from search.record.provenance import Code, describe_code, describe_command, describe_commit, list_changed
 from trainables.errors import InputError
 from trainables.pack_info import load_info
@@ -145,80 +140,6 @@ def load_manifest(directory: Path) -> dict[str, Any]:
         search.setdefault("repeat", True)  # as it was before there was this key
     check(Manifest, manifest, str(path))
     return manifest
-
-
-def load_study(
-    place: Path | str, settings: Sequence[str] = (), *, uses_journal: bool = True
-) -> tuple[StudyConfig, dict[str, Any]]:
-    """Read the configuration of a stored study; its folder may have been moved.
-
-    Args:
-        place: The folder, or the URL of the study.
-        settings: Overrides of its configuration, such as `evaluation.seeds=5`. Files in them are named relative to the
-            working directory.
-        uses_journal: Whether the caller opens the journal; where that is in a database, the user must name it.
-
-    Returns:
-        The configuration with the overrides, and the manifest as it is stored.
-
-    Raises:
-        InputError: If there is no study, its study.yaml is damaged, the folder does not have the study's name, or the
-            journal is in a database that the user did not name.
-    """
-    if is_url(str(place)):
-        results, _, name = str(place).rstrip("/").rpartition("/")
-        manifest = fetch_manifest(str(place))
-    else:
-        directory = Path(place)
-        if not os.path.lexists(directory / MANIFEST):
-            raise InputError(f"there is no study in {directory}: expected the folder results/NAME of one")
-        manifest = load_manifest(directory)
-        results, name = str(directory.parent), directory.resolve().name
-    config = _configure(manifest, settings, results)
-    if config.name != name:
-        raise InputError(f"{place} has the study {config.name}: give its folder that name again")
-    if uses_journal:
-        check_storage(config.storage, settings)
-    return config, manifest
-
-
-def load_classifiers(place: Path | str, settings: Sequence[str] = (), *, uses_journal: bool = True) -> StudyConfig:
-    """Do what `load_study` does, for a study whose models are trained again.
-
-    Raises:
-        InputError: As `load_study`, or if it searched a training function, which has no model of ours.
-    """
-    config, _ = load_study(place, settings, uses_journal=uses_journal)
-    if config.trainable is not None:
-        raise InputError(f"{place} searched the training function {config.trainable}: it has no models")
-    return config
-
-
-def _configure(manifest: Mapping[str, Any], settings: Sequence[str], results: str) -> StudyConfig:
-    """Return a recorded configuration with the user's overrides; cache and code are always the user's own."""
-    document = copy.deepcopy(manifest["config"]) | {"code": None}
-    if isinstance(document.get("data"), dict):
-        document["data"].pop("cache", None)
-    apply_settings(document, settings, Path())
-    return parse(document | {"results": results})
-
-
-def fetch_manifest(url: str) -> dict[str, Any]:
-    """Download the manifest of a study in an object store.
-
-    Raises:
-        InputError: If it is missing or damaged, or the store does not answer.
-    """
-    check_store_url(url)
-    try:
-        content = Store(url).read(MANIFEST, limit=MANIFEST_BYTES)
-    except StoreError as error:
-        raise InputError(str(error)) from None
-    if content is None:
-        raise InputError(f"there is no study in {url}: expected s3://BUCKET/PREFIX/NAME of one")
-    with tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch:
-        (Path(scratch) / MANIFEST).write_bytes(content)
-        return load_manifest(Path(scratch))
 
 
 def save_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:

@@ -14,9 +14,8 @@ from typing import Any
 from search.config.schema import JOURNAL, LEASE, MANIFEST, REQUESTS, StudyConfig
 from search.record.exit import leave
 from search.record.lease import Slot
-from search.record.lease_slots import StoreSlot
 from search.record.object_store import Store
-from search.record.remote import CHECKPOINTS, list_files, name_part, read_parts
+from search.record.remote import CHECKPOINTS, StoreSlot, list_files, name_part, read_parts
 from search.record.trial import Listener, Trial
 from trainables.durable import write_file
 

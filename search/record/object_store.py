@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from search.config.untrusted import check_object_name
+from search.record.errors import StoreError
 from trainables.durable import make_folder, replace_file
 from trainables.errors import DISK_FULL, InputError
 
@@ -24,28 +25,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """By kind of store: no cached listings, and seconds after which a silent store counts as unreachable."""
 PARALLEL = 16
 """Objects sent or fetched at a time."""
-
-
-class StoreError(OSError):
-    """The store did not answer, or refused; what it acknowledged is stored."""
-
-
-@contextmanager
-def explain_denied(task: str, cure: str) -> Iterator[None]:
-    """Turn an error of the file system within the block into a sentence; a full disk and a store's error stay.
-
-    Raises:
-        InputError: The task, the reason and the cure.
-    """
-    try:
-        yield
-    except StoreError:
-        raise
-    except OSError as error:
-        if error.errno in DISK_FULL:
-            raise
-        reason = (error.strerror or str(error)).lower()
-        raise InputError(f"{task} ({reason}): {cure}") from None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

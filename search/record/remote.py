@@ -1,10 +1,10 @@
-"""What an object store has of a study: files, and the journal in parts named by the byte at which they begin."""
+"""What an object store has of a study: files, a lease, the journal in parts named by the byte at which they begin."""
 
 from pathlib import Path
 
 from search.config.schema import JOURNAL, LEASE, REQUESTS
-from search.record.lease_slots import StoreSlot
-from search.record.object_store import Store, StoreError
+from search.record.errors import StoreError
+from search.record.object_store import Store
 from trainables.durable import write_file
 from trainables.errors import InputError
 
@@ -25,6 +25,43 @@ def download_study(url: str, folder: Path) -> Path:
     except StoreError as error:
         raise InputError(str(error)) from None
     return target
+
+
+class StoreSlot:
+    """A lease that is an object, taken on a condition that the store checks."""
+
+    def __init__(self, store: Store) -> None:
+        self.folder = store.url
+        self._store = store
+        self._mine = self._tried = b""
+
+    def read(self) -> bytes | None:
+        """Return the content, None if the lease is free."""
+        return self._store.read(LEASE)
+
+    def create(self, content: bytes) -> bool:
+        """Take a free lease; a request that was sent twice finds its own content."""
+        self._mine = self._tried = content
+        return self._store.create(LEASE, content) or self.read() == content
+
+    def replace(self, before: bytes, content: bytes) -> bool:
+        """Take over a lease whose content is still `before`."""
+        self._mine = self._tried = content
+        return self._store.swap(LEASE, before, content) or self.read() == content
+
+    def refresh(self, content: bytes) -> None:
+        """Write a heartbeat over the previous one; the lease of another process stays as it is.
+
+        The previous one is the last, or the last but one where a request or its answer was lost.
+        """
+        there = self.read()
+        if there is not None and there in (self._mine, self._tried):
+            self._mine, self._tried = there, content
+            self._store.swap(LEASE, there, content)
+
+    def remove(self) -> None:
+        """Delete the lease; the caller has checked that it is its own."""
+        self._store.delete([LEASE])
 
 
 class JournalView:

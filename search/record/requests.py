@@ -16,7 +16,7 @@ from pathlib import Path
 from search.config.load import check
 from search.config.schema import REQUESTS
 from search.config.untrusted import parse_json, read_file
-from search.record.object_store import Store, explain_denied
+from search.record.errors import explain_denied
 from trainables.config import Value
 from trainables.durable import write_file
 
@@ -81,6 +81,8 @@ def send_request(place: Path | str, request: Request) -> None:
     content = json.dumps(dataclasses.asdict(request)).encode()
     with explain_denied(f"cannot write a request into {place}", "ask as a user that may write there"):
         if isinstance(place, str):
+            from search.record.object_store import Store
+
             Store(place).write(name, content)
         else:
             write_file(place / name, content)

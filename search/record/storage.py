@@ -7,7 +7,6 @@ import optuna
 from optuna.storages import BaseStorage, RDBStorage
 
 from search.config.urls import JournalLocation
-from search.record.database import READER, WRITER, close_database, lock_study, open_database
 from search.record.journal_file import (
     CURE,
     CheckedLock,
@@ -46,6 +45,8 @@ def open_storage(
         sync(place)  # the cut, and lines that a killed process wrote without fsync
         sync(place.parent)
         return FileStorage(backend, place)
+    from search.record.database import WRITER, lock_study, open_database
+
     storage = open_database(place, WRITER)
     lock_study(storage, study)
     return storage
@@ -60,6 +61,8 @@ def read_storage(place: JournalLocation) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if isinstance(place, Path):
         return FileStorage(FileReader(place), place)
+    from search.record.database import READER, open_database
+
     return open_database(place, READER, skip_table_creation=True)
 
 
@@ -84,6 +87,8 @@ def holds_study(url: str, study: str) -> bool:
     Raises:
         InputError: If the database does not let us in.
     """
+    from search.record.database import WRITER, open_database
+
     storage = open_database(url, WRITER)
     try:
         return has_study(storage, url, study)
@@ -94,4 +99,6 @@ def holds_study(url: str, study: str) -> bool:
 def close_storage(storage: BaseStorage) -> None:
     """Close the connection to a database, which releases the lock; a file needs no closing."""
     if isinstance(storage, RDBStorage):
+        from search.record.database import close_database
+
         close_database(storage)

@@ -33,10 +33,10 @@ from search.config.yaml import format_yaml, read_untrusted_yaml
 from search.evaluation.choices import list_retrainings, read_entry
 from search.evaluation.model_file import load_model
 from search.evaluation.model_record import build_record
-from search.record.folder import read_study
 from search.record.journal import Journal
-from search.record.manifest import load_manifest, load_study, save_manifest
+from search.record.manifest import load_manifest, save_manifest
 from search.record.object_store import Store
+from search.record.reading import load_study, read_study
 from search.record.remote import download_study
 from search.record.storage import read_storage
 from search.record.trial import State

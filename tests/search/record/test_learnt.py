@@ -11,7 +11,8 @@ import pytest
 
 from search.config.load import parse
 from search.config.yaml import read_yaml
-from search.record.folder import create_folder, learn, open_study
+from search.record.folder import create_folder, open_study
+from search.record.learning import learn
 from search.record.learnt import load_learnt
 from search.record.object_store import Store
 from search.study import Study

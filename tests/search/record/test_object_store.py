@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 
 from search.config.load import parse
+from search.record.errors import StoreError
 from search.record.lease import find_holder, hold
-from search.record.lease_slots import StoreSlot
-from search.record.object_store import Store, StoreError
+from search.record.object_store import Store
+from search.record.remote import StoreSlot
 from trainables.errors import InputError
 
 HOLDER = """
 import sys, time
-from search.record.lease_slots import StoreSlot
+from search.record.remote import StoreSlot
 from search.record.object_store import Store
 from search.record.lease import hold
 url, machine, watch_s = sys.argv[1:]

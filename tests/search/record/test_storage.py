@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 
 from search.config.load import dump, parse
 from search.config.urls import DRIVERS, PASSWORD
-from search.record.database import StorageLost
+from search.record.errors import StorageLost
 from search.record.folder import check_absent
 from search.record.journal import Journal
 from search.record.metric import Metric

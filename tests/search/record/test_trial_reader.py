@@ -15,10 +15,10 @@ from rich.console import Console
 
 from search.commands.inspect import Inspected, describe_study, show_top, show_trial
 from search.config.load import parse
-from search.record.folder import read_study
 from search.record.journal import Journal
 from search.record.manifest import save_manifest
 from search.record.provenance import describe_code
+from search.record.reading import read_study
 from search.record.trial import State
 from search.report.trials import write_trials
 from search.study import Study

@@ -1,7 +1,6 @@
-"""Where a lease is stored: a file, or an object of a store.
+"""The file in which a lease is stored.
 
-A file is taken by a hard link and taken over by a rename, which are atomic on network file systems too. An object is
-taken on a condition that the store checks.
+It is taken by a hard link and taken over by a rename, which are atomic on network file systems too.
 """
 
 import os
@@ -10,9 +9,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from search.config.schema import LEASE
-from search.record.object_store import Store
 
 CLAIM_S = 1.0
 """Seconds after which a claim, which should last microseconds, counts as left by a kill."""
@@ -86,43 +82,6 @@ class FileSlot:
         if self._file is not None:
             os.close(self._file)
             self._file = None
-
-
-class StoreSlot:
-    """A lease that is an object."""
-
-    def __init__(self, store: Store) -> None:
-        self.folder = store.url
-        self._store = store
-        self._mine = self._tried = b""
-
-    def read(self) -> bytes | None:
-        """Return the content, None if the lease is free."""
-        return self._store.read(LEASE)
-
-    def create(self, content: bytes) -> bool:
-        """Take a free lease; a request that was sent twice finds its own content."""
-        self._mine = self._tried = content
-        return self._store.create(LEASE, content) or self.read() == content
-
-    def replace(self, before: bytes, content: bytes) -> bool:
-        """Take over a lease whose content is still `before`."""
-        self._mine = self._tried = content
-        return self._store.swap(LEASE, before, content) or self.read() == content
-
-    def refresh(self, content: bytes) -> None:
-        """Write a heartbeat over the previous one; the lease of another process stays as it is.
-
-        The previous one is the last, or the last but one where a request or its answer was lost.
-        """
-        there = self.read()
-        if there is not None and there in (self._mine, self._tried):
-            self._mine, self._tried = there, content
-            self._store.swap(LEASE, there, content)
-
-    def remove(self) -> None:
-        """Delete the lease; the caller has checked that it is its own."""
-        self._store.delete([LEASE])
 
 
 def _read(path: Path) -> bytes | None:
