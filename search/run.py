@@ -35,11 +35,11 @@ from search.record.manifest import load_manifest
 from search.record.provenance import ROOT
 from search.record.requests import Inbox, has_requests
 from search.record.trial import Listener, State
-from search.samplers.sampler import check_sampler
 from search.samplers.shares import check_shares
 from search.schedulers.scheduler import build_scheduler
 from search.study import Study
 from trainables.errors import InputError
+from trainables.names import is_own
 
 DEFAULT_CONFIG = Path("configs/local.yaml")
 """Below `ROOT`: the studies in configs/ are installed with the packages."""
@@ -112,7 +112,10 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
     The options are those of the command line; without `resume`, no study of this name may exist.
     """
     check_absent(config, resume=resume)
-    check_sampler(config)
+    if is_own(config.search.sampler):
+        from search.samplers.own import check_sampler
+
+        check_sampler(config)
     for architecture in config.search.architectures:
         build_scheduler(config.search, architecture)  # raises InputError where it cannot
     check_shares(config)

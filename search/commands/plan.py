@@ -16,7 +16,6 @@ from search.config.schema import StudyConfig, pick_seeds
 from search.config.search import SearchConfig
 from search.config.space import Choice, Range, Spec, count_points, describe, list_specs
 from search.config.yaml import format_yaml
-from search.samplers.sampler import check_sampler
 from search.samplers.shares import COUNTED, check_shares, list_shares
 from search.schedulers.scheduler import HALVING, build_scheduler
 from trainables.config import get_architecture, is_function
@@ -27,7 +26,10 @@ from trainables.parameters import read_sentences
 def describe_plan(config: StudyConfig, console: Console) -> None:
     """Print the resolved study, its space, rungs, resources and the number of epochs to expect."""
     check_shares(config)
-    check_sampler(config)
+    if is_own(config.search.sampler):
+        from search.samplers.own import check_sampler
+
+        check_sampler(config)
     for architecture in config.search.architectures:
         build_scheduler(config.search, architecture)
     console.print("Study", style="bold")

@@ -11,7 +11,7 @@ from search.config.space_checks import check_point
 from search.record.trial import State, Trial
 from search.record.trial_reader import read_point
 from search.samplers.repeats import Repeats
-from search.samplers.sampler import Sampler, build_sampler
+from search.samplers.sampler import SAMPLERS, Sampler
 from search.samplers.shares import choose_architecture
 from trainables.config import list_defaults
 from trainables.errors import InputError
@@ -97,7 +97,12 @@ class Proposer:
             learnt: Trials of earlier studies, from which the samplers learn.
         """
         self._config = config
-        self.samplers = {name: build_sampler(config.search, list_specs(config.space, name), name) for name in names}
+        kind = Sampler
+        if config.search.sampler not in SAMPLERS:
+            from search.samplers.own import OwnSampler
+
+            kind = OwnSampler
+        self.samplers = {name: kind.build(config.search, list_specs(config.space, name), name) for name in names}
         self._candidates = {name: Candidates(config, name, sampler) for name, sampler in self.samplers.items()}
         self.is_exhausted = False
         """Whether no architecture had a configuration left."""

@@ -9,13 +9,22 @@ import io
 import pickle
 import random
 import types
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 
+from search.config.schema import StudyConfig
+from search.config.space import list_specs
+from search.record.trial import State, Trial
+from search.samplers.sampler import Sampler, derive_seed
 from trainables.errors import InputError
+from trainables.names import build
 
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
 """Their state may change: each proposal begins with new ones."""
@@ -26,6 +35,76 @@ PICKLED = {
     *("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"),
 }
 """What such a pickle may name; another one is a stranger's."""
+
+
+class OwnSampler(Sampler):
+    """Proposes by a sampler of Optuna's interface, whose proposals are checked, and whose notes are recorded."""
+
+    def start(self, trial: Trial) -> None:
+        """Take in a trial that starts, after a check of what would be unpickled."""
+        super().start(trial)
+        if trial.number in self._running:
+            check_optimizer(trial.noted, trial.number)
+
+    def judge(self, trial: Trial, state: State) -> dict[str, Any]:
+        """Return what the sampler writes about a trial that is about to end."""
+        if (ending := self._running.get(trial.number)) is None:
+            return {}
+        before = dict(ending.system_attrs)
+        ending.intermediate_values = dict(enumerate(trial.list_values(), start=1))
+        values = None if state is State.FAIL else [trial.get_peak()[0]]
+        with self._open(trial.number) as (sampler, study):
+            sampler.after_trial(study, ending, TrialState[state], values)
+        return {key: value for key, value in ending.system_attrs.items() if before.get(key) != value}
+
+    @contextlib.contextmanager
+    def _open(self, number: int) -> Iterator[tuple[BaseSampler, optuna.Study]]:
+        offered = {"seed": derive_seed(self.seed, number), "n_startup_trials": self.startup}
+        with warnings.catch_warnings(action="ignore"):  # it would warn at every proposal
+            sampler = build(self._name, {**offered, "warn_independent_sampling": False}, "search.sampler")
+            if not isinstance(sampler, BaseSampler):
+                raise InputError(f"search.sampler = {self._name!r}: expected a subclass of Optuna's BaseSampler")
+            with watch(self._name, sampler):
+                yield sampler, self._build_study(sampler, number)
+
+    def _accept(self, name: str, value: Any) -> Any:
+        """Return a proposed value in plain Python, if it is in the space."""
+        internal = self.distributions[name].to_internal_repr(value)
+        if not self.distributions[name]._contains(internal):
+            raise ValueError(f"it proposes {name} = {value!r}, outside the space")
+        return self.distributions[name].to_external_repr(internal)
+
+    def _list_relative(
+        self,
+        given: Mapping[str, Any],  # noqa: ARG002 only ours allow for them
+        sampler: BaseSampler,
+        study: optuna.Study,
+        asking: FrozenTrial,
+    ) -> dict[str, BaseDistribution]:
+        return sampler.infer_relative_search_space(study, asking)
+
+
+def check_sampler(config: StudyConfig) -> None:
+    """Check, before a study starts, that its sampler can propose, and repeat a proposal.
+
+    Raises:
+        InputError: If not.
+    """
+    search = config.search
+    for architecture in search.architectures:
+        sampler = OwnSampler.build(search, list_specs(config.space, architecture), architecture)
+        params, noted = sampler.propose(0), sampler.noted.pop(0)
+        if (params, noted) != (sampler.propose(0), sampler.noted.pop(0)):
+            raise InputError(
+                f"search.sampler = {search.sampler!r} proposes something else when it is asked again, as a resumed "
+                "study does: name `seed` in its constructor, and draw from a generator of that seed alone"
+            )
+        trial = Trial(number=0, architecture=architecture, params=params, epochs=[{"accuracy": 0.5}], noted=noted)
+        sampler.start(trial)
+        sampler.judge(trial, State.COMPLETE)
+        trial.state = State.COMPLETE
+        sampler.end(trial)
+        sampler.propose(1)
 
 
 @contextlib.contextmanager

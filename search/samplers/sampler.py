@@ -8,7 +8,7 @@ learn nothing about that architecture.
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import optuna
@@ -17,16 +17,12 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.config.conditions import Conditions, is_active, list_conditions, select
-from search.config.schema import StudyConfig
 from search.config.search import SearchConfig
-from search.config.space import Spec, build_distributions, list_specs
+from search.config.space import Spec, build_distributions
 from search.record.trial import State, Trial
 from search.samplers.history import History
-from search.samplers.own import check_optimizer, watch
 from search.samplers.tpe import IndependentTPESampler, TameTPESampler
 from search.samplers.values import list_levels
-from trainables.errors import InputError
-from trainables.names import build
 
 
 class Sampler:
@@ -57,6 +53,19 @@ class Sampler:
         """What was written about a proposed trial, by number, until it is recorded."""
         self._running: dict[int, FrozenTrial] = {}
 
+    @classmethod
+    def build(cls, search: SearchConfig, specs: Mapping[str, Spec], architecture: str) -> Self:
+        """Return the sampler of one architecture in a study."""
+        return cls(
+            search.sampler,
+            build_distributions(specs, architecture),
+            list_conditions(specs),
+            seed=search.seed,
+            startup=search.num_startup_trials,
+            sign=search.sign,
+            levels=list_levels(search, architecture),
+        )
+
     def propose(self, number: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return a value for each searched parameter of a trial whose condition, if it has one, holds.
 
@@ -74,10 +83,7 @@ class Sampler:
         try:
             with self._open(number) as (sampler, study):
                 sampler.before_trial(study, asking)
-                is_ours = self._name in SAMPLERS
-                space = (
-                    self._list_relative(given or {}) if is_ours else sampler.infer_relative_search_space(study, asking)
-                )
+                space = self._list_relative(given or {}, sampler, study, asking)
                 params = sampler.sample_relative(study, asking, space)
                 for name, distribution in self.distributions.items():
                     if not is_active(self.conditions.get(name, {}), {**params, **(given or {})}):
@@ -87,12 +93,7 @@ class Sampler:
                         params[name] = distribution.to_external_repr(_get_only(distribution))
                     elif name not in params:
                         params[name] = sampler.sample_independent(study, asking, name, distribution)
-                    if not is_ours:  # in plain Python, and in the space
-                        internal = distribution.to_internal_repr(params[name])
-                        if not distribution._contains(internal):
-                            raise ValueError(f"it proposes {name} = {params[name]!r}, outside the space")
-                        params[name] = distribution.to_external_repr(internal)
-                    asking.params[name] = params[name]
+                    asking.params[name] = self._accept(name, params[name])
                     asking.distributions[name] = distribution
         finally:
             self._history.remove(number)
@@ -111,21 +112,13 @@ class Sampler:
             )
         except (ValueError, KeyError, TypeError):
             return
-        check_optimizer(trial.noted, trial.number)
         self._running[trial.number] = started
         self._history.add(started, trial.number)
         self._history.values.start(trial)
 
-    def judge(self, trial: Trial, state: State) -> dict[str, Any]:
+    def judge(self, trial: Trial, state: State) -> dict[str, Any]:  # noqa: ARG002 others than ours may write something
         """Return what Optuna's sampler writes about a trial that is about to end; ours write nothing."""
-        if self._name in SAMPLERS or (ending := self._running.get(trial.number)) is None:
-            return {}
-        before = dict(ending.system_attrs)
-        ending.intermediate_values = dict(enumerate(trial.list_values(), start=1))
-        values = None if state is State.FAIL else [trial.get_peak()[0]]
-        with self._open(trial.number) as (sampler, study):
-            sampler.after_trial(study, ending, TrialState[state], values)
-        return {key: value for key, value in ending.system_attrs.items() if before.get(key) != value}
+        return {}
 
     def end(self, trial: Trial) -> None:
         """Take in the end of a trial: its curve, its final state, and the value of its best epoch."""
@@ -139,23 +132,21 @@ class Sampler:
     @contextlib.contextmanager
     def _open(self, number: int) -> Iterator[tuple[BaseSampler, optuna.Study]]:
         """Yield a new sampler of Optuna, and the study that it reads, for a question about one trial."""
-        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
-            if self._name in SAMPLERS:
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                sampler = SAMPLERS[self._name](self, number)
-            else:
-                warnings.simplefilter("ignore")  # it would warn at every proposal
-                offered = {"seed": _derive_seed(self.seed, number), "n_startup_trials": self.startup}
-                sampler = build(self._name, {**offered, "warn_independent_sampling": False}, "search.sampler")
-                if not isinstance(sampler, BaseSampler):
-                    raise InputError(f"search.sampler = {self._name!r}: expected a subclass of Optuna's BaseSampler")
-                stack.enter_context(watch(self._name, sampler))
-            study = optuna.Study("study", self._history, sampler=sampler)
-            study._thread_local.in_optimize_loop = True  # so that `study.stop` of an exhausted sampler raises nothing
-            self._history.asked = number
-            yield sampler, study
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            sampler = SAMPLERS[self._name](self, number)
+            yield sampler, self._build_study(sampler, number)
 
-    def _list_relative(self, given: Mapping[str, Any]) -> dict[str, BaseDistribution]:
+    def _build_study(self, sampler: BaseSampler, number: int) -> optuna.Study:
+        study = optuna.Study("study", self._history, sampler=sampler)
+        study._thread_local.in_optimize_loop = True  # so that `study.stop` of an exhausted sampler raises nothing
+        self._history.asked = number
+        return study
+
+    def _accept(self, name: str, value: Any) -> Any:  # noqa: ARG002 others than ours may propose anything
+        """Return a proposed value as it is recorded."""
+        return value
+
+    def _list_relative(self, given: Mapping[str, Any], *_: Any) -> dict[str, BaseDistribution]:
         """Return the parameters proposed together: those with more than one value; for qmc, numbers.
 
         A parameter with a condition is among them only for those samplers that allow for a trial without it, and if
@@ -175,14 +166,14 @@ class Sampler:
 
 
 SAMPLERS: dict[str, Callable[[Sampler, int], BaseSampler]] = {
-    "tpe": lambda own, number: IndependentTPESampler(_derive_seed(own.seed, number), own.startup),
+    "tpe": lambda own, number: IndependentTPESampler(derive_seed(own.seed, number), own.startup),
     "tpe_multivariate": lambda own, number: TPESampler(
-        seed=_derive_seed(own.seed, number), n_startup_trials=own.startup, multivariate=True
+        seed=derive_seed(own.seed, number), n_startup_trials=own.startup, multivariate=True
     ),
-    "tpe_tame": lambda own, number: TameTPESampler(_derive_seed(own.seed, number), own.startup),
-    "random": lambda own, number: RandomSampler(seed=_derive_seed(own.seed, number)),
+    "tpe_tame": lambda own, number: TameTPESampler(derive_seed(own.seed, number), own.startup),
+    "random": lambda own, number: RandomSampler(seed=derive_seed(own.seed, number)),
     "gp": lambda own, number: GPSampler(
-        seed=_derive_seed(own.seed, number), n_startup_trials=own.startup, warn_independent_sampling=False
+        seed=derive_seed(own.seed, number), n_startup_trials=own.startup, warn_independent_sampling=False
     ),
     "gp_rungs": lambda own, number: _build_gp_rungs(own, number),
     "portfolio": lambda own, number: SAMPLERS[_draw_part(own.seed, number)](own, number),
@@ -195,49 +186,12 @@ PARTS = {"random": 0.2, "tpe_tame": 0.4, "gp_rungs": 0.4}
 """Of portfolio: which share of the proposals each sampler makes. Source: LOG.md, 2026-11-29."""
 
 
-def check_sampler(config: StudyConfig) -> None:
-    """Check, before a study starts, that a sampler which is not one of ours can propose, and repeat a proposal.
-
-    Raises:
-        InputError: If not.
-    """
-    search = config.search
-    for architecture in search.architectures if search.sampler not in SAMPLERS else ():
-        sampler = build_sampler(search, list_specs(config.space, architecture), architecture)
-        params, noted = sampler.propose(0), sampler.noted.pop(0)
-        if (params, noted) != (sampler.propose(0), sampler.noted.pop(0)):
-            raise InputError(
-                f"search.sampler = {search.sampler!r} proposes something else when it is asked again, as a resumed "
-                "study does: name `seed` in its constructor, and draw from a generator of that seed alone"
-            )
-        trial = Trial(number=0, architecture=architecture, params=params, epochs=[{"accuracy": 0.5}], noted=noted)
-        sampler.start(trial)
-        sampler.judge(trial, State.COMPLETE)
-        trial.state = State.COMPLETE
-        sampler.end(trial)
-        sampler.propose(1)
-
-
-def build_sampler(search: SearchConfig, specs: Mapping[str, Spec], architecture: str) -> Sampler:
-    """Return the sampler of one architecture in a study."""
-    distributions, conditions = build_distributions(specs, architecture), list_conditions(specs)
-    return Sampler(
-        search.sampler,
-        distributions,
-        conditions,
-        seed=search.seed,
-        startup=search.num_startup_trials,
-        sign=search.sign,
-        levels=list_levels(search, architecture),
-    )
-
-
 def _get_only(distribution: BaseDistribution) -> float:
     """Return the only value of a distribution, in Optuna's internal representation."""
     return float(distribution.low) if isinstance(distribution, IntDistribution | FloatDistribution) else 0.0
 
 
-def _derive_seed(root: int, number: int) -> int:
+def derive_seed(root: int, number: int) -> int:
     """Return the seed of one trial's proposal, 32 bits."""
     return int(np.random.SeedSequence([root, number]).generate_state(1)[0])
 
@@ -251,10 +205,10 @@ def _draw_part(root: int, number: int) -> str:
 def _build_qmc(own: Sampler, number: int) -> BaseSampler:
     from search.samplers.qmc import QuasiRandomSampler
 
-    return QuasiRandomSampler(own.seed, _derive_seed(own.seed, number), number)
+    return QuasiRandomSampler(own.seed, derive_seed(own.seed, number), number)
 
 
 def _build_gp_rungs(own: Sampler, number: int) -> BaseSampler:
     from search.samplers.gp import GpRungsSampler  # with scipy: no first trial waits for it
 
-    return GpRungsSampler(_derive_seed(own.seed, number), own.startup, own.conditions)
+    return GpRungsSampler(derive_seed(own.seed, number), own.startup, own.conditions)

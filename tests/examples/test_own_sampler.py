@@ -10,7 +10,7 @@ import pytest
 
 from search.config.load import load
 from search.record.journal import Journal
-from search.samplers.sampler import check_sampler
+from search.samplers.own import check_sampler
 from search.study import Study
 
 ROOT = Path(__file__).parents[2]

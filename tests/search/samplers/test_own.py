@@ -12,7 +12,7 @@ from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler
 
 from search.config.load import load, parse
 from search.record.journal import Journal
-from search.samplers.sampler import check_sampler
+from search.samplers.own import check_sampler
 from search.study import Study
 from trainables.errors import InputError
 

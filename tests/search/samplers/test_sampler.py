@@ -8,7 +8,8 @@ from threadpoolctl import threadpool_info
 
 from search.record.trial import State, Trial
 from search.samplers import gp, tpe
-from search.samplers.sampler import PARTS, SAMPLERS, Sampler, _derive_seed, _draw_part
+from search.samplers.own import OwnSampler
+from search.samplers.sampler import PARTS, SAMPLERS, Sampler, _draw_part, derive_seed
 
 NAMES = [*sorted(SAMPLERS), "optuna.samplers:CmaEsSampler", "optuna.samplers:NSGAIISampler"]
 DISTRIBUTIONS = {
@@ -19,7 +20,8 @@ DISTRIBUTIONS = {
 
 
 def build(name, distributions=DISTRIBUTIONS, seed=3):
-    return Sampler(name, distributions, seed=seed, startup=5)
+    kind = Sampler if name in SAMPLERS else OwnSampler
+    return kind(name, distributions, seed=seed, startup=5)
 
 
 def make_trial(number, params, noted=None):
@@ -98,7 +100,7 @@ def test_tpe_proposes_what_optunas_own_does_for_each_parameter_by_itself(monkeyp
     shared = run(build("tpe"), [], 40)
 
     def build_plain(own, number):
-        return TPESampler(seed=_derive_seed(own.seed, number), n_startup_trials=own.startup, multivariate=False)
+        return TPESampler(seed=derive_seed(own.seed, number), n_startup_trials=own.startup, multivariate=False)
 
     monkeypatch.setitem(SAMPLERS, "tpe", build_plain)
     monkeypatch.setattr(Sampler, "_list_relative", lambda *_: {})
