@@ -14,7 +14,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -86,7 +86,8 @@ class Folder:
     def measure(self, files: Mapping[str, str]) -> list[Member]:
         """Return files, given their names by their paths, as members; each is read to compute its CRC."""
         with ThreadPoolExecutor() as pool:
-            return list(itertools.chain.from_iterable(pool.map(self._measure_all, cut([*files.items()]))))
+            measured = pool.map(lambda chunk: [self._measure(*each) for each in chunk], cut([*files.items()]))
+            return list(itertools.chain.from_iterable(measured))
 
     def read(self, path: str) -> bytes:
         """Return the bytes of one file.
@@ -95,9 +96,6 @@ class Folder:
             ImageError: If it must not be read.
         """
         return read_file(self.path / path)
-
-    def _measure_all(self, files: Sequence[tuple[str, str]]) -> list[Member]:
-        return [self._measure(path, name) for path, name in files]
 
     def _measure(self, path: str, name: str) -> Member:
         try:
@@ -138,12 +136,10 @@ class Archive:
 
     def measure(self, files: Mapping[str, str]) -> list[Member]:
         """Return files, given their names by their paths, as members, as the zip's central directory lists them."""
-        entries = ((path, name, self._entries[path]) for path, name in files.items())
+        sizes = {path: size if (size := self._entries[path].file_size) <= MAX_BYTES else 0 for path in files}
         return [
-            Member(name=name, path=path, crc=entry.CRC, size=entry.file_size)
-            if entry.file_size <= MAX_BYTES
-            else Member(name=name, path=path, crc=0, size=0)
-            for path, name, entry in entries
+            Member(name=name, path=path, crc=self._entries[path].CRC if sizes[path] else 0, size=sizes[path])
+            for path, name in files.items()
         ]
 
     def read(self, path: str) -> bytes:

@@ -4,7 +4,7 @@ import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -62,14 +62,12 @@ def keep_private() -> Iterator[str]:
         _read_variables()
 
 
-@contextmanager
-def leave_out_services() -> Iterator[None]:
+def leave_out_services() -> AbstractContextManager[None]:
     """Start Ray within the block without its processes that serve a cluster.
 
     `ray.init` waits for the dashboard's server even when there is no dashboard, and has no argument for the others.
     """
-    with replace_methods(Node, dict.fromkeys(SERVICES, lambda *_, **__: None)):
-        yield
+    return replace_methods(Node, dict.fromkeys(SERVICES, lambda *_, **__: None))
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Patches to private methods of Ray Tune, active while jobs run; test_tune_patches.py tests each one."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -37,8 +37,7 @@ def take_waiting_workers() -> Iterator[None]:
         class_cache.ENV_VARS_TO_PROPAGATE.update(passed_on)
 
 
-@contextmanager
-def count_every_loss() -> Iterator[None]:
+def count_every_loss() -> AbstractContextManager[None]:
     """Treat a worker that Ray's memory monitor killed as lost.
 
     Ray's error for it is not an actor's error, and Tune would end the whole run with it.
@@ -54,12 +53,10 @@ def count_every_loss() -> Iterator[None]:
 
         return handle_all
 
-    with replace_methods(RayActorManager, {name: build(handler) for name, handler in handlers.items()}):
-        yield
+    return replace_methods(RayActorManager, {name: build(handler) for name, handler in handlers.items()})
 
 
-@contextmanager
-def count_resets() -> Iterator[None]:
+def count_resets() -> AbstractContextManager[None]:
     """Count a worker that dies or raises during reset as a failure of its next trial.
 
     Tune receives two errors, of the worker and of its task. At the first it queues the trial again, at the second it
@@ -81,8 +78,7 @@ def count_resets() -> Iterator[None]:
         start(controller, trial)
         handlers["_process_trial_failure"](controller, trial, exception)
 
-    with replace_methods(TuneController, {"_actor_failed": lose, "_process_trial_failure": fail}):
-        yield
+    return replace_methods(TuneController, {"_actor_failed": lose, "_process_trial_failure": fail})
 
 
 @contextmanager

@@ -21,9 +21,9 @@ from search.datasets.audit.findings import GREY_DEVIATION, Audit, audit
 from search.datasets.audit.images import Images, read_images
 from search.datasets.audit.neighbours import MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION
 from search.datasets.audit.sheet import draw_sheet
+from search.record.errors import explain_denied
 from search.record.provenance import check_target
 from trainables.durable import write_file
-from trainables.errors import InputError
 
 NAMED = 3
 """Most files named in a row; the JSON has all of them."""
@@ -55,12 +55,14 @@ def main(
         images, found = _examine(path.expanduser(), size, console)
         show(found, size, console)
         if json_path:
-            _write(json_path, json.dumps(dataclasses.asdict(found), indent=1).encode())
+            with explain_denied(f"cannot write {json_path}", "write elsewhere"):
+                write_file(json_path, json.dumps(dataclasses.asdict(found), indent=1).encode())
             console.print(f"All findings: {escape(json_path)}")
         if sheet_path and found.near:
             buffer = io.BytesIO()
             draw_sheet(images, found.near).save(buffer, "PNG")
-            _write(sheet_path, buffer.getvalue())
+            with explain_denied(f"cannot write {sheet_path}", "write elsewhere"):
+                write_file(sheet_path, buffer.getvalue())
             console.print(f"Contact sheet: {escape(sheet_path)}")
         elif sheet_path:
             console.print("No near-duplicates, so no contact sheet.")
@@ -105,10 +107,3 @@ def _name_files(heading: str, names: Sequence[str]) -> str:
     """Return the number of files and the names of the first few, one a line."""
     more = ["..."] if len(names) > NAMED else []
     return "\n  ".join([f"{heading}: {len(names):,}", *map(escape, names[:NAMED]), *more])
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        write_file(path, content)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error

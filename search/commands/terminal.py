@@ -61,11 +61,12 @@ def explain_errors(again: str | None = None) -> Iterator[None]:
         again: The command that continues after an interruption, such as `the same command with --resume`; None if there
             is nothing to continue.
     """
-    if (
-        again and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    ):  # a background job of a shell ignores SIGINT; a sent one is meant
+    if again and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A background job of a shell ignores SIGINT; a sent one is meant.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    _accept_all_signs()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of characters that an encoding such as ASCII lacks
     with _put_into_words(again), announce_end(again):
         try:
             yield
@@ -126,13 +127,6 @@ def _discard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-
-
-def _accept_all_signs() -> None:
-    """Print characters that the output's encoding lacks, such as ASCII, as escapes."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _complain(message: str) -> None:

@@ -79,7 +79,8 @@ def open_study(
             mirror.restore()
         if not is_search:
             manifest = load_manifest(config.directory)
-            _check_journal(config)
+            if isinstance(config.journal, Path) and not config.journal.exists():
+                raise InputError(f"{config.location} has no {config.journal.name}: nothing was searched there")
         else:
             manifest, changes = compare_manifest(config, packed, accept_changes=accept_changes)
         # With an object store the journal here is this machine's own, which no outage of the store may keep waiting:
@@ -170,8 +171,3 @@ def _create(config: StudyConfig, packed: Path | None, mirror: Any, note: Note) -
 
             learnt = learn(config, note)
         create_folder(config, packed, learnt)
-
-
-def _check_journal(config: StudyConfig) -> None:
-    if isinstance(config.journal, Path) and not config.journal.exists():
-        raise InputError(f"{config.location} has no {config.journal.name}: nothing was searched there")

@@ -81,17 +81,9 @@ def build_manifest(config: StudyConfig, packed: Path | None) -> dict[str, Any]:
     """Return the manifest of a study that starts now; that of a training function has no data."""
     data: dict[str, Any] = {"fingerprint": "none", "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}
     if packed is not None:
-        info = load_info(packed)
-        data = {
-            "fingerprint": info.fingerprint,
-            "size": info.size,
-            "classes": list(info.classes),
-            "counts": info.counts,
-            "resized": info.resized,
-            "skipped": [escape(name) for name in info.skipped],  # a name need not be text
-            "leaked": info.leaked,
-            "duplicates": info.duplicates,
-        }
+        info = dataclasses.asdict(load_info(packed))
+        data = {field.name: info[field.name] for field in dataclasses.fields(Data)}
+        data |= {"classes": list(info["classes"]), "skipped": [*map(escape, info["skipped"])]}  # names need not be text
     return {
         "id": secrets.token_hex(4),  # tells it from other studies of its name in a shared account
         "command": describe_command(),

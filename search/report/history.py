@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from search.config.conditions import list_conditions, select
 from search.config.printable import escape
 from search.config.schema import StudyConfig
-from search.config.space import Choice, Spec, build_distributions, list_specs
+from search.config.space import Choice, build_distributions, list_specs
 from search.record.trial import State, Trial
 
 NUM_BEST = 5
@@ -29,7 +29,10 @@ def build_study(config: StudyConfig, trials: Sequence[Trial], architecture: str)
     Stopped trials count as complete, with their best epoch as value: Optuna's importance and most of its plots leave
     out PRUNED trials, which are most of the bad ones. Trials outside a space that was changed since are left out.
     """
-    specs = {name: _escape_spec(spec) for name, spec in list_specs(config.space, architecture).items()}
+    specs = {
+        name: dataclasses.replace(spec, choice=tuple(map(_escape, spec.choice))) if isinstance(spec, Choice) else spec
+        for name, spec in list_specs(config.space, architecture).items()
+    }
     distributions = build_distributions(specs, architecture)
     conditions = list_conditions(specs)
     study = _create_study(config.search.sign)
@@ -92,10 +95,6 @@ def _create_study(sign: int = 1) -> optuna.Study:
 def _escape(value: Any) -> Any:
     """Return a value whose text plotly shows literally: its labels are a subset of HTML."""
     return html.escape(escape(value), quote=False) if isinstance(value, str) else value
-
-
-def _escape_spec(spec: Spec) -> Spec:
-    return dataclasses.replace(spec, choice=tuple(map(_escape, spec.choice))) if isinstance(spec, Choice) else spec
 
 
 def _freeze(trial: Trial, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial | None:
