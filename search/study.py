@@ -41,7 +41,7 @@ class Study:
                 require_imported(trial.architecture, trial.params.get("optimizer"))
         names = dict.fromkeys([*search.architectures, *(trial.architecture for trial in own)])
         self._proposer = Proposer(config, names, learnt)
-        self._samplers = self._proposer.samplers
+        self._candidates = self._proposer.candidates
         self._schedulers: dict[str, Scheduler] = {name: build_scheduler(search, name) for name in names}
         self._recipes = [recipe for recipe in config.recipes if recipe.architecture in search.architectures]
         self._first = [trial.number for trial in own if trial.enqueued is None][: len(self._recipes)]  # of recipes
@@ -169,14 +169,14 @@ class Study:
         if chosen is None:
             return None
         architecture, params = chosen
-        noted = self._samplers[architecture].noted.pop(number, {})
-        is_outside = is_first and not self._proposer.has(architecture, params)
-        distributions = {} if is_outside else self._samplers[architecture].distributions
+        noted = self._candidates[architecture].sampler.noted.pop(number, {})
+        is_outside = is_first and not self._candidates[architecture].has(params)
+        distributions = {} if is_outside else self._candidates[architecture].sampler.distributions
         trial = self._journal.add_trial(architecture, params, distributions, noted)
         self._adopt(trial.number)
         if is_first:
             self._first.append(trial.number)
-        self._proposer.start(trial, is_first=trial.number in self._first)
+        self._candidates[trial.architecture].start(trial, is_first=trial.number in self._first)
         self.trials.append(trial)
         return trial
 
@@ -196,9 +196,9 @@ class Study:
         except InputError as error:
             self._end(trial, State.FAIL, f"the enqueued point cannot be trained: {error}")
             return None
-        self._journal.note(trial, self._samplers[architecture].noted.pop(trial.number, {}))
-        self._journal.take_up(trial, architecture, params, self._samplers[architecture].distributions)
-        self._proposer.start(trial, is_first=trial.number in self._first)
+        self._journal.note(trial, self._candidates[architecture].sampler.noted.pop(trial.number, {}))
+        self._journal.take_up(trial, architecture, params, self._candidates[architecture].sampler.distributions)
+        self._candidates[trial.architecture].start(trial, is_first=trial.number in self._first)
         return trial
 
     def _end_if_due(self, trial: Trial, *, stop: bool) -> bool:
@@ -211,16 +211,16 @@ class Study:
 
     def _end(self, trial: Trial, state: State, reason: str | None, traceback: str | None = None) -> None:
         attributes = trial.measure_cost() | ({} if traceback is None else {"traceback": traceback})
-        if trial.architecture in self._samplers:
-            self._journal.note(trial, self._samplers[trial.architecture].judge(trial, state))
+        if trial.architecture in self._candidates:
+            self._journal.note(trial, self._candidates[trial.architecture].sampler.judge(trial, state))
         self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
         if state is State.FAIL and trial.epochs:  # its values count no longer
             self._progress = Progress(self.trials, self._journal.list_epochs())
         else:
             self._progress.add_end(trial)
-        if trial.architecture in self._samplers:
-            self._proposer.end(trial)
+        if trial.architecture in self._candidates:
+            self._candidates[trial.architecture].end(trial)
         for listener in self._listeners:
             listener.on_end(trial)
 
@@ -228,7 +228,7 @@ class Study:
         """Bring samplers and schedulers to the end of the journal, and queue the unfinished trials."""
         own = [trial for trial in self.trials if not (trial.is_foreign or trial.waits)]
         for trial in own:
-            self._proposer.start(trial, is_first=trial.number in self._first)
+            self._candidates[trial.architecture].start(trial, is_first=trial.number in self._first)
         stops: dict[int, bool] = {}
         epochs = self._journal.list_epochs()
         self._progress = Progress(self.trials, epochs)
@@ -239,6 +239,6 @@ class Study:
                 self._waiting.append(trial)
             elif trial.state is not State.RUNNING:
                 if not trial.is_foreign:
-                    self._proposer.end(trial)
+                    self._candidates[trial.architecture].end(trial)
             elif not self._end_if_due(trial, stop=stops.get(trial.number, False)):
                 self._waiting.append(trial)

@@ -75,7 +75,9 @@ def check_nodes(config: StudyConfig, nodes: Sequence[Node], console: Console) ->
     try:
         with open_scratch(results) as folder:
             terms = Terms(versions=tuple(describe_driver().items()), folder=folder)
-            answers = [_ask(node, terms) for node in nodes]
+            there = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
+            asked = ray.remote(examine)
+            answers = [asked.options(num_cpus=0, scheduling_strategy=each).remote(terms) for each in there]
             found = [_await(node, answer) for node, answer in zip(nodes, answers, strict=True)]
             problems = [find_problem(condition, Probe.has_arrived) for condition in found]
     except OSError as error:
@@ -165,11 +167,6 @@ def find_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str |
     """Return in which versions a node differs from the driver, or None."""
     found = [f"{name} {theirs[name]} and the driver {mine[name]}" for name in mine if theirs[name] != mine[name]]
     return ", ".join(found) or None
-
-
-def _ask(node: Node, terms: Terms) -> "ray.ObjectRef[Condition]":
-    there = NodeAffinitySchedulingStrategy(node.id, soft=False)
-    return ray.remote(examine).options(num_cpus=0, scheduling_strategy=there).remote(terms)
 
 
 def _await(node: Node, answer: "ray.ObjectRef[Condition]") -> Condition:

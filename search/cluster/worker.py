@@ -170,7 +170,12 @@ def import_code(job: Job) -> None:
 
 def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig, Split | None]:
     """Return what trains an image classifier, its configuration, and the images to validate on."""
-    train_split, val_split = _open_split(job)
+    assert job.pack is not None, "an image classifier is trained"
+    chosen: dict[str, Any] = {"seed": job.split_seed, "max_images": job.max_train_images}
+    if job.val_fraction is None:
+        train_split, val_split = open_full_train(Path(job.pack), **chosen), None
+    else:
+        train_split, val_split = open_train(Path(job.pack), val_fraction=job.val_fraction, **chosen)
     size = train_split.images.shape[1]
     params = job.params | ({"precision": job.precision} if job.precision else {})
     config = build_train_config(job.architecture, params, epochs=job.max_epochs, seed=job.seed, size=size)
@@ -186,12 +191,3 @@ def _prepare_own(job: Job, device: torch.device) -> tuple[Start, None, None]:
         return train_own(function, job.params, run, metric=job.metric)
 
     return start, None, None
-
-
-def _open_split(job: Job) -> tuple[Split, Split | None]:
-    """Return the images to train on and those to validate on."""
-    assert job.pack is not None, "an image classifier is trained"
-    pack = Path(job.pack)
-    if job.val_fraction is None:
-        return open_full_train(pack, seed=job.split_seed, max_images=job.max_train_images), None
-    return open_train(pack, val_fraction=job.val_fraction, seed=job.split_seed, max_images=job.max_train_images)

@@ -29,7 +29,6 @@ from search.listeners.wandb.tracker import build_tracker
 from search.record.folder import OpenStudy, open_study
 from search.record.provenance import hash_own, list_changed
 from search.record.reading import load_classifiers
-from search.record.trial import Trial
 from search.report.publish import publish_report
 from trainables.errors import InputError
 from trainables.names import shorten
@@ -65,7 +64,9 @@ def main(
             publish_report(evaluation.load_result(opened), opened.journal, console)
             return
         trials = opened.journal.load()
-        _check_finished(config, trials)
+        if missing := check_winners(config, trials):
+            cure = "continue the search, or name the others with --architecture"
+            raise InputError(f"{' '.join(missing).rstrip('.')}: {cure}")
         packed = prepare_data(config, console)
         _check_same(config, opened.manifest, packed)
         if evaluation.is_trained(config, opened.manifest, trials, prepare_sources(config, packed, console)):
@@ -109,12 +110,6 @@ def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyCo
         raise InputError(f"--architecture {unknown[0]}: the study has {', '.join(known)}")
     wanted = tuple(name for short, name in known.items() if not architectures or short in architectures)
     return dataclasses.replace(config, search=dataclasses.replace(config.search, architectures=wanted))
-
-
-def _check_finished(config: StudyConfig, trials: Sequence[Trial]) -> None:
-    if missing := check_winners(config, trials):
-        cure = "continue the search, or name the others with --architecture"
-        raise InputError(f"{' '.join(missing).rstrip('.')}: {cure}")
 
 
 def _check_same(config: StudyConfig, manifest: dict[str, Any], packed: Path) -> None:

@@ -57,7 +57,11 @@ def export_onnx(trained: TrainedModel, path: Path) -> float:
     Raises:
         InputError: If packages are missing, the results differ, or the file cannot be written.
     """
-    _check_packages()
+    for name in NEEDED:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            raise InputError(f"exporting needs {name}: pip install '.[export]'") from None
     temperature = trained.record.tested["temperature"]
     classifier = Classifier(trained.model, flip_average=trained.config.flip_average, temperature=temperature).eval()
     size = trained.record.size
@@ -119,12 +123,3 @@ def _describe(trained: TrainedModel) -> dict[str, str]:
         "weights_sha256": record.sha256["weights"],
         "limits": describe_limits(record.size),
     }
-
-
-def _check_packages() -> None:
-    """Check that the packages of the extra `export` are installed."""
-    for name in NEEDED:
-        try:
-            importlib.import_module(name)
-        except ImportError:
-            raise InputError(f"exporting needs {name}: pip install '.[export]'") from None

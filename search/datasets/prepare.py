@@ -41,7 +41,13 @@ def prepare_data(config: StudyConfig, console: Console) -> Path:
         raise InputError(f"{source} has {num_tested:,} test images, more than {MAX_TEST_IMAGES:,}: remove some")
     for note in describe_images(dataclasses.asdict(info), data.test_fraction):
         console.print(escape(note))
-    _check_parts(config, packed)
+    split_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
+    if isinstance(retrained := config.evaluation.max_train_images, int):
+        usable = len(draw_train(packed, seed=config.search.seed, max_images=None))
+        if retrained > usable:
+            raise InputError(
+                f"evaluation.max_train_images = {retrained:,}: train has {usable:,} usable images; `all` takes all"
+            )
     return packed
 
 
@@ -56,17 +62,6 @@ def show_packing(source: Path, settings: Settings, data: DataConfig, console: Co
             on_bad_image=data.on_bad_image,
             progress=lambda done, total: progress.update(bar, completed=done, total=total, visible=True),
         )
-
-
-def _check_parts(config: StudyConfig, packed: Path) -> None:
-    data, retrained = config.data, config.evaluation.max_train_images
-    split_train(packed, val_fraction=data.val_fraction, seed=config.search.seed, max_images=data.max_train_images)
-    if isinstance(retrained, int):
-        usable = len(draw_train(packed, seed=config.search.seed, max_images=None))
-        if retrained > usable:
-            raise InputError(
-                f"evaluation.max_train_images = {retrained:,}: train has {usable:,} usable images; `all` takes all"
-            )
 
 
 def prepare_weights(config: StudyConfig) -> None:

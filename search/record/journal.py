@@ -29,7 +29,7 @@ from search.record.journal_file import TrialEnded
 from search.record.metric import BY_ACCURACY, Metric, read_metric, record_metric
 from search.record.storage import close_storage, has_study, open_storage, read_storage
 from search.record.trial import State, Trial
-from search.record.trial_reader import POINT, REQUEST, list_rows, name_epoch, read_trial
+from search.record.trial_reader import EPOCH, POINT, REQUEST, list_rows, read_trial
 from trainables.errors import InputError
 from trainables.names import shorten
 
@@ -198,7 +198,7 @@ class Journal(Facts):
         row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), **hardware}
         row["metrics"] = dict(metrics)
         with self._watch(trial):
-            self._storage.set_trial_system_attr(trial_id, name_epoch(epoch), row)
+            self._storage.set_trial_system_attr(trial_id, f"{EPOCH}{epoch}", row)
             self._storage.set_trial_intermediate_value(trial_id, epoch, metrics[self.metric.name])
         self._order += 1
         trial.epochs.append(dict(metrics))

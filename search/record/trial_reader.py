@@ -83,11 +83,6 @@ def read_trial(frozen: FrozenTrial, where: str, metric: str, sign: int) -> tuple
     return trial, rows
 
 
-def name_epoch(epoch: int) -> str:
-    """Return the system attribute that holds an epoch's metrics."""
-    return f"{EPOCH}{epoch}"
-
-
 def read_changes(changes: Any, where: str) -> list[dict[str, Any]]:
     """Return `time` and `differences` of each recorded change of a study.
 
@@ -110,7 +105,7 @@ def list_rows(frozen: FrozenTrial, where: str, metric: str) -> list[dict[str, An
     rows = {
         epoch: row
         for epoch in frozen.intermediate_values  # to which plain Optuna's `report` adds no row
-        if type(epoch) is int and (row := frozen.system_attrs.get(name_epoch(epoch))) is not None
+        if type(epoch) is int and (row := frozen.system_attrs.get(f"{EPOCH}{epoch}")) is not None
     }
     recorded = sorted(rows)
     _require(recorded == list(range(1, len(recorded) + 1)), f"{where} lacks an epoch")

@@ -26,7 +26,7 @@ class Candidates:
 
     def __init__(self, config: StudyConfig, architecture: str, sampler: Sampler) -> None:
         self._architecture = architecture
-        self._sampler = sampler
+        self.sampler = sampler
         self._specs = list_specs(config.space, architecture)
         self._size = config.data.size
         self._seed = config.search.seed
@@ -43,7 +43,7 @@ class Candidates:
         if not self._may_repeat:
             self._repeats.add(trial.params)
         if not is_first or self.has(trial.params):
-            self._sampler.start(trial)
+            self.sampler.start(trial)
 
     def end(self, trial: Trial) -> None:
         """Let the sampler learn how a trial ended; one that lacked memory counts as worse than all, to keep away from.
@@ -52,7 +52,7 @@ class Candidates:
         """
         if trial.lacked_memory and not self._may_repeat:
             trial = dataclasses.replace(trial, state=State.PRUNED, epochs=[])
-        self._sampler.end(trial)
+        self.sampler.end(trial)
 
     def has(self, params: Mapping[str, Any]) -> bool:
         """Answer whether the space has a configuration."""
@@ -62,15 +62,15 @@ class Candidates:
         """Return the configuration of a trial; None, and `is_exhausted` is set, if none is left."""
         lot = derive_seed(self._seed, f"neighbour {number}") % 2**32
         if (params := self._repeats.avoid(self._fill(number, {}), lot)) is None:
-            self._sampler.noted.pop(number, None)
+            self.sampler.noted.pop(number, None)
             self.is_exhausted = True
         return params
 
     def _fill(self, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return a value of every parameter whose condition holds: given, fixed by the space, or proposed."""
         fixed = {name: spec for name, spec in self._specs.items() if not isinstance(spec, Range | Choice)}
-        proposed = self._sampler.propose(number, {**fixed, **given})
-        return drop_inactive(self._sampler.conditions, {**fixed, **proposed, **given})
+        proposed = self.sampler.propose(number, {**fixed, **given})
+        return drop_inactive(self.sampler.conditions, {**fixed, **proposed, **given})
 
     def complete(self, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
         """Return all parameters of a trial for which somebody gave some.
@@ -102,22 +102,23 @@ class Proposer:
             from search.samplers.own import OwnSampler
 
             kind = OwnSampler
-        self.samplers = {name: kind.build(config.search, list_specs(config.space, name), name) for name in names}
-        self._candidates = {name: Candidates(config, name, sampler) for name, sampler in self.samplers.items()}
+        samplers = {name: kind.build(config.search, list_specs(config.space, name), name) for name in names}
+        self.candidates = {name: Candidates(config, name, sampler) for name, sampler in samplers.items()}
+        """By architecture."""
         self.is_exhausted = False
         """Whether no architecture had a configuration left."""
         known = list(learnt)
         for number, trial in enumerate(known, start=-len(known)):  # before the first of this study
-            if sampler := self.samplers.get(trial.architecture):
+            if sampler := samplers.get(trial.architecture):
                 sampler.start(dataclasses.replace(trial, number=number))
                 sampler.end(dataclasses.replace(trial, number=number))
 
     def propose(self, number: int, trials: Sequence[Trial]) -> tuple[str, dict[str, Any]] | None:
         """Return architecture and parameters of a new trial; None if no architecture has a configuration left."""
         names = self._config.search.architectures
-        while left := [name for name in names if not self._candidates[name].is_exhausted]:
+        while left := [name for name in names if not self.candidates[name].is_exhausted]:
             architecture = choose_architecture(self._config, trials, left)
-            if (params := self._candidates[architecture].propose(number)) is not None:
+            if (params := self.candidates[architecture].propose(number)) is not None:
                 return architecture, params
         self.is_exhausted = True
         return None
@@ -125,7 +126,7 @@ class Proposer:
     def complete_recipe(self, recipe: Recipe) -> tuple[str, dict[str, Any]]:
         """Return architecture and all parameters of a recipe."""
         name = recipe.architecture
-        return name, drop_inactive(self.samplers[name].conditions, list_defaults(name) | recipe.params)
+        return name, drop_inactive(self.candidates[name].sampler.conditions, list_defaults(name) | recipe.params)
 
     def complete(self, trial: Trial) -> tuple[str, dict[str, Any]]:
         """Return architecture and all parameters of an enqueued trial; those not given are fixed or proposed.
@@ -139,19 +140,7 @@ class Proposer:
         architecture, given = read_point(trial.enqueued, names)
         if architecture not in names:
             raise InputError(f"this study does not search {architecture}")
-        return architecture, self._candidates[architecture].complete(trial.number, given)
-
-    def has(self, architecture: str, params: Mapping[str, Any]) -> bool:
-        """Answer whether the space has a configuration."""
-        return self._candidates[architecture].has(params)
-
-    def start(self, trial: Trial, *, is_first: bool) -> None:
-        """Take in a trial that starts; `is_first` if it is a recipe of `search.first`."""
-        self._candidates[trial.architecture].start(trial, is_first=is_first)
-
-    def end(self, trial: Trial) -> None:
-        """Take in the end of a trial."""
-        self._candidates[trial.architecture].end(trial)
+        return architecture, self.candidates[architecture].complete(trial.number, given)
 
 
 def is_exhausted(config: StudyConfig, trials: Sequence[Trial]) -> bool:

@@ -253,7 +253,7 @@ def test_samplers_do_not_learn_from_a_recipe_outside_the_space(tmp_path, limit):
     while not run(study := open_study(tmp_path, **settings), limit):
         pass
     assert study.trials[0].params["filters"] == 96
-    assert [trial.number for trial in study._samplers["cnn"]._history.trials] == list(range(1, 9))
+    assert [trial.number for trial in study._candidates["cnn"].sampler._history.trials] == list(range(1, 9))
 
 
 def test_listeners_are_told_after_the_record_was_written(tmp_path):

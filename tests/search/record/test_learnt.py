@@ -65,7 +65,7 @@ def test_what_was_learnt_replaces_random_trials_and_counts_for_nothing_else(tmp_
     assert new.num_epochs == plain.num_epochs == 36
     assert [trial.number for trial in new.trials] == list(range(12))
     assert new.trials[0].params != plain.trials[0].params
-    known = new._samplers["cnn"]._history.trials
+    known = new._candidates["cnn"].sampler._history.trials
     assert [trial.number for trial in known] == list(range(-12, 12))
     assert known[0].params == {name: old.trials[0].params[name] for name in SPACE["cnn"]}
     assert said == [f"{tmp_path}/results/old: the samplers learn from 12 trials; 0 are outside this study's space"]
@@ -104,7 +104,7 @@ def test_a_trial_without_a_parameter_whose_condition_fails_is_learnt_from(tmp_pa
     assert [trial.params for trial in known] == [trial.params for trial in old.trials]
 
     new, _ = search(configure(tmp_path, "new", space, ["old"], num_trials=3), packed)
-    history = new._samplers["cnn"]._history.trials[:12]
+    history = new._candidates["cnn"].sampler._history.trials[:12]
     assert [each.params for each in history] == [
         {name: trial.params[name] for name in space["cnn"] if name in trial.params} for trial in old.trials
     ]
@@ -177,4 +177,4 @@ def test_an_object_store_has_what_was_learnt_before_the_study_begins(tmp_path, p
     shutil.rmtree(tmp_path / "results" / "old")
     elsewhere, _ = search(config, packed, 1)
     assert elsewhere.trials[0].params == straight.trials[0].params
-    assert len(elsewhere._samplers["cnn"]._history.trials) == 13
+    assert len(elsewhere._candidates["cnn"].sampler._history.trials) == 13
