@@ -27,7 +27,6 @@ from search.config.urls import is_url
 from search.config.yaml import set_value
 from search.datasets.prepare import prepare_data, prepare_weights
 from search.listeners.live import build_live
-from search.listeners.wandb.tracker import build_tracker
 from search.record.checkpoints import TrialCheckpoints, load_key
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.journal import Journal
@@ -174,13 +173,16 @@ def _search(
         trials = journal.load()
         live = build_live(config, console=console, trials=trials, elapsed_s=journal.elapsed_s, plain=plain)
         stack.callback(live.close)
-        tracker = build_tracker(config, opened.manifest["id"], live.note)
-        stack.callback(tracker.close)
         checkpoints = TrialCheckpoints(config.directory / "checkpoints")
+        listeners: list[Listener] = [*filter(None, [opened.mirror]), checkpoints]
+        if config.tracking.mode != "off":
+            from search.listeners.wandb.tracker import build_tracker
+
+            listeners.append(tracker := build_tracker(config, opened.manifest["id"], live.note))
+            stack.callback(tracker.close)
         stack.callback(checkpoints.close)
-        silence = Silence(config.search.trial_timeout_s, live.note)
+        listeners += [live, silence := Silence(config.search.trial_timeout_s, live.note)]
         stack.callback(silence.close)
-        listeners: list[Listener] = [*filter(None, [opened.mirror]), checkpoints, tracker, live, silence]
         if config.tracking.tensorboard:
             from search.listeners.tensorboard import EventFiles
 

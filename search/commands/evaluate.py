@@ -24,7 +24,7 @@ from search.datasets.prepare import prepare_data, prepare_weights
 from search.datasets.sources import prepare_sources
 from search.evaluation import evaluate as evaluation
 from search.evaluation.choices import check_winners
-from search.listeners.wandb.gallery import log_evaluation
+from search.evaluation.result import Result
 from search.listeners.wandb.tracker import build_tracker
 from search.record.folder import OpenStudy, open_study
 from search.record.provenance import hash_own, list_changed
@@ -89,8 +89,14 @@ def conclude(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     result = evaluation.evaluate(study, packed, console, notes)
     result = publish_report(result, study.journal, console)
     tracker = build_tracker(study.config, study.manifest["id"], console.print)
-    tracker.on_evaluation(len(result.manifest["evaluations"]), functools.partial(log_evaluation, result=result))
+    tracker.on_evaluation(len(result.manifest["evaluations"]), functools.partial(_log, result))
     tracker.close()
+
+
+def _log(result: Result, run: Any) -> None:
+    from search.listeners.wandb.gallery import log_evaluation  # with wandb
+
+    log_evaluation(run, result)
 
 
 def _read_config(study: str, settings: Sequence[str], code: Path | None, *, needs_code: bool) -> StudyConfig:

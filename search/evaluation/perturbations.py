@@ -80,14 +80,6 @@ def _enhance(
     return kind(image).enhance(factor)
 
 
-def _mirror(image: Image.Image, _: int) -> Image.Image:
-    return ImageOps.mirror(image)
-
-
-def _remove_colour(image: Image.Image, _: int) -> Image.Image:
-    return ImageOps.grayscale(image).convert("RGB")
-
-
 PERTURBED: dict[str, Change] = {
     **{f"jpeg{quality}": functools.partial(_compress, quality=quality) for quality in (90, 75, 50, 30)},
     **{f"blur{sigma}": functools.partial(_blur, sigma=sigma) for sigma in (0.5, 1.0)},
@@ -103,8 +95,8 @@ PERTURBED: dict[str, Change] = {
         )
         for factor in (0.8, 1.2)
     },
-    "flip": _mirror,
-    "grey": _remove_colour,
+    "flip": lambda image, _: ImageOps.mirror(image),
+    "grey": lambda image, _: ImageOps.grayscale(image).convert("RGB"),
 }
 """Name -> change; the names of search.config.fields.PERTURBATIONS."""
 WORDS = {

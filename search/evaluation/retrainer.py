@@ -93,11 +93,12 @@ class Retrainer:
         """
         from search.cluster.runner import run_jobs  # with all of Ray Tune
 
+        columns = TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with (
-            _Shown(jobs, self.console) as shown,
+            Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bars,
             Silence(self.config.search.trial_timeout_s, self.console.print) as silence,
         ):
-            queue = _Queue(jobs, shown, silence)
+            queue = _Queue(jobs, bars, self.console, silence)
             run_jobs(queue, work, self.config, slots=len(jobs))
         if lost := [job.label for job in jobs if job.label not in queue.results]:
             raise TrainingError(
@@ -129,17 +130,17 @@ class Retrainer:
 
 
 class _Queue:
-    """Retrainings as a source of jobs."""
+    """Retrainings as a source of jobs, shown as bars on a terminal, else by a line for each epoch, and each end."""
 
     halt_reason = None
 
-    def __init__(self, jobs: Sequence[Job], shown: "_Shown", silence: Silence) -> None:
+    def __init__(self, jobs: Sequence[Job], bars: Progress, console: Console, silence: Silence) -> None:
         self.results: dict[str, Any] = {}
         """Result or Failure of each job that ended, by label."""
         self._jobs = jobs
         self._waiting = deque(jobs)
-        self._shown = shown
-        self._silence = silence
+        self._bars, self._console, self._silence = bars, console, silence
+        self._rows = {job.label: bars.add_task(job.label, total=job.epochs, start=False) for job in jobs}
 
     def ask(self) -> Job | None:
         """Hand out the next job."""
@@ -153,44 +154,21 @@ class _Queue:
             self._end(job, message.result)
             return True
         self._silence.hear(message.metrics.get("seconds"))
-        self._shown.show_epoch(job, message)
+        row, epoch = self._rows[job.label], int(message.metrics["epoch"])
+        self._bars.start_task(row)
+        self._bars.update(row, completed=epoch)
+        if message.is_new and not self._console.is_terminal:
+            loss = f"train loss {message.metrics['train_loss']:.4f}"
+            self._console.print(f"  {job.label}: epoch {epoch}/{job.epochs}, {loss}")
         return False
 
     def fail(self, number: int, failure: Failure) -> None:
         """Keep the failure as the result."""
         self._end(self._jobs[number], failure)
 
-    def _end(self, job: Job, result: Any) -> None:
+    def _end(self, job: Job, result: TestedModel | Failure | Calibration | int) -> None:
         self._silence.hear()
         self.results[job.label] = result
-        self._shown.show_end(job, result)
-
-
-class _Shown:
-    """Shows bars on a terminal, else a line for each epoch; and a line for each end."""
-
-    def __init__(self, jobs: Sequence[Job], console: Console) -> None:
-        self._console = console
-        columns = TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self._bars = Progress(*columns, console=console, disable=not console.is_terminal)
-        self._rows = {job.label: self._bars.add_task(job.label, total=job.epochs, start=False) for job in jobs}
-
-    def __enter__(self) -> "_Shown":
-        self._bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def show_epoch(self, job: Job, report: Report) -> None:
-        row, epoch = self._rows[job.label], int(report.metrics["epoch"])
-        self._bars.start_task(row)
-        self._bars.update(row, completed=epoch)
-        if report.is_new and not self._console.is_terminal:
-            loss = f"train loss {report.metrics['train_loss']:.4f}"
-            self._console.print(f"  {job.label}: epoch {epoch}/{job.epochs}, {loss}")
-
-    def show_end(self, job: Job, result: TestedModel | Failure | Calibration | int) -> None:
         self._bars.stop_task(self._rows[job.label])
         text = "done"
         match result:

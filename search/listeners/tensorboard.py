@@ -9,6 +9,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tensorboardX.event_file_writer import EventsWriter  # the only writer without queue and thread
+from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made by protobuf at import
+from tensorboardX.summary import hparams, scalar
+
 from search.record.trial import Listener, State, Trial
 from trainables.names import shorten
 
@@ -31,8 +35,6 @@ class EventFiles(Listener):
 
     def on_start(self, trial: Trial) -> None:
         """Start the trial's file with its recorded epochs."""
-        from tensorboardX.event_file_writer import EventsWriter  # the only writer without queue and thread
-
         folder = self._get_folder(trial)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -47,8 +49,6 @@ class EventFiles(Listener):
 
     def on_end(self, trial: Trial) -> None:
         """Write the parameters with the best value of the metric, for the page HPARAMS, and close the file."""
-        from tensorboardX.summary import hparams
-
         if trial.number not in self._writers:  # it ended without being handed out after a kill
             self.on_start(trial)
         if trial.epochs:
@@ -77,11 +77,7 @@ class EventFiles(Listener):
                 self._add_scalar(trial, name, value, epoch)
 
     def _add_scalar(self, trial: Trial, name: str, value: float, epoch: int) -> None:
-        from tensorboardX.summary import scalar
-
         self._add(trial, scalar(name, value), epoch)
 
     def _add(self, trial: Trial, summary: Any, step: int) -> None:
-        from tensorboardX.proto.event_pb2 import Event  # type: ignore[attr-defined]  # made by protobuf at import
-
         self._writers[trial.number].write_event(Event(wall_time=time.time(), step=step, summary=summary))

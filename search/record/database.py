@@ -11,6 +11,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution
 from optuna.storages import RDBStorage
+from sqlalchemy import event, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import StaticPool
 
 from search.config.urls import DRIVERS, PASSWORD, check_database_url
 from search.record.errors import StorageLost, describe_loss
@@ -59,10 +62,6 @@ def open_database(url: str, arguments: dict[str, dict[str, str]], *, skip_table_
     Raises:
         InputError: If the database refuses the connection, or its client library is not installed.
     """
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import SQLAlchemyError
-    from sqlalchemy.pool import StaticPool
-
     check_database_url(url)
     known = make_url(url)
     full = known.set(drivername=DRIVERS[known.drivername], password=os.environ.get(PASSWORD))
@@ -85,8 +84,6 @@ def lock_study(storage: RDBStorage, study: str) -> None:
     Raises:
         InputError: If another connection holds the lock.
     """
-    from sqlalchemy import event, text
-
     digest = hashlib.sha256(f"cifake-search {storage.engine.url.database} {study}".encode()).digest()
     is_postgresql = storage.engine.dialect.name == "postgresql"
     key = int.from_bytes(digest[:8], signed=True) if is_postgresql else digest.hex()[:60]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import wandb
 
 from search.evaluation.result import Result, TestedModel
 from trainables.names import shorten
@@ -14,8 +15,6 @@ from trainables.names import shorten
 
 def log_evaluation(run: Any, result: Result) -> None:
     """Log everything of an evaluation, in one step; its report is written."""
-    import wandb
-
     directory = result.config.directory
     told = {key: dict(result.manifest)[key] for key in ("config", "data", "code")}
     run.config.update({"study": result.study, "choices": result.manifest["evaluations"][-1], **told})
@@ -46,8 +45,6 @@ def list_best(result: Result) -> list[TestedModel]:
 
 def _tabulate(result: Result) -> Any:
     """Return a row for each retrained model with all its metrics."""
-    import wandb
-
     rows = []
     for tested in result.models:
         plain = dataclasses.asdict(tested)
@@ -59,8 +56,6 @@ def _tabulate(result: Result) -> Any:
 
 def _read_table(path: Path) -> Any:
     """Return a table of the report."""
-    import wandb
-
     with path.open(encoding="utf-8", newline="") as file:
         header, *rows = csv.reader(file)
     columns: list[str | int] = [*header]
@@ -76,8 +71,6 @@ def _read_cell(text: str) -> float | str | None:
 
 def _draw_confusion(result: Result, architecture: str) -> Any:
     """Return the confusion matrix of an architecture's best configuration, counts summed over its seeds."""
-    import wandb
-
     mine = result.winners[architecture]
     counts = np.sum([tested.confusion for tested in mine], axis=0)
     data: list[Any] = [
@@ -94,8 +87,6 @@ def _draw_confusion(result: Result, architecture: str) -> Any:
 
 
 def _draw_roc(result: Result, tested: TestedModel) -> Any:
-    import wandb
-
     real = result.predictions[tested.label]
     truth: Any = result.labels
     probabilities: Any = np.stack([1 - real, real], axis=1)
@@ -105,8 +96,6 @@ def _draw_roc(result: Result, tested: TestedModel) -> Any:
 
 def _draw_curves(result: Result) -> Any:
     """Return the validation metric by epoch of the trials that won."""
-    import wandb
-
     curves = {best.architecture: result.trials[best.trial].list_values() for best in list_best(result)}
     return wandb.plot.line_series(
         xs=[list(range(1, len(values) + 1)) for values in curves.values()],
@@ -119,8 +108,6 @@ def _draw_curves(result: Result) -> Any:
 
 def _pack(result: Result, tested: TestedModel, folder: Path) -> Any:
     """Return a model artifact with its origin; its files are referenced, not copied."""
-    import wandb
-
     manifest = result.manifest
     metadata = {
         "study": result.study,
