@@ -26,7 +26,7 @@ from search.config.untrusted import check_address, check_storage
 from search.config.urls import is_url
 from search.config.yaml import set_value
 from search.datasets.prepare import prepare_data, prepare_weights
-from search.listeners.live import build_live
+from search.listeners.log import build_live
 from search.record.checkpoints import TrialCheckpoints, load_key
 from search.record.folder import OpenStudy, check_absent, open_study
 from search.record.journal import Journal

@@ -10,12 +10,11 @@ import typer
 from search.commands.inspect import Inspected
 from search.commands.terminal import build_console, explain_errors
 from search.config.conditions import drop_inactive, list_conditions
-from search.config.printable import escape
+from search.config.printable import escape, format_params
 from search.config.schema import StudyConfig
 from search.config.space import Choice, Range, list_specs
 from search.config.space_checks import check_point
 from search.config.yaml import set_value
-from search.listeners.status import format_params
 from search.record.reading import read_study
 from search.record.requests import Request, send_request
 from trainables.config import Value

@@ -17,8 +17,8 @@ from rich.live import Live
 from rich.table import Table
 
 from search.commands.terminal import build_console, explain_errors
-from search.config.printable import escape
-from search.listeners.status import Status, estimate_left_s, find_best, format_params, list_changed, rank_trials
+from search.config.printable import escape, format_params
+from search.listeners.status import Status, estimate_left_s, find_best, list_changed, rank_trials
 from search.record.reading import StudyReader, read_study
 from search.record.trial import State, Trial
 from search.report.ending import describe_ending

@@ -1,24 +1,35 @@
 """The plan of a study, printed by --dry-run: space, rungs, epochs, retrainings."""
 
+import itertools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from rich.console import Console
 from rich.table import Table
 
-from search.config.conditions import list_conditions
+from search.config.conditions import drop_inactive, is_active, list_conditions
 from search.config.load import dump
 from search.config.printable import escape
 from search.config.rungs import list_brackets, list_rungs
 from search.config.schema import StudyConfig, pick_seeds
 from search.config.search import SearchConfig
-from search.config.space import Choice, Range, Spec, count_points, describe, list_specs
+from search.config.space import Choice, Range, Space, Spec, build_distributions, describe, list_specs
 from search.config.yaml import format_yaml
 from search.samplers.shares import COUNTED, check_shares, list_shares
 from search.schedulers.scheduler import HALVING, build_scheduler
-from trainables.config import get_architecture, is_function
+from trainables.config import (
+    IMAGE_SIZE,
+    get_architecture,
+    is_function,
+    list_defaults,
+    list_rules,
+    list_without_effect,
+)
 from trainables.names import is_own
 from trainables.parameters import read_sentences
 
@@ -132,6 +143,52 @@ def list_repetitions(config: StudyConfig) -> list[str]:
         for name, count in points.items()
         if count is not None and count < due[name]
     ]
+
+
+def count_points(space: Space, architecture: str, size: int = IMAGE_SIZE) -> int | None:
+    """Return the number of configurations of one architecture; None if a parameter is continuous.
+
+    Configurations that differ only in parameters without effect count once.
+    """
+    specs = list_specs(space, architecture)
+    defaults, conditions = list_defaults(architecture), list_conditions(specs)
+    distributions = build_distributions(specs, architecture)
+    counts = {name: _count_values(each) for name, each in distributions.items()}
+    deciding = sorted(
+        {name for name, _ in list_rules(architecture, size)} | {name for when in conditions.values() for name in when}
+    )
+    options = [_list_values(distributions[name]) if name in distributions else [specs[name]] for name in deciding]
+    combinations = (dict(zip(deciding, values, strict=True)) for values in itertools.product(*options))
+    total = 0
+    for point in map(dict, {tuple(drop_inactive(conditions, each).items()) for each in combinations}):
+        inactive = {name for name, when in conditions.items() if not is_active(when, point)}
+        excluded = {*deciding, *inactive, *list_without_effect(architecture, {**defaults, **point}, size)}
+        found = [count for name, count in counts.items() if name not in excluded]
+        known = [count for count in found if count is not None]
+        if len(known) < len(found):
+            return None
+        total += math.prod(known)
+    return total
+
+
+def _count_values(distribution: BaseDistribution) -> int | None:
+    """Return the number of a distribution's values, steps counted in decimals as in Optuna; None if continuous."""
+    match distribution:
+        case CategoricalDistribution(choices=choices):
+            return len(set(choices))  # 1 and 1.0 are the same value of a float
+        case IntDistribution(low=low, high=high, step=step):
+            return (high - low) // step + 1
+        case FloatDistribution(low=low, high=high, step=float() | int() as step):
+            return int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1
+    return None
+
+
+def _list_values(distribution: BaseDistribution) -> Sequence[Any]:
+    """Return the values of a choice or of a range of integers."""
+    if isinstance(distribution, IntDistribution):
+        return range(distribution.low, distribution.high + 1, distribution.step)
+    assert isinstance(distribution, CategoricalDistribution)
+    return distribution.choices
 
 
 def estimate_epochs(config: StudyConfig) -> tuple[int, int]:

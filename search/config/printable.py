@@ -4,6 +4,7 @@ All code that shows such text calls this module. Each function serves one output
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 FORMULA_STARTS = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001 full-width forms, which count too
@@ -49,6 +50,12 @@ def defuse(cell: Any) -> Any:
         return cell
     shown = escape(cell)
     return f"'{shown}" if shown.lstrip().startswith(FORMULA_STARTS) and not _is_number(shown) else shown
+
+
+def format_params(params: Mapping[str, Any]) -> str:
+    """Return parameters as name=value, floats to four digits, safe as `escape`."""
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in params.items()}
+    return escape(" ".join(f"{name}={value}" for name, value in shown.items()))
 
 
 def escape_markdown(text: object) -> str:

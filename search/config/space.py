@@ -1,24 +1,15 @@
 """The space: what each parameter may be, its checks, and its form as Optuna's distributions."""
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from search.config.conditions import drop_inactive, is_active, list_conditions
+from search.config.conditions import drop_inactive, list_conditions
 from search.config.printable import escape
-from trainables.config import (
-    IMAGE_SIZE,
-    Value,
-    get_schema,
-    list_defaults,
-    list_rules,
-    list_without_effect,
-)
+from trainables.config import Value, get_schema, list_defaults
 from trainables.names import shorten
 
 
@@ -72,32 +63,6 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
     }
 
 
-def count_points(space: Space, architecture: str, size: int = IMAGE_SIZE) -> int | None:
-    """Return the number of configurations of one architecture; None if a parameter is continuous.
-
-    Configurations that differ only in parameters without effect count once.
-    """
-    specs = list_specs(space, architecture)
-    defaults, conditions = list_defaults(architecture), list_conditions(specs)
-    distributions = build_distributions(specs, architecture)
-    counts = {name: _count_values(each) for name, each in distributions.items()}
-    deciding = sorted(
-        {name for name, _ in list_rules(architecture, size)} | {name for when in conditions.values() for name in when}
-    )
-    options = [_list_values(distributions[name]) if name in distributions else [specs[name]] for name in deciding]
-    combinations = (dict(zip(deciding, values, strict=True)) for values in itertools.product(*options))
-    total = 0
-    for point in map(dict, {tuple(drop_inactive(conditions, each).items()) for each in combinations}):
-        inactive = {name for name, when in conditions.items() if not is_active(when, point)}
-        excluded = {*deciding, *inactive, *list_without_effect(architecture, {**defaults, **point}, size)}
-        found = [count for name, count in counts.items() if name not in excluded]
-        known = [count for count in found if count is not None]
-        if len(known) < len(found):
-            return None
-        total += math.prod(known)
-    return total
-
-
 def contains(spec: Spec, value: Value) -> bool:
     """Answer whether a parameter may take a value."""
     if isinstance(spec, Choice):
@@ -144,26 +109,6 @@ def get_hint(architecture: str, name: str) -> Any:
     """Return the type of a parameter, as its dataclass or function declares it; None if that was not imported."""
     schema = get_schema(architecture)
     return schema[name].hint if schema else None
-
-
-def _count_values(distribution: BaseDistribution) -> int | None:
-    """Return the number of a distribution's values, steps counted in decimals as in Optuna; None if continuous."""
-    match distribution:
-        case CategoricalDistribution(choices=choices):
-            return len(set(choices))  # 1 and 1.0 are the same value of a float
-        case IntDistribution(low=low, high=high, step=step):
-            return (high - low) // step + 1
-        case FloatDistribution(low=low, high=high, step=float() | int() as step):
-            return int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1
-    return None
-
-
-def _list_values(distribution: BaseDistribution) -> Sequence[Any]:
-    """Return the values of a choice or of a range of integers."""
-    if isinstance(distribution, IntDistribution):
-        return range(distribution.low, distribution.high + 1, distribution.step)
-    assert isinstance(distribution, CategoricalDistribution)
-    return distribution.choices
 
 
 def _build_distribution(spec: Range | Choice, *, is_int: bool) -> BaseDistribution:

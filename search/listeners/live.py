@@ -1,6 +1,5 @@
-"""Shows a running search: a live view on a terminal, one line per event elsewhere."""
+"""Shows a running search on a terminal: a view at its bottom, kept up to date."""
 
-import os
 import time
 from collections.abc import Sequence
 
@@ -8,69 +7,16 @@ from rich.console import Console
 from rich.live import Live
 
 from search.config.printable import escape
-from search.config.schema import StudyConfig
 from search.config.search import SearchConfig
-from search.listeners.status import Status, format_params, name_trial
+from search.listeners.log import View
+from search.listeners.status import Status
 from search.listeners.usage import Usage
-from search.record.trial import Listener, State, Trial
-from trainables.config import WITHOUT_GRAPH
+from search.record.trial import State, Trial
 
 REFRESHES_PER_SECOND = 2
 
 
-class _View(Listener):
-    """What both views print."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._is_slow = False
-
-    def on_epoch(self, trial: Trial) -> None:
-        """Print once why trials train without CUDA graphs, if they do."""
-        reason = str(trial.attributes.get("device", "")).partition(WITHOUT_GRAPH)[2]
-        if reason and not self._is_slow:
-            self._is_slow = True
-            told = "trains without a CUDA graph, more slowly, with the same results"
-            self.note(f"{name_trial(trial)} {told}: {escape(reason)}")
-
-    def note(self, message: str) -> None:
-        """Print a line; a live view stays below it."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
-class PlainLog(_View):
-    """Prints one line per event."""
-
-    def __init__(self, search: SearchConfig, *, console: Console) -> None:
-        super().__init__(console)
-        self._search = search
-
-    def on_start(self, trial: Trial) -> None:
-        """Print the trial's parameters."""
-        begins = f"continues at epoch {len(trial.epochs) + 1}" if trial.epochs else "starts"
-        self.note(f"{name_trial(trial)} {begins}: {format_params(trial.params)}")
-
-    def on_epoch(self, trial: Trial) -> None:
-        """Print the last epoch."""
-        super().on_epoch(trial)
-        last = trial.epochs[-1]
-        epoch = f"epoch {len(trial.epochs)}/{self._search.count_epochs(trial.architecture)}"
-        names = dict.fromkeys((trial.metric, "loss"))
-        values = ", ".join(f"{name} {last[name]:.4f}" for name in names if name in last)
-        self.note(f"{name_trial(trial)} {epoch}: {values}{_speed(trial)}")
-
-    def on_end(self, trial: Trial) -> None:
-        """Print how the trial ended."""
-        count = f"{len(trial.epochs)} epoch{'' if len(trial.epochs) == 1 else 's'}"
-        if trial.state is State.FAIL or not trial.epochs:
-            result = escape(trial.reason)
-        else:
-            last, best = trial.list_values()[-1], trial.get_peak()[0]
-            result = f"{trial.metric} {last:.4f} (best {best:.4f}){_speed(trial)}"
-        self.note(f"{name_trial(trial)} {trial.state} after {count}: {result}")
-
-
-class LiveView(_View):
+class LiveView(View):
     """Keeps a view of the search at the bottom of a terminal; it reads the epochs from the trials themselves."""
 
     def __init__(
@@ -93,7 +39,7 @@ class LiveView(_View):
         """Remove the trial from the running ones; print the reason of a failed one."""
         self._trials[trial.number] = trial
         if trial.state is State.FAIL:
-            self.note(f"{name_trial(trial)} FAIL: {escape(trial.reason)}")
+            self.note(f"{trial.name} FAIL: {escape(trial.reason)}")
 
     def close(self) -> None:
         """Leave the last view and release the terminal."""
@@ -108,26 +54,3 @@ class LiveView(_View):
             elapsed_s=time.monotonic() - self._begun,
             usage=self._usage.describe(),
         )
-
-
-def build_live(
-    config: StudyConfig, *, console: Console, trials: Sequence[Trial] = (), elapsed_s: float = 0.0, plain: bool = False
-) -> PlainLog | LiveView:
-    """Build the listener that shows a search: live on a terminal, line by line elsewhere and in CI.
-
-    Args:
-        config: The study.
-        console: Prints the view.
-        trials: Trials of a resumed study.
-        elapsed_s: Seconds of searching before this resumption.
-        plain: Whether a terminal gets lines too.
-    """
-    if plain or not console.is_terminal or console.is_dumb_terminal or os.environ.get("CI"):
-        return PlainLog(config.search, console=console)
-    return LiveView(config.name, config.search, console=console, trials=trials, elapsed_s=elapsed_s)
-
-
-def _speed(trial: Trial) -> str:
-    """Return the speed of the last epoch behind a comma, if it was measured."""
-    last = trial.epochs[-1]
-    return f", {last['images_per_second']:.0f} images/s" if "images_per_second" in last else ""

@@ -17,7 +17,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from search.config.printable import escape
+from search.config.printable import escape, format_params
 from search.config.rungs import list_rungs
 from search.config.search import SearchConfig
 from search.record.trial import State, Trial
@@ -88,7 +88,7 @@ class Status:
         failed = [trial for trial in self.trials if trial.state is State.FAIL]
         if failed:
             reason = escape(" ".join(str(failed[-1].reason).split()))
-            last = f"last failure: {name_trial(failed[-1])}: {reason}"
+            last = f"last failure: {failed[-1].name}: {reason}"
             lines.append(Text(last, "red", no_wrap=True, overflow="ellipsis"))
         return lines
 
@@ -168,23 +168,9 @@ def list_changed(trial: Trial) -> dict[str, Any]:
     return {name: value for name, value in trial.params.items() if defaults.get(name) != value}
 
 
-def format_params(params: Mapping[str, Any]) -> str:
-    """Return parameters as name=value, floats to four digits."""
-    return escape(
-        " ".join(
-            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
-        )
-    )
-
-
 def format_clock(seconds: float) -> str:
     """Return h:mm:ss."""
     return str(timedelta(seconds=int(seconds)))
-
-
-def name_trial(trial: Trial) -> str:
-    """Return a trial's number and architecture for a line of text."""
-    return f"trial {trial.number} {trial.architecture}"
 
 
 def _draw_best(metric: str, best: Mapping[str, Trial], params: Sequence[Sequence[str]]) -> Iterator[RenderableType]:

@@ -58,6 +58,11 @@ class Trial:
     """When its state became final, in local time."""
 
     @property
+    def name(self) -> str:
+        """Its number and architecture, for a line of text."""
+        return f"trial {self.number} {self.architecture}"
+
+    @property
     def is_foreign(self) -> bool:
         """Whether another program wrote it, so that nothing is known of its training."""
         return self.architecture == FOREIGN

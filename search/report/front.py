@@ -3,11 +3,11 @@
 import math
 from collections.abc import Sequence
 
-from search.config.printable import escape
+from search.config.printable import escape, format_params
 from search.config.schema import StudyConfig
 from search.evaluation.front import find_front, list_points
 from search.evaluation.result import Result
-from search.listeners.status import format_params, list_changed
+from search.listeners.status import list_changed
 from search.record.trial import Trial
 from search.report.cells import Table, format_count, format_duration, format_metric
 from trainables.names import shorten

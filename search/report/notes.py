@@ -15,7 +15,7 @@ from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
 from search.report.coverage import describe_temperatures
 from search.report.schedules import describe_schedules
-from search.samplers.shares import describe_shares
+from search.report.searches import describe_shares
 from trainables.config import list_defaults
 from trainables.names import shorten
 from trainables.pack_info import describe_images

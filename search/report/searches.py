@@ -8,11 +8,12 @@ from search.config.search import SearchConfig
 from search.config.space import Choice, Range, list_specs
 from search.evaluation.result import Result
 from search.listeners.status import rank_trials
+from search.record.trial import Trial
 from search.report.cells import Table, format_count, format_duration, format_metric, format_percent, format_value
 from search.report.front import tabulate_front
 from search.report.summary import SearchSummary, summarize_search
 from search.samplers.sampler import PARTS
-from search.samplers.shares import name_device
+from search.samplers.shares import list_shares, measure_seconds, name_device
 from trainables.config import Value, list_defaults
 
 NUM_BEST = 10
@@ -28,6 +29,22 @@ def describe_sampler(search: SearchConfig) -> str:
         f"Sampler: portfolio, which draws a sampler for each proposal ({parts}). It is the default, because it found "
         "better trials on replayed trainings than tpe and than random search with ASHA (LOG.md, 2026-11-29)."
     )
+
+
+def describe_shares(config: StudyConfig, trials: Sequence[Trial]) -> str:
+    """Return a sentence on what was shared, in which proportion, and what each architecture got."""
+    search, shares = config.search, list_shares(config)
+    device = name_device(config)
+    what = {"trials": "number of trials", "epochs": "epochs trained", "seconds": f"{device}-seconds of training"}
+    what["value"] = "number of trials, while an architecture could still win,"
+    weights = " to ".join(f"{share:g}" for share in shares.values())
+    got = []
+    for name in shares:
+        mine = [trial for trial in trials if trial.architecture == name]
+        epochs = sum(len(trial.epochs) for trial in mine)
+        seconds = sum(measure_seconds(config, trial) for trial in mine)
+        got.append(f"{name} got {len(mine)} trials, {epochs:,} epochs, {seconds:,.0f} {device}-seconds")
+    return f"The search divided the {what[search.divide]} {weights} among {', '.join(shares)}: {'; '.join(got)}."
 
 
 def list_search_tables(result: Result) -> list[Table]:

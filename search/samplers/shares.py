@@ -127,19 +127,3 @@ def check_shares(config: StudyConfig) -> None:
             f"search.num_trials = {search.num_trials} leaves {', '.join(missing)} {fewer}: raise it, or change "
             "search.min_trials, search.first or search.architectures"
         )
-
-
-def describe_shares(config: StudyConfig, trials: Sequence[Trial]) -> str:
-    """Return a sentence on what was shared, in which proportion, and what each architecture got."""
-    search, shares = config.search, list_shares(config)
-    device = name_device(config)
-    what = {"trials": "number of trials", "epochs": "epochs trained", "seconds": f"{device}-seconds of training"}
-    what["value"] = "number of trials, while an architecture could still win,"
-    weights = " to ".join(f"{share:g}" for share in shares.values())
-    got = []
-    for name in shares:
-        mine = [trial for trial in trials if trial.architecture == name]
-        epochs = sum(len(trial.epochs) for trial in mine)
-        seconds = sum(measure_seconds(config, trial) for trial in mine)
-        got.append(f"{name} got {len(mine)} trials, {epochs:,} epochs, {seconds:,.0f} {device}-seconds")
-    return f"The search divided the {what[search.divide]} {weights} among {', '.join(shares)}: {'; '.join(got)}."

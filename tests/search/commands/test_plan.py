@@ -1,8 +1,8 @@
 import pytest
 
-from search.commands.plan import describe_budget, estimate_epochs, list_repetitions
+from search.commands.plan import count_points, describe_budget, estimate_epochs, list_repetitions
 from search.config.load import parse
-from search.config.space import build_distributions, count_points, list_specs
+from search.config.space import build_distributions, list_specs
 from search.samplers.sampler import Sampler
 
 

@@ -5,9 +5,9 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from search.commands.plan import _tabulate
+from search.commands.plan import _tabulate, count_points
 from search.config.load import parse
-from search.config.space import count_points, list_specs
+from search.config.space import list_specs
 from search.record.journal import Journal
 from search.record.trial import State
 from search.report.charts import build_charts

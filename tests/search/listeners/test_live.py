@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from search.config.load import parse
-from search.listeners.live import REFRESHES_PER_SECOND, LiveView, PlainLog, build_live
+from search.listeners.live import REFRESHES_PER_SECOND, LiveView
+from search.listeners.log import PlainLog, build_live
 from search.record.trial import State, Trial
 from trainables.config import WITHOUT_GRAPH
 

@@ -5,9 +5,10 @@ from collections import Counter
 
 import pytest
 
+from search.commands.plan import count_points
 from search.config.load import parse
 from search.config.schema import MANIFEST
-from search.config.space import build_distributions, count_points, list_specs
+from search.config.space import build_distributions, list_specs
 from search.config.yaml import write_yaml
 from search.record.journal import Journal
 from search.record.manifest import list_differences, load_manifest

@@ -4,8 +4,9 @@ import pytest
 
 from search.config.load import parse
 from search.record.trial import State, Trial
+from search.report.searches import describe_shares
 from search.samplers.rising import WINDOW, list_able
-from search.samplers.shares import choose_architecture, describe_shares
+from search.samplers.shares import choose_architecture
 
 FLAT = [0.5] * (WINDOW + 1)
 RISING = [0.01 * step for step in range(WINDOW + 2)]  # by 0.01 a trial, now 0.08

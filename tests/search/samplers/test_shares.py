@@ -4,10 +4,10 @@ import pytest
 
 from search.config.load import parse
 from search.record.trial import State, Trial
+from search.report.searches import describe_shares
 from search.samplers.shares import (
     check_shares,
     choose_architecture,
-    describe_shares,
     find_furthest_behind,
     measure_seconds,
     measure_use,
