@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from rich.console import Console
 from rich.table import Table
 
@@ -18,12 +16,13 @@ from search.config.printable import escape
 from search.config.rungs import list_brackets, list_rungs
 from search.config.schema import StudyConfig, pick_seeds
 from search.config.search import SearchConfig
-from search.config.space import Choice, Range, Space, Spec, build_distributions, describe, list_specs
+from search.config.space import Choice, Range, Space, Spec, describe, get_hint, list_specs
 from search.config.yaml import format_yaml
 from search.samplers.shares import COUNTED, check_shares, list_shares
 from search.schedulers.scheduler import HALVING, build_scheduler
 from trainables.config import (
     IMAGE_SIZE,
+    Value,
     get_architecture,
     is_function,
     list_defaults,
@@ -152,12 +151,15 @@ def count_points(space: Space, architecture: str, size: int = IMAGE_SIZE) -> int
     """
     specs = list_specs(space, architecture)
     defaults, conditions = list_defaults(architecture), list_conditions(specs)
-    distributions = build_distributions(specs, architecture)
-    counts = {name: _count_values(each) for name, each in distributions.items()}
+    counts = {
+        name: _count_values(spec, is_int=get_hint(architecture, name) is int)
+        for name, spec in specs.items()
+        if isinstance(spec, Range | Choice)
+    }
     deciding = sorted(
         {name for name, _ in list_rules(architecture, size)} | {name for when in conditions.values() for name in when}
     )
-    options = [_list_values(distributions[name]) if name in distributions else [specs[name]] for name in deciding]
+    options = [_list_values(specs[name]) for name in deciding]
     combinations = (dict(zip(deciding, values, strict=True)) for values in itertools.product(*options))
     total = 0
     for point in map(dict, {tuple(drop_inactive(conditions, each).items()) for each in combinations}):
@@ -171,24 +173,21 @@ def count_points(space: Space, architecture: str, size: int = IMAGE_SIZE) -> int
     return total
 
 
-def _count_values(distribution: BaseDistribution) -> int | None:
-    """Return the number of a distribution's values, steps counted in decimals as in Optuna; None if continuous."""
-    match distribution:
-        case CategoricalDistribution(choices=choices):
-            return len(set(choices))  # 1 and 1.0 are the same value of a float
-        case IntDistribution(low=low, high=high, step=step):
-            return (high - low) // step + 1
-        case FloatDistribution(low=low, high=high, step=float() | int() as step):
-            return int((Decimal(str(high)) - Decimal(str(low))) // Decimal(str(step))) + 1
-    return None
+def _count_values(spec: Range | Choice, *, is_int: bool) -> int | None:
+    """Return the number of a spec's values, steps counted in decimals as in Optuna; None if it is continuous."""
+    if isinstance(spec, Choice):
+        return len(set(spec.choice))  # 1 and 1.0 are the same value of a float
+    if not spec.step and not is_int:
+        return None
+    low, high, step = (Decimal(str(each)) for each in (spec.low, spec.high, spec.step or 1))
+    return int((high - low) // step) + 1
 
 
-def _list_values(distribution: BaseDistribution) -> Sequence[Any]:
-    """Return the values of a choice or of a range of integers."""
-    if isinstance(distribution, IntDistribution):
-        return range(distribution.low, distribution.high + 1, distribution.step)
-    assert isinstance(distribution, CategoricalDistribution)
-    return distribution.choices
+def _list_values(spec: Spec) -> Sequence[Value]:
+    """Return the values of a choice, of a range of integers, or the fixed one."""
+    if isinstance(spec, Range):
+        return range(int(spec.low), int(spec.high) + 1, int(spec.step or 1))
+    return spec.choice if isinstance(spec, Choice) else [spec]
 
 
 def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
