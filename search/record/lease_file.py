@@ -14,6 +14,10 @@ CLAIM_S = 1.0
 """Seconds after which a claim, which should last microseconds, counts as left by a kill."""
 
 
+LEASE_BYTES = 4096
+"""Most bytes that are read of a lease, which has some hundred; a stranger's may have any number."""
+
+
 class FileSlot:
     """A lease that is a file.
 
@@ -86,7 +90,8 @@ class FileSlot:
 
 def _read(path: Path) -> bytes | None:
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(LEASE_BYTES)
     except FileNotFoundError:
         return None
 

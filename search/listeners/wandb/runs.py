@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from search.config.schema import StudyConfig
+from search.config.untrusted import parse_json, read_file
 from search.record.trial import State, Trial
 from trainables.durable import write_file
 
@@ -27,6 +28,8 @@ DISCONNECT_S = 2.0
 """Seconds that W&B's service may take to end when no run is open; it rarely takes 0.1."""
 FREE_BYTES = 16 * 2**20
 """Fewest free bytes of a disk on which runs are opened: on a full disk W&B's service drops data silently."""
+SWEEP_BYTES = 64 * 2**10
+"""Most bytes of sweep.json, which has a hundred."""
 EXIT_CODES = {State.COMPLETE: 0, State.PRUNED: 0, State.FAIL: 1, State.RUNNING: 255}
 """Exit codes of runs: W&B shows 0 as finished, 1 as failed, 255 as killed (an interrupted trial)."""
 SETTINGS = {
@@ -144,8 +147,10 @@ def open_sweep(target: Target) -> str:
 
     place = {"server": wandb.setup().settings.base_url, "project": target.config.tracking.project}
     path = target.config.directory / "sweep.json"
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if known.items() >= place.items():
+    known: Any = None
+    with contextlib.suppress(OSError, ValueError):  # there is none; or a stranger's is damaged, and is replaced
+        known = parse_json(read_file(path, SWEEP_BYTES))
+    if isinstance(known, dict) and known.items() >= place.items() and isinstance(known.get("id"), str):
         return str(known["id"])
     before = {name: os.environ.get(name) for name in ("WANDB_ENTITY", "WANDB_PROJECT")}
     try:

@@ -195,6 +195,15 @@ def test_a_lock_that_cannot_be_read_is_watched_too(tmp_path):
     assert "an unknown process" in notes[0]
 
 
+def test_of_a_strangers_endless_lock_only_the_beginning_is_read(tmp_path):
+    path = tmp_path / "study.lock"
+    with path.open("wb") as file:
+        file.truncate(2**42)  # more than any memory
+    assert find_holder(path) is None
+    with hold(path, lambda _: None, watch_s=0.2):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
 def test_the_lock_is_let_go_when_the_search_breaks(tmp_path):
     with pytest.raises(ZeroDivisionError), hold(tmp_path / "study.lock", print):
         raise ZeroDivisionError

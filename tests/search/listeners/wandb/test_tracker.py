@@ -326,6 +326,19 @@ def test_runs_belong_to_a_sweep_over_the_space(build, wandb_server, tmp_path):
     assert json.loads((tmp_path / "demo" / "sweep.json").read_text())["id"] == "sweep0"
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '{"server": 1, "project": "cifake"}'])
+def test_a_damaged_record_of_the_sweep_is_replaced(build, wandb_server, tmp_path, warnings, content):
+    path = tmp_path / "demo" / "sweep.json"
+    path.parent.mkdir()
+    path.write_text(content)
+    tracker = build("online")
+    play(tracker, make_trial())
+    tracker.close()
+
+    assert warnings == []
+    assert wandb_server.describe("demo-1d-0000")["sweep"] == json.loads(path.read_text())["id"] == "sweep0"
+
+
 def test_a_server_without_sweeps_still_takes_runs(build, wandb_server, warnings):
     wandb_server.refused = {"UpsertSweep"}
     tracker, trial = build("online", timeout_s=2.0), make_trial()
