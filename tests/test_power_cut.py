@@ -22,8 +22,7 @@ from search.evaluation.model_file import check_files, load_record
 from search.evaluation.openings import complete_entries, describe_openings
 from search.record.journal import Journal
 from trainables import checkpoint
-from trainables.pack import FORMAT
-from trainables.pack_info import PACK_JSON, verify
+from trainables.pack_info import FORMAT, PACK_JSON, verify
 
 CALLS = (
     "openat,write,pwrite64,ftruncate,rename,renameat,renameat2,link,linkat,unlink,unlinkat,mkdir,mkdirat,rmdir,symlink,"

@@ -5,8 +5,10 @@ The layout is {train,val,test}/CLASS/**, in any case, or CLASS/** without a spli
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Collection, Iterable
 
+from trainables.config import IMAGE_SIZE
 from trainables.errors import InputError
 from trainables.source import LAYOUT, Source
 
@@ -92,6 +94,29 @@ def read_source(source: Source, classes: tuple[str, str]) -> Layout:
         raise InputError(f"{source.path} has no images of {' and '.join(empty)}: {expected}")
     files = {path: f"{SOURCE}/{path.removeprefix(start)}" for name in own for path in found[name]}
     return Layout(classes=classes, splits=(SOURCE,), files=files)
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a pack depends on besides its source."""
+
+    size: int = IMAGE_SIZE
+    """Height and width to which images are resized, in pixels."""
+    positive: str = "REAL"
+    """Class with label 1."""
+    test_fraction: float | None = None
+    """Fraction of the images that becomes the test split, for a source without splits; None for any other."""
+    classes: tuple[str, str] | None = None
+    """Classes in the order of their labels, for images that models are only tested on; None for a data set."""
+
+    def describe(self) -> str:
+        """Return the settings as text; those of CIFAKE are the empty one."""
+        plain = {name: value for name, value in dataclasses.asdict(self).items() if name != "classes" or value}
+        return "" if self == Settings() else json.dumps(plain)
+
+    def read_layout(self, source: Source) -> Layout:
+        """Return which files of a source belong to which split and class."""
+        return read_layout(source, self.positive) if self.classes is None else read_source(source, self.classes)
 
 
 def require_classes(

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from trainables.errors import InputError
 from trainables.files import hash_file
 
+FORMAT = 3
+"""Version of the packed files; it is part of the names in the cache, so packs of other versions are not found."""
 PACK_JSON = "pack.json"
 """File with the description of a pack; it is written last."""
 

@@ -16,8 +16,9 @@ from search.config.space import Choice, list_specs, pick
 from search.config.untrusted import MAX_TEST_IMAGES
 from trainables.config import build_train_config
 from trainables.errors import InputError
+from trainables.layout import Settings
 from trainables.names import is_own
-from trainables.pack import Settings, pack
+from trainables.pack import pack
 from trainables.pack_info import describe_images, draw_train, load_info, split_train
 
 

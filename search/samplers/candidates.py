@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from search.config.conditions import drop_inactive, list_conditions
+from search.config.conditions import drop_inactive
 from search.config.schema import Recipe, StudyConfig
-from search.config.space import Choice, Range, build_distributions, find_outside, list_specs
+from search.config.space import Choice, Range, find_outside, list_specs
 from search.config.space_checks import check_point
 from search.record.trial import State, Trial
 from search.record.trial_reader import read_point
@@ -141,18 +141,3 @@ class Proposer:
         if architecture not in names:
             raise InputError(f"this study does not search {architecture}")
         return architecture, self.candidates[architecture].complete(trial.number, given)
-
-
-def is_exhausted(config: StudyConfig, trials: Sequence[Trial]) -> bool:
-    """Answer whether every configuration of the space was a trial, as far as the code that the space names is known."""
-    for name in config.search.architectures if not config.search.repeat else ():
-        specs = list_specs(config.space, name)
-        repeats = Repeats(name, build_distributions(specs, name), list_conditions(specs), config.data.size)
-        inside: dict[str, Any] | None = None
-        for trial in trials:
-            if trial.architecture == name:
-                repeats.add(trial.params)
-                inside = trial.params if find_outside(specs, name, trial.params) is None else inside
-        if inside is None or repeats.avoid(inside, 0) is not None:
-            return False
-    return not config.search.repeat

@@ -10,9 +10,9 @@ from PIL import Image
 
 from trainables.config import TrainConfig
 from trainables.errors import InputError
-from trainables.layout import read_layout
+from trainables.layout import Settings, read_layout
 from trainables.models.cnn.config import CnnConfig
-from trainables.pack import Settings, pack
+from trainables.pack import pack
 from trainables.pack_info import describe_images, load_info, split_train
 from trainables.source import Folder
 from trainables.splits import open_full_train, open_test, open_train

@@ -33,9 +33,10 @@ from search.datasets.sources import open_packed
 from search.record.object_store import Store
 from trainables.config import ResNet50Config
 from trainables.errors import InputError
+from trainables.layout import Settings
 from trainables.models.model import build_model
 from trainables.models.resnet50.weights import locate_imagenet
-from trainables.pack import Settings, pack
+from trainables.pack import pack
 from trainables.pack_info import verify
 
 ROOT = Path(__file__).parents[3]

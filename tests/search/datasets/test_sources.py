@@ -11,7 +11,8 @@ from search.config.load import parse
 from search.datasets.prepare import prepare_data
 from search.datasets.sources import prepare_sources
 from trainables.errors import InputError
-from trainables.pack import Settings, pack
+from trainables.layout import Settings
+from trainables.pack import pack
 from trainables.pack_info import load_info, verify
 from trainables.splits import open_elsewhere, open_test
 
