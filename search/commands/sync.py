@@ -28,7 +28,6 @@ from search.listeners.wandb.runs import (
     disconnect,
     kill_service,
     log_in,
-    name_evaluation,
     open_sweep,
     open_trial,
     summarize,
@@ -142,7 +141,7 @@ def _send_evaluations(target: Target, count: int, known: dict[str, Any], console
     Returns:
         The number of those that failed.
     """
-    names = [name_evaluation(number) for number in range(1, count + 1)]
+    names = [f"evaluation-{number}" for number in range(1, count + 1)]
     runs = [known.get(target.name_run(name)) for name in names]
     there = [run is not None and run.state == "finished" for run in runs]
     first = there.index(False) if False in there else count

@@ -89,7 +89,7 @@ class Store:
                 tag = fs.info(place).get("ETag")
                 if fs.cat_file(place) != before:
                     return False
-                fs.pipe_file(place, content, **({"IfMatch": tag} if _get_scheme(self.url) == "s3" else {}))
+                fs.pipe_file(place, content, **({"IfMatch": tag} if self.url.startswith("s3://") else {}))
             except OSError as error:
                 if isinstance(error, FileNotFoundError) or _is_refused(error):
                     return False
@@ -152,7 +152,7 @@ class Store:
     def _talk(self) -> Iterator[Any]:
         """Yield fsspec's file system; turn its errors into StoreError."""
         try:
-            yield _open(_get_scheme(self.url))
+            yield _open(self.url.partition("://")[0])
         except InputError:
             raise
         except OSError as error:
@@ -179,10 +179,6 @@ def _open(scheme: str) -> Any:
 def _get_version(info: Mapping[str, Any]) -> str:
     """Return a version that changes with the content: S3's tag, or size and time of other stores."""
     return str(info.get("ETag") or [info["size"], *(info[key] for key in ("LastModified", "created") if key in info)])
-
-
-def _get_scheme(url: str) -> str:
-    return url.partition("://")[0]
 
 
 def _is_refused(error: OSError) -> bool:

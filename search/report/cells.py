@@ -107,6 +107,11 @@ def format_seeds(count: int) -> str:
     return f"{count} seed{'' if count == 1 else 's'}"
 
 
+def format_rank(rank: int) -> str:
+    """Return what follows an architecture's name: the rank of its configuration, unless that is the best."""
+    return "" if rank == 1 else f" (rank {rank})"
+
+
 def format_value(value: Value) -> str:
     """Return a parameter's value; a number has four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from search.evaluation.calibration import TEMPERATURES, is_sure
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.statistics import call_real
-from search.report.cells import Table, format_percent
+from search.report.cells import Table, format_percent, format_rank
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Rows of the table."""
@@ -59,9 +59,7 @@ def describe_temperatures(choices: Mapping[str, Any], models: Sequence[TestedMod
         return []
     is_fitted = choices.get("temperature") == "validation"
     origin = "fitted on validation by a training on train alone" if is_fitted else "that evaluation.temperature sets"
-    told = ", ".join(
-        f"{name}{'' if rank == 1 else f' (rank {rank})'} {value:.4f}" for (name, rank), value in temperatures.items()
-    )
+    told = ", ".join(f"{name}{format_rank(rank)} {value:.4f}" for (name, rank), value in temperatures.items())
     notes = [f"A probability is the sigmoid of the logit divided by a temperature {origin}: {told}."]
     if is_fitted and set(TEMPERATURES) & set(temperatures.values()):
         low, high = TEMPERATURES

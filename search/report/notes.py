@@ -13,6 +13,7 @@ from search.evaluation.choices import is_finished, name_recipes
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
+from search.report.cells import format_rank, format_seeds
 from search.report.coverage import describe_temperatures
 from search.report.schedules import describe_schedules
 from search.report.searches import describe_shares
@@ -105,7 +106,7 @@ def _describe_recipes(choices: Mapping[str, Any], trials: Sequence[Trial]) -> li
     known = [winner for winner in choices.get("winners", ()) if winner.get("recipe")]
     baselines = [winner for winner in known if winner["rank"] > choices["top_k"]]
     notes = [
-        f"{winner['architecture']}{_rank(winner['rank'])} is the recipe {winner['recipe']} itself."
+        f"{winner['architecture']}{format_rank(winner['rank'])} is the recipe {winner['recipe']} itself."
         for winner in known
         if winner not in baselines
     ]
@@ -126,7 +127,7 @@ def _describe_recipes(choices: Mapping[str, Any], trials: Sequence[Trial]) -> li
 def _describe_start(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
     """Return from which weights, and with which stem, the models of ResNet-50 were trained."""
     told: dict[str, list[str]] = {}
-    for name, trial in {model.architecture + _rank(model.rank): model.trial for model in models}.items():
+    for name, trial in {model.architecture + format_rank(model.rank): model.trial for model in models}.items():
         if trials[trial].architecture != "resnet50":
             continue
         params = list_defaults("resnet50") | trials[trial].params
@@ -172,13 +173,13 @@ def _describe_size(choices: Mapping[str, Any], config: StudyConfig) -> str:
 def describe_seeds(seeds: int | Mapping[str, int]) -> str:
     """Return the number of retrainings of each winner in words."""
     if isinstance(seeds, int):
-        return f"{seeds} seed{'' if seeds == 1 else 's'}"
+        return format_seeds(seeds)
     return f"{', '.join(f'{count} ({name})' for name, count in seeds.items())} seeds"
 
 
 def _describe_threshold(choices: Mapping[str, Any], models: Sequence[TestedModel], positive: str) -> list[str]:
     thresholds = {(model.architecture, model.rank): model.threshold for model in models}
-    told = ", ".join(f"{name}{_rank(rank)} {value:.4f}" for (name, rank), value in thresholds.items())
+    told = ", ".join(f"{name}{format_rank(rank)} {value:.4f}" for (name, rank), value in thresholds.items())
     if choices.get("threshold") == "validation":
         origin = "that was best on validation for a training on train alone"
     elif any(threshold != 0.5 for threshold in thresholds.values()):
@@ -190,7 +191,9 @@ def _describe_threshold(choices: Mapping[str, Any], models: Sequence[TestedModel
 
 def _describe_averaging(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
     averaging = {
-        model.architecture + _rank(model.rank) for model in models if trials[model.trial].params.get("flip_average")
+        model.architecture + format_rank(model.rank)
+        for model in models
+        if trials[model.trial].params.get("flip_average")
     }
     if not averaging:
         return []
@@ -245,7 +248,3 @@ def _describe_choices(entry: Mapping[str, Any]) -> str:
     trials = ", ".join(f"{winner['architecture']} trial {winner['trial']}" for winner in winners)
     temperature = f", temperature {each}" if (each := entry.get("temperature", 1.0)) != 1.0 else ""
     return f"{trials}, {describe_seeds(entry['seeds'])}, threshold {entry['threshold']}{temperature}"
-
-
-def _rank(rank: int) -> str:
-    return "" if rank == 1 else f" (rank {rank})"

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from search.report import figures
+from search.report.cells import format_rank
 
 
 def describe_schedules(choices: Mapping[str, Any], metric: str) -> list[str]:
@@ -33,5 +34,4 @@ def _list_curves(choices: Mapping[str, Any]) -> Iterator[tuple[str, list[float],
     """Yield name, values by epoch, and the epoch at three quarters of the schedule."""
     for winner in choices.get("winners", ()):
         if curve := winner.get("curve"):
-            rank = "" if winner["rank"] == 1 else f" (rank {winner['rank']})"
-            yield winner["architecture"] + rank, curve, max(1, 3 * len(curve) // 4)
+            yield winner["architecture"] + format_rank(winner["rank"]), curve, max(1, 3 * len(curve) // 4)

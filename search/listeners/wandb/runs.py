@@ -69,11 +69,6 @@ class Target:
         return re.sub(r"[^\w.-]", "_", f"{self.config.name}-{self.identity}-{end}")
 
 
-def name_evaluation(number: int) -> str:
-    """Return the name of an evaluation's run, from its position in study.yaml, from 1."""
-    return f"evaluation-{number}"
-
-
 def connect() -> None:
     """Start W&B's service, which the other functions need."""
     import wandb

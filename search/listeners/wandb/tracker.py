@@ -21,7 +21,6 @@ from search.listeners.wandb.runs import (
     is_dead,
     kill_service,
     log_in,
-    name_evaluation,
     open_run,
     open_sweep,
     open_trial,
@@ -130,7 +129,7 @@ class Tracker(Listener):
     def _evaluate(self, number: int, log: Callable[[Any], None]) -> None:
         import wandb
 
-        what = name_evaluation(number)
+        what = f"evaluation-{number}"
 
         def opening(*, is_online: bool, **_: Any) -> Any:
             name = what.replace("-", " ")
