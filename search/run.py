@@ -34,11 +34,8 @@ from search.record.manifest import load_manifest
 from search.record.provenance import ROOT
 from search.record.requests import Inbox, has_requests
 from search.record.trial import Listener, State
-from search.samplers.shares import check_shares
-from search.schedulers.scheduler import build_scheduler
-from search.study import Study
+from search.study import Study, check_search
 from trainables.errors import InputError
-from trainables.names import is_own
 
 DEFAULT_CONFIG = Path("configs/local.yaml")
 """Below `ROOT`: the studies in configs/ are installed with the packages."""
@@ -87,14 +84,14 @@ def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
     if not isinstance(wanted["results"], str) or not isinstance(wanted["name"], str):
         raise InputError("name and results must be text")
     place = f"{wanted['results'].rstrip('/')}/{wanted['name']}"
-    if not is_url(place) and not (Path(place) / MANIFEST).exists():
-        raise InputError(f"there is no study in {place} to resume: name its CONFIG to start it")
     if is_url(place):
         from search.record.reading import fetch_manifest
 
         manifest = fetch_manifest(place)
-    else:
+    elif (Path(place) / MANIFEST).exists():
         manifest = load_manifest(Path(place))
+    else:
+        raise InputError(f"there is no study in {place} to resume: name its CONFIG to start it")
     before: dict[str, Any] = manifest["config"] | {"results": wanted["results"]}  # the study may have been moved
     for override in overrides:
         set_value(before, override)
@@ -111,13 +108,7 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
     The options are those of the command line; without `resume`, no study of this name may exist.
     """
     check_absent(config, resume=resume)
-    if is_own(config.search.sampler):
-        from search.samplers.own import check_sampler
-
-        check_sampler(config)
-    for architecture in config.search.architectures:
-        build_scheduler(config.search, architecture)  # raises InputError where it cannot
-    check_shares(config)
+    check_search(config)
     packed = None if config.trainable else prepare_data(config, console)
     sources: list[Any] = []
     if packed and config.evaluation.also:

@@ -14,11 +14,23 @@ from search.config.schema import StudyConfig
 from search.record.journal import Journal
 from search.record.trial import Listener, State, Trial
 from search.samplers.candidates import EXHAUSTED, Proposer
+from search.samplers.shares import check_shares
 from search.schedulers.budget import Progress, describe_failures, describe_spent, describe_stop, list_budget
 from search.schedulers.patience import find_end
 from search.schedulers.scheduler import Scheduler, ask_scheduler, build_scheduler
 from trainables.errors import InputError
-from trainables.names import require_imported
+from trainables.names import is_own, require_imported
+
+
+def check_search(config: StudyConfig) -> None:
+    """Check, before a study starts, that its sampler and its schedulers can be built, and its trials be shared."""
+    if is_own(config.search.sampler):
+        from search.samplers.own import check_sampler
+
+        check_sampler(config)
+    for architecture in config.search.architectures:
+        build_scheduler(config.search, architecture)  # raises InputError where it cannot
+    check_shares(config)
 
 
 class Study:

@@ -18,8 +18,9 @@ from search.config.schema import StudyConfig, pick_seeds
 from search.config.search import SearchConfig
 from search.config.space import Choice, Range, Space, Spec, describe, get_hint, list_specs
 from search.config.yaml import format_yaml
-from search.samplers.shares import COUNTED, check_shares, list_shares
-from search.schedulers.scheduler import HALVING, build_scheduler
+from search.samplers.shares import COUNTED, list_shares
+from search.schedulers.scheduler import HALVING
+from search.study import check_search
 from trainables.config import (
     IMAGE_SIZE,
     Value,
@@ -35,13 +36,7 @@ from trainables.parameters import read_sentences
 
 def describe_plan(config: StudyConfig, console: Console) -> None:
     """Print the resolved study, its space, rungs, resources and the number of epochs to expect."""
-    check_shares(config)
-    if is_own(config.search.sampler):
-        from search.samplers.own import check_sampler
-
-        check_sampler(config)
-    for architecture in config.search.architectures:
-        build_scheduler(config.search, architecture)
+    check_search(config)
     console.print("Study", style="bold")
     console.print(format_yaml({key: value for key, value in dump(config).items() if key != "space"}).rstrip())
     for architecture in config.search.architectures:
