@@ -25,8 +25,9 @@ from search.evaluation.result import Result
 from search.record.choices import Winner
 from search.record.folder import open_study
 from search.record.journal import Journal
-from search.record.manifest import load_classifiers, save_manifest
+from search.record.manifest import save_manifest
 from search.record.provenance import describe_commit
+from search.record.reading import load_classifiers
 from search.record.trial import State
 from search.report.cells import Table, format_count, format_duration, format_interval, format_percent, format_pipes
 from search.report.notes import describe_changes

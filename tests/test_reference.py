@@ -26,7 +26,7 @@ from search.evaluation.model_file import load_model, load_record
 from search.evaluation.openings import describe_openings
 from search.record.folder import create_folder, open_study
 from search.record.journal import Journal
-from search.record.manifest import load_study
+from search.record.reading import load_study
 from search.record.trial import State
 from trainables.config import complete_params
 from trainables.errors import InputError
