@@ -1,4 +1,4 @@
-"""A small vision transformer: an architecture is a frozen dataclass with `build`, its fields are searched."""
+"""A small vision transformer. An architecture is a frozen dataclass with `build`; a search chooses its fields."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """Searches the size and the learning rate of a network for scikit-learn's handwritten digits.
 
-python examples/own_function/digits.py      # the same command again continues where it was
+python examples/own_function/digits.py      # run the same command again to continue the search
 """
 
 import torch
@@ -23,7 +23,7 @@ def mlp(run, hidden: int = 32, lr: float = 1e-2, activation: str = "relu"):
     layer = {"relu": torch.nn.ReLU, "tanh": torch.nn.Tanh}[activation]
     model = torch.nn.Sequential(torch.nn.Linear(64, hidden), layer(), torch.nn.Linear(hidden, 10))
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    for _ in run.epochs(model, optimizer):  # those that are left, with the state and the random numbers restored
+    for _ in run.epochs(model, optimizer):  # the epochs that remain; state and random numbers are restored
         for batch in torch.randperm(len(train_labels)).split(64):
             optimizer.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(train_images[batch]), train_labels[batch])
@@ -31,7 +31,7 @@ def mlp(run, hidden: int = 32, lr: float = 1e-2, activation: str = "relu"):
             optimizer.step()
         with torch.no_grad():
             wrong = model(val_images).argmax(1) != val_labels
-        yield {"error": wrong.float().mean(), "train_loss": loss}  # a checkpoint is written, then it is reported
+        yield {"error": wrong.float().mean(), "train_loss": loss}  # the checkpoint is written, then this is reported
 
 
 if __name__ == "__main__":

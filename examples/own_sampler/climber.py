@@ -17,7 +17,7 @@ class Climber(optuna.samplers.BaseSampler):
         self.num_startup_trials = n_startup_trials
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """Return that no parameters are proposed together."""
+        """Return an empty space, because no parameters are proposed together."""
         return {}
 
     def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
