@@ -40,7 +40,7 @@ bench: install  ## short versions of the benchmarks
 	$(BIN)/python -m benchmarks.replay --short
 	$(BIN)/python -m benchmarks.shipping --short
 
-reference: install  ## the reference study in pieces of 9 minutes, each resumable: make reference DATA=cifake.zip
+reference: install  ## the reference study in pieces of 9 minutes, each resumes it: make reference DATA=cifake.zip
 	PATH="$(CURDIR)/$(BIN):$$PATH" benchmarks/pieces.sh 540 configs/cifake_scratch.yaml --set data.path=$(DATA)
 
 install: .venv/.installed  ## the virtual environment with the pinned dependencies
@@ -64,5 +64,5 @@ lock:  ## pin the dependencies of pyproject.toml with their hashes; pins that st
 	$(LOCK) --extra dev --extra database --output-file constraints.txt
 	$(LOCK) --extra cluster --constraint constraints.txt --output-file constraints-cluster.txt
 
-clean:  ## delete all that was made, except results
+clean:  ## delete everything that make has made, except results
 	rm -rf .venv build *.egg-info

@@ -1,1 +1,1 @@
-"""What is claimed about speed and strength, as commands that print and write their figures."""
+"""Commands that measure the project's claims about speed and search quality, and print and write the figures."""

@@ -4,9 +4,9 @@ from typing import Any
 
 BASELINE = "random + asha"
 DEFAULT = "portfolio 10 + asha from 3"
-"""What search/config/search.py has as its default."""
+"""The default of search/config/search.py."""
 BEFORE = "tpe 10 + asha from 3"
-"""The default before."""
+"""The default until 2026-11-29."""
 ARMS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random", "scheduler": "none"},
     "random + asha": {"sampler": "random", "scheduler": "asha", "grace_epochs": 1},
@@ -36,12 +36,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "gp 10": {"sampler": "gp", "scheduler": "none"},
     "gp 10 + asha": {"sampler": "gp", "scheduler": "asha", "grace_epochs": 1},
 }
-"""Name -> what of the search is set. Where no first rung is, it follows from the reduction factor: of CIFAKE's
-9 epochs it is the third by 3 and by 4, the fifth by 2; of LCBench's 52 the eighteenth, thirteenth and twenty-sixth. It
-is lower where the budget is below ten whole trainings, as in any study."""
+"""Name -> keys of `search`. Where an arm sets no first rung, the rung follows from the reduction factor. With factors
+3, 4 and 2 it is epoch 3, 3 and 5 of CIFAKE's 9, and epoch 18, 13 and 26 of LCBench's 52. As in any study, it is lower
+if the budget is below ten whole trainings."""
 QMC_STARTS = {"tpe 10 from qmc + asha from 3": 10}
-"""Arms whose first so many trials are not random but points of the qmc sampler, handed in as `search.first` would."""
+"""Arm -> number of its first trials that are points of the qmc sampler, given as by `search.first`, in place of random
+ones."""
 SLOW = ("gp", "syne ashacqr")
-"""Samplers, and arms of peers, that are repeated a tenth as often."""
+"""Samplers, and arms of peers, with a tenth of the repetitions, because they are slow."""
 USUAL = (BASELINE, DEFAULT, BEFORE)
-"""Arms that run where none is named: those between which a user decides, in four minutes on two cores."""
+"""Arms that run if none is named: the ones between which a user decides. They take four minutes on two cores."""

@@ -2,12 +2,12 @@
 
     python -m benchmarks.chaos [--kills 50] [--trials 200] [--infrastructure] [--json PATH]
 
-A closed form in place of training, so that only the search is tried; real Ray Tune, real journal. The whole process
-tree is killed with SIGKILL at random moments, the study is resumed each time, and at its end compared with one that was
-never killed. One trial at a time, so the two must be equal.
+A formula takes the place of training, so that only the search is tested, with real Ray Tune and a real journal. The
+whole process tree is killed with SIGKILL at random moments, and the study is resumed each time. At its end it is
+compared with a study that was never killed. One trial runs at a time, so both studies must be equal.
 
-With --infrastructure one process is killed at a time, any of those that Ray and W&B started. The search must then
-continue by itself, or end with a sentence and be resumable, within HANG_S.
+With --infrastructure one process at a time is killed, any of those that Ray and W&B started. Within HANG_S the search
+must then continue by itself, or end with a sentence and be resumable.
 """
 
 import argparse
@@ -43,13 +43,13 @@ from search.study import Study
 SECONDS_PER_EPOCH = 0.05
 MAX_EPOCHS = 9
 SLOW_S = 0.2
-"""Seconds per epoch where single processes are killed, so that the search outlasts the kills."""
+"""Seconds per epoch if single processes are killed, so that the search lasts longer than the kills."""
 HANG_S = 60.0
 """Seconds after a kill within which the search continues or has ended."""
 START_S = 300.0
 """Seconds that the search may take to start."""
 SETTLE_S = 5.0
-"""Seconds after a kill in which what is trained does not count as going on: a death may take effect late."""
+"""Seconds after a kill in which training does not yet show that the search continues: a death may take effect late."""
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def measure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, Any]:
-    """Return what was lost, repeated and different after so many kills."""
+    """Return how many trials and epochs were lost, repeated or different after a number of kills."""
     draw = random.Random(seed)
     straight, killed = folder / "straight", folder / "killed"
     for path in (straight, killed):
@@ -89,7 +89,7 @@ def measure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, Any]:
         process = _start(killed, trials)
         try:
             process.wait(draw.uniform(1.0, 10.0))
-            break  # the study is at its end
+            break  # the study has ended
         except subprocess.TimeoutExpired:
             kill_tree(process)
             survived += 1
@@ -99,7 +99,7 @@ def measure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, Any]:
 
 
 def measure_infrastructure(folder: Path, kills: int, trials: int, seed: int) -> dict[str, Any]:
-    """Return what came of so many kills of single processes, by their kind, and what was lost, repeated and different.
+    """Kill single processes; return the outcomes by kind of process, and what was lost, repeated or different.
 
     A kill after which the search neither continues nor ends within HANG_S is a hang. An end without a sentence that
     says how to continue is unexplained.
@@ -143,7 +143,7 @@ def measure_infrastructure(folder: Path, kills: int, trials: int, seed: int) -> 
 
 
 def _compare(expected: list[Trial], killed: Path, trials: int) -> dict[str, float]:
-    """Return what a killed study has lost, repeated, and different from an uncut one."""
+    """Return what a killed study lost, repeated, and recorded differently, compared with one that was not killed."""
     found = open_study(killed, trials).trials
     trained = Counter((killed / "trained").read_text().splitlines())
     return {
@@ -171,7 +171,7 @@ def _search_alone(folder: Path, trials: int) -> list[Trial]:
 def _await_progress(
     folder: Path, process: subprocess.Popen[bytes], *, settle_s: float = 0.0, patience_s: float = HANG_S
 ) -> str:
-    """Wait until the search trains on, or ends, and say which."""
+    """Wait until the search continues to train, or ends, and say which."""
     until = time.monotonic() + patience_s
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(settle_s)
@@ -206,7 +206,7 @@ def list_infrastructure(pid: int) -> list[tuple[int, str]]:
 
 
 def drive(folder: Path, trials: int, *, is_slow: bool = False) -> None:
-    """Search in one folder, from its journal on; a slow search has an offline run in W&B per trial."""
+    """Search in a folder, or continue its study; a slow search has an offline run in W&B for each trial."""
     config = build_config(trials, results=str(folder))
     with explain_errors("the same command"), contextlib.ExitStack() as stack:
         stack.enter_context(connect(config))
@@ -233,7 +233,7 @@ def open_study(folder: Path, trials: int) -> Study:
 
 
 def make_job(trial: Trial, *, max_epochs: int = MAX_EPOCHS) -> Job:
-    """Return the job of a closed form."""
+    """Return a job whose learning curve is a formula."""
     return Job(
         label=f"trial-{trial.number}",
         number=trial.number,
@@ -254,7 +254,7 @@ def make_job(trial: Trial, *, max_epochs: int = MAX_EPOCHS) -> Job:
 
 
 def make_work(folder: Path, pause_s: float = SECONDS_PER_EPOCH) -> Work:
-    """Return a worker's function: a learning curve in closed form, with a checkpoint and a log of what it trained."""
+    """Return a worker's function: a learning curve from a formula, with a checkpoint and a log of its epochs."""
 
     def work(job: Job) -> Iterator[Report]:
         checkpoint = folder / f"trial-{job.number}"

@@ -20,7 +20,7 @@ HALVES = ("all", "even", "odd", "table")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Cifake:
-    """A Source. Two trainings of a configuration differ as two seeds did."""
+    """A Source. Two trainings of a configuration differ as two trained seeds did."""
 
     half: str = "all"
     """Which configurations the curves were learnt from: all, even or odd ones; `table` draws from the trained ones

@@ -138,7 +138,7 @@ def propose(kind: Kind, number: int) -> dict[str, Any]:
 
 
 def list_jobs(num: int) -> list[tuple[int, int]]:
-    """Return (configuration, seed) of every training that the table of so many configurations holds, in order."""
+    """Return (configuration, seed) of every training in a table of `num` configurations, in order."""
     return [(number, seed) for number in range(num) for seed in range(1 + (number % REPEAT_EVERY == REPEAT_EVERY - 1))]
 
 
@@ -164,7 +164,7 @@ def learn(job: tuple[int, int]) -> dict[str, Any]:
 
 
 def load_jobs(table: Path) -> set[tuple[int, int]]:
-    """Return what a table holds."""
+    """Return (configuration, seed) of the trainings that a table holds."""
     if not table.exists():
         return set()
     with table.open(newline="") as file:
@@ -182,7 +182,7 @@ def write(table: Path, row: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Train what is missing."""
+    """Train the missing configurations."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--kind", default="cifake", choices=KINDS)

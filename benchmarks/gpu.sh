@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# What only a CUDA device can show of the training core, most important first: its tests, its speed, how many share it.
+# All checks of the training core that need a CUDA device, the most important first: tests, speed, sharing a device.
 #
 #   benchmarks/gpu.sh FOLDER [STEP ...]
 #
-# For a machine with torch, torchvision, numpy and pytest that may be lent for minutes: what each step prints and finds
-# is written to FOLDER at once, none takes longer than its limit in seconds, and one that fails keeps no other from running.
-# All steps, or those that are named. PYTHON in the environment names the interpreter; SHORT=1 tries the steps on few
-# images, on a CPU too. Exit code: 1 if a step failed, 2 for no FOLDER or a name that no step has.
+# For a machine with torch, torchvision, numpy and pytest that you may have for minutes only. The output and the figures of
+# each step are written to FOLDER at once. No step takes longer than its limit in seconds. If a step fails, the others still
+# run. Without STEP, all steps run. PYTHON in the environment names the interpreter; SHORT=1 runs the steps on few images,
+# also on a CPU. Exit code: 1 if a step failed, 2 without FOLDER or with an unknown STEP.
 set -uo pipefail
-[ $# -gt 0 ] || { echo "give the FOLDER for words and figures: benchmarks/gpu.sh FOLDER [STEP ...]" >&2; exit 2; }
+[ $# -gt 0 ] || { echo "give the FOLDER for output and figures: benchmarks/gpu.sh FOLDER [STEP ...]" >&2; exit 2; }
 mkdir -p "$1" || exit 2
 folder=$(realpath "$1")
 wanted=" ${*:2} "

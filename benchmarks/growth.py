@@ -3,10 +3,10 @@
     python -m benchmarks.growth [--trials 1 10 100 1000 2000] [--slots 1 2 4 8] [--sampler tpe] [--epochs 1]
         [--json PATH] [--plot PATH] [--short]
 
-A closed form in place of training, the journal on, tracking off. Each search has a process of its own. The clock
-runs over the whole of `run_study`, so the start of the workers is in it and that of Ray is not. `late to early` is the
-driver's own processor time for a trial of the last quarter over one of the second, above 1 where the cost grows faster
-than the number of trials. Memory is the driver's resident set, and its growth the slope over the second half.
+A formula takes the place of training; there is a journal and no tracking. Each search has a process of its own. The
+clock runs during the whole of `run_study`, which starts the workers but not Ray. `late to early` is the driver's own
+processor time for a trial of the last quarter, divided by that of the second quarter: it is above 1 if the cost grows
+faster than the number of trials. Memory is the driver's resident set; its growth is the slope over the second half.
 """
 
 import argparse
@@ -55,10 +55,10 @@ class Meter:
         self._memory: list[int] = []
 
     def on_start(self, trial: Trial) -> None:
-        """A start says nothing here."""
+        """Do nothing at a start."""
 
     def on_epoch(self, trial: Trial) -> None:
-        """An epoch says nothing here."""
+        """Do nothing at an epoch."""
 
     def on_end(self, trial: Trial) -> None:  # noqa: ARG002 the contract's names
         """Note processor time and memory."""
@@ -66,10 +66,10 @@ class Meter:
         self._memory.append(self._process.memory_info().rss)
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing at the end."""
 
     def sum_up(self) -> dict[str, float | None]:
-        """Return the figures of the search, which has just ended; those that few trials say nothing of are None."""
+        """Return the figures of a search that has just ended; a figure for which there are too few trials is None."""
         count = len(self._cpu)
         quarter, half = count // 4, count // 2
         figures: dict[str, float | None] = {
@@ -88,14 +88,14 @@ class Meter:
 
 
 def build_config(trials: int, slots: int, sampler: str, epochs: int) -> StudyConfig:
-    """Return a study of closed forms."""
+    """Return a study whose trials compute a formula."""
     search = {"num_trials": trials, "max_epochs": epochs, "architectures": ["cnn"], "max_concurrent": slots}
     search |= {"sampler": sampler}
     return parse({"name": "growth", "search": search, "space": {"cnn": SPACE}, "cluster": {"cpus": slots}})
 
 
 def work(job: Job) -> Iterator[Report]:
-    """Report a learning curve in closed form."""
+    """Report a learning curve from a formula."""
     distance = abs(math.log10(job.params["learning_rate"]) + 2.5) + job.params["dropout"]
     for epoch in range(job.epochs_done + 1, job.max_epochs + 1):
         accuracy = 0.95 - 0.1 * distance / epoch
@@ -128,7 +128,7 @@ def measure(trials: int, slots: int, sampler: str, epochs: int) -> dict[str, flo
 
 
 def main() -> None:
-    """Measure every number of trials with every number of slots, print and, if asked, write and draw."""
+    """Measure every number of trials with every number of slots; print the figures, write and draw them if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[1, 10, 100, 1000, 2000])
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 2, 4, 8])

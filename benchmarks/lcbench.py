@@ -4,8 +4,8 @@
     python -m benchmarks.replay --source lcbench --lcbench yahpo_data/lcbench --tasks choose --repetitions 3
 
 The model is a network in ONNX that was fitted to 2,000 random configurations of each data set. It gives the accuracy of
-a configuration after each of 52 epochs. It has no noise: every training of a configuration has the same curve, so the
-seed of a training has no part in it, and regret is that of what was seen.
+a configuration after each of 52 epochs. It has no noise: every training of a configuration has the same curve for any
+seed, and regret is computed from the accuracy that the search saw.
 
 Source: Zimmer, Lindauer and Hutter 2021, Auto-PyTorch Tabular (arXiv:2006.13799), for the trainings; Pfisterer et al.
 2022, YAHPO Gym (arXiv:2109.03670), for the model and its columns.
@@ -35,10 +35,10 @@ TASKS = (
 )
 """OpenML's tasks, ascending."""
 PARTS = {"choose": TASKS[::3], "confirm": TASKS[1::3], "keep": TASKS[2::3]}
-"""Name -> tasks: arms are chosen on the first, confirmed on the second; the third is for claims after that."""
+"""Name -> tasks: arms are chosen on the first part and confirmed on the second; the third is for later claims."""
 EPOCHS = 52
 NUM_POINTS = 4000
-"""Random configurations of a task, the best of which has regret 0; a search that finds a better one has less."""
+"""Random configurations of a task. The best of them has regret 0; a better configuration has a negative regret."""
 SPACE: dict[str, Any] = {
     "batch_size": {"low": 16, "high": 512, "log": True},
     "learning_rate": {"low": 1e-4, "high": 0.1, "log": True},
@@ -48,7 +48,7 @@ SPACE: dict[str, Any] = {
     "max_units": {"low": 64, "high": 1024, "log": True},
     "max_dropout": {"low": 0.0, "high": 1.0},
 }
-"""As the model's config_space.json has it, in the order of the model's columns after the epoch."""
+"""The space of the model's config_space.json, in the order of the model's columns after the epoch."""
 SNAPSHOT = "`git clone --depth 1 --branch v1.0.2 https://github.com/slds-lmu/yahpo_data` has it as yahpo_data/lcbench"
 
 
@@ -71,7 +71,7 @@ class Task:
     """A Source: one data set."""
 
     folder: Path
-    """Where model.onnx and encoding.json are."""
+    """Folder of model.onnx and encoding.json."""
     task: str
     """One of TASKS."""
 
@@ -141,7 +141,7 @@ def list_tasks(folder: Path | None, names: Sequence[str]) -> list[Task]:
         raise InputError(f"--source lcbench needs --lcbench FOLDER, which has model.onnx and encoding.json: {SNAPSHOT}")
     tasks = list(dict.fromkeys(task for name in names for task in PARTS.get(name, (name,))))
     if unknown := [task for task in tasks if task not in TASKS]:
-        raise InputError(f"--tasks {unknown[0]}: expected {', '.join(PARTS)}, or of {', '.join(TASKS)}")
+        raise InputError(f"--tasks {unknown[0]}: expected one of {', '.join(PARTS)}, {', '.join(TASKS)}")
     load_model(folder)
     return [Task(folder, task) for task in tasks]
 
@@ -167,7 +167,7 @@ def load_model(folder: Path) -> tuple[Any, dict[str, int]]:
         widths = {given.name: given.shape[1] for given in session.get_inputs()}
         codes = json.loads((folder / "encoding.json").read_text())["OpenML_task_id"]
         is_known = widths == {"x_cat": 1, "x_cont": 1 + len(SPACE)} and all(type(codes[task]) is int for task in TASKS)
-    except Exception as error:  # onnxruntime has a class for each way in which a file is no model
+    except Exception as error:  # onnxruntime has a class for each kind of damaged model
         raise InputError(f"{folder} has no readable LCBench ({error}): {SNAPSHOT}") from error
     if not is_known:
         raise InputError(f"{folder} has another model than LCBench's: {SNAPSHOT}")

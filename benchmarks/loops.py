@@ -1,6 +1,6 @@
-"""The loops that benchmarks/training.py compares: generators of epochs, a value an epoch's number of images.
+"""The loops that benchmarks/training.py compares: generators that yield the number of images of each epoch.
 
-Each runs in a process of its own, since what keeps memory holds for a whole process.
+Each loop runs in a process of its own, because the setting that keeps memory applies to a whole process.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from trainables.runtime import autocast, keep_memory
 from trainables.splits import Split, open_full_train
 
 KINDS = {"cpu": ("before", "kept", "loop", "bare", "usual"), "cuda": ("loop", "bare", "usual")}
-"""Type of device -> loops that are compared there."""
+"""Type of device -> loops that are compared on it."""
 KEEPING = ("kept", "loop", "bare")
 """Loops whose process keeps its memory."""
 
@@ -51,17 +51,17 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Turn:
-    """One epoch as it was measured."""
+    """The measurements of one epoch."""
 
     images_per_second: float
     cpu_us_per_image: float
-    """Microseconds of processor time, of the loader's processes too."""
+    """Microseconds of processor time, including the loader's processes."""
     faults_per_step: float
-    """Pages that the system gave to the training process anew."""
+    """Page faults of the training process."""
 
 
 class Loop:
-    """A loop in its own process, which trains an epoch when it is told to."""
+    """A loop in its own process, which trains one epoch for each request."""
 
     def __init__(self, kind: str, plan: Plan) -> None:
         context = multiprocessing.get_context("spawn")
@@ -85,7 +85,7 @@ class Loop:
 
 
 def _serve(kind: str, plan: Plan, pipe: Connection) -> None:
-    """Train and measure an epoch for each message, after one to warm up, until the other side closes."""
+    """Train one epoch to warm up, then train and measure one epoch for each message, until the other side closes."""
     warnings.simplefilter("ignore", DeprecationWarning)
     torch.set_num_threads(plan.threads)
     torch.backends.cudnn.benchmark = plan.cudnn_benchmark
@@ -129,7 +129,7 @@ def _count_faults() -> int:
 
 
 def _read_cpu_seconds() -> float:
-    """Return the processor time of this process and of its children that live, as Linux reports it."""
+    """Return the processor time of this process and of its living children, as Linux reports it."""
     total = time.process_time()
     for child in multiprocessing.active_children():
         fields = Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()
@@ -144,7 +144,7 @@ def run_loop(config: TrainConfig, split: Split, device: torch.device) -> Iterato
 
 
 def run_bare(config: TrainConfig, split: Split, device: torch.device) -> Iterator[int]:
-    """Train by the least code that does the same, on floats that lie on the device, in whole batches."""
+    """Train with as little code as possible, on floats that are already on the device, in whole batches."""
     images = to_float(split.images[split.indices]).to(device).permute(0, 2, 3, 1).contiguous()
     labels = split.labels[split.indices].float().to(device)
     model = build_model(config.model).to(device).to(memory_format=torch.channels_last)
@@ -213,7 +213,7 @@ def choose_workers(config: TrainConfig, folder: Path, num: int, device: torch.de
 
 
 def compile_models() -> None:
-    """Let trainables.train compile every model from now on: a lever to measure, not one that ships."""
+    """Make trainables.train compile every model from now on; this is only measured, no study does it."""
 
     def build(config: Architecture, *, seed: int = 0, size: int = IMAGE_SIZE) -> nn.Module:
         model = build_model(config, seed=seed, size=size)

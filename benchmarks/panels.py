@@ -9,13 +9,13 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Told apart with any vision of colours. Source: Okabe and Ito 2008, Color Universal Design."""
+"""Colours that people with any colour vision can tell apart. Source: Okabe and Ito 2008, Color Universal Design."""
 DASHES = ("-", "--", "-.", ":")
-"""Told apart without colour."""
+"""Lines that can be told apart without colour."""
 WIDTH, HEIGHT = 3.6, 2.6
-"""Inches of a panel: two of them are as wide as a page's text."""
+"""Size of a panel in inches: two panels are as wide as the text of a page."""
 MARKS = (1.0, 2.0, 3.0, 5.0)
-"""Ticks, times each power of ten."""
+"""Ticks in each power of ten."""
 
 
 def draw(traces: Mapping[tuple[int, str], NDArray[np.float64]], path: Path) -> None:

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Runs a study in pieces, each of which ends resumable: for a machine that is lent for minutes at a time.
+# Runs a study in pieces, each of which can be resumed: for a machine that you may have for minutes at a time only.
 #
 #   benchmarks/pieces.sh SECONDS CONFIG [MORE ARGUMENTS OF search.run]
 #
-# A piece is interrupted after SECONDS, as by Ctrl-C, and killed if it has not ended 30 s later; the next one continues, in
-# the search and in the evaluation alike. SECONDS must hold the start (half a minute) and the longest epoch, better twice.
-# PIECES in the environment says how many there may be. Exit code: 124 if they did not suffice, else that of search.run:
-# 0 with the report, 130 for a Ctrl-C by hand.
+# A piece is interrupted after SECONDS, as by Ctrl-C, and killed if it has not ended 30 s later. The next piece continues the
+# search or the evaluation. SECONDS must be longer than the start (half a minute) plus the longest epoch, better twice as
+# long. PIECES in the environment limits their number. Exit code: 124 if the pieces did not suffice, else that of
+# search.run: 0 with the report, 130 for a Ctrl-C by hand.
 set -euo pipefail
 seconds=$1
 shift

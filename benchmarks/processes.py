@@ -1,4 +1,4 @@
-"""Programs that are measured from outside, with all that they started."""
+"""Programs that are measured from outside, with all processes that they started."""
 
 import contextlib
 import subprocess
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def look(pid: int) -> tuple[float, int]:
-    """Return the memory in bytes, each page counted once, and the number of a process and all that it started."""
+    """Return memory in bytes (each page once) and number of processes, for a process and all that it started."""
     sizes = []
     for member in list_family(pid):
         try:
@@ -21,10 +21,10 @@ def look(pid: int) -> tuple[float, int]:
 
 
 def kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """Kill a program and all that it started, at once; one that has ended is left alone.
+    """Kill a program and all processes that it started, at once; do nothing if the program has ended.
 
-    By then the system may have given its number to another process, or to a thread: Ray starts hundreds of them, and a
-    signal to a thread's number ends the process that it belongs to.
+    After its end the system may have given its number to another process, or to a thread: Ray starts hundreds of
+    threads, and a signal to a thread's number ends the process of that thread.
     """
     if process.poll() is None:
         for member in list_family(process.pid):
@@ -34,7 +34,7 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
 
 
 def list_family(pid: int) -> list[psutil.Process]:
-    """Return a process and all that it started; none if it is gone."""
+    """Return a process and all processes that it started; an empty list if it has ended."""
     try:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]

@@ -24,7 +24,7 @@ RECIPES = (Path("configs/recipes/small_cnn.yaml"), Path("configs/recipes/paper_c
 
 
 def measure(recipe: Path, packed: Path, *, images: int, val_images: int, epochs: int, seed: int) -> float:
-    """Return the accuracy of the last epoch on images that the recipe did not learn from."""
+    """Return the accuracy of the last epoch, on images that were not trained on."""
     point = read_yaml(recipe)
     config = build_train_config(point["architecture"], point["params"], epochs=epochs, seed=seed)
     total = images + val_images
@@ -38,9 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", type=Path, default=RECIPES, metavar="RECIPE")
     parser.add_argument("--data", type=Path, required=True, help="folder or zip in CIFAKE's layout")
-    parser.add_argument("--cache", type=Path, help="where the packed images lie or are put; default: not kept")
-    parser.add_argument("--images", type=int, default=4000, help="to learn from")
-    parser.add_argument("--val-images", type=int, default=4000, help="to compare on")
+    parser.add_argument("--cache", type=Path, help="folder of the packed images; default: they are not kept")
+    parser.add_argument("--images", type=int, default=4000, help="training images")
+    parser.add_argument("--val-images", type=int, default=4000, help="validation images")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="where the figures are written")

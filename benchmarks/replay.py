@@ -78,7 +78,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--source", default="cifake", choices=[*curves.KINDS, "lcbench"])
     parser.add_argument("--half", default="all", choices=HALVES, help="of the configurations trained on CIFAKE")
     parser.add_argument("--lcbench", type=Path, help="folder with LCBench's model.onnx and encoding.json")
-    parser.add_argument("--tasks", nargs="+", default=["confirm"], help=f"of LCBench: numbers, or {', '.join(PARTS)}")
+    parser.add_argument("--tasks", nargs="+", default=["confirm"], help=f"LCBench: task numbers, or {', '.join(PARTS)}")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)

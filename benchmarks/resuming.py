@@ -2,8 +2,8 @@
 
     python -m benchmarks.resuming [--trials 100 1000 2000] [--rounds 3] [--json PATH]
 
-Ready: the journal is read and checked, samplers and ASHA's rungs are rebuilt, and the next trial is proposed (by TPE).
-The trials' learning curves are a closed form.
+A study is ready when the journal is read and checked, samplers and ASHA's rungs are rebuilt, and the next trial is
+proposed (by TPE). The trials' learning curves come from a formula.
 """
 
 import argparse
@@ -49,12 +49,12 @@ def main() -> None:
 
 
 def build_config(trials: int, sampler: str) -> StudyConfig:
-    """Return the reference study with so many trials."""
+    """Return the reference study with a number of trials."""
     return load(Path("configs/cifake.yaml"), [f"search.num_trials={trials}", f"search.sampler={sampler}", "name=x"])
 
 
 def record(path: Path, trials: int) -> int:
-    """Record a study but for its last trial, randomly sampled, and return its number of epochs."""
+    """Record all trials of a study except the last one, randomly sampled; return the number of epochs."""
     study = Study(build_config(trials - 1, "random"), Journal(path, "x", note=print))
     while (trial := study.ask()) is not None:
         stop = False
@@ -77,7 +77,7 @@ def resume(path: Path, trials: int) -> None:
 
 
 def _time_resume(path: Path, trials: int) -> tuple[float, float]:
-    """Return the seconds until the study was ready, and those of the whole process; leaves the journal as it was."""
+    """Return the seconds until the study was ready and those of the whole process; the journal does not change."""
     before = path.read_bytes()
     command = [sys.executable, "-m", "benchmarks.resuming", "--resume", str(path), "--trials", str(trials)]
     began = time.perf_counter()

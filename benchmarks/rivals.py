@@ -1,11 +1,11 @@
-"""Two architectures that share a budget, on replayed curves: what is `divide: value` worth against equal shares?
+"""Two architectures that share a budget, on replayed curves: is `divide: value` better than equal shares?
 
     python -m benchmarks.rivals [--repetitions 40] [--trials 80] [--min-trials 16] [--slots 2] [--first-seed 0]
         [--half all|even|odd] [--processes 2] [--json PATH]
 
-Only one architecture has trained curves, the CNN. So both are CNNs here: `norm` lets one of them have batch
-normalisation and the other not; in `behind 1` and the like the second has so many points of accuracy less than the
-first, in each epoch; in `equal` they do not differ. The numbers of trials are those of configs/cifake_night.yaml.
+Only the CNN has trained curves, so both architectures are CNNs here. In the pair `norm` one of them has batch
+normalisation and the other has none. In `behind 1` and similar pairs the second has 1 point of accuracy less than the
+first in each epoch. In `equal` they do not differ. The numbers of trials are those of configs/cifake_night.yaml.
 """
 
 import argparse
@@ -36,7 +36,7 @@ PAIRS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "behind 3": ({}, {"handicap": 0.03}),
     "norm": ({"batch_norm": True}, {"batch_norm": False}),
 }
-"""Name -> what is fixed in the space of each architecture."""
+"""Name -> fixed parameters of each architecture."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +46,10 @@ class First(CnnConfig):
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Second(CnnConfig):
-    """The other one."""
+    """The second architecture."""
 
     handicap: float = 0.0
-    """Accuracy that it lacks, in [0, 1]."""
+    """Its accuracy is lower by this, in [0, 1]."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,9 +95,9 @@ class Outcome:
     """How a search ended."""
 
     regret: float
-    """Points of accuracy."""
+    """Regret in points of accuracy."""
     share: float
-    """Of the trials, those of the first architecture."""
+    """Share of the trials that the first architecture got."""
     epochs: int
 
 

@@ -1,7 +1,7 @@
-"""Counts what one training step computes and moves, and measures how fast this device does either.
+"""Counts the arithmetic and the memory traffic of one training step, and measures this device's rates of both.
 
-The floor that follows is that of the step's operations one by one, each reading from memory and writing back to it;
-fusing operations, or a cache that holds a whole batch, goes below.
+The floor assumes that the step's operations run one by one, each reading from memory and writing to it. Fused
+operations, or a cache that holds a whole batch, can be faster than this floor.
 """
 
 import dataclasses
@@ -24,30 +24,30 @@ from trainables.runtime import autocast, choose_precision
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a training step takes."""
+    """Arithmetic and memory traffic of a training step."""
 
     macs_per_image: float
     """Multiply-accumulates of convolutions and matrix products, forward and backward."""
     bytes_per_image: float
-    """Bytes that all operations read and write, the optimizer's too."""
+    """Bytes that all operations read and write, including the optimizer's."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Roof:
-    """What a device can do at most."""
+    """The highest rates of a device."""
 
     macs_per_second: float
-    """In a large matrix product, of the type that training computes in."""
+    """Rate of a large matrix product in the number type in which training computes."""
     bytes_per_second: float
-    """Read and written, in a large copy."""
+    """Rate of a large copy, bytes read and written."""
 
     def floor_seconds(self, work: Work) -> float:
-        """Return the least time for one image."""
+        """Return the shortest possible time for one image."""
         return max(work.macs_per_image / self.macs_per_second, work.bytes_per_image / self.bytes_per_second)
 
 
 class _ByteCounter(TorchDispatchMode):
-    """Adds up the sizes of what each operation takes and gives; views are free."""
+    """Adds up the sizes of each operation's inputs and outputs; views cost nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _ByteCounter(TorchDispatchMode):
 
 
 def count_work(config: TrainConfig, device: torch.device) -> Work:
-    """Count one step of a training, its second: the first also makes the optimizer's state."""
+    """Count the second step of a training, because the first one also creates the optimizer's state."""
     model = build_model(config.model).to(device).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(config, model)
     images = torch.rand(config.batch_size, 3, IMAGE_SIZE, IMAGE_SIZE, device=device)
@@ -109,6 +109,6 @@ def _measure(action: Callable[[], object], device: torch.device) -> float:
 
 
 def wait(device: torch.device) -> None:
-    """Wait until a device has done what it was given."""
+    """Wait until a device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

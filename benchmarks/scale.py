@@ -1,10 +1,10 @@
-"""Measures what a large cluster costs the driver: many trials on as many pretended nodes as this machine holds.
+"""Measures what a large cluster costs the driver: many trials on as many simulated nodes as fit on this machine.
 
     python -m benchmarks.scale [--trials 500 1000 2000] [--nodes N] [--sampler tpe] [--epochs 1] [--json PATH] [--short]
 
-Every node has a real raylet, agents and one worker, but claims a core that is not there; a closed form takes the place
-of training, so what is measured is the driver, the journal and Ray's bookkeeping, as in benchmarks.growth. The journal
-is read back at the end, as a new head would. LOG.md, 2026-11-24, works out a hundred nodes and 100,000 trials from it.
+Every node has a real raylet, agents and one worker, but reports a core that does not exist. A formula takes the place
+of training, so the benchmark measures the driver, the journal and Ray's bookkeeping, as benchmarks.growth does. At the
+end the journal is read, as a new head would do. LOG.md, 2026-11-24, extrapolates to a hundred nodes and 100,000 trials.
 """
 
 import argparse
@@ -28,11 +28,11 @@ from search.config.schema import ClusterConfig
 from search.record.journal import Journal
 
 NODE_BYTES = 260 * MEGABYTE
-"""Memory of a pretended node with its worker. Source: LOG.md, 2026-11-24."""
+"""Memory of a simulated node with its worker. Source: LOG.md, 2026-11-24."""
 STORE_BYTES = 80 * 2**20
-"""Bytes of each node's object store, the least that Ray accepts; a study of a closed form stores nothing there."""
+"""Bytes of each node's object store, the smallest size that Ray accepts; this study stores nothing there."""
 WEIGHING_S = 2.0
-"""Seconds between two looks at the memory of all nodes."""
+"""Seconds between two readings of the memory of all nodes."""
 COLUMNS = (
     "nodes",
     "node, MB",
@@ -52,7 +52,7 @@ def count_nodes() -> int:
 
 
 def search(folder: Path, trials: int, nodes: int, sampler: str, epochs: int) -> dict[str, Any]:
-    """Bring up the nodes, search once, and read the journal back; all in this process and its children."""
+    """Start the nodes, search once, and read the journal; all in this process and its children."""
     store = {"object_store_memory": STORE_BYTES}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **store})
     try:
@@ -95,7 +95,7 @@ def weigh_children() -> Iterator[list[int]]:
 
 
 def _weigh(process: psutil.Process) -> int:
-    """Return a process's memory; what several share is divided among them."""
+    """Return a process's memory; shared pages are divided among the processes that share them."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.NoSuchProcess:
@@ -113,7 +113,7 @@ def measure(trials: int, nodes: int, sampler: str, epochs: int) -> dict[str, Any
 
 
 def main() -> None:
-    """Measure every number of trials, print and, if asked, write."""
+    """Measure every number of trials; print the figures and, if asked, write them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, nargs="+", default=[500, 1000, 2000])
     parser.add_argument("--nodes", type=int, help="as many as the free memory holds by default")

@@ -1,26 +1,27 @@
-"""Runs the same search in turns as we do it and as others do, and prints what each makes of the same cores.
+"""Runs the same search with this project and with other libraries, in turns, and compares their use of the same cores.
 
     python -m benchmarks.search [--data PATH] [--trials 24] [--images 3000] [--epochs 3] [--slots 2] [--rounds 3]
         [--sides ours ray_tune optuna_alone syne] [--precision own] [--no-kills] [--json PATH] [--short]
 
-All train the same fixed list of small CNNs for the same epochs, a core a trial; schedulers and samplers are in place,
-and nothing is stopped. Medians over interleaved rounds, each search in a new process:
+All train the same fixed list of small CNNs for the same epochs, one core for each trial; schedulers and samplers are
+active, but stop no trial. Figures are medians over interleaved rounds, each search in a new process:
 
-wall        seconds from the start of the program to its end, packing the images and all
+wall        seconds from the start of the program to its end, packing the images included
 first step  seconds from the start of the program to the first training step that any of its processes has done
 training    seconds inside training, summed over the trials
 efficiency  training / (slots x wall)
 beyond      seconds of a slot that a trial costs beyond its training: (slots x wall - training) / trials
 memory      largest sum of the proportional set sizes of all its processes
 processes   most at a time
-lost        epochs that the finished search does not hold, or that were trained twice, when it was killed (SIGKILL, the
-            whole tree) halfway and taken up again as its documentation says; `all` if that fails
+lost        epochs that the finished search lacks, or that were trained twice, after it was killed (SIGKILL, the
+            whole tree) halfway and continued as its documentation says; `all` if that fails
 
-With the sizes above the trials are a few seconds long, and starting weighs as much as training; how efficient a search
-is whose trials last 20 seconds shows `--sides ours --images 12000 --epochs 10 --rounds 1 --no-kills`. Optuna and Syne
-Tune track nothing, the other two write W&B's offline files. `--precision bfloat16` gives all sides the same, which the
-peers' guides do not set; with `own`, ours is bfloat16 where the processor multiplies it natively, and theirs float32.
-Syne Tune is the extra `peers`; without it, it is left out. Without --data, on made-up JPEGs.
+With these sizes a trial takes a few seconds, so starting costs as much as training. For the efficiency of a search
+whose trials last 20 seconds, use `--sides ours --images 12000 --epochs 10 --rounds 1 --no-kills`. Optuna and Syne Tune
+track nothing, the other two write W&B's offline files. `--precision bfloat16` gives all sides the same precision, which
+the peers' guides do not set. With `own`, ours is bfloat16 where the processor multiplies it natively, and theirs is
+float32. Syne Tune is in the extra `peers`; if it is not installed, it is left out. Without --data, the images are
+made-up JPEGs.
 """
 
 import argparse
@@ -44,14 +45,14 @@ from benchmarks.training import prepare
 
 SIDES = ("ours", "ray_tune", "optuna_alone", "syne")
 SAMPLE_S = 1.0
-"""Between two looks at memory and processes."""
+"""Seconds between two readings of memory and processes."""
 LIMIT_S = 3600.0
 """A search that takes longer counts as failed."""
 COLUMNS = ("wall, s", "first step, s", "training, s", "efficiency", "beyond, s", "memory, MB", "processes", "lost")
 
 
 def draw_configs(count: int) -> list[dict[str, Any]]:
-    """Return the fixed list of trials; no two have one learning rate."""
+    """Return the fixed list of trials; all learning rates differ."""
     draw = random.Random(0)
     return [
         {
@@ -70,8 +71,8 @@ def measure(side: str, plan: Plan, *, kill_after_s: float | None = None) -> dict
 
     Args:
         side: One of SIDES.
-        plan: What all do.
-        kill_after_s: Kill it after so many seconds and start it again in its folder; None lets it run.
+        plan: The plan that all searches follow.
+        kill_after_s: Seconds after which it is killed and started again in its folder; None does not kill it.
 
     Raises:
         subprocess.CalledProcessError: If it fails.
@@ -95,22 +96,22 @@ def measure(side: str, plan: Plan, *, kill_after_s: float | None = None) -> dict
 
 
 def count_lost(lines: Collection[str], held: int, plan: Plan) -> int:
-    """Return how many epochs a finished search does not hold, and how many it has trained again.
+    """Return how many epochs a finished search lacks or has trained again, as one number.
 
     A trial that was killed and never continues is missing with all its epochs, also those that were never trained.
 
     Args:
         lines: What `note` wrote: learning rate, epoch, seconds. An epoch that was reported twice and trained once has
-            one line, for its seconds are the same.
-        held: Epochs that the search says it holds.
-        plan: What it was to do.
+            one line, because its seconds are the same.
+        held: Number of epochs that the search reports to hold.
+        plan: The plan that it had to follow.
     """
     num_again = len(lines) - len({tuple(line.split()[:2]) for line in lines})
     return len(plan.configs) * plan.epochs - held + num_again
 
 
 def _watch(side: str, folder: Path, kill_after_s: float | None) -> tuple[dict[str, float], int]:
-    """Run one program to its end, or to its kill; return figures and the number of epochs that it says it holds."""
+    """Run one program until it ends or is killed; return its figures and the number of epochs that it reports."""
     command = [sys.executable, "-m", f"benchmarks.peers.{side}", str(folder)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
     memory, processes, began = 0.0, 0, time.monotonic()
@@ -139,11 +140,11 @@ def _watch(side: str, folder: Path, kill_after_s: float | None) -> tuple[dict[st
 
 
 def _lose(side: str, plan: Plan, wall_s: float) -> int | None:
-    """Return how many epochs a kill halfway costs, None if the search cannot be taken up again."""
+    """Return how many epochs a kill halfway costs; None if the search cannot be continued."""
     try:
         return int(measure(side, plan, kill_after_s=wall_s / 2)["epochs_lost"])
     except subprocess.CalledProcessError as error:
-        print(f"{side}: not taken up again after a kill: {_last_line(error)}", file=sys.stderr)
+        print(f"{side}: cannot be continued after a kill: {_last_line(error)}", file=sys.stderr)
         return None
 
 
@@ -152,7 +153,7 @@ def _last_line(error: subprocess.CalledProcessError) -> str:
 
 
 def compare(plan: Plan, sides: list[str], rounds: int, *, kills: bool = True) -> dict[str, dict[str, Any]]:
-    """Return the medians of each side over interleaved rounds, and what a kill costs it."""
+    """Return the medians of each side over interleaved rounds, and the epochs that a kill costs it."""
     found: dict[str, list[dict[str, float]]] = {side: [] for side in sides}
     for _ in range(rounds):
         for side in sides:
@@ -172,12 +173,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder or zip in CIFAKE's layout")
     parser.add_argument("--trials", type=int, default=24)
-    parser.add_argument("--images", type=int, default=3000, help="of which a fifth validates")
+    parser.add_argument("--images", type=int, default=3000, help="training images, a fifth of them for validation")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--slots", type=int, default=2, help="trials at a time, a core each")
+    parser.add_argument("--slots", type=int, default=2, help="trials that run at the same time, one core each")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
-    parser.add_argument("--precision", choices=("own", "float32", "bfloat16"), default="own", help="of all, or its own")
+    parser.add_argument("--precision", choices=("own", "float32", "bfloat16"), default="own", help="own: by side")
     parser.add_argument("--no-kills", action="store_true", help="leave out the last column")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     parser.add_argument("--short", action="store_true", help="three trials of few images, one round: does it run?")

@@ -1,4 +1,4 @@
-"""Measures 1, 2, 4 and 8 trainings side by side on one GPU, or on the CPU's cores, each with its share of both.
+"""Measures 1, 2, 4 and 8 trainings side by side on one GPU or on the CPU's cores, each with an equal share.
 
 Run `python -m benchmarks.sharing [--model NAME] [--images N] [--json PATH] [--short]`. Needs torch, torchvision and
 numpy only.
@@ -25,18 +25,18 @@ from trainables.splits import Split
 from trainables.train import train
 
 COUNTS = (1, 2, 4, 8)
-"""Processes at a time."""
+"""Numbers of processes."""
 NUM_EPOCHS = 3
-"""Timed; one more comes before, for warming up."""
+"""Number of timed epochs; one more epoch before them warms up."""
 NUM_IMAGES = {"cpu": 2560, "cuda": 100_000, "short": 256}
-"""In an epoch of one process."""
+"""Images in an epoch of one process."""
 
 
 def measure(model: str, count: int, num_images: int) -> dict[str, float]:
-    """Train in so many processes at once.
+    """Train in `count` processes at once.
 
     Returns:
-        Images per second of all together, and bytes of GPU memory that the hungriest held.
+        Images per second of all processes together, and the largest GPU memory of one process in bytes.
     """
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(count), context.Queue()
@@ -55,7 +55,7 @@ def measure(model: str, count: int, num_images: int) -> dict[str, float]:
 
 
 def _collect(processes: Sequence[BaseProcess], results: Any) -> list[tuple[float, float, int]]:
-    """Wait for what every process sends; one that breaks sends nothing, has printed why, and ends the others."""
+    """Wait for the result of every process; one that fails has printed why, sends nothing, and ends the others."""
     spans: list[tuple[float, float, int]] = []
     while len(spans) < len(processes):
         try:
@@ -72,7 +72,7 @@ def _collect(processes: Sequence[BaseProcess], results: Any) -> list[tuple[float
 
 
 def _work(model: str, count: int, num_images: int, barrier: Barrier, results: Any) -> None:
-    """Train one share, all processes starting their timed epochs together; clocks are the machine's."""
+    """Train one share; all processes start their timed epochs together and use the machine's clock."""
     device = pick_device()
     limit_threads(max(1, len(os.sched_getaffinity(0)) // count))
     limit_memory(device, 1 / count)
@@ -95,7 +95,7 @@ def main() -> None:
     """Measure, print and, if asked, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default="paper_cnn")
-    parser.add_argument("--images", type=int, help="in an epoch of one process")
+    parser.add_argument("--images", type=int, help="images in an epoch of one process")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     parser.add_argument("--short", action="store_true", help="few images, at most two processes: does it run?")
     arguments = parser.parse_args()

@@ -1,9 +1,9 @@
-"""What a study in an object store costs its driver: the same search into a folder and into a bucket, in turns.
+"""Measures what an object store costs the driver: the same search into a folder and into a bucket, in turns.
 
 python -m benchmarks.shipping [--trials 1000] [--epochs 4] [--rounds 3] [--short] [--json PATH]
 
-A closed form in place of training, so that nothing but the driver's own work is measured. thread_ms is the CPU time of
-the thread that searches, per epoch; process_ms is that of all threads. The bucket is moto's, on this machine.
+A formula takes the place of training, so only the driver's own work is measured. thread_ms is the CPU time of the
+thread that searches, per epoch; process_ms is that of all threads. The bucket is moto's, on this machine.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def _search(kind: str, folder: Path, num_trials: int, num_epochs: int) -> dict[str, float]:
-    """Run one search and return what it took."""
+    """Run one search and return its times."""
     results = str(folder) if kind == "folder" else f"s3://bench/{secrets.token_hex(4)}"
     config = _build_config(results, folder, num_trials, num_epochs)
     config.directory.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""What `benchmarks.replay` searches in: a space, and the learning curve of each of its configurations."""
+"""The interface of a source for `benchmarks.replay`: a space, and the learning curve of each configuration in it."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ class Curve(NamedTuple):
     """One training of a configuration."""
 
     accuracies: Array
-    """(max_epochs,) on validation, in [0, 1]."""
+    """Accuracies (max_epochs,) on validation, in [0, 1]."""
     seconds: float
     """Duration of an epoch."""
     regret: float
-    """Points of accuracy by which the configuration is below the best one; the seed has no part in it."""
+    """Points of accuracy by which the configuration is below the best one; it does not depend on the seed."""
 
 
 class Searched(Protocol):
@@ -32,7 +32,7 @@ class Searched(Protocol):
 
     @property
     def architecture(self) -> str:
-        """Whose parameters are searched."""
+        """Architecture whose parameters are searched."""
 
     @property
     def max_epochs(self) -> int:
@@ -54,7 +54,7 @@ class Source(Searched, Protocol):
 
         Args:
             params: A value for each parameter of the space.
-            seed: Root of what is random in the training; a search gives its own seed and the trial's number.
+            seed: Root of all random draws of the training; a search passes its own seed and the trial's number.
         """
 
 

@@ -1,11 +1,11 @@
-"""Measures what passes between the command and the first training step of `search.run`, phase by phase.
+"""Measures the time from the command to the first training step of `search.run`, phase by phase.
 
     python -m benchmarks.starting [--rounds 5] [--slots 2] [--json PATH] [--short]
 
-The default study, CNN alone, its data packed already, each round in a new process. `at` is the time since the command,
-`took` the part of it since the phase before, both medians over the rounds; `CPU` is what the process that reached the
-phase spent on it: the driver up to `study`, then the first worker. The product is watched from outside: its functions
-are wrapped before the program starts, and its worker's optimizer has PyTorch's own hook.
+The study is the default one, with the CNN alone and packed data; each round is a new process. `at` is the time since
+the command and `took` the time since the phase before, both medians over the rounds. `CPU` is the processor time of the
+process that reached the phase: the driver up to `study`, then the first worker. The program is watched from outside:
+its functions are wrapped before it starts, and the worker's optimizer has PyTorch's own hook.
 """
 
 import argparse
@@ -25,22 +25,22 @@ from benchmarks.processes import ROOT, kill_tree
 from search.cluster.job import Job
 
 PHASES = {
-    "imports": "interpreter up, search.run imported",
+    "imports": "interpreter started, search.run imported",
     "data": "configuration read, pack found",
     "ray": "Ray up",
     "study": "study's folder, journal, tracker; Tune imported",
-    "worker": "first worker up, with Ray, Tune and torch",
+    "worker": "first worker started, with Ray, Tune and torch",
     "images": "its images opened",
     "step": "its first training step done",
 }
 MARKS = "BENCHMARK_MARKS"
-"""Environment variable, inherited by Ray's workers: the file that takes a line for each mark."""
+"""Environment variable, inherited by Ray's workers: the file that gets a line for each mark."""
 LIMIT_S = 300.0
 DRIVE = "from benchmarks.starting import drive; drive()"
 
 
 def mark(phase: str) -> None:
-    """Write down that this process has reached a phase, when, and how much processor time it has spent."""
+    """Append the phase that this process has reached, the time, and its processor time so far."""
     with Path(os.environ[MARKS]).open("a", encoding="utf-8") as file:
         file.write(f"{phase} {time.time()!r} {os.getpid()} {time.process_time()!r}\n")
 
@@ -85,10 +85,10 @@ def _watch(function: Callable[..., Any], *, before: str | None = None, after: st
 
 
 def measure(folder: Path, cache: Path, slots: int) -> dict[str, dict[str, float]]:
-    """Start the program in a new process, wait for its first training step, kill it, and return when it was where.
+    """Start the program in a new process, wait for its first training step, and kill it; return the time of each phase.
 
     Raises:
-        RuntimeError: If it ends, or the time is up, before that.
+        RuntimeError: If it ends, or the time limit is reached, before that.
     """
     marks = folder / "marks"
     settings = ["search.architectures=[cnn]", "search.shares={cnn: 1}", "search.first=[]", f"cluster.cpus={slots}"]
@@ -126,7 +126,7 @@ def main() -> None:
     """Measure, print and, if asked, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--slots", type=int, default=2, help="trials that start at once, a core each")
+    parser.add_argument("--slots", type=int, default=2, help="trials that start at once, one core each")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     parser.add_argument("--short", action="store_true", help="one round: does it run?")
     arguments = parser.parse_args()

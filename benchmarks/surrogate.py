@@ -1,9 +1,9 @@
-"""The learning curve of any configuration, guessed from the trained ones of `benchmarks.curves`.
+"""The learning curve of any configuration, predicted from the trained ones of `benchmarks.curves`.
 
 A search asks for configurations that were never trained, and for more of them than a table has: with early stopping,
-the epochs of 60 whole trials start some 200. So a Gaussian process over the parameters predicts the whole curve, and
-each trial deviates from it as two trainings of one configuration with two seeds did from one another. A choice made on
-such curves is judged by the prediction, so that a lucky seed earns nothing.
+the epochs of 60 whole trials are enough to start some 200. So a Gaussian process over the parameters predicts the whole
+curve. Each trial deviates from it as two trainings of one configuration with two seeds differed from each other. The
+prediction decides how good a choice on such curves is, so a lucky seed earns nothing.
 """
 
 import csv
@@ -25,29 +25,29 @@ from benchmarks.source import list_distributions
 
 Array = NDArray[np.float64]
 NUM_ALIKE = 4
-"""Deviations are drawn from so many repeated configurations of the nearest final accuracy."""
+"""Number of repeated configurations, nearest in final accuracy, from which deviations are drawn."""
 NUM_LATE = 3
-"""Epochs at the end."""
+"""Number of epochs at the end of a curve that count as late."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Curves:
-    """What was trained."""
+    """The trained configurations and their curves."""
 
     kind: Kind
     numbers: Array
     """(N,) configurations, ascending."""
     params: list[dict[str, Any]]
-    """Searched parameters of each."""
+    """Searched parameters of each configuration."""
     accuracies: Array
-    """(N, EPOCHS) on validation, of seed 0."""
+    """Accuracies (N, EPOCHS) on validation, of seed 0."""
     seconds: Array
     """(N,) CPU-seconds of an epoch."""
     repeats: dict[int, Array]
     """Accuracies (EPOCHS,) of seed 1, by position in `numbers`."""
 
     def take(self, rest: int, of: int) -> "Curves":
-        """Return the configurations whose number leaves this rest, with every repeat among them."""
+        """Return the configurations whose number modulo `of` is `rest`, with their repeats."""
         kept = [place for place, number in enumerate(self.numbers) if number % of == rest]
         return dataclasses.replace(
             self,
@@ -113,8 +113,8 @@ class Surrogate:
         """Fit.
 
         Args:
-            curves: What to learn from.
-            deviations: Whose repeats to draw deviations from; None is those of `curves`.
+            curves: Curves to learn from.
+            deviations: Curves from whose repeats deviations are drawn; None takes those of `curves`.
         """
         self.points = np.array([encode(curves.kind, params) for params in curves.params])
         self._curves = curves
@@ -126,7 +126,7 @@ class Surrogate:
         targets = (curves.accuracies - self._mean) / self._scale
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound: a parameter without effect
-            # One kernel for all epochs; the likelihood of the first, a middle and the last decides on it.
+            # One kernel for all epochs, fitted by the likelihood of the first, a middle and the last epoch.
             fitted = GaussianProcessRegressor(kernel, random_state=0).fit(self.points, targets[:, [0, 2, EPOCHS - 1]])
         self._lengths = fitted.kernel_.k1.k2.length_scale
         self._signal = fitted.kernel_.k1.k1.constant_value
@@ -151,9 +151,9 @@ class Surrogate:
         return curve, float(np.exp(cover @ self._second_weights + self._log_mean))
 
     def deviate(self, curve: Array, generator: np.random.Generator) -> Array:
-        """Return the curve of one training of what is expected to give this one.
+        """Return the curve of one training of a configuration with this expected curve.
 
-        A lucky seed learns sooner, yet tops what the configuration reaches by no more than late epochs differ.
+        With a lucky seed it rises sooner, but ends higher only by as much as late epochs of two seeds differ.
         """
         alike = np.argsort(np.abs(self._finals - curve[-1]), kind="stable")[:NUM_ALIKE]
         sign = 1.0 if generator.random() < 0.5 else -1.0
@@ -168,7 +168,7 @@ class Surrogate:
 
 
 class Table:
-    """The trained curves themselves, each parameters' one by lot: for samplers that learn nothing from them."""
+    """The trained curves themselves; each configuration gets one of them at random. For samplers that do not learn."""
 
     def __init__(self, curves: Curves) -> None:
         self._curves = curves
@@ -179,7 +179,7 @@ class Table:
         return self._curves.accuracies[lot], float(self._curves.seconds[lot])
 
     def deviate(self, curve: Array, generator: np.random.Generator) -> Array:  # noqa: ARG002 as Surrogate's
-        """Return the curve: it is one training's."""
+        """Return the curve itself, since it is that of one training."""
         return curve
 
 

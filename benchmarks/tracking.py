@@ -1,9 +1,10 @@
 """Measures the cost of Weights & Biases for the driver: our tracker against Ray's WandbLoggerCallback, both offline.
 
 Run `python -m benchmarks.tracking [--json PATH] [--short]`. Both log the same rows of the same trials, in turns,
-each time in a new process; nothing is trained. Prints medians: seconds that the driver waits per trial and per epoch,
-seconds from the first trial to the last word on disk, and seconds that the driver's process, threads included, computes
-meanwhile: what is not waited for still takes processor time from the search.
+each time in a new process; nothing is trained. It prints medians: seconds that the driver waits per trial and per
+epoch, seconds from the first trial until all is on disk, and processor seconds of the driver in this time, threads
+included. The last figure shows the work that the driver does not wait for but that takes processor time from the
+search.
 """
 
 import argparse
@@ -25,7 +26,7 @@ SIDES = ("ours", "stock")
 
 
 def measure(side: str, trials: int, epochs: int) -> dict[str, float]:
-    """Tell one side of all trials, in a new process and an empty folder, and return its figures."""
+    """Report all trials to one side, in a new process and an empty folder, and return its figures."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         command = [sys.executable, "-m", "benchmarks.tracking", "--side", side, "--folder", folder]
         command += ["--trials", str(trials), "--epochs", str(epochs)]
@@ -46,7 +47,7 @@ def _clock(times: list[float], action: Callable[[], object]) -> None:
 
 
 def track_ours(folder: Path, trials: int, epochs: int) -> dict[str, float]:
-    """Tell our tracker."""
+    """Report the trials to our tracker."""
     from search.config.load import parse
     from search.listeners.wandb.tracker import build_tracker
     from search.record.trial import State, Trial
@@ -69,7 +70,7 @@ def track_ours(folder: Path, trials: int, epochs: int) -> dict[str, float]:
 
 
 def track_stock(folder: Path, trials: int, epochs: int) -> dict[str, float]:
-    """Tell the callback that comes with Ray Tune, which starts an actor for each trial."""
+    """Report the trials to the callback of Ray Tune, which starts an actor for each trial."""
     warnings.simplefilter("ignore")
     os.environ["WANDB_MODE"] = "offline"
     os.environ["WANDB_SILENT"] = "true"
@@ -77,7 +78,7 @@ def track_stock(folder: Path, trials: int, epochs: int) -> dict[str, float]:
     from ray.air.integrations.wandb import WandbLoggerCallback
 
     class Stand:
-        """What the callback reads of a Tune trial."""
+        """The attributes of a Tune trial that the callback reads."""
 
         def __init__(self, number: int) -> None:
             self.trial_id = self.trial_name = f"bench_{number:04d}"

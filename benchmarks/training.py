@@ -1,19 +1,19 @@
-"""Measures the training loop against what it was, its floor, and the usual recipe, interleaved in one run.
+"""Compares the training loop with its earlier form, its floor, and the usual recipe, interleaved in one run.
 
-before  trainables.train in float32, with memory as glibc handles it: what it was until 2026-11-29; CPU only
+before  trainables.train in float32, with memory as glibc handles it, as it was until 2026-11-29; CPU only
 kept    the same, with memory kept; CPU only
-loop    trainables.train as it is: memory kept, bfloat16 where the device multiplies it natively
+loop    trainables.train as it is now: memory kept, bfloat16 where the device multiplies it natively
 bare    a hand-written loop over float tensors in memory: same model, batch, optimizer and precision; on CUDA its
-        kernels are launched one by one, which our loop is not, so that ours may be the faster one there
+        kernels are launched one by one, those of our loop as a graph, so ours may be faster there
 usual   ImageFolder + Resize + ToTensor + DataLoader with its best number of workers, and a plain loop in float32
-floor   what the step's operations take at the device's measured rates (benchmarks/roofline.py)
+floor   time of the step's operations at the device's measured rates (benchmarks/roofline.py)
 
-Each loop has its own process. Ratios are those of processor time on a CPU, which other work on the machine hardly
-changes, and of wall time on CUDA.
+Each loop has its own process. On a CPU ratios are those of processor time, which other work on the machine hardly
+changes; on CUDA they are those of wall time.
 
-Run `python -m benchmarks.training [--data PATH] [--json PATH] [--short]`; without --data, on made-up JPEGs. On CUDA it
-also times 20 epochs of 100,000 images. The figures are written as they come, so that a run may be cut. Needs torch,
-torchvision and numpy only. OMP_NUM_THREADS=1 gives each loop one thread, as a trial has.
+Run `python -m benchmarks.training [--data PATH] [--json PATH] [--short]`; without --data, the images are made-up JPEGs.
+On CUDA it also times 20 epochs of 100,000 images. Each figure is written at once, so you may interrupt a run. It needs
+only torch, torchvision and numpy. OMP_NUM_THREADS=1 gives each loop one thread, as a trial has.
 """
 
 import argparse
@@ -62,11 +62,11 @@ BATCH_SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "cuda": {"": (128, 1024)},
     "short": {"": (128,)},
 }
-"""By kind of run and model; the empty name stands for all others."""
+"""Kind of run and model -> batch size; the empty name stands for all other models."""
 FULL_MODELS = ("paper_cnn", "resnet50_cifar")
-"""Whose 20 epochs are timed."""
+"""Models whose 20 epochs are timed."""
 FULL_IMAGES = {"cuda": 100_000, "short": 256}
-"""In each of the 20 epochs; too many for a CPU."""
+"""Images in each of the 20 epochs; too many for a CPU."""
 
 
 def compare(plan: Plan, rounds: int, roof: Roof) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def compare(plan: Plan, rounds: int, roof: Roof) -> dict[str, Any]:
         for kind in kinds:
             loops[kind] = Loop(kind, plan)
         for turn in range(rounds):
-            # Each loop comes first, second and last in turn, so that none always follows the same one.
+            # The loops change their order in each round, so that none always follows the same other one.
             first = turn % len(kinds)
             for kind in kinds[first:] + kinds[:first]:
                 turns[kind].append(loops[kind].measure())
@@ -103,7 +103,7 @@ def compare(plan: Plan, rounds: int, roof: Roof) -> dict[str, Any]:
 
 
 def time_epochs(name: str, batch_size: int, num: int, device: torch.device, **options: Any) -> float:
-    """Return the seconds that 20 epochs of so many images take, from raw images in memory to trained weights."""
+    """Return the seconds that 20 epochs of `num` images take, from raw images in memory to trained weights."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (num, 32, 32, 3), dtype=torch.uint8, generator=generator)
     labels = torch.arange(num).remainder(2).to(torch.uint8)
@@ -118,7 +118,7 @@ def time_epochs(name: str, batch_size: int, num: int, device: torch.device, **op
 
 
 def prepare(folder: Path, data: Path | None, num: int) -> Path:
-    """Write so many training images, and a few for test, in the published layout."""
+    """Write `num` training images, and a few test images, in the published layout."""
     generator = torch.Generator().manual_seed(0)
     for part, count in {"train/FAKE": num // 2, "train/REAL": num // 2, "test/FAKE": 2, "test/REAL": 2}.items():
         (folder / part).mkdir(parents=True)
@@ -132,7 +132,7 @@ def prepare(folder: Path, data: Path | None, num: int) -> Path:
 
 
 def _draw_images(folder: Path, count: int, generator: torch.Generator) -> None:
-    """Write JPEGs as smooth, and so as quick to decode, as photographs."""
+    """Write JPEGs that are as smooth as photographs, and so take as long to decode."""
     for number in range(count):
         coarse = torch.randint(256, (1, 3, 8, 8), generator=generator).float()
         image = functional.interpolate(coarse, size=32, mode="bilinear")[0]
@@ -159,7 +159,7 @@ def _print_rows(name: str, batch_size: int, row: dict[str, Any], device: torch.d
 
 
 class _Figures(dict[str, Any]):
-    """Figures that are written each time one is added."""
+    """Figures that are written to disk each time one is added."""
 
     def __init__(self, path: Path | None, **known: Any) -> None:
         super().__init__(known, models={}, twenty_epochs_seconds={}, twenty_epochs_to_usual={})
@@ -215,12 +215,12 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder or zip in CIFAKE's layout; default: made-up images")
     parser.add_argument("--json", type=Path, help="where the figures are written")
     parser.add_argument("--short", action="store_true", help="few images: does it run?")
-    parser.add_argument("--models", nargs="+", choices=MODELS, help="default: all that the device can")
+    parser.add_argument("--models", nargs="+", choices=MODELS, help="default: all models for this device")
     parser.add_argument("--rounds", type=int, help="timed epochs of each loop; default: 5, in a short run 1")
     parser.add_argument("--only", choices=("loops", "epochs"), help="the comparison, or the 20 epochs; default: both")
     parser.add_argument("--cudnn-benchmark", action="store_true", help="let cuDNN try its algorithms")
-    parser.add_argument("--deterministic", action="store_true", help="let our loop use only what repeats to the bit")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of loop and bare; default: auto")
+    parser.add_argument("--deterministic", action="store_true", help="let our loop use only reproducible algorithms")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto", help="of `loop` and `bare`; default: auto")
     parser.add_argument("--compile", action="store_true", help="compile the loop's models")
     return parser.parse_args()
 

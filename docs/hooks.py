@@ -1,6 +1,6 @@
-"""Fills in what the pages take from the code and from LOG.md; mkdocs calls `on_page_markdown` for each page.
+"""Writes the tables that pages take from the code and from LOG.md; mkdocs calls `on_page_markdown` for each page.
 
-A page says where by a marker: `<!-- keys -->`, `<!-- parameters -->` or `<!-- figures -->`.
+A marker in the page says where: `<!-- keys -->`, `<!-- parameters -->` or `<!-- figures -->`.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ LOG = Path(__file__).parent.parent / "LOG.md"
 KINDS = {bool: "true or false", int: "integer", float: "number", str: "text"}
 BOUNDS = {"ge": "at least {:g}", "gt": "above {:g}", "le": "at most {:g}", "lt": "below {:g}"}
 LARGEST = 1e6
-"""A bound above this keeps files readable by other programs; a reader need not know it."""
+"""Larger bounds are not shown: they only keep files readable by other programs."""
 UNITS = {
     "s": "seconds",
     "hours": "hours",
@@ -48,7 +48,7 @@ UNITS = {
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the markers of a page by what they name."""
+    """Replace the markers of a page by their tables."""
     for name, render in MARKERS.items():
         marker = f"<!-- {name} -->"
         if marker in markdown:
@@ -172,4 +172,4 @@ MARKERS: dict[str, Callable[[], str]] = {
     "parameters": render_parameters,
     "figures": render_figures,
 }
-"""What a page may ask for -> what writes it."""
+"""Marker -> function that writes its table."""

@@ -23,11 +23,12 @@ from search.record.reading import read_study
 
 FOLDER = Path(__file__).parent / "pictures"
 MOMENT = 0.55
-"""Share of the journal's lines that the live view shows. The journal is append-only: its first lines are a moment."""
+"""Share of the journal's lines that the live view shows. The journal is append-only: its first lines are an earlier
+state of the study."""
 TERMINAL = 100, 24
 """Columns and lines of the live view."""
 SECTIONS = "body", "#training"
-"""Where the parts of the report that are shown begin."""
+"""Selectors of the parts of the report that are shown."""
 PART = 1150, 1200
 """Width and height of a part, in pixels."""
 

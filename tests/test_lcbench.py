@@ -167,7 +167,7 @@ def test_another_model_is_refused(folder):
 def test_an_unknown_task_is_refused_with_the_known_ones(call, folder):
     code, _, error = call("--source", "lcbench", "--lcbench", folder, "--tasks", "167083")
     assert code == 2
-    assert error.startswith("error: --tasks 167083: expected choose, confirm, keep, or of 3945, 7593")
+    assert error.startswith("error: --tasks 167083: expected one of choose, confirm, keep, 3945, 7593")
 
 
 def test_a_missing_onnxruntime_is_named(folder, monkeypatch):

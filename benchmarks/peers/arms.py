@@ -16,13 +16,13 @@ Distributions = Mapping[str, BaseDistribution]
 
 
 class Peer(Protocol):
-    """What a library decides."""
+    """The decisions of a library."""
 
     def ask(self) -> tuple[int, Mapping[str, Any]]:
-        """Return a training and its parameters; a number that was there before continues where it paused."""
+        """Return number and parameters of a training; a number that was returned before continues where it paused."""
 
     def report(self, number: int, metrics: Mapping[str, float]) -> bool:
-        """Take in an epoch of a training and return whether it stops or pauses there."""
+        """Take in an epoch of a training; return whether the training stops or pauses after it."""
 
 
 class PeerStudy:
@@ -81,7 +81,7 @@ PEERS: dict[str, tuple[Callable[..., Peer], str]] = {
     "neps hyperband": (_open_neps, "hyperband"),
     "neps priorband": (_open_neps, "priorband"),
 }
-"""Arm -> what opens the search, and what of the library decides."""
+"""Arm -> function that opens the search, and name of the library's scheduler or pruner."""
 PACKAGES = {
     "syne": (("syne_tune", "huggingface_hub"), "pip install 'syne-tune==0.16.*' huggingface_hub"),
     "neps": (
@@ -89,7 +89,7 @@ PACKAGES = {
         "pip install 'neural-pipeline-search==0.17.*', by the lines in benchmarks/peers/neps_replayed.py",
     ),
 }
-"""What the arms of a peer import that this project does not depend on, and how it is installed."""
+"""Packages that the arms of a peer import and that this project does not depend on, and how to install them."""
 
 
 def require_installed(arms: Sequence[str]) -> None:

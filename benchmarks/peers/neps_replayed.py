@@ -6,9 +6,10 @@
     build/neps/bin/pip install 'neural-pipeline-search==0.17.*'
     build/neps/bin/python -m benchmarks.replay --arms "neps hyperband" "neps priorband"
 
-So pandas 2, which it needs, is only there. Its brackets are of the promoting type: an evaluation trains to a rung and
-pauses, and a later one takes the training up from there, which costs the further epochs alone. No priors are given, so
-PriorBand draws evenly in their place. NePS takes no seed and draws from the global generators.
+This keeps pandas 2, which NePS needs, out of the project's environment. Its brackets promote trainings: an evaluation
+trains to a rung and pauses, and a later evaluation continues the training from there, which costs only the further
+epochs. No priors are given, so PriorBand draws uniformly instead. NePS takes no seed and draws from the global
+generators.
 """
 
 import logging
@@ -24,7 +25,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from search.record.metric import ACCURACY
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of libraries that it imports
+    warnings.simplefilter("ignore")  # warnings of libraries that it imports
     import neps
 
 ALGORITHMS = {"hyperband": neps.algorithms.hyperband, "priorband": neps.algorithms.priorband}
@@ -66,7 +67,7 @@ class NepsSearch:
 
 
 def _convert(distribution: BaseDistribution) -> Any:
-    """Return NePS's word for a distribution."""
+    """Return a distribution in NePS's form."""
     match distribution:
         case CategoricalDistribution():
             return neps.HPOCategorical(list(distribution.choices))
@@ -74,4 +75,4 @@ def _convert(distribution: BaseDistribution) -> Any:
             return neps.HPOFloat(distribution.low, distribution.high, log=distribution.log)
         case IntDistribution():
             return neps.HPOInteger(distribution.low, distribution.high, log=distribution.log)
-    raise ValueError(f"NePS has no word for {distribution}.")
+    raise ValueError(f"NePS has no form of {distribution}.")

@@ -25,7 +25,8 @@ def open_study(folder: Path, plan: Plan) -> optuna.Study:
         study_name="cifake",
         storage=JournalStorage(JournalFileBackend(str(folder / "journal.log"))),
         direction="maximize",
-        # Beyond the last epoch: at it, most trials would end as pruned, trained as they are.
+        # A later step than the last epoch: at the last one, most trials would end as pruned although they are fully
+        # trained.
         pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=plan.epochs + 1),
         load_if_exists=True,
     )
@@ -66,7 +67,7 @@ def main(folder: Path) -> None:
     for process in processes:
         process.join()
     complete = study.get_trials(states=(TrialState.COMPLETE,))
-    planned = {config["learning_rate"] for config in plan.configs}  # two processes that see one trial left take two
+    planned = {config["learning_rate"] for config in plan.configs}  # two processes may start one trial too many
     tell(sum(len(trial.intermediate_values) for trial in complete if trial.params["learning_rate"] in planned))
 
 

@@ -1,8 +1,8 @@
-"""Optuna as it ships: `create_study` with its default sampler and one of its pruners, asked and told.
+"""Optuna as it ships: `create_study` with its default sampler and one of its pruners, through `ask` and `tell`.
 
-Steps count from 0 as in the examples of both pruners; from 1 both found less (LOG.md, 2026-11-29). A trial that reaches
-its last epoch without being pruned is told its last value. Seeded: the sampler by its argument, Hyperband's choice of a
-bracket by the study's name.
+Steps count from 0 as in the examples of both pruners; from 1 both gave worse results (LOG.md, 2026-11-29). For a trial
+that reaches its last epoch without being pruned, `tell` gets its last value. The sampler is seeded by its argument,
+Hyperband's choice of a bracket by the study's name.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from search.record.metric import ACCURACY
 
 def _build_pruner(name: str, max_epochs: int) -> BasePruner:
     if name == "hyperband":
-        return HyperbandPruner(max_resource=max_epochs)  # as in its example; "auto" waits for a whole trial
+        return HyperbandPruner(max_resource=max_epochs)  # as in its example; "auto" would wait for a whole trial
     return {"median": MedianPruner, "successive halving": SuccessiveHalvingPruner}[name]()
 
 

@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
 
 
 def run_trial(folder: Path, deliver: Callable[[], str], job: Job) -> Iterator[Report | Finished | Failure]:
-    """Train a trial and note what was trained, as the peers do."""
+    """Train a trial and note its epochs, as the peers do."""
     from search.cluster.worker import run_job
 
     watch_first_step(folder)
@@ -57,7 +57,7 @@ def run_trial(folder: Path, deliver: Callable[[], str], job: Job) -> Iterator[Re
 
 
 def count_epochs(journal: Journal) -> int:
-    """Return how many epochs the record holds of the trials that came to their end."""
+    """Return the number of recorded epochs of all trials that have ended."""
     return sum(len(trial.epochs) for trial in journal.load() if trial.state is State.COMPLETE)
 
 

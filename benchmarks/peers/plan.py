@@ -1,4 +1,4 @@
-"""What all searches do, and what they write down for the benchmark; without torch, which not every process needs."""
+"""The plan that all searches follow, and their notes for the benchmark; it does not import torch."""
 
 import dataclasses
 import functools
@@ -10,18 +10,18 @@ from typing import Any, Self
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What all searches do, written into the folder of each as plan.json."""
+    """The plan that all searches follow, written into each search's folder as plan.json."""
 
     data: str
     """Folder of images, train/CLASS/*.jpg."""
     val_fraction: float
     epochs: int
     slots: int
-    """Trials at a time, on a core each."""
+    """Trials that run at the same time, one core each."""
     precision: str = "own"
-    """float32 or bfloat16 in all; own is what each does by itself: float32 in peers, `auto` in ours."""
+    """float32 or bfloat16 for all searches; own is each one's default: float32 for peers, `auto` for ours."""
     configs: list[dict[str, Any]]
-    """The trials, in order; `learning_rate` tells one from another."""
+    """The trials, in order; each has another `learning_rate`."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -31,7 +31,7 @@ class Plan:
 
 @functools.cache
 def watch_first_step(folder: Path) -> None:
-    """Write down when this process does its first training step; the file `stepped` takes a line for each process."""
+    """Write the time of this process's first training step into the file `stepped`, one line for each process."""
     from torch.optim.optimizer import register_optimizer_step_post_hook
 
     def note_step(*_: Any) -> None:
@@ -43,11 +43,11 @@ def watch_first_step(folder: Path) -> None:
 
 
 def note(folder: Path, learning_rate: float, epoch: int, seconds: float) -> None:
-    """Write down that an epoch was trained; a line this short is appended whole."""
+    """Append a line about a trained epoch; a line this short is appended as a whole."""
     with (folder / "trained").open("a", encoding="utf-8") as file:
         file.write(f"{learning_rate!r} {epoch} {seconds!r}\n")
 
 
 def tell(epochs: int) -> None:
-    """Print, at the end of a search, how many epochs its record holds of the trials that came to their end."""
+    """Print, at the end of a search, the number of recorded epochs of all trials that have ended."""
     print(json.dumps({"epochs_held": epochs}))

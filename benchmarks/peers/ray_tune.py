@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import optuna  # noqa: F401 before torch, or Ray says that it is missing (ray#65376)
+import optuna  # noqa: F401 before torch, otherwise Ray says that it is missing (ray#65376)
 import ray
 import torch
 from ray import tune
@@ -24,7 +24,7 @@ from benchmarks.peers.training import train
 
 
 def train_cifake(config: dict[str, Any], plan: Plan, folder: Path) -> None:
-    """Train one trial, from its checkpoint where there is one."""
+    """Train one trial, from its checkpoint if there is one."""
     state = None
     if checkpoint := tune.get_checkpoint():
         with checkpoint.as_directory() as directory:
@@ -61,7 +61,7 @@ def _build_tuner(plan: Plan, folder: Path, trainable: Any) -> tune.Tuner:
             search_alg=OptunaSearch(points_to_evaluate=plan.configs),
             scheduler=ASHAScheduler(time_attr="epoch", max_t=plan.epochs, grace_period=plan.epochs),
             num_samples=len(plan.configs),
-            max_concurrent_trials=plan.slots,  # or the searcher gets one pending trial at a time
+            max_concurrent_trials=plan.slots,  # otherwise Tune asks the searcher for one pending trial at a time
         ),
         run_config=tune.RunConfig(
             name="cifake",

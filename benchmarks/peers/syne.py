@@ -1,7 +1,7 @@
 """Syne Tune: LocalBackend, which starts a process for each trial, and ASHA. Needs the extra `peers`.
 
 Sources, syne-tune.readthedocs.io: getting_started, examples/launch_height_baselines. A killed search is loaded with
-`Tuner.load` and run again, which is as much as it offers.
+`Tuner.load` and run again; Syne Tune offers no more.
 """
 
 import os
@@ -45,7 +45,7 @@ def _build_tuner(plan: Plan, folder: Path) -> Tuner:
         stop_criterion=StoppingCriterion(max_num_trials_started=len(plan.configs) - 1),  # it stops above that
         wait_trial_completion_when_stopping=True,
         n_workers=plan.slots,
-        sleep_time=0.5,  # seconds between two looks at the workers; the default of 5 is meant for longer trials
+        sleep_time=0.5,  # seconds between two checks of the workers; the default of 5 is meant for longer trials
         tuner_name="syne",
         suffix_tuner_name=False,
     )

@@ -1,8 +1,8 @@
 """Syne Tune's schedulers under the simulated clock, called as its own Tuner calls them.
 
-Its ASHA is of the stopping type; its first rung is epoch 1, each further one three times as late. It stops what reaches
-`max_t` too, so the Tuner never says `on_trial_complete`, and neither is it said here. Some of its searchers draw from
-NumPy's global generator whatever their seed.
+Its ASHA is of the stopping type; its first rung is epoch 1, each further rung is three times as late. It also stops
+trials that reach `max_t`, so the Tuner never calls `on_trial_complete`, and this module does not call it either. Some
+of its searchers draw from NumPy's global generator, whatever their seed.
 """
 
 import datetime
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import xgboost  # noqa: F401 before the limit of threads, which holds for the libraries that are loaded
+import xgboost  # noqa: F401 before threads are limited, which applies only to libraries that are loaded
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from syne_tune.backend.trial_status import Trial
 from syne_tune.config_space import choice, lograndint, loguniform, randint, uniform
@@ -23,7 +23,7 @@ from search.record.metric import ACCURACY
 
 SCHEDULERS: dict[str, Callable[..., Any]] = {"asha": ASHA, "bohb": BOHB, "ashabore": ASHABORE, "ashacqr": ASHACQR}
 NOT_WHEN = datetime.datetime(2000, 1, 1)
-"""Of a trial's creation, which no scheduler here reads."""
+"""Time of a trial's creation, which no scheduler here reads."""
 
 
 class SyneSearch:
@@ -59,7 +59,7 @@ class SyneSearch:
 
 
 def _convert(distribution: BaseDistribution) -> Any:
-    """Return Syne Tune's word for a distribution."""
+    """Return a distribution in Syne Tune's form."""
     match distribution:
         case CategoricalDistribution():
             return choice(list(distribution.choices))
@@ -67,4 +67,4 @@ def _convert(distribution: BaseDistribution) -> Any:
             return (loguniform if distribution.log else uniform)(distribution.low, distribution.high)
         case IntDistribution():
             return (lograndint if distribution.log else randint)(distribution.low, distribution.high)
-    raise ValueError(f"Syne Tune has no word for {distribution}.")
+    raise ValueError(f"Syne Tune has no form of {distribution}.")

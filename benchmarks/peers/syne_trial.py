@@ -1,4 +1,4 @@
-"""A trial of benchmarks.peers.syne, in a process of its own."""
+"""One trial of benchmarks.peers.syne, in a process of its own."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How tutorials train: ImageFolder, DataLoader, a plain loop; what every peer calls for each of its trials."""
+"""The training that every peer calls for its trials, as tutorials show it: ImageFolder, DataLoader, a plain loop."""
 
 import dataclasses
 import time
@@ -23,7 +23,7 @@ def train(
 
     Args:
         config: One of the plan's.
-        plan: What all searches do.
+        plan: The plan that all searches follow.
         folder: Of the search; its file `trained` takes a line for each epoch, `stepped` one for each process.
         checkpoint: A state to continue from.
     """
