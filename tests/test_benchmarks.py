@@ -276,7 +276,7 @@ def test_no_trial_of_optuna_alone_is_stopped_not_even_after_its_last_epoch(tmp_p
     ],
     ids=["all held", "killed, never tried again", "killed before its first epoch", "one epoch trained again"],
 )
-def test_lost_is_what_a_search_does_not_hold_or_trained_again(lines, held, lost):
+def test_lost_epochs_are_missing_or_were_trained_twice(lines, held, lost):
     plan = Plan(data="", val_fraction=0.2, epochs=2, slots=2, configs=[{"learning_rate": rate} for rate in (0.1, 0.2)])
     assert count_lost(lines, held, plan) == lost
 

@@ -69,7 +69,7 @@ def test_a_task_differs_by_its_own_number(folder):
     assert first - second == pytest.approx(np.full((1, EPOCHS), 0.01), abs=1e-6)
 
 
-def test_regret_is_what_the_best_of_the_random_configurations_has_more(folder):
+def test_regret_is_the_distance_to_the_best_random_configuration(folder):
     source = Task(folder, "3945")
     assert find_best(source) == pytest.approx((9 + EPOCHS / 2 + 40 * 0.99) / 100, abs=1e-3)
     point = {name: distribution.low for name, distribution in list_distributions(source).items()}

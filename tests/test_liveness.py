@@ -75,7 +75,7 @@ def await_end(processes, seconds):
 
 
 @pytest.mark.parametrize("kind", ["raylet", "gcs_server", "ray::DashboardAgent", "ray::RuntimeEnvAgent"])
-def test_the_death_of_what_ray_cannot_do_without_ends_a_search_resumable_and_leaves_no_process(tmp_path, kind):
+def test_the_death_of_a_process_that_ray_needs_ends_a_search_resumable_and_leaves_no_process(tmp_path, kind):
     with Search(tmp_path) as search:
         search.wait_until_it_trains()
         family = psutil.Process(search.process.pid).children(recursive=True)
@@ -90,7 +90,7 @@ def test_the_death_of_what_ray_cannot_do_without_ends_a_search_resumable_and_lea
     assert {trial.state for trial in list_trials(tmp_path)} <= {State.COMPLETE, State.PRUNED}
 
 
-def test_the_deaths_of_all_other_processes_are_survived(tmp_path):
+def test_the_search_survives_the_death_of_every_other_process(tmp_path):
     with Search(tmp_path, trials=30) as search:
         search.wait_until_it_trains()
         for name in ("wandb-core", "ray::ResourceTrainable"):

@@ -137,7 +137,7 @@ def load_trials(store, tmp_path, name="tiny"):
     return optuna.load_study(study_name=name, storage=storage).trials
 
 
-def test_a_study_whose_head_vanishes_continues_from_the_bucket_on_another_machine(tmp_path, bucket, start, finish):
+def test_a_study_whose_head_is_lost_continues_from_the_bucket_on_another_machine(tmp_path, bucket, start, finish):
     study = tmp_path / "study.yaml"
     study.write_text(STUDY.format(bucket=bucket))
     url = f"s3://{bucket}/studies/tiny"
@@ -179,7 +179,7 @@ def test_a_study_whose_head_vanishes_continues_from_the_bucket_on_another_machin
     assert "All trials have ended." in finish("search", "inspect", url)
 
 
-def test_a_search_continues_while_its_store_is_out_of_reach_and_ships_afterwards(
+def test_a_search_continues_while_its_store_cannot_be_reached_and_ships_afterwards(
     tmp_path, bucket, s3_server, monkeypatch, start
 ):
     study = tmp_path / "study.yaml"

@@ -152,7 +152,7 @@ def test_a_line_of_the_plot_ends_at_the_regret_of_the_table(tmp_path):
 
 
 @pytest.mark.parametrize("pair", PAIRS)
-def test_the_second_of_two_architectures_lacks_what_its_pair_says(pair):
+def test_the_second_of_two_architectures_is_worse_by_what_its_pair_says(pair):
     source = Rivals(pair)
     space = source.build_study().space
     handicap = space["Second"].get("handicap", 0.0)

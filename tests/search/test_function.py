@@ -186,7 +186,7 @@ def test_the_report_of_a_search_shows_its_best_trials_and_no_test(write, tmp_pat
         assert absent not in page.partition("<details>")[0]
 
 
-def test_what_needs_a_model_refuses_a_study_of_a_function(write, tmp_path):
+def test_commands_that_need_a_model_refuse_a_study_of_a_function(write, tmp_path):
     config = dataclasses.replace(load(write()), results=str(tmp_path))
     create_folder(config, None)
     for command in (evaluate, reproduce):

@@ -75,7 +75,7 @@ def test_a_results_folder_that_exists_is_not_touched_without_resume(run, tmp_pat
     assert (folder / "study.yaml").read_text() == "mine"
 
 
-def test_weights_that_cannot_be_had_are_one_error_before_the_search(run, tmp_path, image_folder):
+def test_weights_that_cannot_be_loaded_are_one_error_before_the_search(run, tmp_path, image_folder):
     settings = [f"data.path={image_folder}", f"space.resnet50.weights={tmp_path}/nowhere.pt"]
     code, _, stderr = run("study.yaml", *[part for value in settings for part in ("--set", value)])
     assert code == 2

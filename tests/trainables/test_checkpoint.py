@@ -24,7 +24,7 @@ def load_epoch(path: Path) -> int | None:
     return int(state["epoch"])
 
 
-def test_what_is_saved_is_loaded_with_folders_made(tmp_path: Path) -> None:
+def test_a_saved_state_is_loaded_and_missing_folders_are_made(tmp_path: Path) -> None:
     path = tmp_path / "trials" / "0" / "state"
     checkpoint.save(path, build_state(3))
     assert load_epoch(path) == 3
@@ -34,7 +34,7 @@ def test_without_a_file_there_is_no_state(tmp_path: Path) -> None:
     assert checkpoint.load(tmp_path / "state") is None
 
 
-def test_the_one_before_is_kept_and_nothing_else(tmp_path: Path) -> None:
+def test_the_previous_file_is_kept_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "state"
     for epoch in (1, 2, 3):
         checkpoint.save(path, build_state(epoch))
@@ -44,7 +44,7 @@ def test_the_one_before_is_kept_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [0, 16, 32, 1000, -1])
-def test_a_truncated_file_is_noticed_and_the_one_before_is_used(tmp_path: Path, kept: int) -> None:
+def test_a_truncated_file_is_noticed_and_the_previous_one_is_used(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "state"
     checkpoint.save(path, build_state(1))
     checkpoint.save(path, build_state(2))
@@ -53,7 +53,7 @@ def test_a_truncated_file_is_noticed_and_the_one_before_is_used(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("position", [0, 31, 32, 5000, -1])
-def test_an_altered_byte_is_noticed_and_the_one_before_is_used(tmp_path: Path, position: int) -> None:
+def test_an_altered_byte_is_noticed_and_the_previous_file_is_used(tmp_path: Path, position: int) -> None:
     path = tmp_path / "state"
     checkpoint.save(path, build_state(1))
     checkpoint.save(path, build_state(2))

@@ -62,7 +62,7 @@ def test_a_value_outside_its_range_is_refused_by_name(name: str, value: Any) -> 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("kind", ARCHITECTURES.values())
-def test_a_model_has_no_number_without_end(kind: Any, value: float) -> None:
+def test_a_number_of_a_model_that_is_not_finite_is_refused(kind: Any, value: float) -> None:
     names = [field.name for field in dataclasses.fields(kind) if field.type is float]
     assert names
     for name in names:

@@ -238,7 +238,7 @@ def test_weights_that_are_no_mapping_are_an_input_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("config", [CnnConfig(), ResNet50Config()], ids=["cnn", "resnet50"])
-def test_models_that_start_from_nothing_fetch_nothing(config: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_with_random_weights_download_nothing(config: Architecture, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *given, **known: asked.append((given, known)))
     build_model(config)

@@ -31,7 +31,7 @@ def test_singular_values_go_through_the_polynomial_and_singular_vectors_stay(sha
     assert values.max() < 1.3
 
 
-def test_a_matrix_of_zeros_stays_one() -> None:
+def test_a_matrix_of_zeros_stays_a_matrix_of_zeros() -> None:
     assert torch.equal(orthogonalize(torch.zeros(3, 4)), torch.zeros(3, 4))
 
 
@@ -80,7 +80,7 @@ def test_a_convolution_learns_as_the_matrix_of_its_filters() -> None:
     ],
     ids=["cnn", "resnet50"],
 )
-def test_the_first_and_the_last_matrix_and_all_that_is_none_are_left_to_adamw(config: Any, left_out: set[str]) -> None:
+def test_the_first_and_the_last_matrix_and_all_other_weights_are_left_to_adamw(config: Any, left_out: set[str]) -> None:
     model = build_model(config)
     names = {id(weight): name for name, weight in model.named_parameters()}
     hidden, others = ([names[id(weight)] for weight in group["params"]] for group in group_weights(model))

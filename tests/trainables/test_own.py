@@ -62,7 +62,7 @@ def test_a_function_that_continues_gives_what_it_gives_in_one_go():
     assert list(start(resume=state)) == []
 
 
-def test_what_is_drawn_outside_of_a_function_does_not_change_its_numbers():
+def test_random_numbers_drawn_outside_of_a_function_do_not_change_its_own():
     straight = list_metrics(start())
     disturbed = []
     for epoch in start():

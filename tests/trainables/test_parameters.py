@@ -85,7 +85,7 @@ def test_a_model_that_gives_no_logit_for_each_image_is_refused(own: str) -> None
         check_model(own, build_train_config(own, {"output": "(N, 1)"}, epochs=1, seed=0), dict)
 
 
-def test_of_code_that_was_not_imported_nothing_is_known() -> None:
+def test_code_that_was_not_imported_has_no_known_parameters() -> None:
     assert list_defaults("nowhere:Own") == {}
     with pytest.raises(InputError, match="name its folder with --code"):
         build_train_config("nowhere:Own", {}, epochs=1, seed=0)

@@ -352,7 +352,7 @@ def test_a_split_without_images_is_an_input_error() -> None:
         next(train(TrainConfig(model=SMALL, epochs=1), draw_split(0, unused=4), None, device=CPU))
 
 
-def test_nothing_is_trained_that_is_not_asked_for() -> None:
+def test_no_epoch_is_trained_that_is_not_asked_for() -> None:
     epochs = train(TrainConfig(model=SMALL, epochs=10**9), draw_split(16), None, device=CPU)
     assert [epoch.number for epoch in itertools.islice(epochs, 3)] == [1, 2, 3]
 

@@ -136,7 +136,7 @@ def test_a_folder_that_is_mounted_late_is_waited_for(monkeypatch, study):
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_node_that_alone_cannot_use_the_store_is_refused(bucket):
+def test_a_single_node_that_cannot_use_the_store_is_refused(bucket):
     """Where the driver's node cannot either, the store is away, which a search survives."""
     study = f"s3://{bucket}/results/x"
     Store(study).write(MANIFEST, b"name: x")

@@ -38,7 +38,7 @@ def test_a_node_holds_as_many_trials_as_its_scarcest_resource(cpus, gpus, node, 
     assert make_nodes(node)[0].count(ResourceConfig(cpus=cpus, gpus=gpus)) == count
 
 
-def test_what_two_nodes_have_left_over_holds_no_trial():
+def test_resources_left_over_on_two_nodes_hold_no_trial():
     config = build_config(cnn={"cpus": 3}, resnet50={"cpus": 4})
     assert count_slots(config, make_nodes((5, 0), (4, 0))) == 2
 
@@ -64,14 +64,14 @@ def test_a_trial_must_fit_one_node_not_the_sum_of_them():
     assert find_problem(config, make_nodes((4, 0), (8, 0))) is None
 
 
-def test_where_workers_were_to_come_and_none_did_that_is_what_is_said():
+def test_a_cluster_without_a_worker_that_came_up_is_named_as_the_reason():
     config = build_config({"max_nodes": 8}, cnn={"cpus": 1, "gpus": 0.25}, resnet50={"cpus": 2, "gpus": 1})
     problem = find_problem(config, make_nodes((0, 0)))
     assert "but after 300 seconds the nodes that are up have 0 CPUs and 0 GPUs" in problem
     assert "check `ray status` or raise cluster.wait_s" in problem
 
 
-def test_nodes_that_no_trial_fits_do_not_count_as_come_up():
+def test_nodes_on_which_no_trial_fits_do_not_count_as_up():
     config = build_config({"min_nodes": 2}, cnn={"gpus": 1}, resnet50={"gpus": 1})
     problem = find_problem(config, make_nodes((8, 0), (8, 1)))
     assert problem.startswith("cluster.min_nodes = 2: after 300 seconds 1 are up that a trial fits (10.0.0.2)")
@@ -92,7 +92,7 @@ def test_shares_of_one_gpu_do_not_count_for_the_nodes_that_are_wanted():
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("two_cores")
-def test_what_killed_workers_left_is_deleted_but_for_trials_that_go_on(tmp_path):
+def test_checkpoints_of_killed_workers_are_deleted_except_those_of_trials_that_continue(tmp_path):
     names = ("trial-1.ckpt", "trial-1.ckpt.previous", "trial-12.ckpt", "trial-12.ckpt.partial", "other.txt")
     for name in names:
         (tmp_path / name).touch()

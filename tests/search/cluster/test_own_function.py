@@ -144,7 +144,7 @@ def test_a_node_whose_module_differs_from_the_drivers_trains_nothing(job, tmp_pa
         next(run(dataclasses.replace(job, sources={"walking.py": "0" * 64})))
 
 
-def test_a_function_without_the_metric_is_to_blame_and_leaves_no_checkpoint(job, tmp_path):
+def test_a_function_that_yields_no_metric_is_refused_and_leaves_no_checkpoint(job, tmp_path):
     (failure,) = run(dataclasses.replace(job, metric="error"))
     assert failure.blames_function
     assert failure.reason == "epoch 1 yielded no error, only place: yield it, or set metric to one of them"

@@ -134,7 +134,7 @@ def test_a_full_object_store_costs_a_search_nothing(tmp_path):
     assert [trial.state for trial in study.trials] == [State.COMPLETE] * 2
 
 
-def test_what_people_ask_meanwhile_is_done_at_once(tmp_path):
+def test_requests_during_a_search_are_done_at_once(tmp_path):
     """Trial 0 ends when the point that was asked for is trained, trial 1 hangs until it is stopped."""
     config = parse(
         {
@@ -246,7 +246,7 @@ def test_a_worker_that_raises_is_not_used_again(tmp_path):
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_a_worker_that_always_raises_ends_its_trial_and_says_what(tmp_path):
+def test_a_worker_that_always_raises_ends_its_trial_with_its_error(tmp_path):
     config = build_config(num_trials=2, scheduler="none", max_failures=1)
 
     def work(job):
@@ -281,7 +281,7 @@ def test_a_worker_that_is_asked_to_end_as_its_node_shuts_down_does_not_count(tmp
 
 
 @pytest.mark.usefixtures("two_cores")
-def test_a_search_that_ends_with_a_trial_left_says_so_and_can_go_on(tmp_path):
+def test_a_search_that_ends_with_a_trial_left_says_so_and_can_be_resumed(tmp_path):
     config = build_config(num_trials=2, scheduler="none")
 
     def leave(job):

@@ -75,7 +75,7 @@ def test_a_signal_that_asks_for_the_end_is_answered_with_a_sentence_and_its_own_
 
 
 @pytest.mark.parametrize("number", ENDS)
-def test_whatever_error_a_signal_leads_to_the_signal_is_what_ended_the_command(number):
+def test_a_signal_is_reported_as_the_end_whatever_error_it_causes(number):
     body = f"with watch_signals():\n            os.kill(os.getpid(), {int(number)})\n            raise RuntimeError"
     with Program(body) as program:
         assert program.finish() == ENDS[number]
@@ -125,7 +125,7 @@ def test_a_program_that_ends_at_once_leaves_no_process_that_it_started():
         child.wait(60)
 
 
-def test_what_nohup_has_a_program_ignore_stays_ignored():
+def test_a_signal_that_nohup_ignores_stays_ignored():
     with Program("wait()", "sh", "-c", 'trap "" HUP; exec "$@"', "sh") as program:
         program.read_line()
         program.send(signal.SIGHUP)

@@ -66,14 +66,14 @@ def test_a_number_that_is_proposed_again_with_other_parameters_starts_at_epoch_1
     assert read(list(train(make_job(packed, tmp_path, **other)))) == fresh
 
 
-def test_a_gpu_that_was_granted_and_is_not_there_is_the_trials_failure(packed, tmp_path, monkeypatch):
+def test_a_granted_gpu_that_is_missing_fails_the_trial(packed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     [failure] = train(make_job(packed, tmp_path, gpus=0.5))
     assert "a GPU was granted, but PyTorch" in failure.reason
 
 
 @pytest.mark.parametrize("is_native", [False, True])
-def test_a_trial_reports_what_it_computes_in(packed, tmp_path, monkeypatch, is_native):
+def test_a_trial_reports_its_precision(packed, tmp_path, monkeypatch, is_native):
     monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: is_native)
     [first, *_] = train(make_job(packed, tmp_path))
     assert first.precision == ("bfloat16" if is_native else "float32")
@@ -116,7 +116,7 @@ def test_a_model_that_does_not_fit_the_gpu_says_what_to_do():
     assert "2.00 GiB" in failure.traceback
 
 
-def test_what_a_trial_does_is_its_failure_and_what_its_node_is_is_not(packed, tmp_path):
+def test_an_error_of_the_training_fails_its_trial_and_an_error_of_the_node_does_not(packed, tmp_path):
     def deliver(error):
         def raise_error():
             raise error

@@ -124,7 +124,7 @@ def test_a_search_or_a_trial_is_asked_to_end(call, folder, arguments, number):
     assert list_requests(folder) == [{"ask": None, "trial": number}]
 
 
-def test_what_does_not_run_cannot_be_stopped(call, folder):
+def test_a_trial_or_search_that_does_not_run_cannot_be_stopped(call, folder):
     code, _, stderr = call(stop, "results/mine")
     told = "so there is nothing to stop: python -m search evaluate results/mine evaluates what it has"
     assert (code, stderr) == (2, f"error: results/mine is not being searched, {told}\n")

@@ -443,7 +443,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_trained(study, prepare, argume
     assert not (study / "study.lock").exists()
 
 
-def test_weights_that_cannot_be_had_are_one_error_before_the_retraining(study, tmp_path):
+def test_weights_that_cannot_be_loaded_are_one_error_before_the_retraining(study, tmp_path):
     record = load_manifest(study)
     record["config"]["search"]["architectures"].append("resnet50")
     record["config"]["space"]["resnet50"] = {"weights": str(tmp_path / "nowhere.pt")}

@@ -78,6 +78,6 @@ def test_a_file_in_the_way_of_a_folder_is_named(capsys, tmp_path):
     assert "report is in the way" in capsys.readouterr().err
 
 
-def test_an_error_that_is_no_disk_s_is_no_sentence():
+def test_an_error_that_no_disk_caused_is_not_turned_into_a_sentence():
     with pytest.raises(FileNotFoundError), explain_errors("the same command"):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")

@@ -25,7 +25,7 @@ PLAIN = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "PYTHONC
 
 @given(ANY_TEXT)
 @example(HOSTILE)
-def test_what_is_shown_holds_no_sign_that_a_terminal_obeys(text):
+def test_shown_text_has_no_control_characters(text):
     assert escape(text).isprintable()
     assert escape_lines(text).count("\n") == text.count("\n")
     assert escape_lines(text).replace("\n", "").isprintable()

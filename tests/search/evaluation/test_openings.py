@@ -154,7 +154,7 @@ def test_openings_of_an_earlier_version_are_said_not_to_be_chained_and_can_be_fo
 
 
 @pytest.mark.parametrize("opening", [{}, {"hash": 1}, {"hash": "x", "previous": []}, None, "x", ["hash"], 3])
-def test_what_is_no_opening_is_no_traceback(opened, opening):
+def test_a_damaged_opening_is_not_a_traceback(opened, opening):
     evaluations, journaled = opened
     evaluations.append(choose(4) | {"opened": opening, 7: "a key of another kind"})
     journaled.append(opening)

@@ -62,7 +62,7 @@ def test_each_image_has_its_own_noise_of_the_named_levels():
         assert not torch.equal(noise[0], noise[1])
 
 
-def test_what_leaves_an_image_alone_does_so_and_a_mirror_twice():
+def test_changes_without_effect_keep_an_image_and_two_mirrorings_restore_it():
     images = make_images()
     grey = images[..., :1].expand_as(images).contiguous()
     plain = torch.full_like(images, 77)

@@ -61,7 +61,7 @@ def hash_weights(folder):
     return hashlib.sha256((folder / "cnn-seed0.safetensors").read_bytes()).hexdigest()
 
 
-def test_it_tells_every_epoch_and_then_the_tested_model_and_leaves_only_its_files(packed, tmp_path):
+def test_a_retraining_reports_every_epoch_and_then_the_tested_model_and_leaves_only_its_files(packed, tmp_path):
     *epochs, tested = list(retrain(make_retraining(), packed, tmp_path))
     assert [(message.metrics["epoch"], message.is_new) for message in epochs] == [(1, True), (2, True), (3, True)]
     assert load_tested(tmp_path, make_retraining()) == tested.result
@@ -85,7 +85,7 @@ def test_a_killed_retraining_continues_to_the_same_weights_bit_for_bit(packed, t
     assert hash_weights(killed) == hash_weights(straight)
 
 
-def test_one_killed_after_its_last_epoch_is_only_tested_again(packed, tmp_path):
+def test_a_retraining_killed_after_its_last_epoch_is_only_tested_again(packed, tmp_path):
     steps = retrain(make_retraining(), packed, tmp_path)
     for _ in range(3):
         next(steps)
@@ -101,7 +101,7 @@ def test_the_checkpoint_of_another_retraining_is_not_continued(packed, tmp_path)
     assert all(message.is_new for message in list(retrain(make_retraining(), packed, tmp_path))[:-1])
 
 
-def test_what_is_stored_are_the_logits_and_the_surest_mistakes(packed, tmp_path):
+def test_the_logits_and_the_most_confident_mistakes_are_stored(packed, tmp_path):
     tested = list(retrain(make_retraining(), packed, tmp_path))[-1].result
     labels, probabilities, mistakes = load_tests(tmp_path, "cnn-seed0")
     test = open_test(packed)
@@ -162,7 +162,7 @@ def test_a_model_of_before_temperatures_counts_as_one_of_temperature_1(packed, t
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".predictions.safetensors", ".json"])
-def test_one_whose_files_are_damaged_or_missing_is_done_again(packed, tmp_path, suffix):
+def test_a_retraining_whose_files_are_damaged_or_missing_is_done_again(packed, tmp_path, suffix):
     list(retrain(make_retraining(), packed, tmp_path))
     path = tmp_path / f"cnn-seed0{suffix}"
     path.write_bytes(path.read_bytes()[:-1])

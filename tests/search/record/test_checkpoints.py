@@ -78,7 +78,7 @@ def test_a_store_keeps_two_checkpoints_of_a_training_and_none_of_its_predecessor
     assert [name[-6:] for name in Store(url).list("checkpoints/t/")] == ["000001"]
 
 
-def test_a_damaged_object_is_passed_over_for_the_one_before(tmp_path, url):
+def test_a_damaged_object_is_skipped_and_the_previous_one_is_used(tmp_path, url):
     one, two = (Checkpoint(path=tmp_path / node / "c", name="t", identity="mine", url=url) for node in ("one", "two"))
     one.save(make_state(1))
     one.save(make_state(2))

@@ -69,7 +69,7 @@ def write(config, content):
     cuts=st.lists(st.integers(0, 60), max_size=8),
     num_lost=st.integers(0, 3),
 )
-def test_whatever_was_shipped_comes_back_as_whole_lines_from_the_first_on(lines, cuts, num_lost):
+def test_shipped_parts_come_back_as_whole_lines_from_the_first_on(lines, cuts, num_lost):
     """The journal grows byte by byte, is looked at between any two, and the last puts may not have happened."""
     content = b"".join(lines)
     url = f"memory://{secrets.token_hex(8)}/studies"
@@ -99,7 +99,7 @@ def test_a_part_after_a_gap_does_not_count(results):
     assert read_parts(store) == b"one\n"
 
 
-def test_lines_here_that_were_not_shipped_before_a_kill_are_kept_and_shipped(results, tmp_path):
+def test_local_lines_that_were_not_shipped_before_a_kill_are_kept_and_shipped(results, tmp_path):
     config = build_config(results, tmp_path)
     write(config, b"one\n")
     Mirror(config, print)._ship_journal()
@@ -111,7 +111,7 @@ def test_lines_here_that_were_not_shipped_before_a_kill_are_kept_and_shipped(res
     assert read_parts(Store(config.url)) == b"one\ntwo\n"
 
 
-def test_lines_here_that_another_machine_went_on_without_are_given_up(results, tmp_path):
+def test_local_lines_are_dropped_if_another_machine_continued_without_them(results, tmp_path):
     here, there = build_config(results, tmp_path / "here"), build_config(results, tmp_path / "there")
     write(here, b"one\n")
     Mirror(here, print)._ship_journal()
@@ -124,7 +124,7 @@ def test_lines_here_that_another_machine_went_on_without_are_given_up(results, t
     assert (here.directory / "study.journal").read_bytes() == b"one\nother\n"
 
 
-def test_a_part_whose_answer_was_lost_is_ones_own_although_the_journal_has_grown(results, tmp_path):
+def test_a_part_whose_confirmation_was_lost_is_recognised_although_the_journal_has_grown(results, tmp_path):
     config = build_config(results, tmp_path)
     copy = Mirror(config, print)
     write(config, b"one\n")
@@ -238,7 +238,7 @@ def test_a_trial_that_ends_while_the_journal_is_shipped_keeps_its_checkpoint_unt
     assert list(store.list("checkpoints/")) == []
 
 
-def test_who_only_looks_sees_what_is_shipped_as_it_comes(results, tmp_path):
+def test_a_reader_sees_the_shipped_parts_as_they_arrive(results, tmp_path):
     config = build_config(results, tmp_path / "cache")
     write(config, b"one\n")
     copy = Mirror(config, print)
@@ -252,7 +252,7 @@ def test_who_only_looks_sees_what_is_shipped_as_it_comes(results, tmp_path):
     assert (tmp_path / "view" / "study.journal").read_bytes() == b"one\ntwo\n"
 
 
-def test_what_people_ask_reaches_the_driver_once(results, tmp_path):
+def test_requests_reach_the_driver_once(results, tmp_path):
     config = build_config(results, tmp_path)
     mirror = Mirror(config, print)
     mirror._fetch_requests()

@@ -368,7 +368,7 @@ def test_a_server_that_is_not_there_is_one_sentence(kind, library):
     assert "\n" not in str(refusal.value)
 
 
-def test_what_people_ask_is_recorded_once_in_a_database(database):
+def test_requests_are_recorded_once_in_a_database(database):
     study = open_study(database)
     study.ask()
     for _ in range(2):

@@ -31,19 +31,19 @@ def make_model(trial=0, *, threshold=0.5, rank=1):
     )
 
 
-def test_nothing_is_said_of_what_does_not_apply():
+def test_no_note_is_written_that_does_not_apply():
     notes = " ".join(list_notes(CONFIG, RECORD, [make_trial(0), make_trial(1)], [make_model()]))
     for word in ("averaging", "Left out", "Skipped", "embedded", "had ended", "above the probability", "aseline"):
         assert word not in notes
 
 
-def test_the_seeds_that_were_trained_are_told_not_those_that_a_setting_wishes():
+def test_the_note_names_the_trained_seeds_not_the_configured_ones():
     record = RECORD | {"evaluations": [{"seeds": 2, "top_k": 1, "winners": []}]}
     config = dataclasses.replace(CONFIG, evaluation=dataclasses.replace(CONFIG.evaluation, seeds=9))
     assert "with 2 seeds, tested once" in list_notes(config, record, [make_trial(0)], [make_model()])[0]
 
 
-def test_what_was_changed_under_way_is_told():
+def test_changes_during_the_search_are_noted():
     (note,) = describe_changes([{"time": "2026-11-25T01:00:00+00:00", "differences": ["data.path: other images"]}])
     assert note.startswith("The study was changed: at 2026-11-25T01:00:00+00:00")
     assert note.endswith("although data.path: other images.")

@@ -194,7 +194,7 @@ def test_the_page_is_small_and_the_same_every_time(tmp_path):
     assert write(make_result(), tmp_path).read_bytes() == content
 
 
-def test_what_the_data_and_the_making_are_stands_in_it(tmp_path):
+def test_the_page_describes_the_data_and_how_the_models_were_made(tmp_path):
     text = write(make_result(), tmp_path).read_text()
     for told in (
         "158",
@@ -232,7 +232,7 @@ def test_no_text_becomes_markup(tmp_path):
         ("no counts", {"manifest": lambda manifest: manifest | {"data": {"counts": {}}}}),
     ],
 )
-def test_a_page_of_less_leaves_out_what_is_not_there(name, changes, tmp_path):
+def test_a_page_of_a_smaller_result_leaves_out_the_missing_parts(name, changes, tmp_path):
     result = make_result()
     less = dataclasses.replace(result, **{field: change(getattr(result, field)) for field, change in changes.items()})
     outline = Outline(write(less, tmp_path))
@@ -317,7 +317,7 @@ def page(tmp_path_factory):
     return write(make_result(), tmp_path_factory.mktemp("page"))
 
 
-def test_the_browser_of_these_tests_tells_of_requests_and_errors(browser, tmp_path):
+def test_the_browser_of_these_tests_records_requests_and_errors(browser, tmp_path):
     path = tmp_path / "leaking.html"
     path.write_text('<!doctype html><script src="https://example.org/x.js"></script><script>missing()</script>')
     asked, told = browser.open(path)

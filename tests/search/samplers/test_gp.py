@@ -57,7 +57,7 @@ def test_the_fit_of_equal_rows_is_equal():
     assert one[1:] == other[1:]
 
 
-def test_what_is_known_at_a_far_rung_counts_less():
+def test_a_value_at_a_distant_rung_counts_less():
     kernel = Kernel(np.ones(1), 0.5, 0.01)
     rows = Rows(np.zeros((1, 1)), np.zeros(1), np.ones(1))
     near, far = (predict(kernel, rows, np.zeros((0, 1)), np.zeros((1, 1)), rung) for rung in (0, 2))

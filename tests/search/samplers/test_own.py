@@ -119,7 +119,7 @@ def test_what_a_sampler_wrote_is_in_the_journal_in_optunas_own_form(tmp_path):
     assert any(key.startswith("cma:optimizer") for trial in trials for key in trial.system_attrs)
 
 
-def test_points_that_were_enqueued_meanwhile_are_part_of_what_cma_es_knows(tmp_path):
+def test_cma_es_learns_from_points_that_were_enqueued_meanwhile(tmp_path):
     found = []
     for limit in (None, 5):
         folder = tmp_path / str(limit)
@@ -254,7 +254,7 @@ def test_a_sampler_that_cannot_be_exact_or_built_is_refused_before_the_first_tri
     assert str(caught.value).startswith("search.sampler = 'own:")
 
 
-def test_a_sampler_that_begins_to_keep_something_later_is_refused_there(tmp_path):
+def test_a_sampler_that_begins_to_keep_state_later_is_refused_then(tmp_path):
     check_sampler(configure("own:FromTheThirdOn"))
     study = open_study(tmp_path, "own:FromTheThirdOn", num_trials=5)
     with pytest.raises(InputError, match="keeps late between proposals"):
@@ -294,7 +294,7 @@ def test_a_sampler_is_found_beside_the_file_of_the_study(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("key", ["sampler", "scheduler"])
-def test_another_name_is_refused_with_what_there_is(key):
+def test_an_unknown_sampler_is_refused_with_the_known_ones(key):
     with pytest.raises(InputError, match=rf"search.{key} = 'x y': input should be .*, or module:Name of your own code"):
         parse({"name": "x", "search": {key: "x y"}})
 

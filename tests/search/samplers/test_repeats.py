@@ -83,7 +83,7 @@ def test_a_killed_search_proposes_the_same(tmp_path, sampler):
 
 
 @pytest.mark.parametrize("sampler", NAMES)
-def test_what_runs_is_not_proposed_either(tmp_path, sampler):
+def test_a_running_configuration_is_not_proposed_again(tmp_path, sampler):
     study = open_study(tmp_path, sampler=sampler)
     trials = [study.ask() for _ in range(NUM_POINTS)]
     assert None not in trials
@@ -164,7 +164,7 @@ def test_a_continuous_parameter_that_becomes_active_is_drawn():
     assert all(1e-3 <= point["muon_learning_rate"] <= 1e-1 for point in points)
 
 
-def test_steps_of_a_number_are_met_although_they_are_written_otherwise():
+def test_steps_of_a_number_are_recognised_in_any_spelling():
     repeats = build_repeats({"dropout": {"low": 0.0, "high": 0.3, "step": 0.1}})
     for value in (0.0, 0.1, 0.2):
         repeats.add({"dropout": value})

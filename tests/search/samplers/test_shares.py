@@ -152,7 +152,7 @@ def test_a_study_that_leaves_an_architecture_without_enough_trials_is_refused(se
         {"num_trials": 20, "divide": "seconds", "shares": {"cnn": 100, "resnet50": 1}},
     ],
 )
-def test_what_the_check_lets_pass_gets_its_trials(settings):
+def test_an_architecture_that_passes_the_check_gets_its_trials(settings):
     config = build(**settings)
     check_shares(config)
     counts = Counter(trial.architecture for trial in search(config))
