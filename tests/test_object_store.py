@@ -197,7 +197,7 @@ def test_a_search_continues_while_its_store_cannot_be_reached_and_ships_afterwar
         shown += lines
     line.cut()
     assert head.returncode == 0, "".join(shown)
-    assert any("the search continues here and ships what is new when the store is back" in text for text in shown)
+    assert any("the search continues here and uploads the rest when the store answers again" in text for text in shown)
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
     trials = load_trials(Store(url), tmp_path)
     assert [(trial.state, len(trial.intermediate_values)) for trial in trials] == [(TrialState.COMPLETE, 3)] * 8

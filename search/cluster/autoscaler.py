@@ -17,17 +17,17 @@ def prefer_available(
 ) -> tuple[object, ...] | None:
     """Return the score of starting a node of this type; the highest wins.
 
-    Whether the cloud granted the last request comes first, then Ray's own score. Ray's first autoscaler remembers a
-    refusal for half an hour and never uses it: it would request an exhausted type again and again.
+    First counts whether the cloud granted the last request, then Ray's own score. Ray's first autoscaler remembers a
+    refusal for half an hour but does not use it: it would request an exhausted type again and again.
 
     Args:
-        node_resources: Resources of such a node.
-        resources: Resources that are waited for, a mapping each.
-        node_type: Its name in the cluster file.
+        node_resources: Resources of a node of this type.
+        resources: Resources that trials wait for, one mapping for each.
+        node_type: Name of the type in the cluster file.
         node_availability_summary: Whether the last request for each type was granted, if known.
 
     Returns:
-        None if such a node fits nothing that is waited for.
+        None if none of the waiting trials fits on such a node.
     """
     worth = _default_utilization_scorer(
         node_resources, resources, node_type, node_availability_summary=node_availability_summary

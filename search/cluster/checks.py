@@ -31,7 +31,7 @@ from trainables.errors import InputError
 TIMEOUT_S = 120
 """Seconds in which a node must import the project and answer; a cold network disk takes tens of seconds."""
 PATIENCE_S = 30.0
-"""Seconds in which results may become usable in a process: a folder is mounted late, a store answers late."""
+"""Seconds that a process waits until the results are usable: a folder may be mounted late, a store may answer late."""
 PAUSE_S = 5.0
 """Seconds between two tries."""
 
@@ -41,9 +41,9 @@ class Terms:
     """What a process must share with the driver to train."""
 
     versions: tuple[tuple[str, str], ...]
-    """The driver's, by name."""
+    """Name -> version on the driver."""
     folder: str
-    """Folder of the results, or its URL in an object store; the driver has written study.yaml there."""
+    """Folder of the results, or its URL in an object store; it has a study.yaml that the driver wrote."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,17 +52,17 @@ class Condition:
 
     host: str
     versions: Mapping[str, str]
-    """Of Python, Ray, torch and the project, whose version is the hash of its code."""
+    """Versions of Python, Ray, torch and the project, whose version is the hash of its code."""
     free_memory: int
     """Bytes."""
     probe: Probe | None
-    """None if the results cannot be used."""
+    """The probe that it wrote; None if the results cannot be used."""
     problem: str | None
     """Why the results cannot be used."""
 
 
 CHECKED: set[Terms] = set()
-"""Terms that this process fulfils: one check is enough, since its code is what it imported."""
+"""Terms that this process fulfils: one check is enough, since a process keeps the code that it imported."""
 
 
 def check_nodes(config: StudyConfig, nodes: Sequence[Node], console: Console) -> None:
@@ -96,10 +96,10 @@ def check_process(
     """Check that this process may train, unless it was checked before.
 
     Args:
-        terms: What it must share with the driver.
-        address: Of this node.
-        arrives: Answers on the driver's node whether a probe has arrived.
-        reaches: Answers on the driver's node whether an object store can be used.
+        terms: The terms that it must fulfil.
+        address: Address of this node.
+        arrives: Answers on the driver's node whether a probe has arrived there.
+        reaches: Answers on the driver's node whether an object store can be used there.
 
     Raises:
         NodeError: If this node has other code or versions than the driver, or does not share the results.
@@ -124,7 +124,7 @@ def check_process(
 
 
 def examine(terms: Terms) -> Condition:
-    """Describe the machine of this process, write a probe into the results, and read what the driver wrote there."""
+    """Describe the machine of this process, write a probe into the results, and read the driver's file there."""
     prefix = "checkpoints/" if is_url(terms.folder) else ""  # the one place where a worker may delete objects
     probe = Probe(terms.folder, f"{prefix}.reaching-{secrets.token_hex(8)}", secrets.token_bytes(16))
     problem = None
@@ -148,18 +148,18 @@ def find_problem(condition: Condition, arrives: Callable[[Probe], bool]) -> str 
     """Return why the results are not shared with the driver, or None."""
     if condition.probe is None or arrives(condition.probe):
         return condition.problem
-    return "what it writes there does not arrive on the driver's node"
+    return "a file that it writes there does not arrive on the driver's node"
 
 
 def describe_versions() -> dict[str, str]:
-    """Return the versions that a result depends on, as they are installed on this machine."""
+    """Return the versions on which a result depends, as they are installed on this machine."""
     packages = {name: version(name) for name in ("ray", "torch")}
     return {"Python": platform.python_version(), **packages, "project": hash_source(ROOT)[:12]}
 
 
 @functools.cache
 def describe_driver() -> Mapping[str, str]:
-    """Return the versions that this process runs: those of its first call, whatever is installed later."""
+    """Return the versions that this process runs; a later installation does not change them."""
     return describe_versions()
 
 
@@ -184,10 +184,10 @@ def _explain_silence(node: Node, error: ray.exceptions.RayError) -> str:
             f"did not answer within {TIMEOUT_S:g} seconds: check its load, its disk and its network, then start again"
         )
     if isinstance(error, ray.exceptions.RayTaskError):
-        return f"cannot run this project ({last_line}): install the same there"
+        return f"cannot run this project ({last_line}): install the same versions there"
     if node.id not in {each.id for each in list_nodes()}:
         return "vanished while it was checked: start again when enough nodes are up"
-    return f"lost the process that was to answer ({last_line}): check its memory and Ray's logs there"
+    return f"lost the process that had to answer ({last_line}): check its memory and Ray's logs there"
 
 
 def _explain_difference(address: str, difference: str) -> str:

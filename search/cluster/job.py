@@ -1,4 +1,4 @@
-"""What the driver and its workers send each other: plain data, without torch and Ray."""
+"""The messages between the driver and its workers: plain data, without torch and Ray."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from search.record.checkpoints import Checkpoint
 
 IDENTITY = ("architecture", "params", "seed", "max_epochs", "epochs", "val_fraction", "max_train_images", "split_seed")
-"""Fields that decide what a job trains."""
+"""Fields that determine the training of a job."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +17,7 @@ class Job:
     """One training that a worker runs: that of a trial, or a retraining."""
 
     label: str
-    """Name in messages and of the checkpoint, such as trial-3 or cnn-seed0."""
+    """Name of the job in messages, and of its checkpoint, such as trial-3 or cnn-seed0."""
     number: int
     """Number in its source, such as the trial's in its study."""
     architecture: str
@@ -29,11 +29,11 @@ class Job:
     epochs: int
     """Last epoch to train, at most `max_epochs`."""
     metric: str | None = None
-    """What each epoch of a training function must yield."""
+    """Metric that each epoch of a training function must yield."""
     epochs_done: int = 0
-    """Epochs that the source has recorded: they are not reported again."""
+    """Number of epochs that the source has recorded; they are not reported again."""
     key: bytes = dataclasses.field(default=b"", repr=False)
-    """Secret of the driver's user, without which no checkpoint of a training function is written or read."""
+    """Secret of the driver's user, with which the checkpoints of a training function are signed."""
     code: str | None = None
     """Folder of the user's own modules."""
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -41,7 +41,7 @@ class Job:
     pack: str | None
     """Folder of the packed images; None for a training function of the user."""
     val_fraction: float | None
-    """Share of the training images that validates; None trains on all of them and validates on none."""
+    """Share of the training images that is for validation; None trains on all of them, without validation."""
     max_train_images: int | None
     split_seed: int
     """Seed of the train/validation split, the same for all jobs of a study."""
@@ -50,11 +50,11 @@ class Job:
     url: str | None = None
     """URL of the study if it is in an object store, which then gets a copy of the checkpoint."""
     cpus: float
-    """Granted cores, and so threads."""
+    """Granted cores, which are also the number of threads."""
     gpus: float
     """Granted GPUs; 0 trains on the CPU, a fraction may use that share of the memory."""
     precision: str | None = None
-    """What its recorded epochs were computed in; None if there are none, or it is not known."""
+    """Precision of its recorded epochs; None if there are none, or if it is not known."""
 
     def describe(self) -> str:
         """Return the identity of the training, the same on every node and after any number of epochs."""
@@ -77,17 +77,17 @@ class Report:
     device: str
     """Name of the device that trained it."""
     precision: str | None = None
-    """What it was computed in, float32 or bfloat16; None for a training function of the user."""
+    """Its precision, float32 or bfloat16; None for a training function of the user."""
     is_new: bool = True
-    """Whether it was trained just now, and not read from a checkpoint."""
+    """Whether it was trained now, and not read from a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Finished:
-    """The last message of a job that does something after its last epoch, or that ends before it."""
+    """The last message of a job that has a result after its last epoch, or that ends before its last epoch."""
 
     result: Any = None
-    """What that gave, such as a tested model."""
+    """The result, such as a tested model."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,19 +97,19 @@ class Failure:
     reason: str
     traceback: str
     disk_fault: int | None = None
-    """Number of the error if a disk failed. The run then ends, resumable, and the job does not count as failed."""
+    """Number of the error if a disk failed. The run then ends, can be resumed, and the job does not count as failed."""
     blames_function: bool = False
-    """Whether a training function is written wrongly. The run then ends in the same way."""
+    """Whether a training function is wrong for every trial. The run then ends in the same way."""
 
 
 Work = Callable[[Job], Iterator[Report | Finished | Failure]]
-"""What a worker does with a job: yields its messages. It is sent to the worker, so it must be picklable."""
+"""Function that a worker calls with a job; it yields messages. It is sent to the worker, so it must be picklable."""
 
 
 class NodeError(RuntimeError):
     """A node on which no job may run; the message names the node, what is wrong, and the cure.
 
-    No job counts as failed, for the node that refused it would refuse the next one too: the run ends, resumable.
+    No job counts as failed, because the node would refuse the next job too: the run ends, and can be resumed.
     """
 
 

@@ -13,7 +13,7 @@ Deliver = Callable[[], str | None]
 
 def run_trial(deliver: Deliver, job: Job) -> Iterator[Report | Finished | Failure]:
     """Train a trial in a worker, as `search.cluster.worker.run_job` does."""
-    from search.cluster.worker import run_job  # in the worker, with torch: the driver hands out trials without it
+    from search.cluster.worker import run_job  # imports torch, which the driver does not need
 
     return run_job(deliver, None, job)
 

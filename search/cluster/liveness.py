@@ -18,8 +18,8 @@ LOOK_S = 1.0
 def watch_ray() -> Iterator[None]:
     """End the program with a sentence when the raylet of this machine, or a GCS on it, dies within the block.
 
-    Without them, calls of Ray wait for a minute or for ever. Ray survives the death of any other process, or its raylet
-    ends too, as it does after one of its agents.
+    Without them, calls of Ray wait for a minute or for ever. If any other process dies, Ray continues, or its raylet
+    ends too, as it does when one of its agents dies.
     """
     needed = list_needed()
     stop = threading.Event()
@@ -36,7 +36,7 @@ def list_needed() -> dict[str, psutil.Process]:
     """Return by name the vital processes of the connected Ray that run on this machine."""
     node: Any = ray._private.worker.global_worker.node
     signs = {
-        "raylet": f"--raylet_socket_name={node.raylet_socket_name}",  # other nodes' names only begin so
+        "raylet": f"--raylet_socket_name={node.raylet_socket_name}",  # names of other nodes may begin alike
         "gcs_server": f"--session-name={node.session_name}",
     }
     return {

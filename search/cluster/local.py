@@ -15,25 +15,25 @@ from ray._private.node import Node
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # missing in its stub
 
 TOKEN_VARIABLES = ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
-"""Variables that decide whether Ray demands a token, and which; a user may have set them for a cluster."""
+"""Environment variables for Ray's token; a user may have set them for a cluster."""
 MAX_TMPDIR = 28
-"""Bytes: the path of a socket has at most 107, and Ray's part of it, with a process number of 7 digits, takes 79."""
+"""Most bytes of TMPDIR: the path of a socket has at most 107, and Ray's part, with 7 digits of a process, takes 79."""
 ARGUMENTS: Mapping[str, Any] = {
     "object_store_memory": 128 * 2**20,
     "_system_config": {"preload_python_modules": ["torch", "ray.tune"]},
 }
 """Arguments of `ray.init`.
 
-Images come from memory-mapped files and messages are small, so the object store may be; Ray's default, a third of the
-memory, takes it a second to lay out. Workers load what every trial needs while the driver opens the study.
+Images come from memory-mapped files and messages are small, so the object store may be small. Ray needs a second to lay
+out its default, a third of the memory. Workers load the libraries of every trial while the driver opens the study.
 """
 SERVICES = ("start_api_server", "start_monitor", "start_log_monitor")
-"""Methods of Ray's node that start a process: the dashboard's server, the autoscaler, what forwards logs."""
+"""Methods of Ray's node that start a process: the dashboard's server, the autoscaler, the log monitor."""
 
 
 @contextmanager
 def keep_private() -> Iterator[str]:
-    """Make the Ray that is started in the block private to this user; yield the path of its folder, to be created.
+    """Make a Ray that is started in the block private to this user; yield the path of its folder, which Ray creates.
 
     - Every port listens on 127.0.0.1. Ray replaces that address by one that other machines reach, unless its constant
       for macOS and Windows says that there are no other machines.
@@ -65,7 +65,7 @@ def keep_private() -> Iterator[str]:
 def leave_out_services() -> AbstractContextManager[None]:
     """Start Ray within the block without its processes that serve a cluster.
 
-    `ray.init` waits for the dashboard's server even when there is no dashboard, and has no argument for the others.
+    `ray.init` waits for the dashboard's server even if there is no dashboard, and has no argument for the others.
     """
     return replace_methods(Node, dict.fromkeys(SERVICES, lambda *_, **__: None))
 
@@ -84,7 +84,7 @@ def replace_methods(owner: type, methods: Mapping[str, Callable[..., None]]) -> 
 
 
 def explain_start(error: Exception) -> str:
-    """Return why a local Ray cannot start, and the cure, from the error that it raised."""
+    """Return, for an error of Ray's start, why a local Ray cannot start, and the cure."""
     folder = get_default_system_temp_dir()
     reason = str(error).strip().partition("\n")[0]
     if "AF_UNIX path length" in reason:
@@ -96,11 +96,11 @@ def explain_start(error: Exception) -> str:
     elif "object store" in reason or "memory" in reason.lower():
         cure = "free some memory, or give this machine or container more"
     else:
-        cure = "end what an earlier Ray left (`ray stop`), or free memory, then try again"
+        cure = "end the processes of an earlier Ray (`ray stop`), or free memory, then try again"
     return f"Ray cannot start on this machine ({reason}): {cure}"
 
 
 def _read_variables() -> None:
-    """Make Ray read the token's variables again: the mode first, since a thread that finds no token aborts."""
+    """Make Ray read the token's variables again: first the mode, because a thread that finds no token aborts."""
     Config.initialize("")
     AuthenticationTokenLoader.instance().reset_cache()

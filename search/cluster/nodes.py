@@ -1,4 +1,4 @@
-"""Starts or joins Ray, without its output, and waits until every trial fits some node."""
+"""Starts or joins Ray, without its output, and waits until every trial fits on a node."""
 
 import dataclasses
 import logging
@@ -32,10 +32,10 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "1000000000",
 }
-"""Turns off Ray's own tables, loggers, snapshots, working folders, and the tracebacks of a worker's error that arrive
-after the search has ended: the journal and the live view replace them."""
+"""Settings that turn off Ray's own tables, loggers, snapshots and working folders, and tracebacks of workers that
+arrive after the end of the search. The journal and the live view replace them."""
 CLEAR_S = 10.0
-"""Seconds that nodes have to delete checkpoints; a node that does not answer keeps its own."""
+"""Seconds that nodes have to delete checkpoints; a node that does not answer keeps its checkpoints."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Node:
     """A machine of the cluster."""
 
     id: str
-    """Ray's name for it, in hexadecimal digits."""
+    """Ray's identifier of the node, in hexadecimal digits."""
     address: str
     cpus: float
     """Cores that Ray may grant there."""
@@ -64,7 +64,7 @@ class Node:
 def connect(config: StudyConfig) -> Iterator[list[Node]]:
     """Start or join Ray for the block and yield the nodes that are up.
 
-    Ray prints messages of its nodes to standard output, so that is discarded within the block; a console must be opened
+    Ray prints messages of its nodes to standard output, so standard output is discarded in the block; open a console
     before it.
 
     Raises:
@@ -74,7 +74,7 @@ def connect(config: StudyConfig) -> Iterator[list[Node]]:
     os.environ.update(QUIET)
     _check_answer(config.cluster.address)
     if ray.is_initialized():  # in a worker that imports the user's script
-        raise InputError('call search() below `if __name__ == "__main__":`, since its workers import this module')
+        raise InputError('call search() below `if __name__ == "__main__":`, because workers import this module too')
     with ExitStack() as stack:
         stack.enter_context(redirect_stdout(stack.enter_context(Path(os.devnull).open("w"))))
         _join(config.cluster, stack)
@@ -91,7 +91,7 @@ def _join(cluster: ClusterConfig, stack: ExitStack) -> None:
     local = cluster.address == "local"
     try:
         folder = stack.enter_context(keep_private()) if local else None
-        with keep_signals(), leave_out_services() if local else nullcontext():  # Ray would replace SIGTERM's handler
+        with keep_signals(), leave_out_services() if local else nullcontext():  # Ray replaces SIGTERM's handler
             ray.init(
                 address=cluster.address,
                 num_cpus=cluster.cpus if local else None,
@@ -107,7 +107,7 @@ def _join(cluster: ClusterConfig, stack: ExitStack) -> None:
         cure = "" if has_token else "; if it demands a token, set RAY_AUTH_MODE=token"
         raise InputError(f"cluster.address: no Ray cluster answers at {cluster.address!r}{cure}") from error
     except Exception as error:
-        if local:  # Ray raises errors of any class when it cannot start
+        if local:  # Ray raises errors of many classes if it cannot start
             raise InputError(explain_start(error)) from error
         if not isinstance(error, RuntimeError):  # raised if Python or Ray have another version than the cluster's
             raise
@@ -133,8 +133,8 @@ def _check_answer(address: str) -> None:
 def count_slots(config: StudyConfig, nodes: Sequence[Node]) -> int:
     """Return how many trials run at once.
 
-    That is `search.max_concurrent`, or the number that the nodes hold of their smallest trial. Nodes that may still
-    come (`cluster.max_nodes`) count as the largest that is up: their trials wait, which an autoscaler sees.
+    That is `search.max_concurrent`, or the number of the smallest trials that fit on the nodes. Nodes that may still
+    come (`cluster.max_nodes`) count like the largest node that is up: their trials wait, which an autoscaler sees.
     """
     if config.search.max_concurrent is not None:
         return config.search.max_concurrent
@@ -148,7 +148,7 @@ def clear_nodes(folder: str, kept: Container[int]) -> None:
     """Delete on every node the checkpoints that killed workers left.
 
     Args:
-        folder: Where a node keeps them; `~` is the home on that node.
+        folder: Folder of the checkpoints on a node; `~` is the home on that node.
         kept: Numbers of the trials that will continue.
     """
     asked = [
@@ -183,7 +183,7 @@ def list_nodes() -> list[Node]:
 
 
 def _wait_for_nodes(config: StudyConfig) -> list[Node]:
-    """Return the nodes when they are enough; ask an autoscaler for those that are missing."""
+    """Wait until there are enough nodes and return them; ask an autoscaler for the missing ones."""
     cluster = config.cluster
     deadline = time.monotonic() + (0 if cluster.address == "local" else cluster.wait_s)
     spread = None
@@ -197,7 +197,7 @@ def _wait_for_nodes(config: StudyConfig) -> list[Node]:
     finally:
         if spread is not None:
             remove_placement_group(spread)
-        if cluster.address != "local":  # or the nodes would be kept for ever, also those requested by a killed driver
+        if cluster.address != "local":  # otherwise all requested nodes stay, even those that a killed driver requested
             request_resources(bundles=[])
     return nodes
 
@@ -221,17 +221,17 @@ def find_problem(config: StudyConfig, nodes: Sequence[Node]) -> str | None:
             what = f"resources.{shorten(architecture)}"
             asked = f"{what}: a trial asks for {granted.cpus:g} CPUs and {granted.gpus:g} GPUs, but"
             if config.cluster.address == "local":
-                return f"{asked} the nodes have {largest}; lower it or use a larger node"
+                return f"{asked} the nodes have {largest}: lower it or use a larger node"
             return (
-                f"{asked} after {config.cluster.wait_s:g} seconds the nodes that are up have {largest}; if others were "
-                "to come, check `ray status` or raise cluster.wait_s, else lower it or use a larger node"
+                f"{asked} after {config.cluster.wait_s:g} seconds the nodes that are up have {largest}: if you expect "
+                "others, check `ray status` or raise cluster.wait_s; else lower it or use a larger node"
             )
     wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
     useful = [node.address for node in nodes if any(map(node.count, wanted))]
     if len(useful) < config.cluster.min_nodes:
         return (
             f"cluster.min_nodes = {config.cluster.min_nodes}: after {config.cluster.wait_s:g} seconds "
-            f"{len(useful)} are up that a trial fits ({', '.join(useful)}); check `ray status`, lower it, or raise "
+            f"{len(useful)} are up on which a trial fits ({', '.join(useful)}): check `ray status`, lower it, or raise "
             "cluster.wait_s"
         )
     return None

@@ -1,4 +1,4 @@
-"""Files by which a process finds out whether it shares the results with the driver: in a folder or an object store."""
+"""Files in a folder or an object store, with which a process checks whether it shares the results with the driver."""
 
 import dataclasses
 import secrets

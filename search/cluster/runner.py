@@ -1,6 +1,6 @@
-"""Runs jobs on Ray Tune: Tune places, starts and reuses the workers, the source of the jobs decides.
+"""Runs jobs on Ray Tune: Tune places, starts and reuses the workers, the source of the jobs makes all decisions.
 
-None of Tune's own state outlives the run: the source keeps what counts.
+None of Tune's own state is kept after the run: the source has recorded all facts.
 """
 
 import tempfile
@@ -27,17 +27,17 @@ def run_study(
     """Train trials, as many at a time as there are slots, until the study hands out no more.
 
     Args:
-        study: Decides everything.
+        study: Makes all decisions.
         work: Runs a trial in a worker.
         make_job: Returns the job of a trial.
-        slots: Trials at a time.
-        inbox: What people ask of the search meanwhile.
+        slots: Number of trials at a time.
+        inbox: Requests to the search.
 
     Returns:
         Why the study halted before all of its trials had ended, or None.
 
     Raises:
-        TrainingError: If Tune lost a trial; trials under way stay as recorded, to be handed out on resuming.
+        TrainingError: If Tune lost a trial; unfinished trials stay as recorded, and resuming continues them.
         Exception: As `run_jobs`; the trials stay as recorded too.
     """
     trials, timeout_s = Trials(study, make_job, inbox), study.config.search.trial_timeout_s
@@ -64,16 +64,17 @@ def run_jobs(
     """Run the jobs of a source until there are no more, or it halts.
 
     Args:
-        source: Decides everything.
+        source: Makes all decisions.
         work: Runs a job in a worker.
         config: The study.
-        slots: Jobs at a time; those that fit no node yet wait for one.
+        slots: Number of jobs at a time; jobs that fit on no node yet wait for one.
         timeout_s: Seconds without a message after which a job fails; None waits for ever.
-        look: Called again and again while jobs may come; returns the numbers of those that end without a message.
+        look: Called repeatedly while jobs may come; returns the numbers of the jobs that must end without a message.
 
     Raises:
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP.
-        NodeError, OSError: If no job may run on one of the nodes; if a disk failed or is full.
+        NodeError: If no job may run on one of the nodes.
+        OSError: If a disk failed or is full.
     """
     with (
         tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch,
@@ -96,7 +97,7 @@ def run_jobs(
                 storage_path=scratch,
                 stop=Halting(source, pressed, stopping),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=-1),  # Stopping counts, but not the lost nodes
+                failure_config=tune.FailureConfig(max_failures=-1),  # `Stopping` counts failures, without lost nodes
                 verbose=0,
             ),
         ).fit()
@@ -106,7 +107,7 @@ def run_jobs(
 
 def _build_worker(work: Work) -> type[tune.Trainable]:
     class Worker(tune.Trainable):
-        """Pulls one message a step; a nested class, so that it is sent to the workers whole."""
+        """Pulls one message a step. It is a nested class, so that its code is sent to the workers."""
 
         def setup(self, config: dict[str, Any]) -> None:
             self._messages = work(config["job"])
@@ -120,7 +121,7 @@ def _build_worker(work: Work) -> type[tune.Trainable]:
             return {"done": True} if message is None else {"message": message}
 
         def cleanup(self) -> None:
-            if isinstance(self._messages, Generator):  # its last act may be to delete the checkpoint
+            if isinstance(self._messages, Generator):  # its last step may be to delete the checkpoint
                 self._messages.close()
 
     return Worker

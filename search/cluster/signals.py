@@ -16,8 +16,8 @@ from search.record.exit import leave
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GRACE_S = 6.0
-"""Seconds that an end in good order may take after SIGTERM or SIGHUP, which SIGKILL may follow; after Ctrl-C it may
-take as long as the user waits."""
+"""Seconds that an end in good order may take after SIGTERM or SIGHUP, because SIGKILL may follow. After Ctrl-C there is
+no limit."""
 
 _received: list[int] = []
 """Signals of SIGNALS that this process received within `announce_end`; global, as signals are."""
@@ -38,11 +38,11 @@ class Interrupted(KeyboardInterrupt):
 def announce_end(again: str | None = None) -> Iterator[None]:
     """Raise Interrupted in the block at the first signal; end the program at the second, or after the grace period.
 
-    After the first signal that also holds behind the block: the program is ending, and everything that counts is on the
-    disk. A signal that was ignored before stays ignored.
+    After the first signal this stays so after the block too: the program is ending, and all facts are on the disk. A
+    signal that was ignored before stays ignored.
 
     Args:
-        again: Command that continues the work, such as `the same command`; None if there is none.
+        again: Name of the command that continues the work, such as `the same command`; None if there is none.
     """
     global _again
     _again = again
@@ -94,7 +94,7 @@ def watch_signals(*, is_raised: bool = False) -> Iterator[list[int]]:
 
 @contextmanager
 def keep_signals() -> Iterator[None]:
-    """Restore the signals' handlers after a block that sets its own; if one of those ends it, raise Interrupted."""
+    """Restore the handlers of signals after a block that sets its own; if a signal ends it, raise Interrupted."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         yield
@@ -114,7 +114,7 @@ def explain(number: int, again: str | None) -> str:
 
 
 def give_up(what: str) -> NoReturn:
-    """End the program at once, from any thread, because something that it needs is gone; a signal comes first."""
+    """End the program at once, from any thread, because something that it needs is gone; report a signal first."""
     if _received:
         time.sleep(GRACE_S)
         _leave()

@@ -1,4 +1,4 @@
-"""Prints a sentence, once a silence, when no training has reported for longer than expected."""
+"""Prints a sentence, once for each silence, if no training has reported for longer than expected."""
 
 import threading
 import time
@@ -81,5 +81,5 @@ class Silence(Listener):
                 said = heard
                 self._note(
                     f"no training has reported for {silent_s:.0f} seconds; search.trial_timeout_s ends a trial that "
-                    "hangs, Ctrl-C ends the command, which can be resumed"
+                    "hangs; Ctrl-C ends the command, and it can be resumed"
                 )

@@ -1,6 +1,6 @@
-"""Copies what jobs read from the driver's node to every other node, once a node, whenever it joined.
+"""Copies the files that jobs read from the driver's node to every other node, once for each node.
 
-That is the pack, and the ImageNet weights if the space names them. A node that sees the driver's cache in a shared
+They are the pack, and the ImageNet weights if the space names them. A node that sees the driver's cache in a shared
 folder reads the pack there. Any other node fetches the files in pieces and verifies them: the pack by the checksums in
 its record, the weights by the checksum of the driver's file. Before that, each process that trains is checked
 (checks.py).
@@ -26,15 +26,15 @@ from trainables.pack import lock_cache
 from trainables.pack_info import PACK_JSON, verify
 
 PIECE = 16 * 2**20
-"""Bytes sent at a time: a hundred nodes that fetch at once take 1.6 GB of the head's memory, for a pack of any size."""
+"""Bytes sent at a time. A hundred nodes that fetch at once take 1.6 GB of the head's memory, for a pack of any size."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """Is sent along with a job; called on a node, it returns the folder of the pack there."""
+    """Is sent with each job; when it is called on a node, it returns the folder of the pack there."""
 
     pack: str | None
-    """Its folder on the driver's node; None if there is none."""
+    """Folder of the pack on the driver's node; None if there is none."""
     cache: str
     """Folder of the packs on every other node."""
     weights: str | None
@@ -60,7 +60,7 @@ class Delivery:
             reaches=lambda url: bool(ray.get(self.depot.reaches.remote(url))),
         )
         if self.weights is not None:
-            from trainables.models.resnet50.weights import locate_imagenet  # with torch, which this node needs
+            from trainables.models.resnet50.weights import locate_imagenet  # imports torch, which this node needs
 
             self._copy_weights(self.weights, locate_imagenet())
         if self.pack is None or (Path(self.pack) / PACK_JSON).exists():

@@ -42,7 +42,7 @@ class Trials:
         self._study.fail(number, failure.reason, failure.traceback or None)
 
     def take_requests(self) -> set[int]:
-        """Record what people have asked for since, and return the trials that this ends."""
+        """Record new requests, and return the numbers of the trials that they end."""
         ended = set()
         for name, request in self._inbox.take() if self._inbox else ():
             if request.ask is not None:
@@ -65,7 +65,7 @@ def build_job(
         packed: Folder of the packed images; None for a training function of the user.
         checkpoint: File of the trial's newest checkpoint, which need not exist.
         manifest: Its study.yaml.
-        key: Protects the checkpoints of a training function; else empty.
+        key: Key that signs the checkpoints of a training function; else empty.
     """
     granted = config.get_resources(trial.architecture)
     return Job(

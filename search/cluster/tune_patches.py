@@ -24,8 +24,8 @@ def patch_tune(*, is_local: bool) -> Iterator[None]:
 def take_waiting_workers() -> Iterator[None]:
     """Run jobs in the processes that a local Ray has started already.
 
-    Tune sends some environment variables with every trial, and for these Ray starts new processes next to those that
-    wait: half a second of processor time each (LOG.md, 2026-11-24). Those that wait have the whole environment.
+    Tune sends some environment variables with every trial, so Ray starts new processes although others wait. Each costs
+    half a second of processor time (LOG.md, 2026-11-24). The waiting processes already have the whole environment.
     """
     added, passed_on = class_cache.DEFAULT_ENV_VARS.copy(), class_cache.ENV_VARS_TO_PROPAGATE.copy()
     class_cache.DEFAULT_ENV_VARS.clear()
@@ -40,7 +40,7 @@ def take_waiting_workers() -> Iterator[None]:
 def count_every_loss() -> AbstractContextManager[None]:
     """Treat a worker that Ray's memory monitor killed as lost.
 
-    Ray's error for it is not an actor's error, and Tune would end the whole run with it.
+    Ray's error for it is not an actor's error, so Tune would end the whole run.
     """
     handlers = {name: getattr(RayActorManager, name) for name in ("_actor_start_failed", "_actor_task_failed")}
 
@@ -59,8 +59,8 @@ def count_every_loss() -> AbstractContextManager[None]:
 def count_resets() -> AbstractContextManager[None]:
     """Count a worker that dies or raises during reset as a failure of its next trial.
 
-    Tune receives two errors, of the worker and of its task. At the first it queues the trial again, at the second it
-    drops the trial silently; either way it keeps the trial among those that are being reset.
+    Tune receives two errors, one of the worker and one of its task. At the first it queues the trial again, at the
+    second it drops the trial silently. In both cases it keeps the trial among those that are being reset.
     """
     handlers = {name: getattr(TuneController, name) for name in ("_actor_failed", "_process_trial_failure")}
 

@@ -1,6 +1,6 @@
 """A source of jobs as Ray Tune sees it: a searcher that proposes, a scheduler that stops, a stopper that halts.
 
-Tune calls each job a trial, also those of an evaluation. It asks its searcher for configurations, its scheduler after
+Tune calls each job a trial, even those of an evaluation. It asks its searcher for configurations, its scheduler after
 each result, and its stopper between events.
 """
 
@@ -23,7 +23,7 @@ from trainables.errors import InputError
 
 
 class _Driver:
-    """Stays in the driver's process: Tune's snapshots, which nothing reads, contain an empty object instead."""
+    """Stays in the driver's process: Tune's snapshots, which nothing reads, contain an empty object instead of it."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return object.__new__, (type(self),)
@@ -43,9 +43,9 @@ class Proposals(_Driver, Searcher):
         self._is_over = False
 
     def suggest(self, trial_id: str) -> Any:
-        """Return the next job as a configuration of Tune's, or that none will come.
+        """Return the next job as a configuration for Tune, or that none will come.
 
-        While jobs run, somebody may ask for another one: then there is none now.
+        While jobs run, a request may add another one: then the answer is that there is none now.
         """
         job = self._source.ask()
         if job is None:
@@ -55,7 +55,7 @@ class Proposals(_Driver, Searcher):
         return {"job": job, "bundle": {"CPU": job.cpus, "GPU": job.gpus}}
 
     def look(self) -> Collection[int]:
-        """Take in what is asked from outside, as long as jobs may come; return the numbers of jobs that it ends."""
+        """Take in requests as long as jobs may come; return the numbers of the jobs that they end."""
         return () if self._is_over else self._look()
 
     def on_trial_complete(
@@ -64,7 +64,7 @@ class Proposals(_Driver, Searcher):
         result: dict[str, Any] | None = None,  # noqa: ARG002 Tune's names
         error: bool = False,  # noqa: ARG002
     ) -> None:
-        """Note that a job runs no longer; the source has been informed."""
+        """Note that a job no longer runs; the source knows it already."""
         self._live.discard(trial_id)
 
     def save(self, checkpoint_path: str) -> None:
@@ -83,7 +83,7 @@ class Stopping(_Driver, FIFOScheduler):
         self._max_failures = max_failures
         self._timeout_s = math.inf if timeout_s is None else timeout_s
         self._proposals = proposals
-        self._doomed: set[int] = set()  # jobs that were ended from outside
+        self._doomed: set[int] = set()  # jobs that a request ended
         self._errors_seen: dict[str, int] = {}
         self._breakdowns: Counter[str] = Counter()
         self._heard: dict[str, float] = {}
@@ -93,7 +93,7 @@ class Stopping(_Driver, FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> None:
         """Look for jobs that hang, were ended, or whose worker broke down; Tune calls this in each of its steps.
 
-        It chooses no job: Tune starts those that wait by itself, and FIFO would search all that there ever were.
+        It chooses no job: Tune starts waiting jobs by itself, and FIFO would search the list of all jobs so far.
         """
         self._controller = tune_controller
         self._shrink_ended()
@@ -132,7 +132,7 @@ class Stopping(_Driver, FIFOScheduler):
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)
 
     def kill_workers(self) -> None:
-        """End every worker during its epoch, for which Tune would wait; finished epochs are in its checkpoint."""
+        """End every worker during its epoch, because Tune would wait for it; finished epochs are in its checkpoint."""
         for trial in self._controller.get_live_trials():
             if trial.temporary_state.ray_actor is not None:
                 ray.kill(trial.temporary_state.ray_actor)
@@ -147,7 +147,7 @@ class Stopping(_Driver, FIFOScheduler):
     def _judge(self, tune_controller: Any, trial: Trial) -> None:
         """End a job whose worker broke down too often; a node that vanished does not count."""
         error = cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
-        if isinstance(error, NodeError):  # the next job on that node would meet it too
+        if isinstance(error, NodeError):  # the next job on that node would get the same error
             raise NodeError(str(error.args[0]))  # without what Ray adds
         if is_node_lost(error):
             return
@@ -196,9 +196,9 @@ class Halting(_Driver, Stopper):
 def is_node_lost(error: Exception) -> bool:
     """Answer whether a worker was lost with its node: a spot instance was taken back, power or network failed.
 
-    A node that shuts down in order sends SIGTERM to its processes, and the driver may hear of the worker's end before
-    the node's. A training that crashes ends by another signal; where memory is short, Ray and the kernel send SIGKILL.
-    A daemon that frees memory by SIGTERM would have its trials restarted without end.
+    A node that shuts down in good order sends SIGTERM to its processes, and the driver may learn of the worker's end
+    before the node's. A training that crashes ends by another signal; if memory is short, Ray and the kernel send
+    SIGKILL. If a daemon frees memory by SIGTERM, its trials are restarted without end.
     """
     if not isinstance(error, ray.exceptions.RayActorError):
         return False

@@ -1,7 +1,7 @@
 """Runs a job in a worker process: pulls epochs from a training and hands each to the driver.
 
-A checkpoint is written before its epoch is reported. So an epoch that the driver recorded is never trained again, and
-one that it did not record is reported from the checkpoint instead.
+A checkpoint is written before its epoch is reported. So an epoch that the driver recorded is never trained again. An
+epoch that the driver did not record is reported from the checkpoint.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ from trainables.train import Epoch, train
 T = TypeVar("T")
 
 OUT_OF_MEMORY = (
-    "out of GPU memory: grant its architecture more (resources.*.gpus), or keep its batch_size, filters and input_size "
-    "smaller in the space"
+    "out of GPU memory: grant its architecture a larger share of the GPU (resources.*.gpus), or make its batch_size, "
+    "filters and input_size smaller in the space"
 )
 
 
@@ -45,16 +45,16 @@ class Trained:
 
     config: TrainConfig
     state: dict[str, Any]
-    """What `Epoch.state` gave after the last epoch."""
+    """The state of `Epoch.state` after the last epoch."""
     val_split: Split | None
     """None if the job trained on all images."""
     device: torch.device
 
 
 Start = Callable[..., Iterator[Epoch]]
-"""Trains from the state `resume`, or from the beginning if that is None."""
+"""Function that trains from the state `resume`, or from the beginning if it is None."""
 Finish = Callable[[Job, Trained], Any]
-"""Runs after the last epoch of a job; its value is the job's result."""
+"""Function that runs after the last epoch of a job; its value is the job's result."""
 
 
 def run_job(deliver: Deliver, finish: Finish | None, job: Job) -> Iterator[Report | Finished | Failure]:
@@ -63,13 +63,13 @@ def run_job(deliver: Deliver, finish: Finish | None, job: Job) -> Iterator[Repor
     Args:
         deliver: Copies the packed images to this node if it lacks them, and returns their folder here.
         finish: Runs after the last epoch; None ends the job with that epoch.
-        job: What to train.
+        job: The job.
     """
     yield from guard(train_job(deliver, finish, job))
 
 
 def guard(messages: Iterator[Report | Finished]) -> Iterator[Report | Finished | Failure]:
-    """Yield the messages of a job; what goes wrong is its last one."""
+    """Yield the messages of a job; an error becomes its last message."""
     while (message := catch(lambda: next(messages, None))) is not None:
         yield message
 
@@ -105,16 +105,16 @@ def train_job(deliver: Deliver, finish: Finish | None, job: Job) -> Iterator[Rep
             config = dataclasses.replace(config, precision=state.get("precision", config.precision))
             yield Finished(finish(job, Trained(config=config, state=state, val_split=val_split, device=device)))
     finally:
-        if checkpoint and job.url is not None:  # the driver deletes on its own node and in the store only
+        if checkpoint and job.url is not None:  # the driver deletes checkpoints only on its own node and in the store
             checkpoint.delete(stored=False)
 
 
 def catch(work: Callable[[], T]) -> T | Failure:
-    """Return the value of the work, or why it failed: that ends one job and no other.
+    """Return the value of the work, or why it failed; a failure ends this job and no other.
 
     Raises:
-        NodeError: If no job may run on this node, so that this one does not count as failed.
-        torch.AcceleratorError: If this process lost its GPU: its next job would fail too.
+        NodeError: If no job may run on this node; then this job does not count as failed.
+        torch.AcceleratorError: If this process lost its GPU, so that its next job would fail too.
     """
     try:
         return work()
@@ -129,7 +129,7 @@ def catch(work: Callable[[], T]) -> T | Failure:
     except OSError as error:
         fault = error.errno if error.errno in DISK_FAULTS else None
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc(), fault)
-    except Exception as error:  # noqa: BLE001 the other jobs continue, however a configuration fails
+    except Exception as error:  # noqa: BLE001 the other jobs continue, whatever error a configuration causes
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
@@ -143,8 +143,8 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
     device = pick_device() if gpus else torch.device("cpu")
     if gpus and device.type == "cpu":
         raise TrainingError(
-            f"a GPU was granted, but PyTorch {torch.__version__} sees none: its build is for the CPU, or for a newer "
-            "driver than this machine's"
+            f"a GPU was granted, but PyTorch {torch.__version__} finds none: install a build for "
+            "CUDA that this machine's driver supports"
         )
     if device.type == "cpu":
         keep_memory()
@@ -157,7 +157,7 @@ def import_code(job: Job) -> None:
     """Import the user's code that a job names.
 
     Raises:
-        NodeError: If this node lacks it, or has other code than the driver.
+        NodeError: If this node lacks the code, or has other code than the driver.
     """
     try:
         for name in filter(is_own, (job.architecture, str(job.params.get("optimizer")))):
@@ -165,7 +165,7 @@ def import_code(job: Job) -> None:
     except InputError as error:
         raise NodeError(f"a node lacks code of the study: {error}") from error
     if other := list_changed(job.sources, hash_own(job.code)):
-        raise NodeError(f"{other[0]} in {job.code} is not the driver's: have the same on each node, to the end")
+        raise NodeError(f"{other[0]} in {job.code} differs from the driver's: keep the same file on each node")
 
 
 def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig, Split | None]:
@@ -183,7 +183,7 @@ def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig,
 
 
 def _prepare_own(job: Job, device: torch.device) -> tuple[Start, None, None]:
-    """Return what runs the training function of a job."""
+    """Return the function that runs the training function of a job."""
     function = get_architecture(job.architecture)
 
     def start(resume: dict[str, Any] | None) -> Iterator[Epoch]:

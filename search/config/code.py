@@ -1,4 +1,4 @@
-"""Code of the user that a study names as `module:Name`. It is imported with the user's consent alone."""
+"""Code of the user that a study names as `module:Name`. It is imported only with the user's consent."""
 
 import inspect
 import re
@@ -22,9 +22,9 @@ def consent(values: Mapping[str, Any], folder: Path | None, cure: str = "name it
     """Import the code of the user that a study or a model names, from the folder that the user gave.
 
     Args:
-        values: The study as plain values. What they say about the folder is not the user's word, and is not read.
+        values: The study as plain values. A folder in them does not come from the user, and is not read.
         folder: Where the user's modules are; None if the user gave none, so that nothing may be imported.
-        cure: What gives a folder, for the message.
+        cure: How the user gives a folder, for the message.
 
     Returns:
         The folder, for `StudyConfig.code`; None if no code of the user is named.
@@ -63,10 +63,10 @@ def list_own(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def take_function(name: str, function: Any) -> None:
-    """Take in a training function of the user, so that a study may name it.
+    """Register a training function of the user, so that a study may name it.
 
     Raises:
-        InputError: If it is no generator function, or its parameters cannot be searched.
+        InputError: If it is not a generator function, or its parameters cannot be searched.
     """
     if not inspect.isgeneratorfunction(function):
         raise InputError(f"trainable = {name!r}: expected a generator function, which yields its metrics in each epoch")
@@ -78,7 +78,7 @@ def locate(function: Any) -> tuple[str, Path]:
     """Return the module of a function, and the folder in which a worker finds it.
 
     Raises:
-        InputError: If a worker cannot import it: it is in no file, or not at the top of one.
+        InputError: If a worker cannot import it, because it is in no file or not at the top level of one.
     """
     if not inspect.isfunction(function):
         raise InputError(f"search: expected a function that is defined with `def`, not {str(function)[:100]!r}")

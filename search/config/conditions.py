@@ -7,7 +7,7 @@ from trainables.errors import InputError
 
 T = TypeVar("T")
 Conditions = dict[str, Mapping[str, Sequence[Any]]]
-"""Parameter -> other parameter -> its values with which the first one is searched."""
+"""Parameter -> other parameter -> values of the other one with which the first one is searched."""
 
 
 def list_conditions(specs: Mapping[str, Any]) -> Conditions:
@@ -27,7 +27,7 @@ def list_conditions(specs: Mapping[str, Any]) -> Conditions:
 
 
 def is_active(when: Mapping[str, Sequence[Any]], params: Mapping[str, Any]) -> bool:
-    """Answer whether a condition holds; a parameter that is itself not searched has no value, so it does not."""
+    """Answer whether a condition holds; it does not if it names a parameter without a value in this trial."""
     return all(name in params and params[name] in values for name, values in when.items())
 
 
@@ -41,12 +41,12 @@ def drop_inactive(conditions: Conditions, params: Mapping[str, Any]) -> dict[str
 
 
 def select(distributions: Mapping[str, T], conditions: Conditions, params: Mapping[str, Any]) -> dict[str, T]:
-    """Return the distributions of one trial: all, but those of conditional parameters that it does not have."""
+    """Return the distributions of one trial, without those of parameters whose condition does not hold."""
     return {name: each for name, each in distributions.items() if name in params or name not in conditions}
 
 
 def add_deciding(names: set[str], conditions: Conditions) -> set[str]:
-    """Return parameters with all others that decide whether one of them is searched."""
+    """Return parameters together with all others on which their conditions depend."""
     found = set(names)
     for name in reversed(conditions):
         found |= conditions[name].keys() if name in found else set()

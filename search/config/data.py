@@ -1,4 +1,4 @@
-"""The keys of a study about its data, and the types of what is known of a data set."""
+"""The keys of a study about its data, and types for what is known of a data set."""
 
 import dataclasses
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from pydantic import Field
 Size = Annotated[int, Field(ge=32, le=256)]
 Classes = tuple[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=100)]]
 CIFAKE: Classes = ("FAKE", "REAL")
-"""Names of the classes in the order of their labels, and those in files of early versions."""
+"""Names of CIFAKE's classes in the order of their labels; files of early versions mean these."""
 
 
 Counts = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
@@ -21,8 +21,8 @@ class PublishedModel:
     model: str
     """Architecture and authors."""
     protocol: Literal["sealed", "untouched test", "peak on test", "not stated"]
-    """How epoch and configuration were chosen: without the test split, which was used once (sealed) or after training
-    (untouched test); by the best epoch there; or unknown."""
+    """How epoch and configuration were chosen: without the test split, which was used once (sealed) or for the final
+    evaluation (untouched test); by the best epoch on the test split (peak on test); or unknown."""
     source: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Where it was published."""
     metrics: dict[Literal["accuracy", "precision", "recall", "f1", "auroc"], Annotated[float, Field(ge=0, le=1)]] = (
@@ -39,7 +39,7 @@ class Published:
     """Results and limits that were published of the data: the content of the file that `evaluation.published` names."""
 
     models: tuple[PublishedModel, ...] = ()
-    """Rows below those of the study, and their confusion matrices."""
+    """Published results, which the report shows below those of the study."""
     notes: tuple[str, ...] = ()
     """Sentences for the report, such as the limits of the data."""
 
@@ -54,15 +54,15 @@ class DataConfig:
     size: Size = 32
     """Height and width to which images are resized, in pixels."""
     positive: Annotated[str, Field(min_length=1, max_length=100)] = "REAL"
-    """Class with label 1: precision, recall and the threshold are about it."""
+    """Class with label 1, to which precision, recall and the threshold refer."""
     test_fraction: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Fraction of the images that becomes the test split, chosen by a hash of the file; for data without a split
-    alone."""
+    """Fraction of the images that becomes the test split, chosen by a hash of the file; only for data without a
+    split."""
     max_train_images: Annotated[int, Field(ge=4)] | None = None
     """Images of the training split to use, validation included; null uses all."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Fraction of the used training images that validates and does not train, if the data have no val/."""
+    """Fraction of the used training images that is for validation and not for training, if the data have no val/."""
     on_bad_image: Literal["stop", "skip"] = "stop"
-    """A file that is not an image stops the packing, or is skipped and listed."""
+    """Whether a file that is not an image stops the packing, or is skipped and listed."""
     cache: str = "~/.cache/cifake-search"
-    """Folder of the packed images; all studies on a machine share it."""
+    """Folder of the packed images, which all studies on a machine share."""

@@ -1,4 +1,4 @@
-"""Types of single keys of a study's file, and of what study.yaml records."""
+"""Types of single keys of a study's file and of study.yaml."""
 
 import re
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ GOALS: Mapping[str, Literal["max", "min"]] = {
     **{"accuracy": "max", "auroc": "max", "f1": "max", "average_precision": "max"},
     "loss": "min",
 }
-"""Metrics by which image classifiers can be compared, and whether larger or smaller values are better."""
+"""Metric by which image classifiers can be compared -> whether larger or smaller values are better."""
 PERTURBATIONS = (
     *("jpeg90", "jpeg75", "jpeg50", "jpeg30", "blur0.5", "blur1.0", "noise2", "noise5", "noise10"),
     *("scale0.75", "scale0.5", "crop0.875", "brightness0.8", "brightness1.2", "contrast0.8", "contrast1.2"),
@@ -54,4 +54,4 @@ SpecField = Annotated[
     Annotated[Range, Tag("range")] | Annotated[Choice, Tag("choice")] | Annotated[Value, Tag("value")],
     Discriminator(_name_branch),
 ]
-"""What one parameter may be: a range, a choice, or a fixed value."""
+"""Specification of one parameter: a range, a choice, or a fixed value."""

@@ -32,10 +32,10 @@ EXPECTED = {
     "evaluation.seeds": "a number from 1 to 1,000, or one for each of search.architectures",
     "evaluation.max_train_images": "a number of at least 4, or all",
     "evaluation.perturbations": f"all, or a list of {', '.join(PERTURBATIONS)}",
-    "evaluation.also": "NAME: PATH of folders or zips, with letters, digits, - and _ in NAME, or null; for the "
-    "front set evaluation.front=true and evaluation.also=null",
+    "evaluation.also": "NAME: PATH of folders or zips, with letters, digits, - and _ in NAME, or null; to test the "
+    "front, set evaluation.front=true and evaluation.also=null",
 }
-"""What a value may be, by key, where pydantic would name each of several types."""
+"""Key -> expected value, in words, where pydantic would name each of several types."""
 UNIONS = (*(tuple(path.split(".")) for path in EXPECTED), ("search", "sampler"), ("search", "scheduler"))
 """Keys whose value is one of several types."""
 
@@ -199,7 +199,7 @@ def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
         raise InputError(
             f"search.first: the {recipe.architecture} recipe has {name} = {params[name]!r}, "
             f"outside space.{shorten(recipe.architecture)}.{path}: widen it, or set evaluation.baselines: true, which "
-            "compares the recipe with what is found"
+            "compares the recipe with the winners"
         )
 
 

@@ -8,7 +8,7 @@ def list_rungs(grace_epochs: int, reduction_factor: float, max_epochs: int) -> l
 
     Args:
         grace_epochs: The first rung, at least 1.
-        reduction_factor: Each rung is this many times higher than the one before, rounded up; above 1.
+        reduction_factor: Each rung is this many times as high as the one before, rounded up; above 1.
         max_epochs: Epochs of a trial that is never stopped.
     """
     rungs = set()

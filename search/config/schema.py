@@ -29,17 +29,17 @@ from trainables.config import Value
 from trainables.names import shorten
 
 MANIFEST, JOURNAL, LEASE, LEARNT = "study.yaml", "study.journal", "study.lock", "learnt.json"
-"""Files of a study's folder: what it was started with, its facts, the right to write it, and what it learns from."""
+"""Files of a study's folder: its manifest, its journal, its lease, and the trials of earlier studies."""
 REQUESTS = "requests"
-"""Folder in it: what people ask of a search."""
+"""Folder in a study's folder: requests of `ask` and `stop`."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceConfig:
-    """What each trial of an architecture is granted."""
+    """The CPU cores and GPUs that each trial of an architecture gets."""
 
     cpus: Amount = 1.0
-    """CPU cores; a trial computes on as many threads."""
+    """CPU cores; a trial uses as many threads."""
     gpus: Annotated[float, Field(ge=0, le=1)] = 0.0
     """GPUs; below 1, trials share a GPU and its memory. A training uses one GPU at most."""
 
@@ -49,11 +49,11 @@ class EvaluationConfig:
     """How the winners are retrained and tested."""
 
     seeds: Few | dict[Label, Few] = 5
-    """Retrainings of each winner, each with its own seed; or a number for each architecture, and for a recipe of
-    `search.first` where it differs as a baseline."""
+    """Number of retrainings of each winner, each with its own seed; or a number for each architecture. A recipe of
+    `search.first` that is retrained as a baseline may have its own number."""
     max_train_images: Annotated[int, Field(ge=4)] | Literal["all"] | None = None
-    """Images of the training split that retrainings use: `all`, a number, or, with null, those of the search. With
-    others than the search's, they train all epochs of the schedule."""
+    """Images of the training split that retrainings use: `all`, a number, or null for those of the search. With other
+    images than the search's, retrainings train all epochs of the schedule."""
     top_k: Few = 1
     """Winners of each architecture: its best distinct configurations by the validation metric."""
     baselines: bool = False
@@ -61,21 +61,23 @@ class EvaluationConfig:
     published: str | None = None
     """File of published results and limits of the data, relative to the file that names it, for the report."""
     front: bool = False
-    """Whether the trials on the front of metric and cost are retrained and tested too, besides the winners."""
+    """Whether the trials on the front of metric and cost are retrained and tested in addition to the winners."""
     front_cost: FrontCost = "parameters"
     """Cost of the front, per image: parameters of the model, multiply-accumulates of a prediction, or seconds of
     training."""
     also: dict[Label, str] | None = None
-    """Further sources of the same two classes, as NAME: PATH of a folder or .zip: {CLASS,CLASS}/** or test/CLASS/**.
-    Each model is scored on them too, without training; a source may have one class alone."""
+    """Further sources of images of the same two classes, as NAME: PATH of a folder or .zip: CLASS/** or test/CLASS/**.
+    Each model is scored on them too, without training. A source may have only one of the classes."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
-    """Probability above which a test image is called positive. `validation` takes the one at which most validation
-    images are called right, by a model that is trained without them for this purpose."""
+    """Probability above which a test image is called positive. `validation` chooses the one with the highest accuracy
+    on validation, by a model that is trained without these images for this purpose."""
     temperature: Temperature | Literal["validation"] = 1.0
-    """What logits are divided by before they become probabilities. `validation` takes the one with the least log loss
-    there, of the same model as for the threshold; others than the winners have it only with such a threshold."""
+    """Number by which logits are divided before they become probabilities. `validation` chooses the one with the lowest
+    log loss on validation, by the same model as for the threshold. Baselines and trials of the front get it only if the
+    threshold is `validation` too; else theirs is 1."""
     perturbations: Literal["all"] | tuple[Perturbation, ...] = ()
-    """Changes of the test images on which each model is scored too, without training: `all`, or a list of names."""
+    """Changes of the test images, such as jpeg75. Each model is scored on the changed images too, without training:
+    `all`, or a list of names."""
 
     def list_perturbations(self) -> tuple[str, ...]:
         """Return the names of `perturbations`, each once, in the order of the report."""
@@ -92,7 +94,7 @@ class TrackingConfig:
     """Weights & Biases, and TensorBoard."""
 
     mode: Literal["auto", "online", "offline", "off"] = "auto"
-    """Use of W&B: auto is online if an API key is set, else offline."""
+    """How W&B is used: auto is online if an API key is set, else offline."""
     project: str = "cifake-search"
     """Project in W&B."""
     tensorboard: bool = False
@@ -108,10 +110,10 @@ class ClusterConfig:
     cpus: Count | None = None
     """CPU cores that a local Ray uses; null uses all."""
     min_nodes: Count = 1
-    """Nodes able to run a trial that must be up before the search starts."""
+    """Nodes that can run a trial and must be up before the search starts."""
     max_nodes: Count | None = None
-    """Nodes able to run a trial to which an autoscaler may grow the cluster; null is the number that are up when the
-    search starts."""
+    """Number of nodes that can run a trial to which an autoscaler may grow the cluster; null is the number of nodes
+    that are up when the search starts."""
     wait_s: Amount = 300.0
     """Seconds to wait at the start until `min_nodes` nodes are up and a trial of each architecture fits on one."""
 
@@ -134,21 +136,22 @@ class StudyConfig:
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
     """Name of the study and of its folder: letters, digits, dot, dash and underscore, 100 at most."""
     results: str = "results"
-    """Folder in which the study's folder is made, or s3://BUCKET/PREFIX. With the second the study is stored there, and
-    each machine has a working copy."""
+    """Folder in which the study's folder is made, or s3://BUCKET/PREFIX. In the second case the study is stored in the
+    bucket, and each machine has a working copy."""
     storage: str | None = None
     """URL of a PostgreSQL or MySQL database that holds the journal, without the password; null is a file in the study's
     folder."""
     trainable: OwnName | None = None
     """A training function of your own, as module:function; it takes the place of architectures, data and evaluation."""
     code: str | None = None
-    """Folder of your own modules: that of this file; set when the study is loaded."""
+    """Folder of your own modules, which is that of this file; set when the study is loaded."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     space: dict[str, dict[str, SpecField]] = dataclasses.field(default_factory=dict)
-    """What each parameter may be, by architecture; `shared` applies to all. Parameters left out keep their defaults."""
+    """Values that each parameter may have, by architecture; `shared` applies to all architectures. Parameters that are
+    left out keep their defaults."""
     resources: dict[Label, ResourceConfig] = dataclasses.field(default_factory=dict)
-    """What each trial is granted, by architecture."""
+    """CPU cores and GPUs of each trial, by architecture."""
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     cluster: ClusterConfig = ClusterConfig()

@@ -10,7 +10,7 @@ from search.config.fields import GOALS, Amount, Architecture, Count, Finite, Lab
 from trainables.names import shorten
 
 NUM_FEW = 10
-"""Whole trainings below which ASHA compares earlier. Source: LOG.md, 2026-11-29."""
+"""With fewer whole trainings than this, ASHA's first rung is lower. Source: LOG.md, 2026-11-29."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +20,11 @@ class SearchConfig:
     architectures: Annotated[tuple[Architecture, ...], Field(min_length=1)] = ("cnn", "resnet50")
     """Architectures to search. Each has its own sampler history and its own rungs."""
     shares: dict[Label, Positive] | None = None
-    """Weight of each architecture in what `divide` names; null gives all the same weight."""
+    """Weight of each architecture when the search divides what `divide` names; null gives all the same weight."""
     divide: Literal["trials", "epochs", "seconds", "value"] = "trials"
-    """What the shares apply to: the number of trials, the epochs trained, or the seconds of training times the granted
-    GPUs; CPUs count if an architecture has no GPU. value is trials, without those architectures that are so far behind
-    after `min_trials` that the trials left cannot make them the best (search/samplers/rising.py)."""
+    """What the shares divide: the number of trials, the epochs trained, or the seconds of training times the granted
+    GPUs (CPUs if an architecture has no GPU). value divides trials, but after `min_trials` gives none to an
+    architecture that is so far behind that the remaining trials cannot make it the best (search/samplers/rising.py)."""
     min_trials: Count = 1
     """Trials that each architecture gets before the shares apply."""
     metric: MetricName = "accuracy"
@@ -33,7 +33,7 @@ class SearchConfig:
     goal: Literal["max", "min"] | None = None
     """Whether larger or smaller values of the metric are better; null is max, and min for loss."""
     num_trials: Count = 20
-    """Trials to start."""
+    """Number of trials of the search."""
     max_epochs: Count | dict[Label, Count] = 10
     """Epochs of a trial that is not stopped, or a number for each architecture; the learning-rate schedule spans
     them."""
@@ -42,15 +42,15 @@ class SearchConfig:
     max_total_epochs: Count | None = None
     """Epochs of all trials together after which the search ends; null sets no limit."""
     patience_trials: Count | None = None
-    """Finished trials without a better value of any architecture, stopped ones included, after which the search ends;
-    null is never."""
+    """Number of finished trials, stopped ones included, without a better value of any architecture, after which the
+    search ends; null sets no limit."""
     target: Finite | None = None
     """Value of the metric at which the search ends; null sets none."""
     max_concurrent: Count | None = None
     """Trials that run at the same time, at most; null runs as many as the resources allow."""
     max_failures: Annotated[int, Field(ge=0)] = 2
-    """How many times a trial or a retraining may lose its worker process and continue. Workers lost with their node do
-    not count."""
+    """How many times a trial or a retraining may lose its worker process and continue. Workers that are lost with their
+    node do not count."""
     trial_timeout_s: Positive | None = None
     """Seconds without a finished epoch after which a running trial fails; null sets no limit."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -58,11 +58,12 @@ class SearchConfig:
     sampler: (
         Literal["tpe", "tpe_multivariate", "tpe_tame", "random", "gp", "gp_rungs", "portfolio", "qmc"] | OwnName
     ) = "portfolio"
-    """How parameters are proposed. portfolio draws one of random, tpe_tame and gp_rungs for each proposal; it finds
-    better trials than tpe, on trainings that nobody tuned it on too (LOG.md, 2026-11-29). `module:Name` is any sampler
-    of Optuna's interface."""
+    """How parameters are proposed. portfolio draws one of random, tpe_tame and gp_rungs for each proposal. It finds
+    better trials than tpe, even on trainings on which it was not tuned (LOG.md, 2026-11-29). `module:Name` is any
+    sampler with Optuna's interface."""
     repeat: bool = False
-    """Whether a configuration that was a trial may be proposed again; false ends the search where none is left."""
+    """Whether a configuration that was already a trial may be proposed again. With false the search ends if no
+    configuration is left."""
     num_startup_trials: Count = 10
     """Random trials of an architecture before the sampler's model proposes. For gp only trials that were not stopped
     count."""
@@ -70,12 +71,13 @@ class SearchConfig:
     """How trials that are worse than others are stopped early. `module:Name` is a class of your own."""
     grace_epochs: Count | Literal["auto"] | None = "auto"
     """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, because
-    early epochs mislead the sampler (LOG.md, 2026-11-24); with hyperband it is 1. auto is the same, but with asha one
-    reduction_factor lower for an architecture whose share of max_total_epochs is below ten times max_epochs."""
+    early epochs mislead the sampler (LOG.md, 2026-11-24); with hyperband it is 1. auto is the same, except with asha
+    for an architecture whose share of max_total_epochs is below ten times max_epochs: max_epochs /
+    reduction_factor**2."""
     reduction_factor: Annotated[float, Field(ge=1.01, lt=1000)] = 3.0
-    """One in this many trials survives a rung, and each rung is this many times as high as the one before."""
+    """One in this many trials survives a rung, and each rung is this many times as late as the one before."""
     patience_epochs: Count | None = None
-    """Epochs without a better validation metric after which a trial is COMPLETE; null is never. With a cosine or
+    """Epochs without a better validation metric after which a trial is COMPLETE; null sets no limit. With a cosine or
     one-cycle schedule much of the gain comes in the last epochs, which such a trial does not reach."""
     patience_delta: Amount = 0.0
     """How much better a validation metric must be to count as better for `patience_epochs`, in the metric's unit."""
@@ -83,10 +85,10 @@ class SearchConfig:
     """Recipe files, relative to the study's file; their configurations are the first trials. With
     `evaluation.baselines` they may be outside the space; samplers do not learn from such a trial."""
     learn_from: tuple[str, ...] = ()
-    """Earlier studies, as folders or URLs: their ended trials in this study's space are history for the samplers, also
-    for `num_startup_trials`, and count for nothing else. They are copied when the study starts."""
+    """Earlier studies, as folders or URLs: their ended trials in this study's space are history for the samplers and
+    count for `num_startup_trials`, and for nothing else. They are copied when the study starts."""
     spare_first: bool = False
-    """Whether the scheduler stops none of the trials of `first`, so that their curves are whole."""
+    """Whether the scheduler stops none of the trials of `first`, so that their learning curves are complete."""
 
     @property
     def sign(self) -> int:

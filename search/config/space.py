@@ -1,4 +1,4 @@
-"""The space: what each parameter may be, its checks, and its form as Optuna's distributions."""
+"""The space: the values that each parameter may have, and their form as Optuna's distributions."""
 
 import dataclasses
 import math
@@ -27,7 +27,8 @@ class Range:
     step: int | float | None = None
     """Distance between neighbouring values, at most high - low; null is 1 for integers, any distance for floats."""
     when: Mapping[str, tuple[Value, ...]] | None = None
-    """Values of other parameters with which this one is searched; else training uses its default. null is always."""
+    """Values of other parameters with which this one is searched; else training uses its default. null is no
+    condition."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Choice:
     """The values, distinct, at least one."""
     _: dataclasses.KW_ONLY
     when: Mapping[str, tuple[Value, ...]] | None = None
-    """As that of a range."""
+    """Condition, as in a range."""
 
 
 Spec = Range | Choice | bool | int | float | str
@@ -49,7 +50,7 @@ Space = Mapping[str, Mapping[str, Spec]]
 
 
 def list_specs(space: Space, architecture: str) -> dict[str, Spec]:
-    """Return what each parameter of one architecture may be; the default for those that the space leaves out."""
+    """Return the spec of each parameter of one architecture; the default for those that the space leaves out."""
     return list_defaults(architecture) | dict(space.get("shared", {})) | dict(space.get(shorten(architecture), {}))
 
 
@@ -91,7 +92,7 @@ def find_outside(specs: Mapping[str, Spec], architecture: str, params: Mapping[s
 
 
 def describe(spec: Spec) -> str:
-    """Return what a parameter may be, such as `16 | 32`, `0.1 to 1, log`, or `= adam` where it is fixed."""
+    """Return a spec in words, such as `16 | 32`, `0.1 to 1, log`, or `= adam` for a fixed value."""
     if isinstance(spec, Choice):
         return " | ".join(map(escape, spec.choice))
     if not isinstance(spec, Range):
@@ -106,7 +107,7 @@ def pick(spec: Spec) -> Value:
 
 
 def get_hint(architecture: str, name: str) -> Any:
-    """Return the type of a parameter, as its dataclass or function declares it; None if that was not imported."""
+    """Return the type that a dataclass or a function declares for a parameter; None if that was not imported."""
     schema = get_schema(architecture)
     return schema[name].hint if schema else None
 

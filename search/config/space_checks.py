@@ -26,7 +26,7 @@ from trainables.parameters import list_parameters
 MAX_CHECKED = 4096
 """Integers of a range that are checked one by one, at most."""
 MAX_CORNERS = 100_000
-"""Combinations of choices and ends of ranges that are checked, at most; that takes a second or two."""
+"""Combinations of choices and ends of ranges that are checked, at most; checking them takes a second or two."""
 
 
 def check_space(space: Space, architectures: Sequence[str], size: int = IMAGE_SIZE) -> None:
@@ -65,7 +65,7 @@ def check_params(params: Mapping[str, Value], architecture: str, where: str) -> 
 def check_point(
     specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value], size: int = IMAGE_SIZE
 ) -> None:
-    """Check that parameters, not necessarily all, are a point of the space.
+    """Check that parameters, all or some of them, are in the space.
 
     Raises:
         InputError: If a name is unknown, or a value has the wrong type, is outside the space, or cannot be built.
@@ -101,7 +101,7 @@ def _check_corners(space: Space, architecture: str, size: int) -> None:
             # such as an even kernel_size
             for value in range(int(spec.low), int(spec.high) + 1, int(spec.step or 1))[:MAX_CHECKED]:
                 _build({name: value}, architecture, size)
-    if is_function(architecture):  # nothing is built of it before it runs
+    if is_function(architecture):  # a function builds nothing before it runs
         return
     _check_together(corners, specs, model | {"batch_size"}, architecture, size)
 
@@ -130,13 +130,11 @@ def _check_conditions(specs: Mapping[str, Spec], architecture: str) -> None:
                 raise InputError(f"{where}: unknown parameter; known: {', '.join(sorted(specs))}")
             hint, spec = get_hint(architecture, other), specs[other]
             if not values or (isinstance(spec, Range) and hint is not int):
-                raise InputError(
-                    f"{where}: expected values, at least one, of a parameter with choices or whole numbers"
-                )
+                raise InputError(f"{where}: expected one or more values of a parameter with choices or whole numbers")
             for value in values:
                 _check_type(value, hint, where)
                 if isinstance(spec, Range | Choice) and not contains(spec, value):
-                    raise InputError(f"{where} = {value!r}: the space does not give {other} this value")
+                    raise InputError(f"{where} = {value!r}: {other} never has this value in the space")
 
 
 def _build(params: Mapping[str, Value], architecture: str, size: int) -> None:

@@ -1,7 +1,7 @@
-"""Checks of what comes from outside: files, URLs and names that this program may not have written.
+"""Checks of data from outside: files, URLs and names that this program may not have written.
 
 A study's folder, a bucket, a model and a journal may come from a stranger. So nothing may lead out of the folder, no
-host is contacted that the user did not name, and no file is read into memory that is larger than its kind can be.
+host is contacted that the user did not name, and no file is read into memory that is larger than its kind may be.
 SECURITY.md says what each command guarantees. (trainables.durable creates temporary files.)
 """
 
@@ -28,9 +28,9 @@ LINE_BYTES = 64 * 2**20
 HOSTLESS = ("local", "auto")
 """Values of cluster.address that name no host: a Ray on this machine, or the cluster that it belongs to."""
 WANDB_SETTINGS = ("wandb/settings", ".wandb")
-"""Files in a folder from which W&B would take the address of its server."""
+"""Settings files in a folder from which W&B would read the address of its server."""
 WANDB_LOG = "wandb/*/logs/debug-core.log"
-"""The only link that a study may contain: W&B makes it, to its log in the user's cache, and nothing reads it."""
+"""The only link that a study may contain. W&B makes it; it leads to W&B's log in the user's cache; nothing reads it."""
 DATABASE_OPTIONS = {
     "postgresql": ("application_name", "connect_timeout", "sslmode", "sslrootcert"),
     "mysql": ("charset", "connect_timeout", "ssl_ca"),
@@ -46,13 +46,13 @@ def check_folder(folder: Path) -> None:
     """
     for name in WANDB_SETTINGS:
         if os.path.lexists(folder / name):
-            raise InputError(f"{folder / name} would tell W&B which server to use: remove it")
+            raise InputError(f"{folder / name} could make W&B use another server: remove it")
     waiting = [folder]
     while waiting:
         try:
             with os.scandir(waiting.pop()) as entries:
                 waiting += [Path(entry.path) for entry in entries if _is_folder(entry, folder)]
-        except FileNotFoundError:  # a running search has deleted it since
+        except FileNotFoundError:  # a running search has deleted it meanwhile
             continue
         except OSError as error:
             raise InputError(
@@ -78,7 +78,7 @@ def read_file(path: Path, limit: int) -> bytes:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise InputError(f"{path} is not a file: remove it")
-        content = file.read(min(found.st_size, limit) + 1)  # reserves so many bytes; one more shows a larger file
+        content = file.read(min(found.st_size, limit) + 1)  # reserves this memory; one byte more shows a larger file
     if len(content) > limit:
         raise InputError(f"{path} has more than {limit:,} bytes, the limit for such a file")
     return content
@@ -115,7 +115,7 @@ def check_options(kind: str, query: str) -> None:
 
     Args:
         kind: A key of DATABASE_OPTIONS.
-        query: The part of the URL behind `?`.
+        query: The part of the URL after `?`.
 
     Raises:
         InputError: If an option is not in DATABASE_OPTIONS, or is repeated.
@@ -141,8 +141,8 @@ def check_storage(storage: str | None, settings: Collection[str]) -> None:
     if storage is None or os.environ.get(STORAGE) == storage or _is_set("storage", settings):
         return
     raise InputError(
-        f"study.yaml says that the journal is in the database {storage!r}: to send that server your password, "
-        f"put the URL into the environment variable {STORAGE}"
+        f"study.yaml says that the journal is in the database {storage!r}: if you trust that server with your "
+        f"password, put the URL into the environment variable {STORAGE}"
     )
 
 

@@ -16,7 +16,7 @@ from trainables.durable import write_file
 from trainables.errors import InputError
 
 MAX_DEPTH = 32
-"""Most nested collections in an untrusted file; a study.yaml has 6."""
+"""Largest depth of nested collections in an untrusted file; a study.yaml has 6."""
 MAX_NODES = 200_000
 """Most values and keys in an untrusted file; each takes 1 kB of memory while it is read."""
 
@@ -102,7 +102,7 @@ def set_value(values: dict[str, Any], override: str) -> None:
     for key in parents:
         values = values.setdefault(key, {})
         if not isinstance(values, dict):
-            raise InputError(f"--set {override}: {key} is a single value, it has no keys below it")
+            raise InputError(f"--set {override}: {key} is a single value, which has no keys below it")
     values[last] = value
 
 
@@ -114,7 +114,7 @@ def _parse(path: Path, content: bytes, loader: type[yaml.SafeLoader]) -> dict[st
     except RecursionError:
         raise InputError(f"{path} is nested too deeply") from None
     if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a mapping of keys to values, not {type(value).__name__}")
+        raise InputError(f"{path} must contain a mapping of keys to values, not {type(value).__name__}")
     return value
 
 
@@ -170,7 +170,7 @@ class _UntrustedLoader(_Loader):
 class _Dumper(yaml.SafeDumper):
     """Quotes each text that YAML 1.1 or the loader would read as another type, such as 12e34567 and `on`.
 
-    It writes an object that occurs twice in full both times, because the reader refuses aliases.
+    An object that occurs twice is written out both times, because the reader refuses aliases.
     """
 
     def ignore_aliases(self, *_: Any) -> bool:

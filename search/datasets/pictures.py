@@ -1,6 +1,6 @@
 """Reads picture files for prediction, decoded like the training images (`trainables.pixels`).
 
-A bad file gives a reason and does not stop the others.
+A bad file gives a reason and does not stop the reading of the others.
 """
 
 import dataclasses
@@ -15,7 +15,7 @@ from trainables.files import find_files, read_file
 from trainables.pixels import decode, list_ends
 
 NOTES = {
-    "resized": "not {size}x{size}: scored on the whole picture, resized to it",
+    "resized": "not {size}x{size} pixels: the whole picture was resized",
     "transparent": "transparent: composited on white",
     "animated": "several frames: the first one was scored",
     "rotated": "turned as their EXIF orientation says",

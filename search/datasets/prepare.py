@@ -1,4 +1,4 @@
-"""Prepares what trials read: the packed images and the initial weights."""
+"""Prepares the files that trials read: the packed images and the initial weights."""
 
 import dataclasses
 from pathlib import Path
@@ -68,10 +68,10 @@ def show_packing(source: Path, settings: Settings, data: DataConfig, console: Co
 def prepare_weights(config: StudyConfig) -> None:
     """Fetch all initial weights that the space names, and try each architecture and optimizer of the user.
 
-    So a fault stops the search, and not each trial.
+    So a fault stops the search before its first trial, and does not fail each trial.
 
     Raises:
-        InputError: If weights cannot be fetched, found or loaded, a model cannot train, be saved and be restored, or an
+        InputError: If weights cannot be fetched, found or loaded, a model cannot be trained, saved and restored, or an
             optimizer cannot train.
     """
     if config.trainable is not None:

@@ -1,4 +1,4 @@
-"""The built-in sample data: small, generated from two photos, hard enough to be worth a search. It is not CIFAKE.
+"""The built-in sample data: small, generated from two photos, hard enough for a search. It is not CIFAKE.
 
 REAL images are crops of the photos in scikit-learn, scaled to 32x32. FAKE images are other such crops, encoded at half
 the resolution and decoded by a transposed convolution with uneven phases. That leaves a checkerboard, as generators do
@@ -21,9 +21,9 @@ from trainables.durable import create_file, make_folder, replace_file
 from trainables.errors import InputError
 
 VERSION = 1
-"""Part of the file's name; raised when the images change."""
+"""Version in the file's name; it is raised when the images change."""
 SEED = 5
-"""Of 0 to 11, the seed whose classes are most similar in mean colour and contrast."""
+"""The seed, of 0 to 11, whose classes are most similar in mean colour and contrast."""
 SIZE = 32
 """Height and width of the images in pixels."""
 COUNTS = {"train": 1000, "test": 250}
@@ -35,8 +35,9 @@ CROP_SIDES = (32, 160)
 UNEVENNESS = 0.5
 """Largest relative difference of a decoder's phase from the mean; uniform from 0.
 
-This, SKIP and NOISE were tuned: with 1,600 training images the paper's CNN is 71 to 93 % right after 3 epochs (batch
-32, 64 and 128, 6 seeds each), one with batch norm, global average pooling and a cosine schedule 95 to 97 % after 12.
+This, SKIP and NOISE were tuned. With 1,600 training images the paper's CNN has an accuracy of 71 to 93 % after 3 epochs
+(batch 32, 64 and 128, 6 seeds each). A CNN with batch norm, global average pooling and a cosine schedule has 95 to 97 %
+after 12 epochs.
 """
 SKIP = 0.3
 """Fraction of the lost detail that a skip connection restores."""

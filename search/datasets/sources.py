@@ -1,6 +1,6 @@
 """Further sources of the two classes: packed like the data, and compared with the images of train and of test.
 
-Hashes of the test images' pixels are compared, which packing wrote; no test image is read.
+For test images only the hashes of their pixels are compared, which packing wrote; no test image is read.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ class PackedSource:
     """A further source that is ready to be scored."""
 
     source: Source
-    """What study.yaml records of it."""
+    """Its record in study.yaml."""
     pack: Path
     """Folder of its packed images."""
     left_out: tuple[int, ...]
-    """Indices of the images that are not scored, since a training image equals them or looks like them; ascending."""
+    """Indices of the images that are not scored because a training image equals them or looks like them; ascending."""
 
 
 def prepare_sources(config: StudyConfig, packed: Path, console: Console) -> list[PackedSource]:
-    """Pack the further sources of a study, and find in each what the models know from training.
+    """Pack the further sources of a study, and find in each the images that the models know from training.
 
     Args:
         config: The study.
@@ -108,7 +108,7 @@ def _find_known(own: Path, packed: Path) -> tuple[NDArray[np.int64], NDArray[np.
     usable = draw_train(packed, seed=0, max_images=None)
     hashes = read_hashes(own, SOURCE)
     copies = np.isin(hashes, read_hashes(packed, "train")[usable])
-    firsts = np.unique(hashes, return_index=True)[1]  # or many equal images would make a pair each with each
+    firsts = np.unique(hashes, return_index=True)[1]  # otherwise equal images would form very many pairs
     found = find_alike(_map_images(own, SOURCE), firsts, _map_images(packed, "train"), usable)
     return np.flatnonzero(copies), np.flatnonzero(np.isin(hashes, hashes[found]) & ~copies)
 

@@ -1,7 +1,7 @@
 """The checkpoint of one training: a file on the node that trains, and a copy in the object store.
 
-A checkpoint names its training. When a lost head took the journal's last seconds with it, a trial's number may be
-proposed again with other parameters; the old checkpoint then belongs to another training and is ignored.
+A checkpoint names its training. If the head was lost with the journal's last seconds, a trial's number may be proposed
+again with other parameters. The old checkpoint then belongs to another training and is ignored.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from trainables.durable import make_folder, sync
 from trainables.errors import InputError
 
 FOLDER = "checkpoints/"
-"""Prefix in a store; then the training's name, a hash of its identity, and the epoch."""
+"""Prefix of a checkpoint in a store; the training's name, a hash of its identity, and the epoch follow."""
 NUM_KEPT = 2
-"""Checkpoints of a training that are kept in the store, as on the disk."""
+"""Number of checkpoints of a training in the store, as on the disk."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Checkpoint:
     url: str | None = None
     """URL of the study in an object store, if it has one."""
     key: bytes = b""
-    """Of `load_key`, if loading the state unpickles objects."""
+    """Key of `load_key`, if loading the state unpickles objects."""
 
     def load(self) -> dict[str, Any] | None:
         """Return the newest intact state of this training; None if neither this node nor the store has one."""
@@ -52,7 +52,7 @@ class Checkpoint:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a state here and into the store; if the store does not answer, here alone."""
+        """Write a state here and into the store; if the store does not answer, only here."""
         from trainables import checkpoint  # imports torch, which the driver does not need
 
         checkpoint.save(self.path, state | {"identity": self.identity}, self.key)
@@ -96,7 +96,8 @@ class Checkpoint:
 class TrialCheckpoints(Listener):
     """Deletes the checkpoints of a trial that ended; winners are retrained, so nothing needs them.
 
-    So a study has at most two checkpoints, and one being written, per trial that runs or waits to be resumed.
+    So a study has at most two checkpoints, and a third one while it is written, for each trial that runs or waits to be
+    resumed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -113,7 +114,7 @@ class TrialCheckpoints(Listener):
                 self.on_end(trial)
 
     def on_end(self, trial: Trial) -> None:
-        """Delete the trial's checkpoint, the one before, and a half-written one."""
+        """Delete the trial's checkpoint, the previous one, and a half-written one."""
         delete_files(self.get_path(trial.number))
 
     def close(self) -> None:
@@ -126,7 +127,7 @@ def load_key() -> bytes:
     """Return the secret of this user on this machine, outside of all studies; make it at the first call.
 
     Raises:
-        InputError: If it cannot be kept.
+        InputError: If it cannot be stored.
     """
     folder = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "cifake-search"
     path = folder / "checkpoint.key"
@@ -141,10 +142,10 @@ def load_key() -> bytes:
                     os.link(file.name, path)
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot keep a key in {path} ({error.strerror}): set XDG_STATE_HOME to a folder") from None
+        raise InputError(f"cannot store a key in {path} ({error.strerror}): set XDG_STATE_HOME to a folder") from None
 
 
 def delete_files(path: Path) -> None:
-    """Delete a checkpoint, the one before, and half-written ones."""
+    """Delete a checkpoint, the previous one, and half-written ones."""
     for suffix in ("", ".previous", ".partial", ".fetched"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)

@@ -23,18 +23,19 @@ class Winner:
     value: Best
     """Best value of the validation metric in the trial."""
     epochs: Count
-    """Epochs to retrain: that of this value, or all of the schedule."""
+    """Epochs of a retraining: up to the epoch of this value, or all of the schedule."""
     threshold: Finite | None
     """Probability above which an image is called positive, a float32; None until validation has chosen it."""
     temperature: Temperature | None = 1.0
-    """What its logits are divided by before they become probabilities; None until it is fitted on validation."""
+    """Number by which its logits are divided before they become probabilities; None until it is fitted on
+    validation."""
     recipe: str | None = None
-    """Recipe it came from, if baselines are enabled."""
+    """Recipe that it comes from, if baselines are enabled."""
     front: bool = False
     """Whether it is on the front of metric and cost, if `evaluation.front` is true."""
     curve: tuple[float, ...] | None = None
-    """Validation metric by epoch of a training on train alone, with the images of the retrainings, if these are others
-    than the search's."""
+    """Validation metric by epoch of a training on train alone with as many images as the retrainings have; only if
+    these are other images than the search's."""
 
     @property
     def label(self) -> str:
@@ -44,15 +45,15 @@ class Winner:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Images from elsewhere on which every model is scored."""
+    """Images of another source on which every model is scored."""
 
     name: Label
     path: str = dataclasses.field(compare=False)
-    """Folder or zip. Moved images are the same images, so the fingerprint counts."""
+    """Folder or zip. Moved images are the same images, so sources are compared by their fingerprints."""
     fingerprint: Digest
-    """Of the images that are scored."""
+    """Fingerprint of the images that are scored."""
     counts: tuple[Index, Index]
-    """Their numbers by label."""
+    """Number of these images by label."""
     copies: Index = 0
     """Images left out, because a training image has the same pixels."""
     alike: Index = 0
@@ -78,24 +79,24 @@ class Choices:
     seeds: Few | dict[Label, Few]
     """Retrainings of each winner, or their number by architecture and recipe."""
     top_k: Few
-    """Winners of each architecture, at most; distinct configurations."""
+    """Largest number of winners of each architecture; their configurations are distinct."""
     threshold: Finite | Literal["validation"]
     """The decision threshold, or `validation`."""
     temperature: Temperature | Literal["validation"] = 1.0
-    """What logits are divided by, or `validation`."""
+    """The temperature of all models, or `validation`."""
     fingerprint: str
-    """Of the data."""
+    """Fingerprint of the data."""
     max_train_images: Count | Literal["all"] | None = None
-    """Images of the retrainings; null is those of the search."""
+    """Images of the retrainings; None is those of the search."""
     perturbations: tuple[Perturbation, ...] = ()
     """Changes of the test images on which each model is scored too."""
     sources: tuple[Source, ...] = ()
-    """Images from elsewhere on which each model is scored too."""
+    """Images of other sources on which each model is scored too."""
     winners: tuple[Winner, ...]
-    """The winners, then the baselines and those of the front, whose rank is above `top_k`."""
+    """The winners, then the baselines and the trials of the front, whose rank is above `top_k`."""
 
     def is_open(self, winner: Winner) -> bool:
-        """Return whether a training on train alone is due, for threshold, temperature or curve of a winner."""
+        """Return whether a winner still needs a training on train alone, for threshold, temperature or curve."""
         has_curve = self.max_train_images is not None and winner.rank <= self.top_k
         return None in (winner.threshold, winner.temperature) or (has_curve and winner.curve is None)
 
@@ -104,7 +105,7 @@ class Choices:
         return pick_seeds(self.seeds, winner.architecture, winner.recipe if winner.rank > self.top_k else None)
 
     def is_same(self, other: "Choices") -> bool:
-        """Return whether other choices equal these, apart from what validation measures and from further tests."""
+        """Return whether other choices equal these, apart from values that validation gives and from further tests."""
         return self._blank() == other._blank()
 
     def _blank(self) -> "Choices":

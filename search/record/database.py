@@ -25,8 +25,8 @@ WRITER = {
     "postgresql": {"options": "-c tcp_keepalives_idle=60 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=6"},
     "mysql": {"init_command": "SET SESSION wait_timeout = 31536000"},
 }
-"""How a writer connects. PostgreSQL releases a lock whose host has been silent for two minutes, instead of two hours.
-MySQL would release the lock of a search whose epochs take 8 hours, and now does so after a year."""
+"""How a writer connects. PostgreSQL then releases a lock whose host has been silent for two minutes, not two hours.
+MySQL then closes an idle connection, which holds the lock, after a year, not after 8 hours: an epoch may take long."""
 READER = {
     "postgresql": {"options": "-c default_transaction_read_only=on"},
     "mysql": {"init_command": "SET SESSION TRANSACTION READ ONLY"},
@@ -55,7 +55,7 @@ def open_database(url: str, arguments: dict[str, dict[str, str]], *, skip_table_
     """Connect to a database.
 
     Args:
-        url: Of the database, without its password.
+        url: URL of the database, without the password.
         arguments: WRITER or READER.
         skip_table_creation: Whether missing tables stay missing.
 
@@ -93,7 +93,7 @@ def lock_study(storage: RDBStorage, study: str) -> None:
         while not (is_mine := connection.execute(query, {"key": key}).scalar()) and time.monotonic() < deadline:
             time.sleep(0.1)
         connection.commit()
-    event.listen(storage.engine, "do_connect", _refuse)  # Optuna reconnects, and would have no lock then
+    event.listen(storage.engine, "do_connect", _refuse)  # Optuna would reconnect, without a lock
     if not is_mine:
         close_database(storage)
         raise InputError(f"the study {study} in the database is being searched: stop that search first, or wait for it")
@@ -104,7 +104,7 @@ def _refuse(*_: Any) -> None:
 
 
 class Database(RDBStorage):
-    """Accepts other choices or another scale of a parameter than an earlier trial had, as a file does.
+    """Accepts other choices or another scale of a parameter than in an earlier trial, as a journal file does.
 
     So a study whose space was changed can continue. Every trial is stored with its own distributions.
     """

@@ -1,4 +1,4 @@
-"""Ends the process at once, without clean-up: everything that counts is on disk already."""
+"""Ends the process at once, without clean-up: all facts are on disk already."""
 
 import contextlib
 import os
@@ -17,26 +17,27 @@ SHOW_CURSOR = b"\x1b[?25h"
 def leave(message: str, code: int) -> NoReturn:
     """End this process, with a line on standard error, and all processes that it started.
 
-    Some of Ray's processes would search the others for a minute. W&B's service ends by itself when its files are whole.
+    Some of Ray's processes would look for the others for a minute. W&B's service ends by itself when its files are
+    complete.
     """
     with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
         if os.isatty(1):  # not sys.stdout, which is redirected to nothing while Ray runs
             os.write(1, SHOW_CURSOR)
         os.write(sys.stderr.fileno(), f"{escape(message)}\n".encode())
     try:
-        for _ in range(2):  # one may be born during the first round
+        for _ in range(2):  # a process may start during the first round
             for pid in _list_children():
                 with contextlib.suppress(Exception):
                     if not psutil.Process(pid).name().startswith("wandb-core"):
                         os.kill(pid, signal.SIGKILL)
-    finally:  # whatever the list of processes raises
+    finally:  # even if listing the processes raises an error
         os._exit(code)
 
 
 def _list_children() -> set[int]:
     """Return the numbers of all processes below this one; one that cannot be read hides no other.
 
-    psutil's `children` compares start times by the system's clock, so it may leave out one that is a second old.
+    psutil's `children` compares start times by the system's clock, so it may leave out a process that is a second old.
     """
     parents: dict[int, int | None] = {}
     for pid in psutil.pids():

@@ -1,4 +1,4 @@
-"""Facts of a study itself, next to those of its trials: changes, openings, ends by hand, artifacts."""
+"""Facts of the study itself, in addition to those of its trials: changes, openings, stops by hand, artifacts."""
 
 import dataclasses
 import json
@@ -15,18 +15,18 @@ from search.record.trial_reader import read_changes
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
-    """A search was stopped by hand."""
+    """A stop of the search by hand."""
 
     time: str
     """In UTC, ISO 8601."""
     request: str
     """Name of the request for it."""
     budget: dict[str, float | None]
-    """The keys of `search` that end a search, as they were: with other values it continues."""
+    """Values of the keys of `search` that end a search, at the time of the stop; with other values it continues."""
 
 
 class Facts:
-    """Writes and reads them as attributes of the study in the journal."""
+    """Writes and reads these facts as attributes of the study in the journal."""
 
     _storage: BaseStorage
     _study_id: int
@@ -61,7 +61,7 @@ class Facts:
             self._storage.set_study_user_attr(self._study_id, "stops", [dataclasses.asdict(stop) for stop in stops])
 
     def list_stops(self) -> tuple[Stop, ...]:
-        """Return the recorded ends by hand."""
+        """Return the recorded stops by hand."""
         return check(tuple[Stop, ...], self._read("stops"), f"the record of stops in {self._where}")
 
     def add_artifact(self, artifact_id: str, filename: str) -> None:
@@ -69,7 +69,7 @@ class Facts:
 
         Its name there is the id, a UUID; `filename` is its name for people.
         """
-        from optuna.artifacts import ArtifactMeta  # imports boto3, where it is installed
+        from optuna.artifacts import ArtifactMeta  # imports boto3 if it is installed
 
         kind = mimetypes.guess_type(filename)[0] or "application/octet-stream"
         meta = ArtifactMeta(artifact_id=artifact_id, filename=filename, mimetype=kind, encoding=None)

@@ -1,7 +1,7 @@
 """A study that is open for its one writer; `search.record.reading` opens it for any reader.
 
-Opening takes the lease, brings the folder into step with the object store if there is one, reads the manifest and opens
-the journal. Closing ships what the store lacks, closes the journal and gives the lease back, in this order.
+Opening takes the lease, synchronises the folder with the object store if there is one, reads the manifest and opens the
+journal. Closing uploads the rest to the store, closes the journal and releases the lease, in this order.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ class OpenStudy:
 
     config: StudyConfig
     manifest: dict[str, Any]
-    """What study.yaml says; `save_manifest` writes it."""
+    """Content of study.yaml; `save_manifest` writes it."""
     journal: Journal
     learnt: tuple[Trial, ...] = ()
     """Trials of earlier studies, from which the samplers learn."""
@@ -60,13 +60,13 @@ def open_study(
     Args:
         config: The study.
         note: Receives sentences for the user, such as that the journal had to be repaired.
-        packed: Folder of the packed images, if a search starts or continues: then a missing study is created, and one
-            that exists must have the same settings, images and code. None opens an existing study as it is, unless it
-            has a training function, which nothing but a search opens for writing.
-        accept_changes: Whether a search continues although settings, images or code differ; the journal records it.
+        packed: Folder of the packed images, if a search starts or continues: then a missing study is created, and an
+            existing one must have the same settings, images and code. None opens an existing study as it is. A study of
+            a training function has no images, but only a search opens it for writing.
+        accept_changes: Whether a search continues although settings, images or code differ; the journal records that.
 
     Raises:
-        InputError: If another process writes the study, something of it is missing or damaged, or it differs.
+        InputError: If another process writes the study, a part of it is missing or damaged, or it differs.
     """
     mirror = _build_mirror(config, note) if config.url else None
     is_search = packed is not None or config.trainable is not None
@@ -83,8 +83,8 @@ def open_study(
                 raise InputError(f"{config.location} has no {config.journal.name}: nothing was searched there")
         else:
             manifest, changes = compare_manifest(config, packed, accept_changes=accept_changes)
-        # With an object store the journal here is this machine's own, which no outage of the store may keep waiting:
-        # the mirror checks the lease before it ships.
+        # With an object store the journal is a local file, which must not wait if the store cannot be reached: so not
+        # the journal but the mirror checks the lease, before each upload.
         journal = Journal(
             config.journal,
             config.name,

@@ -1,4 +1,4 @@
-"""The journal of a study: every suggestion, every epoch, every end; the only truth that a resumed search reads.
+"""The journal of a study: every suggestion, every epoch, every end. A resumed search reads nothing else.
 
 It is an Optuna study, so plain Optuna and optuna-dashboard can open it. Each fact is one line of one append-only file,
 or one transaction of a database, and is on disk before anything acts on it:
@@ -10,8 +10,8 @@ or one transaction of a database, and is on disk before anything acts on it:
 
 A kill between two lines leaves a fact that does not count yet; the next search writes it again.
 Plain Optuna may write to the journal while no search runs. A trial that its `enqueue_trial` added waits, and so does a
-point that somebody asked for while a search runs. Handing it out writes its attributes, its parameters, and then the
-line that sets its state. `trial_reader` handles everything else.
+point of `ask`. When it is started, its attributes, its parameters, and then the line that sets its state are written.
+`trial_reader` handles everything else that plain Optuna writes.
 """
 
 import contextlib
@@ -53,7 +53,7 @@ class Journal(Facts):
             study: Name of the study in it.
             note: Receives a sentence when the file had to be repaired.
             check: Called before each write to a file; does not return if the lease was lost.
-            metric: What the study compares by; its values are stored as they are.
+            metric: Metric by which the study compares trials; its values are stored as they are.
 
         Raises:
             InputError: If the file is damaged or lacks a study of this name and metric, or the database is unusable.
@@ -70,7 +70,7 @@ class Journal(Facts):
     def read(cls, place: JournalLocation, study: str) -> Self | None:
         """Open the journal for reading, None if there is none; nothing is written, locked or repaired.
 
-        Its writer may be at work: `load` returns what was written by then.
+        Another process may be writing it: `load` returns what was written by then.
 
         Raises:
             InputError: If a database is unusable, or a file is damaged or has no study of this name.
@@ -128,8 +128,8 @@ class Journal(Facts):
         Args:
             architecture: As `Trial.architecture`.
             params: All flat parameters, fixed ones included.
-            distributions: Optuna's distributions of the searched ones, perhaps of more.
-            noted: What the sampler wrote about it.
+            distributions: Optuna's distributions of the searched parameters, and perhaps of others.
+            noted: Attributes that the sampler wrote about it.
         """
         full = {f"{shorten(architecture)}.{name}": name for name in distributions if name in params}
         template = create_trial(
@@ -142,7 +142,7 @@ class Journal(Facts):
         return self._thaw(self._storage.get_trial(self._storage.create_new_trial(self._study_id, template)))
 
     def enqueue(self, point: Mapping[str, Any], request: str) -> Trial | None:
-        """Record a point that somebody asked for, as Optuna's `enqueue_trial` does; None if this request is recorded.
+        """Record a point of `ask`, as Optuna's `enqueue_trial` does; return None if this request was recorded before.
 
         Args:
             point: Parameters as cnn.learning_rate, not necessarily all.
@@ -155,7 +155,7 @@ class Journal(Facts):
         return self._thaw(self._storage.get_trial(self._storage.create_new_trial(self._study_id, template)))
 
     def note(self, trial: Trial, noted: Mapping[str, Any]) -> None:
-        """Record, here and in `trial`, what the sampler wrote about it; a line that follows makes it count."""
+        """Record, here and in `trial`, what the sampler wrote about it; a later line makes it count."""
         with self._watch(trial):
             for key, value in noted.items():
                 self._storage.set_trial_system_attr(self._ids[trial.number], key, value)
@@ -164,13 +164,13 @@ class Journal(Facts):
     def take_up(
         self, trial: Trial, architecture: str, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]
     ) -> None:
-        """Record, here and in `trial`, that a waiting trial is handed out; the line with its state counts.
+        """Record, here and in `trial`, that a waiting trial starts; the line with its state makes that count.
 
         Args:
             trial: A waiting trial.
             architecture: Name of its architecture.
-            params: All flat parameters, fixed ones included; where a kill left some in the trial, those.
-            distributions: Optuna's distributions of the searched ones.
+            params: All flat parameters, fixed ones included; those that a kill left in the trial have priority.
+            distributions: Optuna's distributions of the searched parameters.
         """
         trial_id = self._ids[trial.number]
         written = self._storage.get_trial(trial_id).params
@@ -192,7 +192,7 @@ class Journal(Facts):
             trial: The trial.
             metrics: By name.
             elapsed_s: Seconds of searching, over all resumptions.
-            hardware: `device` is the name of the GPU or CPU that trained it, `precision` what it computed in, if known.
+            hardware: `device` is the name of the GPU or CPU that trained it, `precision` the number type, if known.
         """
         epoch, trial_id = len(trial.epochs) + 1, self._ids[trial.number]
         row: dict[str, Any] = {"order": self._order, "elapsed_s": round(elapsed_s, 3), **hardware}
@@ -229,7 +229,7 @@ class Journal(Facts):
 
     @contextlib.contextmanager
     def _watch(self, trial: Trial) -> Iterator[None]:
-        """Turn into a sentence that another program ended a trial which is being trained."""
+        """Raise a sentence if another program ended a trial that is being trained."""
         try:
             yield
         except TrialEnded:

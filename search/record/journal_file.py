@@ -20,13 +20,13 @@ DESCRIBING = (
     JournalOperation.SET_TRIAL_SYSTEM_ATTR,
     JournalOperation.SET_TRIAL_PARAM,
 )
-"""Kinds of lines that mean nothing until a line of another kind follows."""
+"""Kinds of lines that do not count until a line of another kind follows."""
 TrialEnded = optuna.exceptions.UpdateFinishedTrialError
-"""A trial has ended, so nothing more is recorded of it."""
+"""A trial has ended, so nothing more is recorded about it."""
 
 
 class FileStorage(JournalStorage):
-    """Optuna's storage of a file; names the line that it cannot read."""
+    """Optuna's storage of a file; its error names the line that Optuna cannot read."""
 
     def __init__(self, backend: BaseJournalBackend, path: Path) -> None:
         self._path = path
@@ -37,7 +37,7 @@ class FileStorage(JournalStorage):
             super()._sync_with_backend()
         except (OSError, InputError, TrialEnded):
             raise
-        except Exception as error:  # noqa: BLE001 what Optuna raises on a foreign line is not documented
+        except Exception as error:  # noqa: BLE001 which errors Optuna raises on a foreign line is not documented
             raise InputError(
                 f"{self._path} has a line {self._replay_result.log_number_read} that Optuna cannot read "
                 f"({type(error).__name__}: {error}): {CURE}"
@@ -45,7 +45,7 @@ class FileStorage(JournalStorage):
 
 
 class CheckedLock(BaseJournalFileLock):
-    """Checks the lease before each write; no lock around it, since the lease keeps other drivers out."""
+    """Checks the lease before each write; it locks nothing, since the lease keeps other drivers out."""
 
     def __init__(self, check: Callable[[], None] | None) -> None:
         self._check = check
@@ -63,8 +63,8 @@ class CheckedLock(BaseJournalFileLock):
 class FileWriter(JournalFileBackend):
     """Writes the lines that describe a fact together with the line that makes it count, with one fsync for all.
 
-    Lines held back when the process is killed do not count yet; the next search writes them again. After a failed write
-    nothing more is written: it may have left half a line, which the next opening cuts off.
+    Lines that are held back when the process is killed do not count yet; the next search writes them again. After a
+    failed write nothing more is written: it may have left half a line, which the next opening cuts off.
     """
 
     def __init__(self, path: str, lock_obj: BaseJournalFileLock) -> None:
@@ -83,7 +83,7 @@ class FileWriter(JournalFileBackend):
             raise _name_damage(Path(self._file_path), number + 1) from None
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write lines, or hold them back until one follows that makes them count."""
+        """Write lines, or hold them back until a line that makes them count follows."""
         if self._failure is not None:
             raise self._failure
         self._held += logs
@@ -97,7 +97,7 @@ class FileWriter(JournalFileBackend):
 
 
 class FileReader(BaseJournalBackend):
-    """Reads the whole lines of a file that another process writes; a torn last line does not exist yet."""
+    """Reads the complete lines of a file that another process writes; an incomplete last line is left out."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -137,7 +137,7 @@ def cut_torn_line(path: Path) -> int:
 
 
 def check_lines(path: Path) -> None:
-    """Check that every line can be read: a kill damages the last one only, so nothing here could repair another.
+    """Check that every line can be read: a kill damages only the last line, so other damage is not repaired.
 
     Raises:
         InputError: With the number of the first damaged line.
@@ -149,11 +149,11 @@ def check_lines(path: Path) -> None:
 
 
 def _name_damage(path: Path, number: int) -> InputError:
-    return InputError(f"{path} is damaged in line {number}, which no kill does: {CURE}")
+    return InputError(f"{path} is damaged in line {number}, which a kill cannot cause: {CURE}")
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return the content of a whole line, None for any other text."""
+    """Return the content of a complete line, None for any other text."""
     try:
         record = json.loads(line) if line.endswith(b"\n") else None
     except (ValueError, RecursionError):

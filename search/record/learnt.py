@@ -1,6 +1,6 @@
 """Trials of earlier studies as history for the samplers: learnt.json, written once when a study starts.
 
-A resumed study reads this file alone, so its proposals do not depend on what became of the earlier studies.
+A resumed study reads only this file, so its proposals do not depend on later changes of the earlier studies.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from trainables.errors import InputError
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Learnt:
-    """What study.yaml says of learnt.json."""
+    """Hashes of learnt.json and of its sources, in study.yaml."""
 
     sha256: Digest
-    """Of the file."""
+    """SHA-256 of learnt.json."""
     journals: dict[str, Digest | None]
-    """Earlier study -> SHA-256 of its journal when it was read; None if that is in a database."""
+    """Earlier study -> SHA-256 of its journal when it was read; None for a journal in a database."""
 
 
 def save_learnt(folder: Path, trials: Sequence[Trial], journals: Mapping[str, str | None]) -> dict[str, Any]:
-    """Write learnt.json and return what study.yaml says of it."""
+    """Write learnt.json and return its entry in study.yaml."""
     content = json.dumps([dataclasses.asdict(trial) for trial in trials]).encode()
     write_file(folder / LEARNT, content)
     return {"sha256": hashlib.sha256(content).hexdigest(), "journals": dict(journals)}

@@ -1,11 +1,12 @@
 """The lease of a study: the right of one driver to write it, kept alive by a heartbeat.
 
-Whether a holder on this machine is alive, the system knows. A holder on another machine is watched, without comparing
-clocks: a lease without a heartbeat was left by a machine that is gone, and is taken over. A holder that was only
-suspended notices this before its next write, and within two seconds of waking, and ends without writing to the study.
+The system knows whether a holder on this machine is alive. A holder on another machine is watched, without comparing
+clocks: if its lease gets no heartbeat, its machine is gone, and the lease is taken over. A holder that was only
+suspended notices this before its next write, and within two seconds after it continues. It then ends without writing to
+the study.
 
-One case remains: a driver that is suspended in the microseconds between its check and the write, for longer than the
-watch, finishes that one write when it wakes.
+One case remains: a driver may be suspended in the microseconds between its check and the write, for longer than the
+watch. It then finishes that one write when it continues.
 """
 
 import dataclasses
@@ -31,7 +32,7 @@ from trainables.errors import InputError
 BEAT_S = 2.0
 """Seconds between two heartbeats."""
 WATCH_S = 30.0
-"""Seconds without a heartbeat after which a holder on another machine counts as gone: fifteen heartbeats, so that a
+"""Seconds without a heartbeat after which a holder on another machine counts as dead: fifteen heartbeats, so that a
 machine that swaps, or has a slow network disk, keeps its lease."""
 NUM_LOOKS = 30
 """Reads during a watch; counted, so that a watcher that was suspended itself does not take over at once."""
@@ -53,10 +54,10 @@ class Slot(Protocol):
         """Take over a lease in one step; return False if its content is no longer `before`."""
 
     def refresh(self, content: bytes) -> None:
-        """Write a new heartbeat into the own lease, never into another one."""
+        """Write a new heartbeat into this process's own lease, never into another one."""
 
     def remove(self) -> None:
-        """Delete the own lease."""
+        """Delete this process's own lease."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,14 +66,15 @@ class Holder:
 
     host: str
     machine: str
-    """Boot of its machine and its process namespace: which other processes it sees."""
+    """Boot of its machine and its process namespace; they decide which other processes it sees."""
     pid: int
     process_started: float
-    """Start of its process in units of its machine; tells it from a later process with the same number."""
+    """Start of its process in units of its machine, which distinguishes it from a later process with the same
+    number."""
     since: str
-    """When it took the lease."""
+    """Time at which it took the lease."""
     token: str
-    """Random, new for each lease."""
+    """Random text, new for each lease."""
 
     @classmethod
     def describe_self(cls, machine: str) -> Self:
@@ -100,7 +102,7 @@ class Holder:
         return json.dumps(dataclasses.asdict(self) | {"beat": f"{beat:012}"}).encode()
 
     def is_dead(self, machine: str) -> bool:
-        """Return whether the system knows that this process is gone; of other machines it knows nothing."""
+        """Return whether the system knows that this process is gone; it knows nothing about other machines."""
         if self.machine != machine:
             return False
         try:
@@ -138,7 +140,7 @@ class Lease:
         self._slot.refresh(self._holder.write(self._beats))
 
     def beat_until(self, stop: threading.Event, every_s: float) -> None:
-        """Beat until `stop` is set; where the lease cannot be reached now, the next beat tries again."""
+        """Beat until `stop` is set; if the lease cannot be reached now, the next beat tries again."""
         while not stop.wait(every_s):
             with suppress(OSError):
                 self.beat()
@@ -158,12 +160,12 @@ def hold(
     Args:
         place: The lease's file, or another slot.
         note: Receives a sentence when a holder on another machine has to be watched.
-        machine: Which processes this one sees; None asks the system.
+        machine: Identifier of `describe_machine`; None asks the system.
         beat_s: Seconds between two heartbeats.
-        watch_s: Seconds without a heartbeat after which a holder on another machine counts as gone.
+        watch_s: Seconds without a heartbeat after which a holder on another machine counts as dead.
 
     Raises:
-        InputError: If another driver holds it; the message has its process, host and time.
+        InputError: If another driver holds it; the message names its process, host and time.
     """
     slot = FileSlot(place) if isinstance(place, Path) else place
     holder = Holder.describe_self(machine or describe_machine())
@@ -197,7 +199,7 @@ def find_start(pid: int) -> float:
         psutil.NoSuchProcess: If it is gone.
     """
     started: float = psutil.Process(pid).create_time()
-    with suppress(OSError):  # no Linux, or gone since
+    with suppress(OSError):  # no Linux, or the process has ended meanwhile
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # after its name, from field 3 on
         started = float(fields[19])
     return started
@@ -222,7 +224,7 @@ def _acquire(slot: Slot, mine: Holder, note: Callable[[str], None], watch_s: flo
         if holder is not None and holder.machine == mine.machine:
             is_alive = not holder.is_dead(mine.machine)
         else:
-            note(f"{slot.folder} is held by {holder or 'an unknown process'}: waiting to see whether it is alive")
+            note(f"{slot.folder} is in use by {holder or 'an unknown process'}: waiting to see whether it is alive")
             after = _watch(slot, before, watch_s)
             if after is None or Holder.parse(after) != holder:
                 continue  # it was released, or another process took it

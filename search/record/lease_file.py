@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CLAIM_S = 1.0
-"""Seconds after which a claim, which should last microseconds, counts as left by a kill."""
+"""Seconds after which a claim counts as left by a kill; a normal claim lasts microseconds."""
 
 
 LEASE_BYTES = 4096
@@ -21,8 +21,8 @@ LEASE_BYTES = 4096
 class FileSlot:
     """A lease that is a file.
 
-    The heartbeat is written into the file that this process created, which stays open. When another file takes its
-    name, the heartbeats no longer reach anyone.
+    The heartbeat is written into the file that this process created, which stays open. When another file gets its name,
+    nobody reads these heartbeats any more.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class FileSlot:
     def replace(self, before: bytes, content: bytes) -> bool:
         """Take over a lease whose content is still `before`: claim a second name, read again, rename.
 
-        A claim that a kill left is deleted. If two processes do so at once, the name decides at the end whose it is.
+        A claim that a kill left is deleted. If two processes do so at once, the file that has the name at the end wins.
         """
         claim = self._path.with_name(f"{self._path.name}.next")
         with self._draft(content) as draft:

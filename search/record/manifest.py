@@ -1,4 +1,4 @@
-"""The manifest, study.yaml: what a study was started with, and what was evaluated; compared on resume."""
+"""The manifest, study.yaml: configuration, data and code of a study, and its evaluations; compared on resume."""
 
 import dataclasses
 import secrets
@@ -40,7 +40,7 @@ MAY_CHANGE = (
 )
 """Keys that may change on resume: they do not affect a trial."""
 DESCRIBES_SOURCE = ("source", "commit", "dirty")
-"""Fields about the code of which only the hash decides: a commit may change a README alone."""
+"""Fields about the code that are not compared, only its hash is: a commit may change nothing but a README."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,11 +51,11 @@ class Data:
     size: int = 32
     """Height and width of the images in pixels."""
     classes: Classes = CIFAKE
-    """Names in the order of their labels, 0 and 1."""
+    """Names of the classes in the order of their labels, 0 and 1."""
     counts: dict[str, dict[str, int]]
-    """By split and class."""
+    """Number of images by split and class."""
     resized: int = 0
-    """Images that had another size."""
+    """Number of images that had another size."""
     skipped: list[str]
     """Files that are not images."""
     leaked: int
@@ -85,7 +85,7 @@ def build_manifest(config: StudyConfig, packed: Path | None) -> dict[str, Any]:
         data = {field.name: info[field.name] for field in dataclasses.fields(Data)}
         data |= {"classes": list(info["classes"]), "skipped": [*map(escape, info["skipped"])]}  # names need not be text
     return {
-        "id": secrets.token_hex(4),  # tells it from other studies of its name in a shared account
+        "id": secrets.token_hex(4),  # distinguishes it from studies of the same name in a shared account
         "command": describe_command(),
         "config": dump(config),
         "data": data,
@@ -108,7 +108,7 @@ def compare_manifest(
     before, now = load_manifest(config.directory), build_manifest(config, packed)
     differences = list_differences(before, now)
     if any(each.startswith("search.learn_from:") for each in differences):
-        raise InputError(f"{config.location} has learnt when it started: undo search.learn_from, or use another --name")
+        raise InputError(f"{config.location} started with another search.learn_from: undo that, or use another --name")
     if differences and not accept_changes:
         cure = "undo that, use another --name, or pass --accept-changes"
         raise InputError(
@@ -140,7 +140,7 @@ def save_manifest(directory: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def list_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return what would make a resumed study another one: settings except budgets and paths, images, code.
+    """Return the differences that make a resumed study another one: settings except budgets and paths, images, code.
 
     Args:
         before: The stored manifest.

@@ -1,4 +1,4 @@
-"""What a study compares its trials by, as its journal has it: Optuna's metric name, and Optuna's direction."""
+"""The metric by which a study compares its trials, as the journal has it: Optuna's metric name and direction."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from search.config.load import check
 from trainables.errors import InputError
 
 ACCURACY = "accuracy"
-"""The metric of a journal that names none: an early version wrote it."""
+"""The metric of a journal that names none, because an early version wrote it."""
 METRIC_NAMES = "study:metric_names"
 """System attribute in which Optuna's `set_metric_names` stores the name of the metric."""
 
@@ -32,7 +32,7 @@ BY_ACCURACY = Metric()
 
 
 def read_metric(storage: BaseStorage, study_id: int, where: str) -> Metric:
-    """Return what a study compares by.
+    """Return the metric by which a study compares its trials.
 
     Raises:
         InputError: If its record is damaged; `where` names the study.

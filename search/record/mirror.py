@@ -1,8 +1,9 @@
-"""The mirror of a study in an object store: keeps its folder on this machine and the store in step.
+"""The mirror of a study in an object store: synchronises its folder on this machine with the store.
 
-The journal is shipped in parts, objects named by the byte at which they begin: only whole lines, only new ones, so
-that shipping costs what the search writes. A part is created on the condition that no part has its name. So the parts
-are one history, whichever driver writes, and two drivers cannot both continue it. Other files are sent on change.
+The journal is uploaded ("shipped") in parts, objects named by the byte at which they begin. A part has only new and
+complete lines, so the uploads are as large as the journal. A part is created on the condition that no part has its
+name. So the parts are one history, whichever driver writes, and two drivers cannot both continue it. Other files are
+sent when they change.
 """
 
 import json
@@ -21,18 +22,18 @@ from trainables.durable import write_file
 
 INDEX = ".store.json"
 SHIP_S = 5.0
-"""Seconds between journal uploads; bounds what a lost head loses, apart from lines written during an upload."""
+"""Seconds between journal uploads. A lost head loses the facts of this time, and those written during an upload."""
 FILES_EVERY = 12
 """Journal uploads between two uploads of changed files, which are W&B's while a search runs."""
 NOT_SENT = (JOURNAL, MANIFEST, LEASE, INDEX, REQUESTS, "checkpoints")
-"""Files that are not sent when they changed: the journal is shipped in parts, the manifest by `put` after the lines
-that it rests on, and workers upload checkpoints."""
+"""Files that are not sent when they change: the journal is shipped in parts, the manifest is sent by `put` after the
+lines that it depends on, and workers upload checkpoints."""
 PARTIAL = (".ckpt", ".previous", ".partial", ".fetched")
 """Suffixes of checkpoints and of files that are being written."""
 
 
 class Mirror(Listener):
-    """Keeps a study's folder and its object store in step; a line waits for the next part, unless it ends a trial."""
+    """Synchronises a study's folder with its object store; a line waits for the next part, unless it ends a trial."""
 
     def __init__(self, config: StudyConfig, note: Callable[[str], None]) -> None:
         assert config.url is not None, "a study in a folder needs no mirror"
@@ -44,7 +45,7 @@ class Mirror(Listener):
         self._index: dict[str, list[Any]] = _read_index(config.directory / INDEX)
         self._shipped = 0  # bytes of the journal that the store has
         self._check: Callable[[], None] = lambda: None
-        self._ended: list[int] = []  # trials whose checkpoints the store need not keep
+        self._ended: list[int] = []  # trials whose checkpoints can be deleted in the store
         self._wake = threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -54,12 +55,12 @@ class Mirror(Listener):
         self._shipping = threading.RLock()  # and lines of the journal
 
     def restore(self) -> None:
-        """Download what differs; where the journals diverge, the store wins."""
+        """Download the files that differ; if the journals differ, the store's is used."""
         self.fetch(list_files(self.store))
         journal = self.directory / JOURNAL
         shipped = read_parts(self.store)
         here = journal.read_bytes() if journal.exists() else b""
-        if not here.startswith(shipped):  # truncated or diverged: the store wins
+        if not here.startswith(shipped):  # truncated, or continued on another machine: the store's is used
             write_file(journal, shipped)
         self._shipped = len(shipped)
 
@@ -91,7 +92,7 @@ class Mirror(Listener):
         """Ship the rest.
 
         Raises:
-            StoreError: If the store refuses it; it is stored here, and resuming the study on this machine ships it.
+            StoreError: If the store refuses it; it stays on this machine, and resuming the study here ships it.
         """
         if self._thread is None:
             return
@@ -124,14 +125,14 @@ class Mirror(Listener):
                 if rounds % FILES_EVERY == 0:
                     self._ship_files()
                 self._is_lost = False
-            except OSError as error:  # of the store, or of a file that W&B just deleted
+            except OSError as error:  # of the store, or about a file that W&B has just deleted
                 if not self._is_lost:
-                    self._note(f"{error}; the search continues here and ships what is new when the store is back")
+                    self._note(f"{error}; the search continues here and uploads the rest when the store answers again")
                 self._is_lost = True
 
     def _ship_ends(self) -> None:
         """Ship the journal, then delete the checkpoints of trials whose end it contains."""
-        count = len(self._ended)  # counted first: another thread adds trials whose end this part may lack
+        count = len(self._ended)  # counted first, because another thread may add a trial whose end is not in this part
         self._ship_journal()
         if count:
             ended = {f"trial-{number}" for number in self._ended[:count]}
@@ -139,13 +140,13 @@ class Mirror(Listener):
             del self._ended[:count]
 
     def _fetch_requests(self) -> None:
-        """Download what people asked for since; those of before are in the journal, which does nothing twice."""
+        """Download new requests; the journal has the names of earlier ones, so nothing is done twice."""
         new = {name: self.directory / name for name in self.store.list(REQUESTS) if name not in self._asked}
         self.store.download(new)
         self._asked |= new.keys()
 
     def _ship_journal(self) -> None:
-        """Ship the whole lines that the store lacks as one part."""
+        """Ship the complete lines that the store lacks, as one part."""
         journal = self.directory / JOURNAL
         if not journal.exists():
             return
@@ -162,10 +163,10 @@ class Mirror(Listener):
                 self._shipped += len(new)
                 return
             stored = self.store.read(name)
-            # Each line names its writer, so another driver's part does not begin as ours does.
+            # Each line names its writer, so a part of another driver does not begin like ours.
             if not stored or not new.startswith(stored):
                 leave(f"error: another driver continues {self.store.url}: this process ends and writes no more", 1)
-            self._shipped += len(stored)  # it is ours: the answer was lost, and the journal has grown since
+            self._shipped += len(stored)  # it is ours: the answer was lost, and the journal has grown meanwhile
             self._ship_journal()
 
     def _ship_files(self) -> None:
@@ -175,7 +176,7 @@ class Mirror(Listener):
             self._send(changed)
 
     def _send(self, files: dict[str, Path]) -> None:
-        """Upload files; one that changes meanwhile is uploaded again later."""
+        """Upload files; a file that changes meanwhile is uploaded again later."""
         with self._sending:
             seen = {name: _stat(path) for name, path in files.items()}
             self.store.upload(files)
@@ -187,7 +188,7 @@ class Mirror(Listener):
             self._write_index()
 
     def _list_files(self) -> Iterator[tuple[str, Path]]:
-        """Yield name and path of every file that is sent when it changed."""
+        """Yield name and path of every file that is sent when it changes."""
         for path in sorted(self.directory.rglob("*")):
             name = path.relative_to(self.directory).as_posix()
             is_sent = name.partition("/")[0] not in NOT_SENT and not name.endswith(PARTIAL)
@@ -203,7 +204,7 @@ class Mirror(Listener):
 
 
 def _stat(path: Path) -> list[int]:
-    """Return modification time and size, of which one changes when a file does."""
+    """Return modification time and size; one of them changes when the file changes."""
     found = path.stat()
     return [found.st_mtime_ns, found.st_size]
 

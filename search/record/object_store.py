@@ -1,7 +1,7 @@
-"""An object store, such as s3://bucket/prefix: objects exist whole or not at all, and there are no folders.
+"""An object store, such as s3://bucket/prefix: an object is complete or does not exist, and there are no folders.
 
-The only file that imports fsspec, and only where a study uses it. Tested with S3. Other stores of fsspec lack the
-condition of `swap`, which then reads and writes in two steps.
+This is the only file that imports fsspec, and only if a study uses it. It is tested with S3. Other stores of fsspec
+lack the condition of `swap`, which then reads and writes in two steps.
 """
 
 import dataclasses
@@ -22,9 +22,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "config_kwargs": {"connect_timeout": 5, "read_timeout": 20, "retries": {"max_attempts": 2}},
     }
 }
-"""By kind of store: no cached listings, and seconds after which a silent store counts as unreachable."""
+"""Kind of store -> options: no cached listings, and seconds after which a silent store counts as unreachable."""
 PARALLEL = 16
-"""Objects sent or fetched at a time."""
+"""Number of objects that are sent or fetched at a time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Store:
     url: str
 
     def check(self) -> None:
-        """Write, read and delete an object among the checkpoints, where workers may delete.
+        """Write, read and delete an object under `checkpoints/`, the only place where workers may delete.
 
         Raises:
             InputError: If that fails; the message has the reason and a cure.
@@ -71,7 +71,7 @@ class Store:
             fs.pipe_file(self._place(name), content)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Create an object in one step; return False, and change nothing, if its name exists."""
+        """Create an object in one step; return False, and change nothing, if the name exists."""
         with self._talk() as fs:
             try:
                 fs.pipe_file(self._place(name), content, mode="create")
@@ -100,7 +100,7 @@ class Store:
         """Return the objects below a folder, each with a version that changes with its content.
 
         Raises:
-            InputError: If a name cannot be that of a file in the folder.
+            InputError: If a name cannot be the name of a file in the folder.
         """
         with self._talk() as fs:
             found = fs.find(self._place(below), detail=True)
@@ -112,7 +112,7 @@ class Store:
     def upload(self, files: Mapping[str, Path]) -> None:
         """Upload files, by the names of their objects."""
         for path in files.values():
-            path.stat()  # else a file deleted here would look like an object missing there
+            path.stat()  # without this, a file deleted here would look like an object missing in the store
         if files:
             with self._talk() as fs:
                 paths = [str(path) for path in files.values()]
@@ -126,7 +126,7 @@ class Store:
         for name, path in partials.items():
             check_object_name(name, self.url)
             make_folder(path.parent)
-            path.unlink(missing_ok=True)  # or a link there would be written through
+            path.unlink(missing_ok=True)  # otherwise a link there would be written through
         with self._talk() as fs:
             fs.get(
                 [self._place(name) for name in files], [str(path) for path in partials.values()], batch_size=PARALLEL

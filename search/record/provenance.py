@@ -1,4 +1,4 @@
-"""What produced a result: commit, versions, machine."""
+"""Where a result comes from: commit, versions, machine."""
 
 import dataclasses
 import hashlib
@@ -15,11 +15,11 @@ from typing import Any
 from trainables.errors import InputError
 
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "wandb", "numpy", "pandas", "scikit-learn")
-"""Packages whose versions a result may depend on."""
+"""Packages on whose versions a result may depend."""
 ROOT = Path(__file__).parents[2]
 """Folder of the two packages, and of configs/."""
 ELSEWHERE = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX")
-"""Variables by which git, such as in a hook, means another repository than that of the packages."""
+"""Environment variables that make git use another repository than that of the packages, such as in a hook."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,10 +40,10 @@ class Code:
 
 
 def describe_code(folder: str | None = None) -> dict[str, Any]:
-    """Return the fields of `Code` as they are now, given the folder of the user's modules if there is one.
+    """Return the present fields of `Code`, given the folder of the user's modules if there is one.
 
-    Where git does not answer, or the packages are not at the top of a repository that tracks them, commit and dirty
-    are None.
+    If git does not answer, or the packages are not at the top of a repository that tracks them, commit and dirty are
+    None.
     """
     is_tracked = _ask_git("ls-files", "--error-unmatch", str(Path(__file__).relative_to(ROOT))) is not None
     is_tracked = is_tracked and _ask_git("rev-parse", "--show-prefix") == ""
@@ -59,11 +59,11 @@ def describe_code(folder: str | None = None) -> dict[str, Any]:
 
 
 def describe_commit(code: Mapping[str, Any], *, digits: int = 12) -> str:
-    """Return a commit and whether files were changed since, as `describe_code` has them; old records may lack both.
+    """Return in words a commit and whether files were changed since it; old records may lack both.
 
     Args:
         code: A mapping with `commit` and `dirty`.
-        digits: Of the commit's hash, at most 40.
+        digits: Number of digits of the commit's hash, at most 40.
     """
     if not code.get("commit"):
         return "unknown"
@@ -82,7 +82,7 @@ def hash_source(root: Path) -> str:
 
 
 def hash_own(folder: str | None) -> dict[str, str]:
-    """Return the SHA-256 of each loaded module below a folder, by its path there; none of an installed package."""
+    """Return the SHA-256 of each loaded module below a folder, by its path there, without installed packages."""
     if folder is None:
         return {}
     loaded = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
@@ -101,7 +101,7 @@ def list_changed(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]
 
 
 def describe_command() -> str:
-    """Return the command line of this process for a shell; of the interpreter's path only the name."""
+    """Return the command line of this process for a shell, with only the name of the interpreter."""
     program, *arguments = sys.orig_argv or ["python"]
     return shlex.join([Path(program).name, *arguments])
 

@@ -65,7 +65,7 @@ class StoreSlot:
 
 
 class JournalView:
-    """The journal of a study in an object store, downloaded for reading as far as it is shipped."""
+    """The journal of a study in an object store, downloaded for reading; it has the parts that were shipped so far."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.slot = StoreSlot(Store(url))
@@ -75,7 +75,7 @@ class JournalView:
         self.refresh()
 
     def refresh(self) -> None:
-        """Add what was shipped since."""
+        """Add the parts that were shipped since."""
         with self._journal.open("ab") as file:
             file.write(read_parts(self._store, file.tell()))
 
@@ -91,7 +91,7 @@ def name_part(offset: int) -> str:
 
 
 def read_parts(store: Store, start: int = 0) -> bytes:
-    """Return the journal from a byte on, at which a part must begin, up to the first part that is missing."""
+    """Return the journal from a byte on, at which a part must begin, up to the first missing part."""
     names = [name for name in store.list(PARTS) if name >= name_part(start)]
     parts = store.read_all(names)
     content = b""

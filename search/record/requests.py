@@ -1,8 +1,8 @@
-"""What people ask of a search from another terminal: a file each, until the search has recorded it.
+"""Requests to a search from another terminal (`ask`, `stop`): one file each, until the search has recorded it.
 
-One process alone may write the journal. So a request is a file in the study's folder, synced to disk. The search
-records it in the journal, acts on it, and deletes the file. The journal has the request's name with the fact, so a kill
-in between does nothing twice. In an object store a request is an object, which the mirror downloads and leaves there.
+Only one process may write the journal. So a request is a file in the study's folder, synced to disk. The search records
+it in the journal, acts on it, and deletes the file. The journal has the request's name with the fact, so after a kill
+nothing is done twice. In an object store a request is an object, which the mirror downloads and does not delete.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from trainables.durable import write_file
 LOOK_S = 1.0
 """Seconds between two looks for new requests."""
 REQUEST_BYTES = 64 * 2**10
-"""Most bytes of a request, which usually has a hundred."""
+"""Most bytes of a request; usually it has a hundred."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One request: to train a point, to end a trial, or, without both, to end the search."""
+    """One request: train a point, end a trial, or, if it names neither, end the search."""
 
     ask: dict[str, Value] | None
     """Parameters as cnn.learning_rate."""
@@ -46,9 +46,9 @@ class Inbox:
         self._looked = -LOOK_S
 
     def take(self) -> Iterator[tuple[str, Request]]:
-        """Yield name and content of new requests, in the order of their times, at most once a second.
+        """Yield name and content of new requests, in the order of their times; look for them at most once a second.
 
-        A request's file is deleted when the next one is taken, so what it asks for must be recorded by then.
+        A request's file is deleted when the next one is taken, so the request must be recorded by then.
         """
         if time.monotonic() - self._looked < LOOK_S:
             return
@@ -57,7 +57,7 @@ class Inbox:
             try:
                 yield path.stem, check(Request, parse_json(read_file(path, REQUEST_BYTES)), str(path))
             except (OSError, ValueError) as error:
-                self._note(f"a request is left out: {error}")
+                self._note(f"a request is ignored: {error}")
             with contextlib.suppress(OSError):
                 path.unlink()
 
@@ -72,7 +72,7 @@ def send_request(place: Path | str, request: Request) -> None:
 
     Args:
         place: The study's folder, or its URL.
-        request: What is asked for.
+        request: The request.
 
     Raises:
         InputError: If it cannot be written.

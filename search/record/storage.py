@@ -32,7 +32,7 @@ def open_storage(
         check: Called before each write to a file; does not return if the lease was lost.
 
     Raises:
-        InputError: If a file is damaged before its last line, or a database does not let us in, or another driver
+        InputError: If a file is damaged before its last line, a database refuses the connection, or another driver
             holds the study there.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -42,7 +42,7 @@ def open_storage(
                 note(f"{place}: cut off {torn} bytes of an incomplete last line")
             check_lines(place)
         backend = FileWriter(str(place), lock_obj=CheckedLock(check))
-        sync(place)  # the cut, and lines that a killed process wrote without fsync
+        sync(place)  # makes the cut durable, and lines that a killed process wrote without fsync
         sync(place.parent)
         return FileStorage(backend, place)
     from search.record.database import WRITER, lock_study, open_database
@@ -70,7 +70,7 @@ def has_study(storage: BaseStorage, place: JournalLocation, study: str) -> bool:
     """Return whether a journal has a study.
 
     Raises:
-        InputError: If a file has another one, or is not new and has none.
+        InputError: If a file has another study, or has no study although it is not new.
     """
     known = [frozen.study_name for frozen in storage.get_all_studies()]
     if study in known or not isinstance(place, Path) or not place.exists() or not place.stat().st_size:

@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 NO_MEMORY = ("out of gpu memory", "outofmemory", "memoryerror", "allocate memory", "running low on memory")
-"""What the reasons of trials for which the memory was too small contain: PyTorch's, Python's and Ray's words."""
+"""Texts in the reasons of trials for which the memory was too small: PyTorch's, Python's and Ray's words."""
 FOREIGN = "foreign"
-"""Stands for the architecture of a foreign trial, and of one that waits."""
+"""In place of the architecture of a foreign trial, and of a trial that waits."""
 
 
 class State(enum.StrEnum):
@@ -29,8 +29,7 @@ class Trial:
     number: int
     """Position in the study, from 0."""
     architecture: str
-    """Name of its architecture or training function; `foreign` for a trial that plain Optuna wrote, until it is handed
-    out."""
+    """Name of its architecture or training function; `foreign` for a trial that plain Optuna wrote, until it starts."""
     params: dict[str, Any]
     """Flat parameters, as trainables.config.build_train_config takes them."""
     epochs: list[dict[str, float]] = dataclasses.field(default_factory=list)
@@ -38,12 +37,12 @@ class Trial:
     metric: str = "accuracy"
     """Validation metric by which the study compares its trials."""
     sign: int = 1
-    """1 if larger values of it are better, -1 if smaller ones are."""
+    """1 if larger values of the metric are better, -1 if smaller ones are."""
     state: State = State.RUNNING
     """RUNNING until it ends."""
     reason: str | None = None
-    """Why it is PRUNED, FAIL, or COMPLETE before its last epoch. A RUNNING trial has one where a kill came between the
-    reason and the state."""
+    """Why it is PRUNED, FAIL, or COMPLETE before its last epoch. A RUNNING trial has a reason if a kill came between
+    the lines for reason and state."""
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
     """seconds, device, precision, images_per_second."""
     noted: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -51,11 +50,11 @@ class Trial:
     enqueued: dict[str, Any] | None = None
     """The point that plain Optuna's `enqueue_trial` asked for; None for all other trials."""
     waits: bool = False
-    """Whether it was enqueued and is not handed out yet; its state is RUNNING then."""
+    """Whether it was enqueued and has not started yet; its state is RUNNING then."""
     started: datetime | None = dataclasses.field(default=None, compare=False)
-    """When it was proposed, in local time."""
+    """Time at which it was proposed, in local time."""
     ended: datetime | None = dataclasses.field(default=None, compare=False)
-    """When its state became final, in local time."""
+    """Time at which its state became final, in local time."""
 
     @property
     def name(self) -> str:
@@ -87,7 +86,7 @@ class Trial:
         return max(self.list_scores())
 
     def measure_cost(self) -> dict[str, Any]:
-        """Return the seconds of all epochs and, as far as they were measured, mean speed and peak memory."""
+        """Return the seconds of all epochs, and mean speed and peak memory if they were measured."""
         cost: dict[str, Any] = {"seconds": round(sum(metrics.get("seconds", 0.0) for metrics in self.epochs), 3)}
         if self.epochs and "images_per_second" in self.epochs[-1]:
             speeds = [metrics.get("images_per_second", 0.0) for metrics in self.epochs]
@@ -110,10 +109,10 @@ class Trial:
 
 
 class Listener:
-    """Is informed of each event, in the driver's process, after it was recorded. A subclass may leave events out."""
+    """Is called at each event, in the driver's process, after it was recorded. A subclass may leave events out."""
 
     def on_start(self, trial: Trial) -> None:
-        """A trial was handed out; a resumed trial already has epochs."""
+        """A trial started or was resumed; a resumed trial already has epochs."""
 
     def on_epoch(self, trial: Trial) -> None:
         """The last of `trial.epochs` is new."""

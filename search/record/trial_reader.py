@@ -1,8 +1,8 @@
-"""Reads one trial of the journal and checks it: plain Optuna, or a stranger, may have written there too.
+"""Reads one trial of the journal and checks it, because plain Optuna or a stranger may have written there too.
 
 A trial of this search has the attributes `architecture` and `params`. All others are foreign: plain Optuna's `ask`,
-`tell` or `add_trial` wrote them. Nothing is known of their training, so they count as failed. A trial that
-`enqueue_trial` added waits until the search hands it out.
+`tell` or `add_trial` wrote them. Nothing is known about their training, so they count as failed. A trial that
+`enqueue_trial` added waits until the search starts it.
 """
 
 import typing
@@ -20,7 +20,7 @@ from trainables.parameters import Parameter
 NOT_OURS = "not of this search: plain Optuna, or another program, wrote it"
 ENDED_OUTSIDE = "plain Optuna, or another program, ended it before its first epoch"
 EPOCH = "epoch:"
-"""Begins the name of the system attribute that holds an epoch's metrics."""
+"""Prefix of the system attribute that holds an epoch's metrics."""
 POINT = "fixed_params"
 """System attribute in which Optuna's `enqueue_trial` stores the point."""
 REQUEST = "request"
@@ -95,7 +95,7 @@ def read_changes(changes: Any, where: str) -> list[dict[str, Any]]:
 
 
 def list_rows(frozen: FrozenTrial, where: str, metric: str) -> list[dict[str, Any]]:
-    """Return the rows of the epochs that count, in order; no row of a trial that is foreign or waits.
+    """Return the rows of the epochs that count, in order; no rows for a trial that is foreign or waits.
 
     Raises:
         InputError: If one is missing or damaged.
@@ -148,7 +148,7 @@ def _is_own(frozen: FrozenTrial) -> bool:
 
 
 def _read_attributes(frozen: FrozenTrial, where: str) -> dict[str, Any]:
-    """Return the user attributes of a trial of this search, those that this project computes with checked."""
+    """Return the user attributes of a trial of this search, after checking those with which this project computes."""
     found = dict(frozen.user_attrs)
     architecture, params = found["architecture"], found["params"]
     is_known = isinstance(architecture, str) and (architecture in ARCHITECTURES or is_own(architecture))
@@ -183,7 +183,7 @@ def _is_row(row: Any, epoch: int, metric: str) -> bool:
 
 
 def _is_value(value: Any, parameter: Parameter | None) -> bool:
-    """Return whether a parameter may have a value; None stands for one that is no longer known."""
+    """Return whether a parameter may have a value; `parameter` is None if it is no longer known."""
     if isinstance(value, int | float) and not isinstance(value, bool) and not _is_number(value):
         return False
     if parameter is None:

@@ -1,4 +1,4 @@
-"""The configurations of one architecture that may become trials: completed, in the space, none proposed twice."""
+"""The configurations of one architecture that may become trials: complete, in the space, none proposed twice."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,11 +18,11 @@ from trainables.errors import InputError
 from trainables.seed import derive_seed
 
 EXHAUSTED = "every configuration of the space was tried (search.repeat)"
-"""Why a search ends of which no trial is left to propose."""
+"""Why a search ends that has no configuration left to propose."""
 
 
 class Candidates:
-    """Completes what a sampler proposes or somebody asked for, and replaces a proposal that was a trial before."""
+    """Completes the points of samplers, recipes and `ask`, and replaces a proposal that was a trial before."""
 
     def __init__(self, config: StudyConfig, architecture: str, sampler: Sampler) -> None:
         self._architecture = architecture
@@ -38,7 +38,7 @@ class Candidates:
     def start(self, trial: Trial, *, is_first: bool) -> None:
         """Take in a trial that starts: its configuration is not proposed again, and the sampler learns from it.
 
-        A recipe outside the space, with which `search.first` may begin, is for comparison alone.
+        `search.first` may have a recipe outside the space, which is only for comparison.
         """
         if not self._may_repeat:
             self._repeats.add(trial.params)
@@ -46,9 +46,9 @@ class Candidates:
             self.sampler.start(trial)
 
     def end(self, trial: Trial) -> None:
-        """Let the sampler learn how a trial ended; one that lacked memory counts as worse than all, to keep away from.
+        """Give the sampler the end of a trial; a trial that lacked memory counts as worse than all others.
 
-        Samplers leave out failed trials, and a stopped one without a value is the worst for them.
+        Samplers leave out failed trials, and for them a stopped trial without a value is the worst.
         """
         if trial.lacked_memory and not self._may_repeat:
             trial = dataclasses.replace(trial, state=State.PRUNED, epochs=[])
@@ -73,7 +73,7 @@ class Candidates:
         return drop_inactive(self.sampler.conditions, {**fixed, **proposed, **given})
 
     def complete(self, number: int, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Return all parameters of a trial for which somebody gave some.
+        """Return all parameters of a trial for which some were given.
 
         Raises:
             InputError: If they are outside the space.
@@ -81,19 +81,19 @@ class Candidates:
         check_point(self._specs, self._architecture, given, self._size)
         params = self._fill(number, given)
         if lost := sorted(given.keys() - params.keys()):
-            raise InputError(f"the condition of {lost[0]} does not hold: enqueue what its `when` names too")
+            raise InputError(f"the condition of {lost[0]} does not hold: give the parameters that its `when` names too")
         return params
 
 
 class Proposer:
-    """Proposes the trials of a study: an architecture, and a configuration of it."""
+    """Proposes the trials of a study: an architecture and its configuration."""
 
     def __init__(self, config: StudyConfig, names: Iterable[str], learnt: Iterable[Trial] = ()) -> None:
         """Prepare to propose.
 
         Args:
             config: The study.
-            names: Its architectures, and those of trials that an earlier configuration had.
+            names: Its architectures, and those of trials of an earlier configuration.
             learnt: Trials of earlier studies, from which the samplers learn.
         """
         self._config = config
@@ -106,7 +106,7 @@ class Proposer:
         self.candidates = {name: Candidates(config, name, sampler) for name, sampler in samplers.items()}
         """By architecture."""
         self.is_exhausted = False
-        """Whether no architecture had a configuration left."""
+        """Whether no architecture has a configuration left."""
         known = list(learnt)
         for number, trial in enumerate(known, start=-len(known)):  # before the first of this study
             if sampler := samplers.get(trial.architecture):
@@ -135,7 +135,7 @@ class Proposer:
             InputError: If the point is outside the space.
         """
         if not trial.is_foreign:
-            return trial.architecture, trial.params  # a kill came before the trial's state was recorded
+            return trial.architecture, trial.params  # recorded before a kill; only the trial's state is missing
         names = self._config.search.architectures
         architecture, given = read_point(trial.enqueued, names)
         if architecture not in names:

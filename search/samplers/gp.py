@@ -1,8 +1,8 @@
-"""A Gaussian process over parameters and rungs: it proposes what promises to beat the best at the last rung.
+"""A Gaussian process over parameters and rungs: it proposes the point with the largest expected improvement.
 
-A row is what a trial reached at a rung. Its value becomes a rank, and the rank a normal score, so that the unit of the
-metric and a few very bad trials do not matter. The kernel is Matern 5/2 with one length a parameter, times
-rho ** (difference of rungs), plus noise.
+A row is the value of a trial at a rung. Its value becomes a rank, and the rank a normal score, so that the unit of the
+metric and a few very bad trials do not matter. The kernel is Matern 5/2 with one length for each parameter, times
+rho ** (difference of rungs), plus noise. The improvement is that at the last rung.
 
 Sources: Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, eq. 4.17 (kernel), 5.9 (gradient of the
 likelihood) and algorithm 2.1 (prediction); Jones et al. 1998, Efficient Global Optimization, eq. 15 (expected
@@ -30,19 +30,19 @@ from search.samplers.values import take_highest
 
 Array = NDArray[np.float64]
 MOST_ROWS, MOST_FITTED, MOST_RUNNING = 220, 120, 64
-"""Rows that predict, those of them that the kernel is fitted to, and running trials, so that the cost is bounded."""
+"""Largest numbers of rows, of rows to which the kernel is fitted, and of running trials: they bound the cost."""
 SHARE_BEST = 2 / 3
-"""Of the rows; the others are drawn."""
+"""Fraction of the rows that are the best ones; the others are drawn."""
 NUM_PARENTS = 5
 LENGTH, DECAY, NOISE = 1.0, 0.3, 0.1
 """Medians of the log-normal priors: of a length, times the square root of the number of parameters; of -log(rho); of
 the variance of the noise, that of the signal being 1."""
 MOST_STEPS = 25
-"""Of the search for the likeliest kernel."""
+"""Iterations of the search for the most likely kernel."""
 
 
 class Rows(NamedTuple):
-    """What trials reached."""
+    """The values of trials at rungs."""
 
     points: Array
     """(rows, coordinates)"""
@@ -53,7 +53,7 @@ class Rows(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """What is fitted."""
+    """The fitted parameters of the kernel."""
 
     lengths: Array
     """(coordinates,)"""
@@ -66,7 +66,7 @@ class Kernel(NamedTuple):
 class GpRungsSampler(RandomSampler):
     """Proposes all parameters together; at random while fewer than `startup` trials have ended.
 
-    Running trials are filled in with what is expected of them, so that their neighbourhood promises little.
+    Running trials count with their expected values, so that little improvement is expected near them.
     """
 
     def __init__(self, seed: int, startup: int, conditions: Conditions) -> None:
@@ -88,7 +88,7 @@ class GpRungsSampler(RandomSampler):
         if not search_space or num_ended < self._startup or np.isnan(values).all():
             return {}
         has_failed = [known.state.is_finished() and not known.intermediate_values for known in trials]
-        values[has_failed, -1] = -np.inf  # for want of memory, so their neighbourhood promises nothing
+        values[has_failed, -1] = -np.inf  # they lacked memory, so no improvement is expected near them
         with _load_controller().limit(limits=1, user_api="blas"):  # the same sums on any number of cores
             return self._propose(search_space, trials, values)
 
@@ -119,7 +119,7 @@ def select_rows(values: Array, generator: np.random.RandomState) -> tuple[tuple[
     """
     places, rungs = np.nonzero(~np.isnan(values))
     _, which, counts = np.unique(values[places, rungs], return_inverse=True, return_counts=True)
-    ranks = np.cumsum(counts) - counts / 2  # in the middle of their equals
+    ranks = np.cumsum(counts) - counts / 2  # the mean rank of equal values
     scores = special.ndtri(ranks / len(places))[which]
     order = np.argsort(-scores, kind="stable")
     num_best = round(SHARE_BEST * MOST_ROWS)
@@ -129,11 +129,11 @@ def select_rows(values: Array, generator: np.random.RandomState) -> tuple[tuple[
 
 
 def fit(rows: Rows, owners: NDArray[np.intp]) -> Kernel:
-    """Return the likeliest kernel under the priors, from the same start for the same rows.
+    """Return the most likely kernel under the priors; equal rows give an equal kernel.
 
     Args:
-        rows: What to learn from.
-        owners: (coordinates,): the parameter of each; one length belongs to all coordinates of a parameter.
+        rows: Rows to learn from.
+        owners: (coordinates,): the parameter of each coordinate; all coordinates of a parameter have one length.
     """
     num = int(owners.max()) + 1
     squares = np.stack([pdist(rows.points[:, owners == owner], "sqeuclidean") for owner in range(num)])
@@ -153,7 +153,7 @@ def fit(rows: Rows, owners: NDArray[np.intp]) -> Kernel:
 
 
 def measure_misfit(logs: Array, squares: Array, gaps: Array, scores: Array, middles: Array) -> tuple[float, Array]:
-    """Return minus the logarithm of likelihood and priors, but for a constant, and its gradient.
+    """Return minus the logarithm of likelihood and priors, except for a constant, and its gradient.
 
     Args:
         logs: (parameters + 2,): logarithms of lengths, decay and noise.
@@ -183,11 +183,11 @@ def measure_misfit(logs: Array, squares: Array, gaps: Array, scores: Array, midd
 
 
 def predict(kernel: Kernel, seen: Rows, pending: Array, asked: Array, rung: int) -> tuple[Array, Array]:
-    """Return mean and deviation of each asked point at a rung, once the pending points gave what is expected of them.
+    """Return mean and deviation of each asked point at a rung, if the pending points have their expected values.
 
     Args:
         kernel: The kernel.
-        seen: What is known.
+        seen: The known rows.
         pending: (running trials, coordinates)
         asked: (points, coordinates)
         rung: The rung of the pending and of the asked points.
@@ -204,7 +204,7 @@ def predict(kernel: Kernel, seen: Rows, pending: Array, asked: Array, rung: int)
 
 
 def cover(kernel: Kernel, one: Array, other: Array, gaps: Array) -> Array:
-    """Return the covariance of each point of one with each of the other, without noise."""
+    """Return the covariance of each point in `one` with each point in `other`, without noise."""
     squares = cdist(one / kernel.lengths, other / kernel.lengths, "sqeuclidean")
     distances = np.sqrt(5.0 * squares)
     covers: Array = (1.0 + distances + distances**2 / 3.0) * np.exp(-distances - kernel.decay * gaps)
@@ -212,7 +212,7 @@ def cover(kernel: Kernel, one: Array, other: Array, gaps: Array) -> Array:
 
 
 def expect_improvement(means: Array, deviations: Array, best: float) -> Array:
-    """Return by how much each point is expected to beat the best."""
+    """Return the expected improvement of each point over the best value."""
     gaps = (means - best) / deviations
     density = np.exp(-(gaps**2) / 2.0) / np.sqrt(2.0 * np.pi)
     promise: Array = deviations * (gaps * special.ndtr(gaps) + density)

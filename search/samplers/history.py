@@ -1,4 +1,4 @@
-"""The trials of one architecture in memory, as Optuna's samplers read them and write about them."""
+"""The trials of one architecture in memory, in the form in which Optuna's samplers read them and write attributes."""
 
 import bisect
 import json
@@ -13,14 +13,15 @@ from optuna.trial import FrozenTrial, TrialState
 from search.samplers.values import Values
 
 STUDY = "study:"
-"""Begins the name of a trial's attribute that holds what a sampler wrote about the study: [order, value]."""
+"""Prefix of a trial's attribute for an attribute of the study that a sampler wrote: [order, value]."""
 
 
 class History(optuna.storages.InMemoryStorage):
     """A storage that returns the trials it was given, without copies.
 
-    A trial's number is its id. What a sampler writes about the study becomes an attribute of the trial that the sampler
-    is asked about, so all that is known is in the trials. Values are read as the journal will return them.
+    A trial's number is its id. An attribute of the study that a sampler writes becomes an attribute of the trial that
+    the sampler is asked about, so the trials contain all that is known. Values are read as the journal will return
+    them.
     """
 
     get_best_trial = BaseStorage.get_best_trial
@@ -49,7 +50,7 @@ class History(optuna.storages.InMemoryStorage):
         deepcopy: bool = True,  # noqa: ARG002
         states: Container[TrialState] | None = None,
     ) -> list[FrozenTrial]:
-        """Return the trials, those in some states only if `states` is given."""
+        """Return the trials, or only those in some states if `states` is given."""
         return [trial for trial in self.trials if states is None or trial.state in states]
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
@@ -57,16 +58,16 @@ class History(optuna.storages.InMemoryStorage):
         return self.trials[self._find(trial_id)]
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
-        """Keep what a sampler writes about a trial."""
+        """Keep an attribute of a trial that a sampler writes."""
         self.get_trial(trial_id).system_attrs[key] = json.loads(json.dumps(value))
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:  # noqa: ARG002 Optuna's name
-        """Keep what a sampler writes about the study, with the trial that it is asked about."""
+        """Keep an attribute of the study that a sampler writes, with the trial that it is asked about."""
         last = max((order for order, _, _ in self._list_written()), default=0)
         self.set_trial_system_attr(self.asked, STUDY + key, [last + 1, value])
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:  # noqa: ARG002 Optuna's name
-        """Return what samplers wrote about the study; of each attribute the last value."""
+        """Return the attributes of the study that samplers wrote, each with its last value."""
         return {key: value for _, key, value in sorted(self._list_written(), key=lambda written: written[0])}
 
     def _find(self, number: int) -> int:

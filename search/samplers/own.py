@@ -1,7 +1,7 @@
 """Samplers that a study names as `module:Name`: Optuna's others, and the user's own.
 
-Each proposal gets a new object, so that it depends on seed, number and history alone. A sampler that keeps anything
-else, in itself or in its module, would propose something else after a resume; it is refused where that can be seen.
+Each proposal gets a new object, so that it depends on seed, number and history alone. A sampler that keeps other state,
+in itself or in its module, would propose something else after a resume. It is refused if that can be detected.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from trainables.errors import InputError
 from trainables.names import build
 
 GENERATORS = (np.random.Generator, np.random.RandomState, random.Random)
-"""Their state may change: each proposal begins with new ones."""
+"""Classes whose state may change, because each proposal begins with new objects."""
 OPTIMIZERS = ("cma:optimizer", "sepcma:optimizer", "cmawm:optimizer")
 """Attributes in which Optuna's CmaEsSampler stores a pickle, in parts."""
 PICKLED = {
     *("cmaes._cma.CMA", "cmaes._sepcma.SepCMA", "cmaes._cmawm.CMAwM", "numpy.dtype", "numpy.ndarray"),
     *("numpy._core.multiarray._reconstruct", "numpy._core.multiarray.scalar"),
 }
-"""What such a pickle may name; another one is a stranger's."""
+"""Names that such a pickle may contain; one with other names is a stranger's."""
 
 
 class OwnSampler(Sampler):
@@ -109,10 +109,10 @@ def check_sampler(config: StudyConfig) -> None:
 
 @contextlib.contextmanager
 def watch(name: str, sampler: BaseSampler) -> Iterator[None]:
-    """Turn what a sampler raises into a sentence, and refuse it if it changes itself.
+    """Turn an error of a sampler into a sentence, and refuse the sampler if it changes itself.
 
     Raises:
-        InputError: If it raises something, or has changed one of its attributes.
+        InputError: If the sampler raises an error, or has changed one of its attributes.
     """
     before = _freeze(sampler)
     try:
@@ -128,7 +128,7 @@ def watch(name: str, sampler: BaseSampler) -> Iterator[None]:
 
 
 def check_optimizer(noted: Mapping[str, Any], number: int) -> None:
-    """Check that what CmaEsSampler would unpickle of a trial is an optimizer: a stranger may have written it.
+    """Check that the pickle that CmaEsSampler would load from a trial is an optimizer: a stranger may have written it.
 
     Raises:
         InputError: If it is not.
@@ -143,7 +143,7 @@ def check_optimizer(noted: Mapping[str, Any], number: int) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Restores optimizers alone."""
+    """Restores only optimizers."""
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in PICKLED:
@@ -160,7 +160,7 @@ class _Pickler(pickle.Pickler):
 
 
 def _freeze(sampler: BaseSampler) -> dict[str, bytes]:
-    """Return as bytes the attributes of a sampler that the code of the user's classes names."""
+    """Return, as bytes, the attributes of a sampler that the code of the user's classes names."""
     kinds = [kind for kind in type(sampler).__mro__ if not kind.__module__.startswith("optuna.")]
     parts = [part for kind in kinds for part in vars(kind).values() if isinstance(part, types.FunctionType)]
     named = {name for part in parts for name in part.__code__.co_names}

@@ -1,4 +1,4 @@
-"""The parameters of one architecture as numbers, for a model of all of them together."""
+"""The parameters of one architecture as numbers, for a model of all parameters together."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +17,11 @@ NUM_RANDOM, NUM_CHILDREN = 100, 100
 NUM_DRAWN = 128
 """Points of one Sobol sequence, a power of two."""
 SHARE_CHANGED, STEP = 0.5, 0.1
-"""So many of a child's parameters change; a number by a normal step of this size, its range being 1."""
+"""Share of a child's parameters that change, and standard deviation of a number's change, its range being 1."""
 
 
 class Points:
-    """A point is a row: numbers by place in their range, choices by index, NaN where a condition does not hold."""
+    """Converts points to rows: a number by its place in its range, a choice by its index, NaN if a condition fails."""
 
     def __init__(self, distributions: Mapping[str, BaseDistribution], conditions: Conditions) -> None:
         self._space = SearchSpace(dict(distributions))
@@ -43,7 +43,7 @@ class Points:
         self._last = np.cumsum([size + 1 for size in sizes]) - 1
         self._first = self._last - sizes
         self.owners = np.repeat(np.arange(len(sizes)), [size + 1 for size in sizes])
-        """(coordinates,): the parameter that each belongs to."""
+        """(coordinates,): the parameter of each coordinate."""
 
     def read(self, trials: Sequence[FrozenTrial]) -> Array:
         """Return (trials, parameters)."""
@@ -57,9 +57,9 @@ class Points:
         return {name: value for (name, value), known in zip(params.items(), point, strict=True) if not np.isnan(known)}
 
     def embed(self, points: Array) -> Array:
-        """Return (points, coordinates): squared distances of two points are 1 where their choices differ.
+        """Return (points, coordinates): a choice in which two points differ adds 1 to their squared distance.
 
-        The last coordinate of each parameter is that of the points without it.
+        The last coordinate of each parameter is for the points without it.
         """
         coordinates = np.zeros((len(points), len(self.owners)))
         for column, (first, last) in enumerate(zip(self._first, self._last, strict=True)):
@@ -72,7 +72,7 @@ class Points:
         return coordinates
 
     def draw(self, parents: Array, generator: np.random.RandomState) -> Array:
-        """Return candidates: random points, and children of two parents each, of which some parameters change."""
+        """Return candidates: random points, and children of two parents each, with some changed parameters."""
         drawn, others = (self._space.sample_normalized_params(NUM_DRAWN, generator) for _ in range(2))
         shape = (NUM_CHILDREN, len(self._names))
         one, other = (parents[generator.randint(len(parents), size=NUM_CHILDREN)] for _ in range(2))
@@ -95,7 +95,7 @@ class Points:
         return candidates
 
     def _number(self, points: Sequence[Mapping[str, Any]]) -> Array:
-        """Return points as numbers, any value where they lack a parameter."""
+        """Return points as numbers; a parameter that a point lacks gets any value."""
         known = [{name: params.get(name, spare) for name, spare in self._spare.items()} for params in points]
-        unused = [create_trial(state=TrialState.RUNNING)] * len(known)  # only their number is looked at
+        unused = [create_trial(state=TrialState.RUNNING)] * len(known)  # only their number counts
         return self._space.get_normalized_params(unused, known)

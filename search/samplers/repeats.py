@@ -1,8 +1,8 @@
-"""Points that became trials: none of them is proposed twice, whichever sampler proposes.
+"""Points that became trials: none of them is proposed twice, by any sampler.
 
-Where a sampler proposes such a point, the nearest new one takes its place. Of several the trial's own seed draws one,
-so it is a function of the record, as the proposal is. A point with a continuous parameter is left as it is, since only
-a sampler that means it, such as NSGA-II, proposes one twice.
+If a sampler proposes such a point, the nearest new one takes its place. If several are equally near, the trial's seed
+draws one, so the result is a function of the record, as the proposal is. A point with a continuous parameter is not
+replaced: only a sampler that repeats on purpose, such as NSGA-II, proposes one twice.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,11 +16,11 @@ from trainables.config import complete_params
 
 Params = dict[str, Any]
 Point = frozenset[tuple[str, Any]]
-"""What training sees of parameters."""
+"""The parameters of a point as training gets them."""
 
 
 class Repeats:
-    """The points of one architecture that became trials, whatever came of them."""
+    """The points of one architecture that became trials, in whatever state these ended."""
 
     def __init__(
         self, architecture: str, distributions: Mapping[str, BaseDistribution], conditions: Conditions, size: int
@@ -29,8 +29,9 @@ class Repeats:
 
         Args:
             architecture: Its name.
-            distributions: Of the searched parameters; each with a condition follows those that it depends on.
-            conditions: By parameter.
+            distributions: Of the searched parameters; a parameter with a condition comes after those that it depends
+            on.
+            conditions: Conditions by parameter.
             size: Height and width of the images in pixels.
         """
         self._architecture = architecture
@@ -54,10 +55,10 @@ class Repeats:
         self._known.add(self._describe(params))
 
     def avoid(self, params: Params, seed: int) -> Params | None:
-        """Return a point that was no trial, or has a continuous parameter: this one, or the nearest; None without one.
+        """Return this point if it was no trial or has a continuous parameter, else the nearest new one, or None.
 
-        Points are neighbours if they differ in one parameter, in a number by one step. Parameters whose condition then
-        holds are drawn.
+        Points are neighbours if they differ in one parameter, a number by one step. If the condition of another
+        parameter then holds, its value is drawn.
         """
         if self._continuous & params.keys() or self._describe(params) not in self._known:
             return params
@@ -84,16 +85,16 @@ class Repeats:
                 yield other
 
     def _describe(self, params: Mapping[str, Any]) -> Point:
-        """Return what training sees of a point: equal points train alike."""
+        """Return the parameters of a point as training gets them: equal ones train alike."""
         whole = complete_params(self._architecture, params, self._size)
         for name, (low, step) in self._steps.items():
-            if name in whole:  # samplers write one step of a number in several ways, such as 0.3 and 0.1 + 0.2
+            if name in whole:  # samplers write the same step as different floats, such as 0.3 and 0.1 + 0.2
                 whole[name] = round((float(whole[name]) - low) / step)
         return frozenset(whole.items())
 
 
 def _list_next(distribution: BaseDistribution, value: Any) -> list[Any]:
-    """Return the values next to one: all other choices, a number one step away; none in a continuous range."""
+    """Return the neighbours of a value: all other choices, or numbers one step away; none in a continuous range."""
     match distribution:
         case CategoricalDistribution(choices=choices):
             return [choice for choice in choices if choice != value]

@@ -1,7 +1,7 @@
 """Which architectures may still win: a rising bandit.
 
-The best value of an architecture rises with each further trial, by less and less. So it will stay below a line that
-goes on as steeply as over the last trials. An architecture is behind if its line ends below what another one has.
+The best value of an architecture rises with each further trial, by less and less. So it will stay below a line with the
+slope of the last trials. An architecture is behind if its line ends below the best value of another one.
 
 Source: Li et al. 2020, Efficient Automatic CASH via Rising Bandits, AAAI 34(04):4763, algorithm 1.
 """
@@ -18,7 +18,7 @@ def list_able(scores: Mapping[str, Sequence[float]], left: int) -> list[str]:
 
     Args:
         scores: Of the ended trials of each architecture, in their order; larger is better.
-        left: Trials that are left to all.
+        left: Remaining trials of all architectures together.
 
     Returns:
         Names in the order of `scores`; one with at most WINDOW trials is always among them.
@@ -28,7 +28,7 @@ def list_able(scores: Mapping[str, Sequence[float]], left: int) -> list[str]:
 
 
 def _bound(scores: Sequence[float], left: int) -> float:
-    """Return what the best score may be after so many more trials."""
+    """Return an upper bound of the best score after `left` more trials."""
     best = list(itertools.accumulate(scores, max))
     if len(best) <= WINDOW:
         return float("inf")

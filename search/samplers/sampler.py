@@ -1,4 +1,4 @@
-"""The sampler of one architecture, and the table of our samplers; `own` has those that a study names otherwise.
+"""The sampler of one architecture, and the table of our samplers; `own` handles those named `module:Name`.
 
 A proposal is a pure function of the study's seed, the trial's number and the architecture's history. Each architecture
 has its own history: in a shared one, every trial of the weaker architecture would count as bad, and the sampler would
@@ -50,7 +50,7 @@ class Sampler:
         self.conditions = conditions or {}
         self._history = History(sign, levels)
         self.noted: dict[int, dict[str, Any]] = {}
-        """What was written about a proposed trial, by number, until it is recorded."""
+        """Number of a proposed trial -> attributes that were written about it, until they are recorded."""
         self._running: dict[int, FrozenTrial] = {}
 
     @classmethod
@@ -67,16 +67,16 @@ class Sampler:
         )
 
     def propose(self, number: int, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Return a value for each searched parameter of a trial whose condition, if it has one, holds.
+        """Return the searched parameters of a trial, without those whose condition does not hold.
 
-        `noted` has what Optuna's sampler wrote about it.
+        `noted` gets the attributes that Optuna's sampler wrote.
 
         This calls Optuna's sampler directly. `optuna.Study.ask` would search all trials for the space, store a trial
         for each proposal, and copy it at every parameter.
 
         Args:
             number: The trial's number.
-            given: Values that take the place of proposed ones, and of fixed parameters.
+            given: Values that replace proposed and fixed ones.
         """
         asking = create_trial(state=TrialState.RUNNING)
         self._history.add(asking, number)
@@ -101,7 +101,7 @@ class Sampler:
         return asking.params
 
     def start(self, trial: Trial) -> None:
-        """Take in a trial that starts; a trial outside the space, which may have changed since, is left out."""
+        """Take in a trial that starts; a trial outside the space is left out, since the space may have changed."""
         distributions = select(self.distributions, self.conditions, trial.params)
         try:
             started = create_trial(
@@ -149,8 +149,8 @@ class Sampler:
     def _list_relative(self, given: Mapping[str, Any], *_: Any) -> dict[str, BaseDistribution]:
         """Return the parameters proposed together: those with more than one value; for qmc, numbers.
 
-        A parameter with a condition is among them only for those samplers that allow for a trial without it, and if
-        the given values let its condition hold.
+        A parameter with a condition is among them only if the sampler can handle trials without it, and if the
+        condition holds for the given values.
         """
         asked = select(self.distributions, self.conditions, {})
         if self._name in CONDITIONAL:
@@ -179,11 +179,11 @@ SAMPLERS: dict[str, Callable[[Sampler, int], BaseSampler]] = {
     "portfolio": lambda own, number: SAMPLERS[_draw_part(own.seed, number)](own, number),
     "qmc": lambda own, number: _build_qmc(own, number),
 }
-"""Name -> sampler for one proposal, built from what is known of the architecture's trials, and the trial's number."""
+"""Name -> function that builds the sampler of one proposal from the architecture's sampler and the trial's number."""
 CONDITIONAL = ("gp_rungs", "portfolio", "tpe_tame")
 """Samplers that propose parameters with a condition together with the others."""
 PARTS = {"random": 0.2, "tpe_tame": 0.4, "gp_rungs": 0.4}
-"""Of portfolio: which share of the proposals each sampler makes. Source: LOG.md, 2026-11-29."""
+"""Sampler -> its share of the proposals of portfolio. Source: LOG.md, 2026-11-29."""
 
 
 def _get_only(distribution: BaseDistribution) -> float:
@@ -197,7 +197,7 @@ def derive_seed(root: int, number: int) -> int:
 
 
 def _draw_part(root: int, number: int) -> str:
-    """Return which sampler of the portfolio proposes a trial."""
+    """Return the sampler of the portfolio that proposes a trial."""
     generator = np.random.default_rng([root, number])
     return str(generator.choice(list(PARTS), p=list(PARTS.values())))
 
@@ -209,6 +209,6 @@ def _build_qmc(own: Sampler, number: int) -> BaseSampler:
 
 
 def _build_gp_rungs(own: Sampler, number: int) -> BaseSampler:
-    from search.samplers.gp import GpRungsSampler  # with scipy: no first trial waits for it
+    from search.samplers.gp import GpRungsSampler  # imports scipy, so the first trial does not wait for it
 
     return GpRungsSampler(derive_seed(own.seed, number), own.startup, own.conditions)

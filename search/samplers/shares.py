@@ -1,12 +1,12 @@
 """Shares of the architectures in a search: which architecture does the next trial train?
 
 `search.divide` names what is shared: the number of trials, the epochs trained, or the device-seconds of training; with
-`value`, trials among the architectures that may still win. The answer depends on the journal alone, so a resumed search
-gives the one that the killed search would have given.
+`value`, the number of trials among the architectures that may still win. The answer depends on the journal alone, so a
+resumed search gives the same answer as the killed one would have given.
 
-A running trial counts as much as its architecture's average trial, or as it has used so far if that is more. So not
-all concurrent trials go to one architecture. A failed trial counts the same way, so an architecture that always fails
-does not get all remaining trials.
+A running trial counts as much as its architecture's average trial, or as its own use so far if that is more. So not all
+concurrent trials go to one architecture. A failed trial counts the same way, so an architecture that always fails does
+not get all remaining trials.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from trainables.names import shorten
 
 FINISHED = (State.COMPLETE, State.PRUNED)
 COUNTED = ("trials", "value")
-"""What is divided as a number of trials."""
+"""Values of `search.divide` that divide a number of trials."""
 
 
 def choose_architecture(config: StudyConfig, trials: Sequence[Trial], among: Container[str] | None = None) -> str:
@@ -65,7 +65,7 @@ def find_furthest_behind(used: Mapping[str, float], shares: Mapping[str, float],
 def measure_use(config: StudyConfig, trials: Sequence[Trial]) -> tuple[dict[str, float], float]:
     """Return what each architecture has used, and what a trial of any architecture uses on average.
 
-    Running and failed trials count as this module's docstring says.
+    How running and failed trials count is in this module's docstring.
     """
     amounts: dict[str, list[float]] = {name: [] for name in list_shares(config)}
     for trial in trials:

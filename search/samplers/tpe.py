@@ -1,4 +1,4 @@
-"""TPE that samples each parameter by itself, faster than Optuna's, and a tame kind of it."""
+"""TPE that samples each parameter by itself, faster than Optuna's, and tame TPE, which has few candidates."""
 
 from typing import Any
 
@@ -13,9 +13,10 @@ from search.samplers.history import History
 from search.samplers.values import take_highest
 
 NUM_CANDIDATES = 2
-"""Of tame TPE, for each parameter. Source: LOG.md, 2026-11-29; more of them propose too much of one kind."""
+"""Candidates of tame TPE for each parameter. With more, its proposals are too much alike. Source: LOG.md,
+2026-11-29."""
 MOST_BAD = 500
-"""Bad trials that tame TPE looks at, so that a proposal of a long search costs no more."""
+"""Largest number of bad trials that tame TPE uses, so that the cost of a proposal is bounded."""
 
 
 class IndependentTPESampler(TPESampler):
@@ -66,8 +67,9 @@ class IndependentTPESampler(TPESampler):
 class TameTPESampler(IndependentTPESampler):
     """TPE with few candidates, and with the values of `search.samplers.values` in place of Optuna's order.
 
-    Optuna counts any complete trial as better than any stopped one, and all running ones as bad. Here only those that
-    reached no rung yet count as bad: among many slots the survivors of the first rung are most of the good ones.
+    Optuna counts any complete trial as better than any stopped one, and all running ones as bad. Here a running trial
+    counts as bad only if it has reached no rung: with many slots most good trials are running ones after the first
+    rung.
     """
 
     def __init__(self, seed: int, startup: int) -> None:

@@ -1,7 +1,7 @@
-"""Values of trials that were stopped, that run and that finished, made comparable.
+"""Comparable values of stopped, running and finished trials.
 
-A stopped trial has a low value because it was stopped. So values are carried up, rung by rung, by what the trials that
-reached both rungs gained between them.
+A stopped trial has a low value because it was stopped. So values are carried up, rung by rung, by the gain of those
+trials that reached both rungs.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from search.record.trial import State, Trial
 
 Array = NDArray[np.float64]
 STEEPEST = 2.0
-"""Slope of a line from one rung to the next, at most; it is at least 0."""
+"""Largest slope of the line from one rung to the next; the smallest is 0."""
 
 
 def list_levels(search: SearchConfig, architecture: str) -> list[int]:
@@ -29,7 +29,7 @@ def list_levels(search: SearchConfig, architecture: str) -> list[int]:
 
 
 def list_bests(trial: Trial, levels: Sequence[int]) -> list[float]:
-    """Return the best score up to each level, NaN for one that was not reached; a complete trial reached the last."""
+    """Return the best score up to each level, NaN if it was not reached; a complete trial reached the last level."""
     scores = trial.list_scores()
     bests = [max(scores[:level]) if len(scores) >= level else np.nan for level in levels]
     return [*bests[:-1], max(scores)] if scores and trial.state is State.COMPLETE else bests
@@ -38,14 +38,14 @@ def list_bests(trial: Trial, levels: Sequence[int]) -> list[float]:
 def carry(bests: Array) -> Array:
     """Carry values up to the last level.
 
-    Two levels are compared by the linear regression over those trials that reached both. As much weight as one more
-    trial has pulls its slope towards 1.
+    From each level to the next the value follows the linear regression over the trials that reached both. Its slope is
+    pulled towards 1 with the weight of one trial.
 
     Args:
         bests: (trials, levels), as of `list_bests`.
 
     Returns:
-        (trials, levels): what each value would be at the last level.
+        (trials, levels): the estimate of each value at the last level.
     """
     carried = bests.copy()
     for low in range(bests.shape[1] - 1):
@@ -77,7 +77,7 @@ class Values:
         self._ended[trial.number] = list_bests(trial, self._levels)
 
     def compare(self, numbers: Sequence[int]) -> Array:
-        """Return (trials, levels): the values of trials at each level that they reached, as of the last level."""
+        """Return (trials, levels): for each level that a trial reached, the estimate of its value at the last level."""
         bests = [
             list_bests(self._running[number], self._levels) if number in self._running else self._ended[number]
             for number in numbers

@@ -1,4 +1,4 @@
-"""Ends a search: its budget is used up, its target is reached, nothing better comes, or it fails from the start."""
+"""Ends a search: its budget is used up, its target is reached, its patience ends, or all its first trials fail."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -22,10 +22,10 @@ def describe_spent(search: SearchConfig, num_epochs: int, elapsed_s: float) -> s
 
 
 def describe_failures(ends: Sequence[str | None]) -> str | None:
-    """Return why a search halts for its failures, or None.
+    """Return why a search halts because of failures, or None.
 
     Args:
-        ends: Why trials failed, or None, in the order of their ends since the study was opened.
+        ends: For each trial that ended since the study was opened, in order: why it failed, or None.
     """
     first = ends[:NUM_EARLY_FAILURES]
     if len(first) == NUM_EARLY_FAILURES and len(set(first)) == 1 and first[0] is not None:
@@ -34,7 +34,7 @@ def describe_failures(ends: Sequence[str | None]) -> str | None:
 
 
 def list_budget(search: SearchConfig) -> dict[str, float | None]:
-    """Return the keys that end a search; one that was stopped by hand continues with another value of one of them."""
+    """Return the keys that end a search; a search that was stopped by hand continues if one of them changes."""
     return {name: getattr(search, name) for name in BUDGET}
 
 
@@ -48,19 +48,19 @@ def describe_stop(search: SearchConfig, stops: Sequence[Stop]) -> str | None:
 class Progress:
     """The best value of each architecture, and how many trials have finished since the last better one.
 
-    It is a function of the journal alone. Values of a failed trial do not count. A running trial's do, so no search
-    ends while its best trial still improves.
+    It is a function of the journal alone. Values of a failed trial do not count. Values of a running trial count, so no
+    search ends while its best trial still improves.
     """
 
     def __init__(self, trials: Sequence[Trial] = (), epochs: Iterable[tuple[int, int]] = ()) -> None:
-        """Take in what is recorded.
+        """Take in the recorded trials and epochs.
 
         Args:
             trials: All trials by number.
             epochs: (trial number, epoch) of every epoch in the order of the journal.
         """
         self.num_finished = 0
-        """Other trials that finished after an epoch which was recorded since the last better value."""
+        """Other trials that finished since the last better value, after an epoch that was recorded since then."""
         self._best: dict[str, tuple[float, int]] = {}
         self._leader = -1
         self._since: set[int] = set()

@@ -25,7 +25,7 @@ class Hyperband:
         self.brackets = [
             Asha(grace_epochs=first, reduction_factor=reduction_factor, max_epochs=max_epochs) for first, _ in found
         ]
-        """The first has all rungs, the last has none."""
+        """The first bracket has all rungs, the last has none."""
         self._ends = list(itertools.accumulate(share for _, share in found))
 
     def report(self, number: int, epoch: int, value: float) -> bool:

@@ -3,7 +3,7 @@
 import numpy as np
 
 NUM_PEERS = 5
-"""The median of fewer trials says little. Source: the default of Optuna's MedianPruner."""
+"""Smallest number of other trials for a median. Source: the default of Optuna's MedianPruner."""
 
 
 class Median:
@@ -11,8 +11,8 @@ class Median:
 
     No trial stops before `grace_epochs`, or while fewer than NUM_PEERS others have reached the epoch.
 
-    Source: Golovin et al. 2017, Google Vizier, section 3.1.2; it compares with completed trials only, this with all
-    trials that reached the epoch.
+    Source: Golovin et al. 2017, Google Vizier, section 3.1.2. Vizier compares with completed trials only, this rule
+    with all trials that reached the epoch.
     """
 
     def __init__(self, *, grace_epochs: int) -> None:

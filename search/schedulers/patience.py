@@ -1,4 +1,4 @@
-"""Ends a trial: after its last epoch, where the scheduler stops it, or when its metric no longer rises."""
+"""Ends a trial: after its last epoch, if the scheduler stops it, or when its metric no longer improves."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from search.record.trial import State, Trial
 
 
 def find_end(search: SearchConfig, trial: Trial, *, stop: bool) -> tuple[State, str | None] | None:
-    """Return with which state and reason a trial ends after its last recorded epoch; None if it continues.
+    """Return the state and the reason with which a trial ends after its last recorded epoch; None if it continues.
 
     Args:
         search: The keys of the search.

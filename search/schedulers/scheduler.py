@@ -1,7 +1,7 @@
 """The contract of a scheduler, and the table of all schedulers.
 
-A scheduler sees every epoch of one architecture's trials once, in the order of the journal. It holds nothing that the
-journal does not hold, so replaying the journal into a new scheduler rebuilds its state.
+A scheduler sees every epoch of one architecture's trials once, in the order of the journal. It holds only what the
+journal holds, so replaying the journal into a new scheduler rebuilds its state.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Scheduler(Protocol):
     """Decides after each epoch whether a trial stops."""
 
     def report(self, number: int, epoch: int, value: float) -> bool:
-        """Take in one epoch of a trial and return whether the trial stops there.
+        """Take in one epoch of a trial and return whether the trial stops after it.
 
         Args:
             number: Number of the trial.
@@ -59,7 +59,7 @@ def build_scheduler(search: SearchConfig, architecture: str) -> Scheduler:
     """Return the scheduler of one architecture's trials: one of ours, or the user's own class.
 
     Raises:
-        InputError: If the class cannot be built from what a study offers, or has no `report`.
+        InputError: If the class cannot be built with the arguments that a study offers, or has no `report`.
     """
     if search.scheduler in SCHEDULERS:
         return SCHEDULERS[search.scheduler](search, architecture)
@@ -72,7 +72,7 @@ def build_scheduler(search: SearchConfig, architecture: str) -> Scheduler:
 
 
 def ask_scheduler(scheduler: Scheduler, name: str, number: int, epoch: int, value: float) -> bool:
-    """Report an epoch to the scheduler of that name and return whether the trial stops there.
+    """Report an epoch to a scheduler and return whether the trial stops after it.
 
     Raises:
         InputError: If a class of the user raises an error.

@@ -194,7 +194,7 @@ def test_a_request_that_nobody_can_read_is_left_out_with_a_sentence(tmp_path, co
     send_request(tmp_path, Request(ask={"cnn.filters": 32}, trial=None))
     assert driver.look() == set()
     assert len(driver.notes) == 1
-    assert driver.notes[0].startswith("a request is left out: ")
+    assert driver.notes[0].startswith("a request is ignored: ")
     assert [trial.enqueued for trial in driver.study.trials] == [{"cnn.filters": 32}]
     assert not has_requests(tmp_path)
 

@@ -175,7 +175,7 @@ def leave(_run):
         (yield_outside, "yielded outside of an epoch"),
         (ask_twice, "run.epochs was called twice"),
         (keep_number, "cannot restore step, a value of type int: put it into a dict or a list"),
-        (keep_lock, "an object of run.epochs cannot be kept in the checkpoint .*: give run.epochs only what"),
+        (keep_lock, "an object of run.epochs cannot be stored in the checkpoint .*: give run.epochs only what"),
     ],
 )
 def test_a_function_that_is_written_wrongly_is_told_so_in_one_sentence(function, reason):

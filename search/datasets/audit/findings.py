@@ -35,17 +35,17 @@ class Part:
 class Repeats:
     """Numbers of repeated images in one relation of `list_relations`.
 
-    Within a part, every copy but the first counts; between two splits or the classes, the images of the first that are
-    also in the second. Near-duplicates are counted in pairs.
+    Within a part, every copy except the first counts. Between two splits or the two classes, the images of the first
+    that are also in the second count. Near-duplicates are counted in pairs.
     """
 
     relation: str
     same_file: int
-    """Images in equal files."""
+    """Number of images in equal files."""
     same_pixels: int
-    """Images with equal pixels in different files."""
+    """Number of images with equal pixels in different files."""
     near: int
-    """Pairs of different images that look alike; of images with equal pixels only the first is compared."""
+    """Number of pairs of different images that look alike; of images with equal pixels only the first is compared."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class NearPair:
     relation: str
     names: tuple[str, str]
     distance: int
-    """Bits of 64 in which their perceptual hashes differ."""
+    """Number of bits, of 64, in which their perceptual hashes differ."""
     difference: float
     """Mean absolute difference of their pixels, in [0, 255]."""
     correlation: float
@@ -73,7 +73,7 @@ class Audit:
     bad: list[str]
     """Files that are not images."""
     resized: list[str]
-    """Images of another size; they are compared after scaling."""
+    """Images of another size, which are compared after scaling."""
     repeats: list[Repeats]
     """One for each relation."""
     copies: list[list[str]]
@@ -104,7 +104,7 @@ def audit(images: Images) -> Audit:
 
 
 def list_relations(layout: Layout) -> list[str]:
-    """Return parts, and pairs of splits or of the classes, in which two images can be the same or look alike."""
+    """Return the parts, and the pairs of splits or classes, in which two images can be equal or look alike."""
     pairs = itertools.combinations(layout.splits, 2)
     across = [f"{one}/{label} and {other}/{label}" for one, other in pairs for label in layout.classes]
     return [*layout.list_parts(), *across, " and ".join(layout.classes)]

@@ -1,6 +1,6 @@
 """Reads all images of a folder or a zip into memory, with their names, and finds equal ones.
 
-Both splits are read, and no image is left out: this serves the audit alone. No model sees what it reads.
+All splits are read, and no image is left out. This is only for the audit: no model sees these images.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def read_images(path: Path, progress: Callable[[int, int], None] | None = None, 
 
     Args:
         path: Folder or zip of images of two classes, with or without splits.
-        progress: Called now and then with the number of files done and the number of all files.
+        progress: Called from time to time with the number of files done and the number of all files.
         size: Height and width at which the images are compared, in pixels.
 
     Raises:

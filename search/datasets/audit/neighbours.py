@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_DISTANCE = 8
-"""Most bits of 64 in which the perceptual hashes of two near-duplicates differ.
+"""Largest number of bits, of 64, in which the perceptual hashes of two near-duplicates differ.
 
 Measured on CIFAKE: after brightening by 12 levels or compressing again, 99 % of images differ in 2 bits at most; after
 a shift by one pixel, three in four differ in 8 at most. At 10 bits there are five times as many pairs, mostly of
@@ -17,7 +17,8 @@ MAX_DIFFERENCE = 20.0
 MIN_CORRELATION = 0.9
 """Smallest correlation of two near-duplicates' pixels.
 
-Above it CIFAKE's pairs show the same picture; below are pairs of small birds on grey skies, whose pixels differ little.
+Above it CIFAKE's pairs show the same picture. Below it are pairs of small birds on grey skies, whose pixels differ
+little.
 """
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey image. Source: ITU-R BT.601."""
@@ -35,8 +36,8 @@ def hash_images(images: NDArray[np.uint8]) -> NDArray[np.uint64]:
     """Return the 64-bit perceptual hash (pHash) of each image.
 
     Each bit says whether one of the 64 lowest frequencies of the grey image's cosine transform is above their median.
-    Brightness and contrast do not change the hash, compression hardly does. pHash scales to 32x32, CIFAKE's size;
-    larger images keep theirs.
+    Brightness and contrast do not change the hash, and compression hardly changes it. pHash scales to 32x32, CIFAKE's
+    size; here larger images are not scaled down.
 
     Args:
         images: (N, size, size, 3).
@@ -63,7 +64,7 @@ def find_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int6
     """Find all pairs of hashes that differ in few bits.
 
     Two hashes that differ in at most d bits differ in at most d // 4 bits in one of their 4 bands. So it is enough to
-    flip each choice of so many bits in each band, and look the result up among the bands of the other hashes.
+    flip each choice of up to d // 4 bits in each band, and to look the result up among the bands of the other hashes.
 
     Args:
         hashes: (N,).
@@ -105,7 +106,7 @@ def find_alike(
         images: (N, size, size, 3).
         rows: Indices of the images that are compared.
         others: (M, size, size, 3).
-        other_rows: Indices of the others that they are compared with.
+        other_rows: Indices of the others with which they are compared.
     """
     pairs = find_pairs(np.concatenate([hash_images(images)[rows], hash_images(others)[other_rows]]), MAX_DISTANCE)
     first, second = pairs[(pairs[:, 0] < len(rows)) & (pairs[:, 1] >= len(rows))].T
@@ -126,7 +127,7 @@ def compare(
     Args:
         images: (N, size, size, 3).
         pairs: (K, 2) indices of images.
-        others: (M, size, size, 3) that the second index is of; None are the same images.
+        others: (M, size, size, 3), to which the second index refers; None for `images`.
 
     Returns:
         Mean absolute differences (K,) in [0, 255], and correlations (K,) in [-1, 1] of each channel's deviations from

@@ -12,7 +12,7 @@ from search.datasets.audit.images import Images
 COLUMNS, ROWS = 6, 2
 """Examples in a row and in a column, for each relation."""
 SIDE = 96
-"""Pixels of an image's side on the sheet, at least; an integer multiple, so that no pixel is interpolated."""
+"""Smallest side of an image on the sheet in pixels; images are enlarged by a whole number, without interpolation."""
 GAP, LINE = 8, 13
 """Pixels between examples, and height of a line of text in pixels."""
 

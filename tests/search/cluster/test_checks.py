@@ -217,7 +217,7 @@ def test_a_node_where_the_project_does_not_run_is_told_to_install_it(node):
         import a_package_of_another_version  # noqa: F401
 
     with pytest.raises(
-        InputError, match=r"cannot run this project \(ModuleNotFoundError: .*\): install the same there"
+        InputError, match=r"cannot run this project \(ModuleNotFoundError: .*\): install the same versions there"
     ):
         _await(node, reach_in_vain.remote())
 
@@ -230,7 +230,7 @@ def test_a_node_whose_process_ends_is_told_to_look_at_its_memory(node):
 
         os._exit(1)
 
-    with pytest.raises(InputError, match=r"lost the process that was to answer \(.*\): check its memory and Ray's"):
+    with pytest.raises(InputError, match=r"lost the process that had to answer \(.*\): check its memory and Ray's"):
         _await(node, end.remote())
 
 

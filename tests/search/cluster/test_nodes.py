@@ -74,7 +74,7 @@ def test_a_cluster_without_a_worker_that_came_up_is_named_as_the_reason():
 def test_nodes_on_which_no_trial_fits_do_not_count_as_up():
     config = build_config({"min_nodes": 2}, cnn={"gpus": 1}, resnet50={"gpus": 1})
     problem = find_problem(config, make_nodes((8, 0), (8, 1)))
-    assert problem.startswith("cluster.min_nodes = 2: after 300 seconds 1 are up that a trial fits (10.0.0.2)")
+    assert problem.startswith("cluster.min_nodes = 2: after 300 seconds 1 are up on which a trial fits (10.0.0.2)")
     assert find_problem(config, make_nodes((8, 0), (8, 1), (8, 1))) is None
 
 

@@ -140,7 +140,7 @@ def test_an_error_of_the_function_is_the_failure_of_its_trial_with_its_traceback
 def test_a_node_whose_module_differs_from_the_drivers_trains_nothing(job, tmp_path):
     sources = {"walking.py": hashlib.sha256((tmp_path / "walking.py").read_bytes()).hexdigest()}
     assert len(list(run(dataclasses.replace(job, sources=sources)))) == 4
-    with pytest.raises(NodeError, match=r"walking.py in .* is not the driver's"):
+    with pytest.raises(NodeError, match=r"walking.py in .* differs from the driver's"):
         next(run(dataclasses.replace(job, sources={"walking.py": "0" * 64})))
 
 

@@ -407,7 +407,7 @@ def rename(study):
 @pytest.mark.parametrize(
     ("prepare", "arguments", "message"),
     [
-        (remove_journal, [], "nothing was searched there"),
+        (remove_journal, [], "no search has started there"),
         (damage_record, [], "evaluations = {}"),
         (change_data, [], "has other images than"),
         (drop_cnn, [], "No resnet50 trial was run: continue the search, or name the others with --architecture"),

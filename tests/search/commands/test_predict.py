@@ -197,7 +197,7 @@ def test_the_notes_say_once_what_was_done_to_the_pictures(ask, write_noise, tmp_
     Image.new("RGBA", (32, 32)).save(tmp_path / "large" / "clear.png")
     lines = ask("large")[2].splitlines()
     assert lines[1:] == [
-        "note: 3 of 4 not 32x32: scored on the whole picture, resized to it",
+        "note: 3 of 4 not 32x32 pixels: the whole picture was resized",
         "note: 1 of 4 transparent: composited on white",
     ]
 

@@ -168,7 +168,7 @@ def test_a_folder_without_study_or_runs_is_one_sentence(config, tmp_path):
     write_yaml(config.directory / "study.yaml", {"id": "1d", **record})
     code, _, stderr = sync(config.directory)
     assert code == 2
-    assert "has no study.journal: nothing was searched there" in stderr
+    assert "has no study.journal: no search has started there" in stderr
 
 
 @pytest.fixture

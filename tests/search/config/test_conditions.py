@@ -102,8 +102,8 @@ def test_corners_are_built_where_a_condition_holds_and_only_there():
     [
         ({"denselayers": [1]}, r"space.cnn.dense_units.when.denselayers: unknown parameter"),
         ({"dense_layers": ["1"]}, "when.dense_layers = '1': expected int, not str"),
-        ({"dense_layers": [3]}, "when.dense_layers = 3: the space does not give dense_layers this value"),
-        ({"dense_layers": []}, "expected values, at least one"),
+        ({"dense_layers": [3]}, "when.dense_layers = 3: dense_layers never has this value in the space"),
+        ({"dense_layers": []}, "expected one or more values"),
         ({"learning_rate": [0.01]}, "of a parameter with choices or whole numbers"),
         ({"dense_units": [16]}, "the conditions of dense_units form a circle"),
         ([1], "space.cnn.dense_units"),

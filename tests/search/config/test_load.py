@@ -84,7 +84,7 @@ def test_a_dumped_study_parses_to_itself():
             {"evaluation": {"also": "front"}},
             "evaluation.also = 'front': expected NAME: PATH of folders or zips, with let",
         ),
-        ({"evaluation": {"also": "front"}}, "front set evaluation.front=true and evaluation.also=null"),
+        ({"evaluation": {"also": "front"}}, "front, set evaluation.front=true and evaluation.also=null"),
         ({"evaluation": {"also": {"../x": "y"}}}, "evaluation.also = '../x': expected NAME: PATH of folders or zips"),
         ({"evaluation": {"also": {"x": None}}}, "evaluation.also = None: expected NAME: PATH of folders or zips"),
         ({"search": {"reduction_factor": 1.0000001}}, "search.reduction_factor = 1.0000001"),

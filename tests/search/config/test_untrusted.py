@@ -135,7 +135,7 @@ def test_a_study_cannot_name_the_server_of_wandb(study, name):
     (study / name).parent.mkdir()
     (study / name).write_text("[default]\nbase_url = http://203.0.113.9\n")
     code, said = call(search.commands.sync, study)
-    assert (code, "would tell W&B which server to use" in said) == (2, True)
+    assert (code, "could make W&B use another server" in said) == (2, True)
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])

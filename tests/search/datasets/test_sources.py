@@ -139,7 +139,7 @@ def test_a_source_of_training_images_alone_is_refused(prepare, image_folder, tmp
         (("FAKE/0.png", "REAL/"), "has no images of REAL: expected FAKE and REAL, or one of them"),
         (("FAKE/0.png", "real/0.png"), "has images of 'real': expected FAKE and REAL, or one of them"),
         (("cat/0.png", "dog/0.png"), "has images of 'cat', 'dog': expected FAKE and REAL"),
-        (("train/FAKE/0.png",), r"has train and no test folder: give CLASS/\*\* or test/CLASS"),
+        (("train/FAKE/0.png",), r"has a train folder and no test folder: give CLASS/\*\* or test/CLASS"),
         (("FAKE/0.png", "REAL/bad.png"), "REAL/bad.png is not a sound JPEG"),
     ],
 )

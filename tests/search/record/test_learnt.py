@@ -141,7 +141,7 @@ def test_what_a_study_learns_from_cannot_change(tmp_path, packed):
     search(configure(tmp_path, "new"), packed, 0)
     for accept in (True, False):
         with (
-            pytest.raises(InputError, match=r"learnt when it started: undo search[.]learn_from, or use another --name"),
+            pytest.raises(InputError, match=r"started with another search[.]learn_from: undo that, or use"),
             open_study(configure(tmp_path, "new", learn_from=["old"]), print, packed=packed, accept_changes=accept),
         ):
             pass

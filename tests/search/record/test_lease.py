@@ -132,7 +132,7 @@ def test_a_living_driver_of_another_machine_is_refused_at_its_next_heartbeat(tmp
     with pytest.raises(InputError, match=f"is in use by process {holder.pid}"), hold(path, notes.append):
         pass
     assert [note.partition(" since ")[0] for note in notes] == [
-        f"{tmp_path} is held by process {holder.pid} on {os.uname().nodename}"
+        f"{tmp_path} is in use by process {holder.pid} on {os.uname().nodename}"
     ]
     assert notes[0].endswith(": waiting to see whether it is alive")
 

@@ -193,7 +193,7 @@ def test_a_failed_configuration_is_not_proposed_again(tmp_path):
 @pytest.mark.parametrize(
     ("reason", "lacked"),
     [
-        ("out of GPU memory: grant its architecture more", True),
+        ("out of GPU memory: grant its architecture a larger share", True),
         ("MemoryError: ", True),
         ("RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", True),
         ("its worker broke down 3 times, last: killed due to the node running low on memory", True),
