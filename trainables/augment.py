@@ -60,7 +60,7 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def _cover(num: int, length: int, size: int, generator: torch.Generator) -> Tensor:
-    """Return (num, length) bool: the positions covered by a piece of `size`, whose centre is drawn for each of num."""
+    """Return (num, length) bool: the positions that a piece of `size` covers; its centre is drawn for each of num."""
     first = torch.randint(length, (num, 1), generator=generator, device=generator.device) - size // 2
     offsets = torch.arange(length, device=generator.device) - first
     return (offsets >= 0) & (offsets < size)

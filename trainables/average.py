@@ -14,7 +14,7 @@ class Average:
 
         Args:
             model: On its device; its tensors must stay at their addresses.
-            decay: Weight of the average in the new average, in [0, 1).
+            decay: Weight of the old average in the new one, in [0, 1).
         """
         self.model = copy.deepcopy(model).requires_grad_(False)
         self._decay = decay

@@ -61,13 +61,13 @@ def save(path: Path, state: dict[str, Any], key: bytes = b"") -> None:
 
 
 def load(path: Path, key: bytes = b"") -> dict[str, Any] | None:
-    """Read the newest intact state, its tensors on the CPU; what was saved with another key is none.
+    """Read the newest intact state, its tensors on the CPU; a state that was saved with another key is not intact.
 
     Returns:
-        The state that was saved last; the one before if the last file is missing, truncated or altered; None if
+        The state that was saved last, or the one before if the last file is missing, truncated or altered. None if
         neither is intact.
     """
-    # A complete partial file is newer than the previous one: a kill came between the two renames.
+    # If the partial file is complete, it is newer than the previous one: a kill came between the two renames.
     for candidate in (path, _add_suffix(path, ".partial"), _add_suffix(path, ".previous")):
         payload = _read_intact(candidate, key)
         if payload is not None:
@@ -77,7 +77,7 @@ def load(path: Path, key: bytes = b"") -> dict[str, Any] | None:
 
 
 def _read_intact(path: Path, key: bytes) -> memoryview | None:
-    """Return the bytes behind the checksum; None if the file is missing or the checksum is wrong."""
+    """Return the bytes after the checksum; None if the file is missing or the checksum is wrong."""
     try:
         content = memoryview(path.read_bytes())
     except FileNotFoundError:
@@ -89,7 +89,7 @@ def _read_intact(path: Path, key: bytes) -> memoryview | None:
 
 
 def _start_hash(key: bytes) -> Any:
-    """Return a new hash, which only the key reproduces if there is one."""
+    """Return a new hash: SHA-256, or its HMAC if there is a key."""
     return hmac.new(key, digestmod="sha256") if key else hashlib.sha256()
 
 

@@ -23,7 +23,7 @@ IMAGE_SIZE = 32
 
 
 WITHOUT_GRAPH = ", without a CUDA graph: "
-"""Stands in a record between a device's name and the reason why its steps were not recorded as a CUDA graph."""
+"""Text in a record between a device's name and the reason why its steps were not recorded as a CUDA graph."""
 
 OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -35,10 +35,10 @@ class Architecture(Protocol):
     """Configuration of a network: a frozen dataclass, whose fields are parameters of a search.
 
     It may also have:
-        check(*, size, batch_size): Raises InputError if the network cannot train so.
+        check(*, size, batch_size): Raises InputError if the network cannot train with these values.
         load_weights(model): Loads the weights that training starts from; a trained model is restored without it.
         fit(model, images): Computes fixed weights from training images, once, before the first epoch.
-        without_effect(size): Returns by a parameter with its value the parameters that have no effect then.
+        without_effect(size): Returns (parameter, value) -> the parameters that have no effect then.
     """
 
     def build(self, *, size: int) -> Any:
@@ -68,7 +68,7 @@ class TrainConfig:
     size: int = IMAGE_SIZE
     """Height and width of the images in pixels."""
     batch_size: int = 128
-    """Images in a step, at least 1; 2 if the model normalises 1x1 maps. An epoch drops its last partial batch."""
+    """Images in a step, at least 1, or 2 if the model normalises 1x1 maps. An epoch drops its last partial batch."""
     optimizer: str = "adam"
     """Optimizer: adam, adamw, sgd (with Nesterov momentum 0.9), muon (AdamW for all but the hidden weight matrices), or
     module:Name of a class of your own that takes (params, lr, weight_decay)."""
@@ -97,8 +97,8 @@ class TrainConfig:
     deterministic: bool = False
     """Whether CUDA uses only algorithms that are reproducible to the bit; a CPU always does."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Numbers that training multiplies: auto is bfloat16 on CUDA, and on a CPU that has instructions for it. Weights,
-    last layer and loss are float32."""
+    """Number type in which training multiplies. auto is bfloat16 on CUDA and on a CPU that has instructions for it,
+    else float32. Weights, last layer and loss are float32."""
 
     def __post_init__(self) -> None:
         check_field(self, "epochs", self.epochs >= 1, "at least 1")
@@ -120,7 +120,7 @@ class TrainConfig:
 
 
 RUN_FIELDS = ("model", "epochs", "seed", "size")
-"""Fields of TrainConfig that a search sets; all others may be searched."""
+"""Fields of TrainConfig that the study sets for all trials; all others may be searched."""
 
 
 def check_architecture(name: str, kind: Any) -> None:
@@ -141,7 +141,7 @@ def check_architecture(name: str, kind: Any) -> None:
 def get_schema(architecture: str) -> dict[str, Parameter]:
     """Return all parameters of an architecture's training: those of the network, then those of the training.
 
-    A training function of the user has its own parameters alone. Of code that was not imported nothing is known.
+    A training function of the user has only its own parameters. Code that was not imported has no known parameters.
 
     Raises:
         InputError: If no architecture has this name.
@@ -182,7 +182,7 @@ def list_defaults(architecture: str) -> dict[str, Value]:
 
 
 def list_rules(architecture: str, size: int) -> Mapping[tuple[str, Value], tuple[str, ...]]:
-    """Return by a parameter with its value: the parameters that have no effect then."""
+    """Return (parameter, value) -> the parameters that have no effect then."""
     if is_unknown(architecture) or is_function(architecture):
         return {}
     kind = get_architecture(architecture)
@@ -191,13 +191,13 @@ def list_rules(architecture: str, size: int) -> Mapping[tuple[str, Value], tuple
 
 
 def list_without_effect(architecture: str, params: Mapping[str, Value], size: int) -> set[str]:
-    """Return the names of the parameters that have no effect, given at least those that `list_rules` names first."""
+    """Return the names of the parameters that have no effect; `params` needs only those in the keys of `list_rules`."""
     rules = list_rules(architecture, size).items()
     return {name for (other, value), names in rules if params[other] == value for name in names}
 
 
 def complete_params(architecture: str, params: Mapping[str, Value], size: int = IMAGE_SIZE) -> dict[str, Value]:
-    """Return flat parameters with all defaults, those without effect at their default: equal ones train alike."""
+    """Return flat parameters with all defaults; those without effect get their default, so equal ones train alike."""
     defaults = list_defaults(architecture)
     known = defaults | dict(params)
     return known | {name: defaults[name] for name in list_without_effect(architecture, known, size)}

@@ -25,7 +25,7 @@ def decode_chunks(
     Args:
         source: The source of all members.
         chunks: Members to decode together.
-        on_bad_image: What to do about a file that is not an image: stop or skip.
+        on_bad_image: stop or skip at a file that is not an image.
         progress: Called after each chunk with the number of files done and the number of all files.
         size: Height and width of the decoded images in pixels.
 

@@ -1,7 +1,7 @@
 """Atomic and durable files: after a kill or a power cut at any line, a file is complete or does not exist.
 
-The content reaches the disk before the name does, and the name before the call returns. So no later action of a
-program survives a power cut that the file does not survive.
+The content reaches the disk before the name does, and the name before the call returns. So if any later action of the
+program survives a power cut, the file survives it too.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""The errors that no fault of the code causes. This is the whole tree; search/ defines some of its branches.
+"""The errors that are no fault of this code. This is the whole tree; search/ defines some of its branches.
 
 OSError
 +-- StoreError      the object store cannot be read or written
@@ -9,7 +9,7 @@ RuntimeError
 +-- TrainingError   a trial cannot continue: the reason is recorded, the search continues
 +-- NodeError       a node cannot run trials: the search stops, --resume continues it
 InputError
-+-- FunctionError   a training function is written wrongly: the search stops, --resume continues it
++-- FunctionError   a training function is wrong for every trial: the search stops, --resume continues it
 KeyboardInterrupt
 +-- Interrupted     a signal ends the command; --resume continues the study
 """
@@ -17,7 +17,7 @@ KeyboardInterrupt
 import errno
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Numbers of the OSErrors that free space cures."""
+"""Numbers of the OSErrors that end when there is free space."""
 DISK_FAULTS = (
     *DISK_FULL,
     errno.EIO,
@@ -27,8 +27,8 @@ DISK_FAULTS = (
     errno.ESTALE,
     errno.ENOTCONN,
 )
-"""Numbers of the OSErrors that a disk or its settings cause, and no training. ENOTCONN: a file system in user space
-that has ended."""
+"""Numbers of the OSErrors that a disk or its settings cause, not a training. ENOTCONN: the process of a file system in
+user space has ended."""
 
 
 class InputError(ValueError):
@@ -40,7 +40,7 @@ class FunctionError(InputError):
 
 
 class ImageError(ValueError):
-    """A file that is not an image; the message is a reason, which follows the file's name in a sentence."""
+    """A file that is not an image; the message is a reason, such as `is not a file`, and follows the file's name."""
 
 
 class TrainingError(RuntimeError):

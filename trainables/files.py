@@ -38,7 +38,7 @@ def read_file(path: Path) -> bytes:
     """
     if not stat.S_ISREG(get_status(path).st_mode):
         raise ImageError("is not a file")
-    # O_NONBLOCK: a file that has become a FIFO since is opened at once, and is empty.
+    # O_NONBLOCK: if the file has become a FIFO since then, it is opened at once, and is empty.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         size = os.fstat(file.fileno()).st_size
         if size > MAX_BYTES:

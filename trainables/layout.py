@@ -1,6 +1,7 @@
 """Finds the splits and the two classes of a data set by the names of its folders. It does not import torch.
 
-The layout is {train,val,test}/CLASS/**, in any case, or CLASS/** without a split; a folder around all is left out.
+The layout is {train,val,test}/CLASS/**, in upper or lower case, or CLASS/** without a split. One folder around the
+whole layout is ignored.
 """
 
 import dataclasses
@@ -14,9 +15,9 @@ from trainables.source import LAYOUT, Source
 
 SPLITS = ("train", "val", "test")
 WHOLE = "all"
-"""Split of all images of a data set that has none."""
+"""Split of all images of a data set without splits."""
 SOURCE = "source"
-"""Split of images from elsewhere, which no model trains on."""
+"""Split of images of another source, on which no model trains."""
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 LONGEST = 100
 """Characters of a class's name, at most."""
@@ -29,7 +30,7 @@ class Layout:
     classes: tuple[str, str]
     """Names in the order of their labels, 0 and 1."""
     splits: tuple[str, ...]
-    """Those of SPLITS that there are, or WHOLE, each with images of both classes; or SOURCE."""
+    """The existing ones of SPLITS, or WHOLE, each with images of both classes; or SOURCE."""
     files: dict[str, str]
     """Path inside the source -> SPLIT/CLASS/FILE."""
 
@@ -43,10 +44,10 @@ def read_layout(source: Source, positive: str | None = None) -> Layout:
 
     Args:
         source: Folder or zip.
-        positive: Class with label 1; None takes the second one by name.
+        positive: Class with label 1; None takes the second class in the order of names.
 
     Raises:
-        InputError: If there are not two classes, `positive` is none of them, or a class of a split has no files.
+        InputError: If there are not two classes, `positive` is neither of them, or a class of a split has no files.
     """
     roots = _find_splits(source)
     found: dict[tuple[str, str], list[str]] = {}
@@ -71,11 +72,11 @@ def read_layout(source: Source, positive: str | None = None) -> Layout:
 
 
 def read_source(source: Source, classes: tuple[str, str]) -> Layout:
-    """Find the images of a source that models are only tested on: those of its test folder if it has splits, else all.
+    """Find the images of a source that is only for tests: those of its test folder if it has splits, else all.
 
     Args:
         source: Folder or zip.
-        classes: The two classes in the order of their labels; the source may have one of them alone.
+        classes: The two classes in the order of their labels; the source may have only one of them.
 
     Raises:
         InputError: If it has images of another class, or none, or a folder of a class is empty.
@@ -83,7 +84,7 @@ def read_source(source: Source, classes: tuple[str, str]) -> Layout:
     roots = _find_splits(source, classes)
     root = roots.get(WHOLE, roots.get("test"))
     if root is None:
-        raise InputError(f"{source.path} has train and no test folder: give CLASS/** or test/CLASS/**")
+        raise InputError(f"{source.path} has a train folder and no test folder: give CLASS/** or test/CLASS/**")
     start = f"{root}/".lstrip("/")
     found = {name: source.list_files(f"{start}{name}") for name in sorted(source.list_folders(root))}
     expected = f"expected {' and '.join(classes)}, or one of them, in CLASS/** or test/CLASS/**"
@@ -128,7 +129,7 @@ def require_classes(
 
 
 def _find_splits(source: Source, classes: Collection[str] = ()) -> dict[str, str]:
-    """Return the folder of each split, or of WHOLE; a folder around all does not have the name of a class."""
+    """Return the folder of each split, or of WHOLE; a folder around the layout does not have the name of a class."""
     top = ""
     names = source.list_folders(top)
     around = [name for name in names if name.lower() not in SPLITS and name not in classes]

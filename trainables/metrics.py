@@ -27,7 +27,8 @@ def to_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the probabilities of label 1 (N,) float32 of logits (N,), computed in float64 and rounded once.
 
     A temperature above 1 moves them towards 0.5. Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2.
-    An image is called positive if this float32 is above the threshold, in validation, test, report and prediction.
+    An image is called positive if this float32 is above the threshold, in validation, test, report and prediction
+    alike.
     """
     return torch.sigmoid(logits.double() / temperature).float()
 
@@ -51,10 +52,10 @@ def score_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, float]:
     """Compute accuracy, precision, recall, F1 and the error rate of each class from counts of images.
 
     Args:
-        tn: Negative, called negative.
-        fp: Negative, called positive.
-        fn: Positive, called negative.
-        tp: Positive, called positive.
+        tn: Negative images that are called negative.
+        fp: Negative images that are called positive.
+        fn: Positive images that are called negative.
+        tp: Positive images that are called positive.
     """
     return {
         "accuracy": _divide(tp + tn, tn + fp + fn + tp),
@@ -67,7 +68,9 @@ def score_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, float]:
 
 
 def auroc(logits: Tensor, labels: Tensor) -> float:
-    """Compute the area under the ROC curve: how probably a positive image outranks a negative one; ties count half.
+    """Compute the area under the ROC curve.
+
+    It is the probability that a positive image has a larger logit than a negative one; ties count half.
 
     Args:
         logits: (N,) float.

@@ -13,9 +13,9 @@ NUM_ITERATIONS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for the groups of `group_weights` that ask for it, AdamW for the others; both decay weights as AdamW does.
+    """Muon for the hidden matrices of `group_weights`, AdamW for its other group; both decay weights as AdamW does.
 
-    torch.optim.Muon takes no convolutions, and it reads its rate on the host, which a CUDA graph cannot.
+    torch.optim.Muon takes no convolutions, and it reads its rate on the host, which is not possible in a CUDA graph.
     """
 
     def __init__(self, params: Any, *, lr: float, weight_decay: float = 0.0, fused: bool = True) -> None:
@@ -34,7 +34,7 @@ class Muon(torch.optim.Optimizer):
     def _step_muon(self, group: dict[str, Any], weights: list[Tensor]) -> None:
         """Update matrices (rows, columns) and convolutions (rows, channels, height, width)."""
         for weight, momentum in zip(weights, self._list_averages(weights, "momentum_buffer"), strict=True):
-            # A tensor in any case, so that a recorded step computes what a plain one does.
+            # Always a tensor, so that a recorded step computes the same as a plain one.
             rate = torch.as_tensor(group["lr"], dtype=torch.float32, device=weight.device)
             assert weight.grad is not None
             momentum.lerp_(weight.grad, 1 - MOMENTUM)
@@ -74,8 +74,8 @@ class Muon(torch.optim.Optimizer):
 def group_weights(model: nn.Module) -> list[dict[str, Any]]:
     """Return the weights that learn in groups for `Muon`: hidden matrices and convolutions, and the others.
 
-    The first and the last matrix of the model, biases and normalisation are left to AdamW, as Jordan et al. do: inputs
-    and outputs of a network are no hidden features, so the size of an orthogonal update does not suit them.
+    AdamW updates the first and the last matrix of the model, biases and normalisation, as in Jordan et al.: inputs and
+    outputs of a network are not hidden features, so the size of an orthogonal update does not suit them.
     """
     hidden = {id(weight) for weight in [each for each in model.parameters() if each.ndim in (2, 4)][1:-1]}
     learning = [weight for weight in model.parameters() if weight.requires_grad]

@@ -1,4 +1,4 @@
-"""Finds what a name of a study's file stands for: one of ours, or `module:Name`, which is the user's own code."""
+"""Finds what a name in a study's file means: one of ours, or `module:Name`, which is the user's own code."""
 
 import importlib
 import inspect
@@ -9,17 +9,18 @@ from typing import Any
 from trainables.errors import InputError
 
 IMPORTED: dict[str, Any] = {}
-"""Code of the user by its name `module:Name`, as far as the user asked for it; a reader of a study imports none."""
+"""Name `module:Name` -> imported code of the user. It is imported only with consent; a reader of a study imports
+none."""
 
 
 def is_own(name: str) -> bool:
-    """Answer whether a name stands for code of the user, as module:Name."""
+    """Answer whether a name means code of the user, as module:Name does."""
     module, _, attribute = name.partition(":")
     return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
 def is_unknown(name: str) -> bool:
-    """Answer whether a name stands for code of the user that this process did not import."""
+    """Answer whether a name means code of the user that this process did not import."""
     return is_own(name) and name not in IMPORTED
 
 
@@ -29,7 +30,7 @@ def shorten(name: str) -> str:
 
 
 def import_own(name: str, folder: str | None, where: str) -> Any:
-    """Import code of the user, whose consent this needs, and keep it under its name; return it.
+    """Import code of the user, keep it under its name, and return it. This needs the user's consent.
 
     Args:
         name: `module:Name`.
@@ -55,20 +56,20 @@ def import_own(name: str, folder: str | None, where: str) -> Any:
 
 
 def require_imported(*names: Any) -> None:
-    """Check that none of these names, which a stranger may have written, stands for code that was not imported.
+    """Check that none of these names, which a stranger may have written, means code that was not imported.
 
     Raises:
-        InputError: If one does.
+        InputError: If one of them does.
     """
     if missing := [name for name in names if isinstance(name, str) and is_unknown(name)]:
-        raise InputError(f"the study trains with {missing[0]}, which its own file does not name: no code of it is run")
+        raise InputError(f"the study trains with {missing[0]}, which its own file does not name: its code is not run")
 
 
 def build(name: str, offered: Mapping[str, Any], where: str) -> Any:
-    """Return an object of the user's class `module:Name`, built from those offered arguments that it names.
+    """Return an object of the user's class `module:Name`, built with the offered arguments that its signature names.
 
     Raises:
-        InputError: If it cannot be imported, or not be built from them.
+        InputError: If it cannot be imported or built with these arguments.
     """
     kind = import_own(name, None, where)
     try:

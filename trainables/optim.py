@@ -36,7 +36,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def build_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the optimizer of the trainable weights; ours are fused, one pass over memory, on CUDA and CPU alike."""
+    """Build the optimizer of the trainable weights; ours are fused (one pass over memory) on CUDA and on a CPU."""
     learning: list[Any] = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if config.optimizer == "muon":
         learning = group_weights(model)
@@ -52,7 +52,7 @@ def check_optimizer(name: str) -> None:
     """Check that an optimizer of the user can train: build it, take a step, and restore its state.
 
     Raises:
-        InputError: If it cannot.
+        InputError: If one of these steps fails.
     """
     model = nn.Linear(1, 1)
     try:
@@ -72,8 +72,8 @@ def check_optimizer(name: str) -> None:
 def set_capturable(optimizer: torch.optim.Optimizer, enabled: bool) -> None:
     """Prepare the optimizer for recording its steps in a CUDA graph, or undo that.
 
-    In a graph the learning rate is a tensor that each step reads. Call this after loading a state, which may come from
-    a training on the other kind of device.
+    In a graph the learning rate is a tensor that each step reads. Call this after loading a state, because the state
+    may come from a training on another kind of device.
     """
     for group in optimizer.param_groups:
         rate = float(group["lr"])
@@ -132,7 +132,7 @@ def one_cycle(progress: float, *, warmup_frac: float) -> float:
 
     Args:
         progress: Fraction of training done, in [0, 1].
-        warmup_frac: Fraction of training on the way up, in [0, 1).
+        warmup_frac: Fraction of training in which the rate rises, in [0, 1).
 
     Raises:
         ValueError: If progress is outside [0, 1].

@@ -1,8 +1,8 @@
 """A training function of the user: a generator that yields its metrics at the end of each epoch.
 
 `run.epochs` receives the objects that training changes. At each `yield` their state and that of all random numbers is
-pickled for the checkpoint; a training that continues gets both back. What a function does between a `yield` and the
-next epoch is not repeated then.
+pickled for the checkpoint, and both are restored when a training continues. Code between a `yield` and the next epoch
+is not repeated then.
 """
 
 import functools
@@ -23,7 +23,7 @@ from trainables.errors import DISK_FULL, FunctionError, TrainingError
 from trainables.train import Epoch
 
 END = object()
-"""Stands for the end of a function."""
+"""Marks the end of a function."""
 
 
 class Run:
@@ -35,7 +35,7 @@ class Run:
         self.seed = seed
         """Seed of this trial, with which the global generators of Python, numpy and torch are seeded."""
         self.device = device
-        """The granted GPU, or the CPU."""
+        """The GPU that the trial was granted, or the CPU."""
         self.max_epochs = max_epochs
         """Epochs of a trial that is not stopped."""
         self.number = number
@@ -43,19 +43,19 @@ class Run:
         self.history: list[dict[str, float]] = list(resume["history"]) if resume else []
         """Metrics of each epoch that has ended."""
         self.epoch = 0
-        """The epoch under way, from 1; 0 before the first."""
+        """Number of the running epoch, from 1; 0 before the first."""
         self._kept: dict[str, Any] | None = None
         self._pickled = resume["pickled"].numpy().tobytes() if resume else None
 
     def epochs(self, *objects: Any, **named: Any) -> Iterator[int]:
-        """Yield the numbers of the epochs that are left; the function ends each with one `yield`.
+        """Yield the numbers of the remaining epochs; the function ends each epoch with one `yield`.
 
         Before the first one, the state of the objects and of the random numbers is restored.
 
         Args:
             objects: All that training changes: model, optimizer, generators, lists and dicts. Those with `state_dict`
                 use it; others are pickled, and restored in place.
-            named: The same; messages have their names.
+            named: The same, with names that messages use.
 
         Raises:
             FunctionError: If an object cannot be restored in place, or an epoch yields nothing.
@@ -85,7 +85,7 @@ class Run:
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             cure = "give run.epochs only what training changes, without functions, files and locks"
             raise FunctionError(
-                f"an object of run.epochs cannot be kept in the checkpoint ({error}): {cure}"
+                f"an object of run.epochs cannot be stored in the checkpoint ({error}): {cure}"
             ) from error
         content = torch.frombuffer(pickled.getbuffer(), dtype=torch.uint8).clone()
         return {"epoch": len(self.history), "history": list(self.history), "pickled": content}
@@ -96,16 +96,16 @@ def train_own(
 ) -> Iterator[Epoch]:
     """Run a training function, one epoch each time the caller asks; it may end before `run.max_epochs`.
 
-    The random numbers of the function are its own: what is drawn outside of it changes none of them.
+    The random numbers of the function are its own: draws outside of it do not change them.
 
     Args:
         function: The function.
         params: Its arguments after `run`.
         run: Its first argument.
-        metric: What each epoch must yield.
+        metric: Metric that each epoch must yield.
 
     Raises:
-        FunctionError: If the function yields something else than a dict of numbers with the metric, once an epoch.
+        FunctionError: If the function does not yield a dict of numbers with the metric exactly once in each epoch.
         TrainingError: If it raises an error, or a number is not finite.
     """
     random.seed(run.seed)
@@ -144,7 +144,7 @@ def write_random(numbers: Mapping[str, Any]) -> None:
 
 
 def _pull(yielded: Any) -> Any:
-    """Return what the function yields next, or END."""
+    """Return the next value that the function yields, or END."""
     try:
         return next(yielded, END)
     except (FunctionError, TrainingError, torch.OutOfMemoryError, torch.AcceleratorError):
@@ -156,7 +156,7 @@ def _pull(yielded: Any) -> Any:
 
 
 def _check_metrics(metrics: Any, epoch: int, metric: str | None) -> dict[str, float]:
-    """Return what an epoch yielded as plain numbers."""
+    """Return the metrics that an epoch yielded, as plain numbers."""
     if not isinstance(metrics, dict) or not metrics:
         raise FunctionError(f"epoch {epoch} yielded {metrics!r:.80}: yield a dict of numbers, such as {{'loss': 0.5}}")
     if metric is not None and metric not in metrics:
@@ -180,7 +180,7 @@ def _check_metrics(metrics: Any, epoch: int, metric: str | None) -> dict[str, fl
 
 
 def _find_way(kept: Any, name: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:  # noqa: PLR0911 one a kind
-    """Return what reads the state of an object, and what writes it into the object."""
+    """Return two functions: one reads the state of an object, the other writes a state into it."""
     match kept:
         case _ if hasattr(kept, "state_dict") and hasattr(kept, "load_state_dict"):
             return kept.state_dict, kept.load_state_dict
@@ -211,7 +211,7 @@ def _refill(kept: Any, state: Any) -> None:
 
 
 class _Pickler(pickle.Pickler):
-    """Writes the name of a kept object where another one refers to it, so that both stay one object."""
+    """Writes only the name of a kept object where another object refers to it, so that it stays one object."""
 
     def __init__(self, file: io.BytesIO, kept: Mapping[str, Any]) -> None:
         super().__init__(file)

@@ -28,8 +28,8 @@ class PackInfo:
     """What a pack contains."""
 
     fingerprint: str
-    """SHA-256 of the files' names, sizes and CRCs, and of the settings that are not the default; 64 digits. It is equal
-    for a zip and for the folder it unpacks to."""
+    """SHA-256 of the files' names, sizes and CRCs, and of the settings that are not the default; 64 digits. A zip and
+    the folder of its files have the same one."""
     source: str
     """Folder or zip that was packed."""
     size: int
@@ -43,9 +43,10 @@ class PackInfo:
     skipped: list[str]
     """Files that are not images."""
     reasons: list[str]
-    """Reasons why they are not, in the same order."""
+    """Reasons why they are not images, in the same order."""
     leaked: int
-    """Number of training images whose pixels are also in test; they neither train nor validate."""
+    """Number of training images that are also in test, by their pixels; they are used neither to train nor to
+    validate."""
     duplicates: int
     """Number of other training images left out: second copies, and all copies of an image that is in both classes."""
 
@@ -74,7 +75,7 @@ def describe_images(data: Mapping[str, Any], test_fraction: float | None) -> lis
         total, size = sum(sum(own.values()) for own in data["counts"].values()), data["size"]
         notes.append(f"{resized:,} of {total:,} images had another size and were resized to {size}x{size} pixels.")
     if "val" in data.get("counts", ()):
-        notes.append("The data set's own val split validates; data.val_fraction has no effect.")
+        notes.append("The data set's own val split is used for validation; data.val_fraction has no effect.")
     if test_fraction is not None:
         notes.append(f"The test split is {test_fraction:g} of the images, chosen once by a hash of each file.")
     return notes
@@ -101,7 +102,7 @@ def split_train(
 
     Args:
         pack: Folder that `trainables.pack.pack` returned.
-        val_fraction: Fraction of the images that validates, in (0, 1).
+        val_fraction: Fraction of the images that is used for validation, in (0, 1).
         seed: Root of the draw, at least 0.
         max_images: Images in both parts together, at most; None is all.
 
@@ -190,10 +191,10 @@ def read_hashes(pack: Path, split: str) -> NDArray[np.uint64]:
 
 
 def locate(pack: Path, name: str, info: Mapping[str, Any]) -> Path:
-    """Return the path of a pack's file, given pack.json, after checking its size.
+    """Return the path of a pack's file after checking its size against pack.json.
 
     Raises:
-        InputError: If there is none, or it has another size.
+        InputError: If there is no such file, or it has another size.
     """
     if name not in info["files"]:
         raise InputError(f"{pack} has no {name}: delete the folder {pack} to pack it again")

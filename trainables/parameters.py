@@ -32,7 +32,7 @@ def list_parameters(taker: Any, skip: tuple[str, ...] = ()) -> Mapping[str, Para
         skip: Names to leave out.
 
     Raises:
-        InputError: If one has no type of the known ones, or no default of that type.
+        InputError: If a parameter has none of the known types, or no default of its type.
     """
     known = list(inspect.signature(taker).parameters.values())[0 if inspect.isclass(taker) else 1 :]
     try:

@@ -1,4 +1,4 @@
-"""Decodes an image file to RGB of one size, to the bit the same in training, audit and prediction.
+"""Decodes an image file to RGB of one size, with the same bits in training, audit and prediction.
 
 A file may come from a stranger. A damaged one raises ImageError with a reason and never crashes the process, and its
 memory is bounded. `trainables.source` reads the bytes.
@@ -92,7 +92,7 @@ class _Room:
 
     @contextlib.contextmanager
     def take(self, pixels: int) -> Iterator[None]:
-        """Wait until so many pixels are free, and hold them during the block."""
+        """Wait until this number of pixels is free, and hold them during the block."""
         with self._changed:
             self._changed.wait_for(lambda: self._free >= pixels)
             self._free -= pixels

@@ -32,7 +32,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def describe_hardware(device: torch.device) -> dict[str, str | int]:
-    """Return the hardware properties that the last bits of a training's results depend on."""
+    """Return the properties of the hardware on which the last bits of a training's results depend."""
     return {
         "type": device.type,
         "name": describe_device(device),
@@ -44,7 +44,7 @@ def describe_hardware(device: torch.device) -> dict[str, str | int]:
 
 
 def choose_precision(wanted: str, device: torch.device) -> str:
-    """Return the precision that training computes in; `auto` is bfloat16 where the device multiplies it natively."""
+    """Return the precision in which training computes; `auto` is bfloat16 if the device multiplies it natively."""
     if wanted != "auto":
         return wanted
     return "bfloat16" if device.type == "cuda" or multiplies_bfloat16() else "float32"
@@ -52,7 +52,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Answer whether this processor multiplies bfloat16 natively; elsewhere it is slower than float32."""
+    """Answer whether this processor multiplies bfloat16 natively; on other processors it is slower than float32."""
     known = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # torch 2.11 lacks it
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
@@ -69,7 +69,7 @@ def limit_threads(num_threads: int) -> None:
 
 
 def keep_memory() -> None:
-    """Let this process keep the memory that it frees; give back what an earlier trial has left.
+    """Let this process keep the memory that it frees; return the memory that an earlier trial has left.
 
     glibc returns each large tensor to the system, which clears its pages again at the next step: up to 7,600 page
     faults a step, and 1.1 to 1.9 times the time (LOG.md, 2026-11-29). No effect with another C library. The next trial
@@ -89,8 +89,8 @@ def limit_memory(device: torch.device, fraction: float) -> None:
     """Limit this process to a fraction of the GPU's memory, in (0, 1], so that no trial starves another.
 
     PyTorch's tensors and caches count, the CUDA context does not (about half a gigabyte a process). So 5 % of the
-    fraction are left to it, or the processes of a full GPU would exceed its memory. No effect on a CPU. The next trial
-    in the process may call this again.
+    fraction is reserved for the context; otherwise the processes of a full GPU would exceed its memory. No effect on a
+    CPU. The next trial in the process may call this again.
     """
     if device.type == "cuda":
         # PyTorch refuses a device without an index; None means the current one.
@@ -118,7 +118,7 @@ def read_peak_memory(device: torch.device) -> int | None:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return a context that computes in bfloat16 where that is safe, if that is the precision for this device."""
+    """Return a context that computes in bfloat16 where that is safe; it has no effect with another precision."""
     is_enabled = choose_precision(precision, device) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=is_enabled)
 

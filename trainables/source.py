@@ -26,7 +26,7 @@ from trainables.errors import ImageError, InputError
 from trainables.files import MAX_BYTES, TOO_LONG, find_files, get_status, read_file
 
 CHUNK = 512
-"""Files that a thread reads or decodes at a time."""
+"""Number of files that a thread reads or decodes at a time."""
 CLUTTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
 """Files that file managers create; hidden files are ignored too."""
 LAYOUT = "{train,test}/{CLASS,CLASS}/**"
@@ -84,7 +84,7 @@ class Folder:
         return sorted(name for name in found if not is_hidden(name))
 
     def measure(self, files: Mapping[str, str]) -> list[Member]:
-        """Return files, given their names by their paths, as members; each is read to compute its CRC."""
+        """Return files (path -> name) as members; each file is read to compute its CRC."""
         with ThreadPoolExecutor() as pool:
             measured = pool.map(lambda chunk: [self._measure(*each) for each in chunk], cut([*files.items()]))
             return list(itertools.chain.from_iterable(measured))
@@ -100,7 +100,7 @@ class Folder:
     def _measure(self, path: str, name: str) -> Member:
         try:
             data = self.read(path)
-        except ImageError:  # reading it again will raise it again
+        except ImageError:  # the packing reads the file again and then gets the same error
             return Member(name=name, path=path, crc=0, size=0)
         return Member(name=name, path=path, crc=zlib.crc32(data), size=len(data))
 
@@ -156,7 +156,7 @@ class Archive:
             with self._file.open(entry) as file:
                 return file.read(entry.file_size + 1)  # one byte more: zipfile reaches the end and compares the CRC
         except (OSError, *CORRUPT) as error:
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a negative offset causes
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a negative offset causes EINVAL
                 raise
             raise InputError(f"{self.path} is corrupt at {path} ({error}): fetch it again") from error
 
@@ -165,7 +165,7 @@ Source = Folder | Archive
 
 
 def is_hidden(path: str) -> bool:
-    """Answer whether a path inside a source is hidden, or one that a file manager creates."""
+    """Answer whether a path inside a source is hidden, or is a file that file managers create."""
     return any(part.startswith(".") or part in CLUTTER for part in path.split("/"))
 
 
@@ -193,7 +193,7 @@ def sign_source(source: Path, settings: str, paths: Iterable[str]) -> str:
 
     Args:
         source: Folder or zip.
-        settings: What the pack depends on besides.
+        settings: The settings of the pack, as text.
         paths: Files in a folder that count; "" is the source itself.
     """
     digest = hashlib.sha256(f"{source.resolve()}{settings}".encode(errors="surrogateescape"))
@@ -227,7 +227,7 @@ def open_source(path: Path) -> Iterator[Source]:
 
 def describe_bad(source: Path, name: str, reason: str) -> str:
     """Return the message about a file that is not an image."""
-    return f"{source}: {name} {reason}: remove it, or skip such files (on_bad_image)"
+    return f"{source}: {name} {reason}: remove it, or skip such files with data.on_bad_image=skip"
 
 
 def cut(items: list[T]) -> list[list[T]]:

@@ -54,7 +54,7 @@ class Split:
     indices: Tensor
     """int64 (M,): indices of the images that belong to the split, ascending."""
     files: PackedFiles | None = None
-    """Files that images and labels are mapped from; None if they exist only in memory."""
+    """The files of the mapped images and labels; None if these exist only in memory."""
 
     def __len__(self) -> int:
         return self.indices.numel()
@@ -109,10 +109,10 @@ def open_test(pack: Path) -> Split:
 
 
 def open_elsewhere(pack: Path, left_out: Sequence[int] = ()) -> Split:
-    """Open images from elsewhere, which were packed with `Settings.classes`, without those that are left out.
+    """Open images of another source, which were packed with `Settings.classes`, without those that are left out.
 
     Raises:
-        InputError: If the pack is damaged, or that of a data set.
+        InputError: If the pack is damaged, or is the pack of a data set.
     """
     whole = _open_split(pack, SOURCE)
     kept = torch.ones(len(whole), dtype=torch.bool)

@@ -18,23 +18,24 @@ from trainables.seed import derive_seed
 from trainables.splits import Split
 
 WARM_UP = 3
-"""Steps before a recording, in which libraries load and pick algorithms. Source: PyTorch's notes on CUDA graphs."""
+"""Number of steps before a recording, in which libraries load and pick algorithms. Source: PyTorch's notes on CUDA
+graphs."""
 
 
 class Step:
     """A training step, and sums over an epoch's steps. No method waits for the device."""
 
     remark = ""
-    """What a record adds to the device's name: why steps run without a CUDA graph on a device that has them."""
+    """Text that a record adds to the device's name: why steps run without a CUDA graph on a device that has them."""
 
     def __init__(self, config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split) -> None:
         """Prepare for training.
 
         Args:
-            config: What to train.
+            config: The training.
             model: On its device, with the initial weights; its tensors must stay at their addresses.
             optimizer: Of the model, with its initial state.
-            split: Images to learn from, on the model's device.
+            split: Training images, on the model's device.
         """
         device = split.images.device
         self._config, self._model, self._optimizer, self._split = config, model, optimizer, split
@@ -46,7 +47,7 @@ class Step:
 
     @contextlib.contextmanager
     def epoch(self, number: int) -> Iterator[None]:
-        """Run the steps of an epoch inside: sums start at zero, random draws depend on seed and epoch alone."""
+        """Run the steps of an epoch in this block: sums start at zero, random draws depend on seed and epoch alone."""
         seed = self._config.seed
         self._model.train()
         with seed_block(derive_seed(seed, "dropout", number), self._split.images.device):
@@ -90,7 +91,7 @@ class RecordedStep(Step):
 
     @contextlib.contextmanager
     def epoch(self, number: int) -> Iterator[None]:
-        """Run the steps of an epoch inside, ordered with what the caller's stream does before and after."""
+        """Run the steps of an epoch in this block, in order with the work of the caller's stream before and after."""
         outside = torch.cuda.current_stream(self._split.images.device)
         self._stream.wait_stream(outside)
         try:
@@ -111,7 +112,7 @@ class RecordedStep(Step):
             self._graph.replay()
 
     def _record(self) -> None:
-        """Record the step; if that fails, keep the reason. An error of the steps themselves is raised."""
+        """Record the step; if recording fails, keep the reason. An error of the steps themselves is raised."""
         with super().epoch(number=0):
             self._warm_up()
             try:
@@ -130,7 +131,7 @@ class RecordedStep(Step):
                 self._graph = graph
 
     def _renew_generators(self) -> None:
-        """Replace the states of generators, which a failed recording leaves in its mode; each epoch seeds them."""
+        """Replace the generators' states, which a failed recording leaves in recording mode; each epoch seeds them."""
         device = self._split.images.device
         self._augmentation = torch.Generator(device)
         if device.type == "cuda":

@@ -6,7 +6,7 @@ from typing import Literal
 TILE_SIDES = (322, 323)
 """Tags for width and height of a tile."""
 TILE_BYTES = {3: 2, 4: 4}
-"""Bytes of a number by the types that these tags may have: SHORT and LONG."""
+"""Type of these tags -> bytes of its number: SHORT and LONG."""
 
 
 def measure_tile(data: bytes, start: int) -> int:

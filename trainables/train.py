@@ -23,17 +23,18 @@ from trainables.splits import Split
 from trainables.step import STEPS, Step
 
 EVAL_BATCH_SIZES = {"cpu": 128, "cuda": 256}
-"""Type of device -> images in a forward pass without gradients. On a CPU 32 to 512 are equally fast if memory is kept,
-and 128 take less of it; without `keep_memory`, page faults make 512 2.4 times as slow for the paper's CNN (LOG.md,
-2026-11-29). On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels, holds about 4 maps of 256 x 128 x 128
-for each image: 9 GB in bfloat16."""
+"""Type of device -> images in a forward pass without gradients. On a CPU 32 to 512 images are equally fast if memory is
+kept, and 128 need less memory; without `keep_memory`, page faults make 512 images 2.4 times as slow for the paper's CNN
+(LOG.md, 2026-11-29). On CUDA the largest model, ResNet-50 with the 3x3 stem at 128 pixels, holds about 4 maps of 256 x
+128 x 128 for each image: 9 GB in bfloat16."""
 
 EVAL_PRECISIONS = {"cpu": "float32", "cuda": "bfloat16"}
-"""Type of device -> precision of predictions, so that a model's threshold, test and export agree. Training had the same
-before its precision was recorded. Validation after an epoch, which ranks trials alone, has that of training."""
+"""Type of device -> precision of predictions. It is fixed so that a model's threshold, test and export agree. In
+records without a precision, training had the same one. Validation after an epoch, which only ranks trials, has that of
+training."""
 
 NUM_FITTED = 1000
-"""Training images from which a network may compute what it keeps fixed."""
+"""Number of training images from which a network may compute its fixed weights."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +44,14 @@ class Epoch:
     number: int
     """From 1."""
     metrics: dict[str, float]
-    """Metrics of the training, of its speed, and of the validation split if there is one."""
+    """Metrics of training and of its speed, and of the validation split if there is one."""
     remark: str = ""
-    """What a record adds to the device's name: why steps run without a CUDA graph on a device that has them."""
+    """Text that a record adds to the device's name: why steps run without a CUDA graph on a device that has them."""
     state: Callable[[], dict[str, Any]]
     """Returns a copy of the state to resume from; valid until the next epoch is asked for.
 
-    `model` are the weights to predict with. With `ema_decay` they are the average, and `last` are the trained weights.
-    `precision` is what the training computes in, also if it continues on another machine.
+    `model` has the weights for predictions. With `ema_decay` they are the average, and `last` has the trained weights.
+    `precision` is that of the training, which it keeps if it continues on another machine.
     """
 
 
@@ -65,18 +66,18 @@ def train(
     """Train a model, one epoch each time the caller asks.
 
     Args:
-        config: What to train.
-        train_split: Images to learn from.
+        config: The training.
+        train_split: Training images.
         val_split: Images to validate on after each epoch, or None.
-        device: Where to train.
-        resume: A state of `Epoch.state`. Training continues with the next epoch, to the bit as without interruption.
+        device: Device to train on.
+        resume: A state of `Epoch.state`. Training continues with the next epoch, with the same bits as without a stop.
 
     Raises:
         InputError: If the training split is empty, or the initial weights cannot be loaded.
         TrainingError: If the loss is NaN or infinite.
     """
     if not len(train_split):
-        raise InputError("the training split holds 0 images; give it at least 1")
+        raise InputError("the training split holds 0 images: give it at least 1")
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     before = {} if resume is None else {"precision": EVAL_PRECISIONS[device.type], **resume}
@@ -141,7 +142,7 @@ def predict(
     Args:
         model: Moved to the device and set to evaluation mode.
         split: Images to score.
-        device: Where to compute.
+        device: Device to compute on.
         flip_average: Return the mean of the logits of each image and its mirror image, at twice the cost.
         deterministic: Whether CUDA uses only algorithms that are reproducible to the bit.
 
@@ -171,7 +172,7 @@ def score_batch(
 
 
 def _train_epoch(training: _Training, step: Step, split: Split, number: int) -> dict[str, float]:
-    """Train one epoch in whole batches; the first wait for the device is at the end."""
+    """Train one epoch in whole batches; the code waits for the device only at the end."""
     config, average, device = training.config, training.average, split.images.device
     num_steps = len(split) // step.batch_size
     shuffling = build_generator(device, derive_seed(config.seed, "shuffling", number))

@@ -43,7 +43,7 @@ def restore_model(config: Architecture, weights: Mapping[str, Tensor], *, size: 
 
 
 def copy_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a model's weights as a file stores them: on the CPU, and each in memory of its own, also tied ones."""
+    """Return a model's weights as a file stores them: on the CPU, each in memory of its own, even if they are tied."""
     return {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()
     }
@@ -53,12 +53,12 @@ def check_model(name: str, training: TrainConfig, save: Callable[[dict[str, Tens
     """Check that a model of the user can be built, saved and restored, and that it gives one logit for each image.
 
     Args:
-        name: Of the architecture.
-        training: Of the model.
-        save: Writes the weights of every trained model; raises an error for those that it cannot write.
+        name: Name of the architecture.
+        training: A training of the model.
+        save: Function that writes the weights of a trained model; it raises an error if it cannot write them.
 
     Raises:
-        InputError: If it cannot, or does not.
+        InputError: If one of these steps fails, or the output has another shape.
     """
     step = "built"
     try:

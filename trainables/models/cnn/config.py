@@ -24,7 +24,8 @@ class CnnConfig:
     whiten: bool = False
     """Whether 24 fixed 2x2 filters come first, which decorrelate the pixels of the training images."""
     pool: Literal["last", "first"] = "last"
-    """Convolution of a block that max-pooling follows: its last; or its first, so that a second one costs a quarter."""
+    """Convolution of a block after which max-pooling comes: the last, or the first, so that a second one costs a
+    quarter."""
     batch_norm: bool = False
     """Whether batch normalisation follows each convolution."""
     head: Literal["flatten", "gap"] = "flatten"
@@ -57,7 +58,7 @@ class CnnConfig:
 
     @staticmethod
     def without_effect(size: int) -> Mapping[tuple[str, int], tuple[str, ...]]:
-        """Return by a parameter with its value: the parameters that have no effect then."""
+        """Return (parameter, value) -> the parameters that have no effect then."""
         single = [("num_blocks", blocks) for blocks in range(1, 6) if size >> blocks == 1]
         return {
             ("num_blocks", 1): ("growth",),

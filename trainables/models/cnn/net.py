@@ -10,8 +10,8 @@ from trainables.models.head import build_head
 def build_cnn(config: CnnConfig, size: int) -> nn.Sequential:
     """Build the network; CnnConfig() at 32 pixels is the paper's, with 141,345 parameters.
 
-    ReLU follows the max-pooling: the result, forward and backward, is that of the other order, at a quarter of ReLU's
-    cost. That saves 10 to 20 % of a step on a CPU.
+    ReLU follows the max-pooling: forward and backward results equal those of the other order, and ReLU costs a quarter.
+    That saves 10 to 20 % of a step on a CPU.
     """
     layers: list[nn.Module] = []
     channels, side = 3, size

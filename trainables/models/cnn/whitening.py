@@ -9,7 +9,7 @@ from torch.nn import functional
 
 SIDE = 2
 NUM_FILTERS = 2 * 3 * SIDE**2
-"""Each eigenvector of the patches' covariance, and its negative, which ReLU would lose."""
+"""Number of filters: each eigenvector of the patches' covariance, and its negative, which ReLU would remove."""
 SMALLEST = 5e-4
 """Added to each variance, so that noise is not scaled up. Source: as above, listing 4."""
 

@@ -12,11 +12,11 @@ class ResNet50Config:
     """torchvision's ResNet-50 with a single-logit head."""
 
     stem: Literal["imagenet", "cifar", "half"] = "imagenet"
-    """First layers: 7x7, stride 2, with max-pooling (imagenet); 3x3, stride 1, without (cifar; He et al. 2016, section
-    4.2); or 3x3, stride 2, without (half)."""
+    """First layers: 7x7, stride 2, with max-pooling (imagenet); 3x3, stride 1, without pooling (cifar; He et al. 2016,
+    section 4.2); or 3x3, stride 2, without pooling (half)."""
     trainable_stages: int = 5
-    """Number of stages that train, counted from the head, in [0, 5]: layer4, layer3, layer2, layer1, stem. Random
-    initial weights always train: all of them if `weights` is none, and those of a 3x3 stem."""
+    """Number of stages that train, counted from the head, in [0, 5]: layer4, layer3, layer2, layer1, stem. Stages with
+    random initial weights always train: all stages if `weights` is none, and a 3x3 stem."""
     hidden_layers: int = 0
     """Hidden dense layers in the head, in [0, 3]."""
     hidden_units: int = 256
@@ -37,16 +37,16 @@ class ResNet50Config:
 
     @staticmethod
     def without_effect(size: int) -> Mapping[tuple[str, int | str], tuple[str, ...]]:  # noqa: ARG004 the contract's name
-        """Return by a parameter with its value: the parameters that have no effect then."""
+        """Return (parameter, value) -> the parameters that have no effect then."""
         return {("hidden_layers", 0): ("hidden_units",), ("weights", "none"): ("trainable_stages",)}
 
     def check(self, *, size: int, batch_size: int) -> None:
-        """Check that a batch can train: batch normalisation needs two values, and a 1x1 map has one for each image.
+        """Check that a batch can train: batch normalisation needs two values, and a 1x1 map has one an image.
 
         The last maps have 1/32 of the images' side with the stem imagenet, 1/16 with half, and 1/8 with cifar.
 
         Raises:
-            InputError: If it cannot.
+            InputError: If the batch is too small.
         """
         is_normalised = self.weights == "none" or self.trainable_stages >= 1
         if is_normalised and self.stem == "imagenet" and max(size, self.input_size) <= 32 and batch_size < 2:

@@ -13,11 +13,11 @@ from trainables.models.resnet50.config import ResNet50Config
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Statistics that torchvision's weights were trained with. Source: torchvision.transforms, ImageClassification."""
+"""Statistics of the inputs for torchvision's weights. Source: torchvision.transforms, ImageClassification."""
 
 
 class ResNet50(ResNet):
-    """ResNet-50 (He et al. 2016, arXiv:1512.03385, table 1), names of weights as in torchvision."""
+    """ResNet-50 (He et al. 2016, arXiv:1512.03385, table 1); its weights have torchvision's names."""
 
     mean: Tensor
     std: Tensor
@@ -52,7 +52,7 @@ class ResNet50(ResNet):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (N, 3, size, size) in [0, 1] to logits (N,).
 
-        The paper feeds [0, 1]; pretrained weights get inputs normalised as in their training.
+        Inputs are in [0, 1] as in the paper; for pretrained weights they are normalised as in the pretraining.
         """
         if self.is_pretrained:
             images = (images - self.mean) / self.std

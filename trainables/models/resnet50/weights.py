@@ -20,7 +20,7 @@ def locate_imagenet() -> Path:
 
 
 def load_initial(model: nn.Module, config: ResNet50Config) -> None:
-    """Load the weights that training starts from; the head keeps its random ones, and so does a 3x3 stem.
+    """Load the weights that training starts from; the head and a 3x3 stem keep their random weights.
 
     Raises:
         InputError: If they cannot be fetched, found or loaded.
