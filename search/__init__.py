@@ -13,7 +13,7 @@ from typing import Any
 def __getattr__(name: str) -> Any:
     if name not in ("Choice", "Range"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from search.config import space  # with Optuna, which a command that needs none does not load
+    from search.config import space  # imports Optuna, which not every command needs
 
     return getattr(space, name)
 
@@ -21,9 +21,9 @@ def __getattr__(name: str) -> Any:
 def search(
     function: Callable[..., Any], space: Mapping[str, Any], *, name: str, accept_changes: bool = False, **settings: Any
 ) -> Any:
-    """Search the parameters of a training function; the same call again continues where it was.
+    """Search the parameters of a training function; the same call again continues the search.
 
-    Call it below `if __name__ == "__main__":`, since the workers import the function from its file.
+    Call it below `if __name__ == "__main__":`, because the workers import the function from its file.
 
     Args:
         function: A generator function at the top of a module. Its first argument is a `trainables.own.Run`; it yields a
@@ -35,7 +35,7 @@ def search(
             num_trials, max_epochs, sampler, ...).
 
     Returns:
-        The trials that have a value, the best first: see `params`, `epochs` and `get_peak()` of each.
+        The trials that have a value, the best first: each has `params`, `epochs` and `get_peak()`.
 
     Raises:
         InputError: If the study cannot start; a script ends with one sentence and exit code 2 instead.
@@ -46,7 +46,7 @@ def search(
     from search.config.schema import StudyConfig
     from search.config.space import Choice, Range
     from search.listeners.status import rank_trials
-    from search.run import run_search  # with Ray, which a worker that imports the user's module does not need here
+    from search.run import run_search  # imports Ray, which a worker that imports the user's module does not need
 
     is_script = not inspect.isfunction(function) or function.__module__ == "__main__"
     with _end_script() if is_script else contextlib.nullcontext():

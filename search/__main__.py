@@ -1,4 +1,4 @@
-"""All commands: `python -m search COMMAND`, or `cifake-search COMMAND` where the project is installed."""
+"""All commands: `python -m search COMMAND`, or `cifake-search COMMAND` if the project is installed."""
 
 import importlib
 import sys
@@ -10,16 +10,16 @@ COMMANDS = {
     "run": ("search.run", "search, retrain the winners, test each once, write the report"),
     "evaluate": ("search.commands.evaluate", "retrain and test the winners of a study again, or with other choices"),
     "inspect": ("search.commands.inspect", "show the state of a study: budget, best trials, rungs, failures"),
-    "ask": ("search.commands.ask", "put a configuration in line while a study is searched"),
-    "stop": ("search.commands.stop", "end a search that runs, or one of its trials, in good order"),
+    "ask": ("search.commands.ask", "enqueue a configuration while a search runs"),
+    "stop": ("search.commands.stop", "end a running search, or one of its trials, in good order"),
     "dashboard": ("search.commands.dashboard", "show a study in the browser"),
-    "sync": ("search.commands.sync", "upload to Weights & Biases what it lacks of a study"),
+    "sync": ("search.commands.sync", "upload the data of a study that Weights & Biases lacks"),
     "audit": ("search.commands.audit", "describe a data set: counts, bad files, copies, near-duplicates, colour"),
-    "predict": ("search.commands.predict", "say the class of pictures"),
+    "predict": ("search.commands.predict", "classify pictures with a trained model"),
     "export": ("search.commands.export", "write a trained model as ONNX"),
-    "reproduce": ("search.commands.reproduce", "train stored models again and compare"),
+    "reproduce": ("search.commands.reproduce", "train stored models again and compare the results"),
 }
-"""Name -> module with its `main`, and what it does. A module is imported when its command is called."""
+"""Name -> module with its `main`, and purpose. A module is imported when its command is called."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The story of a search: read the study, open it, run its trials, evaluate the winners, write the report.
+"""A search from start to end: read the study, open it, run its trials, evaluate the winners, write the report.
 
 python -m search.run [CONFIG] [--set PATH=VALUE ...] [--name NAME] [--resume] [--accept-changes]
     [--dry-run] [--plain] [--code FOLDER]
@@ -38,24 +38,24 @@ from search.study import Study, check_search
 from trainables.errors import InputError
 
 DEFAULT_CONFIG = Path("configs/local.yaml")
-"""Below `ROOT`: the studies in configs/ are installed with the packages."""
+"""Path below `ROOT`: the studies in configs/ are installed with the packages."""
 
 
 def main(
     config: Annotated[
-        Path | None, typer.Argument(help=f"Study file, or a shipped one; {DEFAULT_CONFIG} by default.")
+        Path | None, typer.Argument(help=f"Study file, your own or a shipped one; by default {DEFAULT_CONFIG}.")
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a key.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the study and of its folder in results/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the study of this name.")] = False,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Continue although settings, data or code differ; recorded.")
+        bool, typer.Option("--accept-changes", help="Resume although settings, data or code differ; this is recorded.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; train nothing.")] = False,
     plain: Annotated[bool, typer.Option("--plain", help="One line per event instead of the live view.")] = False,
     code: CodeOption = None,
 ) -> None:
-    """Search both architectures, retrain the winners, test them, and write the comparison."""
+    """Search, retrain the winners, test each once, and write the report."""
     with explain_errors("the same command with --resume"):
         overrides = [*(settings or []), *([f"name={json.dumps(name)}"] if name is not None else [])]
         stored = resume and config is None
@@ -70,14 +70,14 @@ def main(
 
 
 def _locate(config: Path | None) -> Path:
-    """Return a study's file: the shipped default, the named one, or the shipped one where that does not exist."""
+    """Return a study's file: the shipped default, the named file, or the shipped file of that name if it is missing."""
     if config is None:
         return ROOT / DEFAULT_CONFIG
     return ROOT / config if config.parts[:1] == ("configs",) and not config.exists() else config
 
 
 def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
-    """Return the configuration of the stored study that the overrides name, as it was started last."""
+    """Return the configuration of the stored study that the overrides name, as it was last started."""
     wanted: dict[str, Any] = {"results": "results", "name": load(ROOT / DEFAULT_CONFIG).name}
     for override in overrides:
         set_value(wanted, override)
@@ -112,7 +112,7 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
     packed = None if config.trainable else prepare_data(config, console)
     sources: list[Any] = []
     if packed and config.evaluation.also:
-        from search.datasets.sources import prepare_sources  # with torch, before the trials only for those who name any
+        from search.datasets.sources import prepare_sources  # imports torch, so only if the study has sources
 
         sources = prepare_sources(config, packed, console)
     prepare_weights(config)
@@ -150,7 +150,7 @@ def _is_over(config: StudyConfig, packed: Path | None, sources: Sequence[Any]) -
     if packed is None:
         return True
     from search.evaluation.choices import check_winners
-    from search.evaluation.evaluate import is_trained  # with torch
+    from search.evaluation.evaluate import is_trained  # imports torch
 
     return not check_winners(config, trials) and is_trained(config, load_manifest(config.directory), trials, sources)
 
@@ -158,7 +158,7 @@ def _is_over(config: StudyConfig, packed: Path | None, sources: Sequence[Any]) -
 def _search(
     opened: OpenStudy, packed: Path | None, nodes: Sequence[Node], console: Console, *, plain: bool
 ) -> tuple[Study, str | None]:
-    """Run the trials, if there are nodes; return the study, and why it halted early or None."""
+    """Run the trials, if there are nodes; return the study, and why it halted early, or None."""
     config, journal = opened.config, opened.journal
     with contextlib.ExitStack() as stack:
         trials = journal.load()
@@ -197,7 +197,7 @@ def _run_trials(
     checkpoints: TrialCheckpoints,
     inbox: Inbox,
 ) -> str | None:
-    from search.cluster.runner import run_study  # with all of Ray Tune, while the workers of a new Ray start
+    from search.cluster.runner import run_study  # imports Ray Tune while the workers of a new Ray start
 
     config = opened.config
     _clear_nodes(config, study)
@@ -223,8 +223,8 @@ def _clear_nodes(config: StudyConfig, study: Study) -> None:
 
 
 def evaluate(opened: OpenStudy, packed: Path | None, console: Console, notes: Sequence[str]) -> None:
-    """Evaluate the winners and write the report, as the command `evaluate` does; of a function report the search."""
-    from search.commands.evaluate import conclude  # with torch, pandas, matplotlib and plotly: no trial waits for them
+    """Evaluate the winners and write the report as the command `evaluate` does; for a function, report the search."""
+    from search.commands.evaluate import conclude  # imports torch, pandas, matplotlib and plotly: no trial waits
     from search.report.publish import publish_search
 
     if packed is None:

@@ -1,8 +1,8 @@
-"""A study: hands out trials, records their epochs, decides when they end. It knows the journal, and no worker.
+"""A study: hands out trials, records their epochs, and decides when they end. It knows the journal, but no worker.
 
-Its driver (Ray Tune in cluster/runner.py, a plain loop in the tests) does three things: `ask` for a trial, `report`
-each of its epochs, `fail` it when it breaks. Every fact is in the journal before anything acts on it, and everything
-here is rebuilt from the journal alone, so a killed study continues as if it had never stopped.
+Its driver (Ray Tune in cluster/runner.py, a plain loop in the tests) does three things: it calls `ask` for a trial,
+`report` for each of its epochs, and `fail` if it fails. Every fact is in the journal before anything acts on it, and
+the state of this class is rebuilt from the journal alone, so a killed study continues as if it had never stopped.
 """
 
 import time
@@ -43,7 +43,7 @@ class Study:
         self.trials = journal.load()
         """All trials by number."""
         self.num_epochs = sum(len(trial.epochs) for trial in self.trials)
-        """Epochs recorded over all trials; a counter, since it is read at every event."""
+        """Number of recorded epochs of all trials; it is counted because it is read at every event."""
         self._journal = journal
         self._listeners = listeners
         search = config.search
@@ -59,7 +59,7 @@ class Study:
         self._first = [trial.number for trial in own if trial.enqueued is None][: len(self._recipes)]  # of recipes
         self._waiting: deque[Trial] = deque()
         self._running: dict[int, Trial] = {}
-        self._ends: list[str | None] = []  # in their order: why a trial failed, or None
+        self._ends: list[str | None] = []  # for each trial that ended, in order: why it failed, or None
         self._stops = journal.list_stops()
         self._started = time.monotonic() - journal.elapsed_s
         self._replay()
@@ -71,7 +71,7 @@ class Study:
 
     @property
     def halt_reason(self) -> str | None:
-        """Why the study ends although trials are left, or None."""
+        """Why the study ends before its last trial, or None."""
         search = self.config.search
         spent = describe_spent(search, self.num_epochs, self.elapsed_s)
         exhausted = EXHAUSTED if self._proposer.is_exhausted and not (self._running or self._waiting) else None
@@ -80,7 +80,7 @@ class Study:
 
     @property
     def is_finished(self) -> bool:
-        """Whether every trial has ended and no other will be handed out."""
+        """Whether every trial has ended and no other will start."""
         return not self._waiting and not self._running and len(self.trials) >= self.config.search.num_trials
 
     def ask(self) -> Trial | None:
@@ -102,8 +102,8 @@ class Study:
     def report(self, number: int, metrics: Mapping[str, float], device: str, precision: str | None = None) -> bool:
         """Record an epoch of a trial and return whether the trial ends with it.
 
-        Nothing changes if the epoch is recorded already, since a resumed worker may report it again, or if the trial
-        has ended. A trial whose metric is missing or not a finite number fails.
+        Nothing changes if the trial has ended, or if the epoch is recorded already, since a resumed worker may report
+        it again. A trial whose metric is missing or not a finite number fails.
         """
         if number not in self._running:
             return True
@@ -136,7 +136,7 @@ class Study:
             self._end(trial, State.COMPLETE, f"its function ended after epoch {len(trial.epochs)}")
 
     def halt(self, reason: str) -> None:
-        """End every trial under way as pruned, for this reason."""
+        """End every unfinished trial as pruned, for this reason."""
         for trial in [*self._running.values(), *self._waiting]:
             self._end(trial, State.PRUNED if trial.epochs else State.FAIL, reason)
         self._waiting.clear()
@@ -158,12 +158,12 @@ class Study:
         return True
 
     def enqueue(self, point: Mapping[str, Any], request: str) -> None:
-        """Put a point that somebody asked for in line; nothing changes if the journal has this request."""
+        """Enqueue a point of `ask`; nothing changes if the journal has this request."""
         if trial := self._journal.enqueue(point, request):
             self._adopt(trial.number + 1)
 
     def _ask_scheduler(self, trial: Trial, epoch: int) -> bool:
-        """Report an epoch to the scheduler, which changes its rungs, and return whether the trial stops there.
+        """Report an epoch to the scheduler, which changes its rungs, and return whether the trial stops after it.
 
         A trial that is spared does not stop.
         """
@@ -172,7 +172,7 @@ class Study:
         return stop and not (self.config.search.spare_first and trial.number in self._first)
 
     def _propose(self) -> Trial | None:
-        """Return a new trial; None if every configuration of the space was one."""
+        """Return a new trial; None if every configuration of the space was already a trial."""
         number, is_first = len(self.trials), len(self._first) < len(self._recipes)
         recipe = self._recipes[len(self._first)] if is_first else None
         chosen = (
@@ -193,14 +193,14 @@ class Study:
         return trial
 
     def _adopt(self, stop: int) -> None:
-        """Take in the trials before a number that another program has added, or that somebody asked for."""
+        """Take in the trials below a number that another program or a request has added."""
         for foreign in self._journal.load_between(len(self.trials), stop):
             self.trials.append(foreign)
             if foreign.waits:
                 self._waiting.append(foreign)
 
     def _take_up(self, trial: Trial) -> Trial | None:
-        """Return a waiting trial, ready to be handed out; None if it was enqueued and cannot be trained."""
+        """Return a waiting trial, ready to start; None if it was enqueued and cannot be trained."""
         if not trial.waits:
             return trial
         try:
@@ -227,7 +227,7 @@ class Study:
             self._journal.note(trial, self._candidates[trial.architecture].sampler.judge(trial, state))
         self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
-        if state is State.FAIL and trial.epochs:  # its values count no longer
+        if state is State.FAIL and trial.epochs:  # its values no longer count
             self._progress = Progress(self.trials, self._journal.list_epochs())
         else:
             self._progress.add_end(trial)
@@ -237,7 +237,7 @@ class Study:
             listener.on_end(trial)
 
     def _replay(self) -> None:
-        """Bring samplers and schedulers to the end of the journal, and queue the unfinished trials."""
+        """Replay the journal into samplers and schedulers, and queue the unfinished trials."""
         own = [trial for trial in self.trials if not (trial.is_foreign or trial.waits)]
         for trial in own:
             self._candidates[trial.architecture].start(trial, is_first=trial.number in self._first)

@@ -1,4 +1,4 @@
-"""Chooses what is retrained, how often, and by which rule: by validation alone, recorded before any test."""
+"""Chooses which configurations are retrained, and how often: by validation alone, recorded before any test."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -23,10 +23,10 @@ RULE = (
     "retrained on train and validation {until}; tested once"
 )
 DISTINCT = "; of equal configurations the best trial alone"
-"""Addition to the rule where several configurations of an architecture are chosen."""
+"""Addition to the rule if several configurations of an architecture are chosen."""
 
 FRONT = "; also the trials on the front of {metric} and {cost}"
-"""Addition to the rule where the front is retrained too."""
+"""Addition to the rule if the front is retrained too."""
 
 
 def choose_winners(
@@ -34,8 +34,7 @@ def choose_winners(
 ) -> list[Trial]:
     """Return an architecture's best finished trials by their best validation metric, the earlier one in a tie.
 
-    Trials of the same configuration at this size of the images count once, as the best of them. None as `top_k`
-    returns all.
+    Of trials with the same configuration at this size of the images, only the best counts. None as `top_k` returns all.
     """
     ended = [trial for trial in trials if trial.architecture == architecture and is_finished(trial)]
     best: dict[frozenset[tuple[str, Any]], Trial] = {}
@@ -53,7 +52,7 @@ def check_winners(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
     """Check that there is something to retrain.
 
     Returns:
-        A sentence for each architecture that has no finished trial, or failed ones only.
+        A sentence for each architecture that has no finished trial, or only failed ones.
 
     Raises:
         InputError: If no architecture has one.
@@ -82,7 +81,7 @@ def choose(
 ) -> Choices:
     """Choose the winners, and the trials of the front, by validation.
 
-    A threshold or a temperature that validation gives is None.
+    A threshold or a temperature that validation will give is None.
     """
     wanted = config.evaluation
     # as float32, the type of the probabilities that are compared with it
@@ -120,9 +119,10 @@ def choose(
 
 
 def _choose_temperature(wanted: EvaluationConfig, rank: int) -> float | None:
-    """Return a temperature, None if validation gives it; one training on train alone takes as long as a retraining.
+    """Return a temperature; None if validation will give it.
 
-    So others than the winners have a temperature from validation only if their threshold comes from there too.
+    That needs a training on train alone, which takes as long as a retraining. So configurations other than the winners
+    have a temperature from validation only if their threshold comes from there too.
     """
     if not isinstance(wanted.temperature, str):
         return wanted.temperature
@@ -137,7 +137,7 @@ def describe_rule(config: StudyConfig) -> str:
 
 
 def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]:
-    """Return, by trial number, the recipe of `search.first` that the trial has, also if a sampler proposed it."""
+    """Return trial number -> the recipe of `search.first` that the trial has, even if a sampler proposed it."""
     found: dict[int, str] = {}
     for path, recipe in zip(config.search.first, config.recipes, strict=False):
         params = complete_params(recipe.architecture, recipe.params, config.data.size)
@@ -197,7 +197,7 @@ def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winn
 
 
 def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choices:
-    """Return these choices, with what validation measured for the last recorded ones if both choose the same models."""
+    """Return these choices; if the last recorded ones choose the same models, with their values from validation."""
     last = read_entry(evaluations[-1]) if evaluations else None
     if last is None or not last.is_same(choices):
         return choices
@@ -205,7 +205,7 @@ def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choice
 
 
 def build_entry(choices: Choices) -> dict[str, Any]:
-    """Return the entry for `evaluations`: what was chosen, when, and by which code."""
+    """Return the entry for `evaluations`: the choices, the time, and the commit."""
     winners = [dataclasses.asdict(winner) for winner in choices.winners]
     return {"chosen": stamp(), **dataclasses.asdict(choices), "winners": winners, "opened": None}
 

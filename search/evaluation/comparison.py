@@ -34,7 +34,7 @@ DETAILS = {
 }
 """Further metrics of our models; `negative` is the class with label 0."""
 UNCALIBRATED = {"ece_uncalibrated": "Calibration error without the temperature"}
-"""Metric of models whose temperature is not 1, which is shown only where there are such models."""
+"""Metric of models whose temperature is not 1, which is shown only if there are such models."""
 COSTS = ("macs", "training_seconds", "images_per_second_1", "images_per_second_256", "peak_memory_bytes")
 ENDS = ("", "_std", "_low", "_high")
 """Suffixes of a metric's columns: mean, deviation over seeds, 95 % interval over test images (not for `ece`)."""
@@ -49,9 +49,9 @@ class Difference:
     first: str
     second: str
     metrics: dict[str, tuple[float, Interval]]
-    """By name in METRICS: mean of the first minus mean of the second, with its interval."""
+    """Name in METRICS -> mean of the first minus mean of the second, with its interval."""
     pairings: dict[int, Pairing]
-    """McNemar's test by seed, between the two models of that seed."""
+    """Seed -> McNemar's test between the two models of that seed."""
 
 
 def summarize(result: Result) -> pd.DataFrame:
@@ -59,7 +59,7 @@ def summarize(result: Result) -> pd.DataFrame:
 
     Returns:
         COLUMNS. Metrics are in [0, 1]: means over the seeds, their sample standard deviations, and 95 % intervals
-        over test images; costs are means over the seeds; empty where unknown.
+        over test images. Costs are means over the seeds. Unknown values are empty.
     """
     distributions, others, groups = _resample(result), result.baselines | result.front, result.groups
     rows = [
@@ -154,10 +154,10 @@ def _summarize_seeds(name: str, models: Sequence[TestedModel]) -> dict[str, Any]
 
 @functools.lru_cache(maxsize=1)
 def _summarize_ensembles(result: Result) -> list[dict[str, Any]]:
-    """Return a row for the mean probability of the seeds of each winner that has several; cached as `_resample`.
+    """Return a row for the mean probability over the seeds of each winner that has several; cached like `_resample`.
 
-    It is one model, so it has no seeds and no deviation over them. Its cost is that of all its models, which are
-    trained and asked one after the other.
+    An ensemble is one model, so it has no seeds and no deviation over them. Its cost is the sum over its models, which
+    are trained and run one after the other.
     """
     rows = []
     for name, models in result.winners.items():
@@ -172,7 +172,7 @@ def _summarize_ensembles(result: Result) -> list[dict[str, Any]]:
 
 
 def _add_costs(models: Sequence[TestedModel]) -> dict[str, float]:
-    """Return the costs of models that run one after the other; those that one model lacks are missing."""
+    """Return the costs of models that run one after the other; a cost that one model lacks is missing."""
     known = {
         name: [model.cost[name] for model in models] for name in COSTS if all(name in each.cost for each in models)
     }

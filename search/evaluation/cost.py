@@ -16,11 +16,11 @@ from trainables.train import score_batch
 
 BATCH_SIZES = (1, 256)
 TIMING_S = 0.3
-"""Fewest seconds of measurement for one batch size; the result is the median."""
+"""Shortest measurement for one batch size, in seconds; the result is the median."""
 
 
 def count_weights(config: Architecture, *, size: int = IMAGE_SIZE) -> int:
-    """Return a model's parameters; no memory is taken for them."""
+    """Return the number of a model's parameters, without memory for them."""
     with torch.device("meta"):
         return count_parameters(config.build(size=size))
 
@@ -28,8 +28,9 @@ def count_weights(config: Architecture, *, size: int = IMAGE_SIZE) -> int:
 def count_work(config: Architecture, *, flip_average: bool, size: int = IMAGE_SIZE) -> float:
     """Return a model's multiply-accumulates per image, from its shapes alone.
 
-    Fake tensors count as those of a CPU: the models use autocast, which refuses the meta device. The model is built on
-    the meta device, since copies of fake tensors, which layers of transformers make, do not compute with each other.
+    The work is counted on fake tensors of a CPU, because the models use autocast, which refuses the meta device. The
+    model is built on the meta device, because layers of transformers copy tensors, and copies of fake tensors do not
+    work together.
     """
     with torch.device("meta"):
         model = config.build(size=size).eval()
@@ -46,7 +47,7 @@ def measure_cost(model: nn.Module, config: TrainConfig, *, device: torch.device)
     Returns:
         macs, images_per_second_1 and images_per_second_256. Other work on the machine slows the latter two.
     """
-    # Imported here: it looks for compilers and warns at incomplete CUDA, which the driver does not need.
+    # Imported here, because it looks for compilers and warns if CUDA is incomplete; the driver does not need it.
     from torch.utils.benchmark import Timer
 
     model.to(device).to(memory_format=torch.channels_last).eval()
@@ -71,7 +72,7 @@ def measure_cost(model: nn.Module, config: TrainConfig, *, device: torch.device)
 def _count_flops() -> Iterator[FlopCounterMode]:
     """Count the work of the block, in which attention and PyTorch's layers of transformers run without fusion.
 
-    The counter does not know their fused operations, and takes them for no work.
+    The counter does not know their fused operations, and would count them as no work.
     """
     is_fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

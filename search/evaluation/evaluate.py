@@ -38,7 +38,7 @@ from trainables.pack_info import load_info
 def is_trained(
     config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial], sources: Sequence[PackedSource]
 ) -> bool:
-    """Answer whether every retraining of the evaluation has its model already, so that no worker is needed."""
+    """Answer whether every retraining of the evaluation already has its model, so that no worker is needed."""
     choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"], sources))
     if any(map(choices.is_open, choices.winners)):
         return False
@@ -52,7 +52,7 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     """Retrain the winners and test each once; keep the models of an earlier evaluation.
 
     Args:
-        study: Open for writing, with Ray connected unless everything is trained.
+        study: The study, open for writing; Ray must be connected unless everything is trained.
         packed: Folder of the packed images.
         console: Shows the progress.
         notes: Sentences for the report.
@@ -82,7 +82,7 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
 
 
 def _choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, sources: Sequence[PackedSource]) -> Choices:
-    """Return what is retrained; the costs of the trials are counted only if `evaluation.front` needs them."""
+    """Return the choices; the costs of the trials are counted only if `evaluation.front` needs them."""
     wanted = config.evaluation
     front = find_front(list_points(config, trials), wanted.front_cost) if wanted.front else []
     numbers = [point.trial.number for point in front]
@@ -90,7 +90,7 @@ def _choose(config: StudyConfig, trials: Sequence[Trial], fingerprint: str, sour
 
 
 def load_result(study: OpenStudy) -> Result:
-    """Return the result of the last evaluation, from what is stored.
+    """Return the result of the last evaluation from the stored files.
 
     Raises:
         InputError: If there is none.
@@ -108,7 +108,7 @@ def load_result(study: OpenStudy) -> Result:
         known = describe_openings(evaluations, openings)
         what = " ".join(["there is no evaluation to report", *known]).rstrip(".")
         raise InputError(f"{config.location}: {what}: the same command without --report evaluates it")
-    missing = [f"The retraining {label} left no model." for label, model in found.items() if model is None]
+    missing = [f"The retraining {label} has no stored model." for label, model in found.items() if model is None]
     due = list_due(folder, [model.label for model in models], list_tests(read_entry(evaluations[-1])))
     missing += [
         f"{label} was not scored on {', '.join(test.name for test in each.tests)}." for label, each in due.items()
@@ -117,7 +117,7 @@ def load_result(study: OpenStudy) -> Result:
 
 
 def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) -> Choices:
-    """Return the choices with all that they need of validation."""
+    """Return the choices with all values that they need from validation."""
     runs = {
         winner.label: build_calibration(retrainer.config, trials, winner, choices)
         for winner in choices.winners
@@ -125,7 +125,7 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
     }
     if not runs:
         return choices
-    retrainer.console.print("Measuring on validation what the test must not decide, each by a training on train alone:")
+    retrainer.console.print("Measuring thresholds, temperatures or curves on validation, by trainings on train alone:")
     found = retrainer.calibrate(list(runs.values()))
     winners = []
     for winner in choices.winners:
@@ -142,7 +142,7 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
 
 
 def _complete(choices: Choices, winner: Winner, measured: Calibration) -> Winner:
-    """Return a winner with what it needs of validation."""
+    """Return a winner with the values that it needs from validation."""
     return dataclasses.replace(
         winner,
         threshold=measured.threshold if winner.threshold is None else winner.threshold,
@@ -152,7 +152,7 @@ def _complete(choices: Choices, winner: Winner, measured: Calibration) -> Winner
 
 
 def _describe_cure(winner: Winner) -> str:
-    """Return the settings with which nothing of a winner is measured on validation."""
+    """Return the settings with which a winner needs no measurement on validation."""
     cures = ["threshold=0.5"] if winner.threshold is None else []
     cures += ["temperature=1"] if winner.temperature is None else []
     return " with ".join(f"evaluation.{cure}" for cure in cures or ["max_train_images=null"])
@@ -161,10 +161,10 @@ def _describe_cure(winner: Winner) -> str:
 def _retrain(
     retrainer: Retrainer, retrainings: Sequence[Retraining], study: OpenStudy
 ) -> dict[str, TestedModel | Failure]:
-    """Return by label every tested model, or why there is none; retrain only what has no model."""
+    """Return label -> tested model, or why there is none; train only the retrainings without a model."""
     stored = {each.label: load_tested(retrainer.folder.path, each) for each in retrainings}
     found: dict[str, TestedModel | Failure] = {label: model for label, model in stored.items() if model is not None}
-    for label in found:  # a kill after the record was written leaves the checkpoint
+    for label in found:  # a kill after the record was written may have left the checkpoint
         retrainer.folder.delete_checkpoint(label)
     if pending := [each for each in retrainings if each.label not in found]:
         retrainer.console.print("Retraining the winners on train and validation, testing each once:")
@@ -180,7 +180,7 @@ def _score_further(
     choices: Choices,
     study: OpenStudy,
 ) -> list[str]:
-    """Score the models on what they lack of the further tests; return a sentence for each that failed."""
+    """Score the models on the further tests that they lack; return a sentence for each failure."""
     due = list_due(retrainer.folder.path, [model.label for model in models], list_tests(choices))
     if not due:
         return []

@@ -1,4 +1,4 @@
-"""Trade-offs: the trials whose metric no trial reaches at a lower cost, over all architectures."""
+"""Trade-offs: the trials whose metric no other trial reaches at a lower cost, over all architectures."""
 
 import dataclasses
 import functools
@@ -19,27 +19,27 @@ class Point:
 
     trial: Trial
     costs: Mapping[FrontCost, float]
-    """Unknown ones are missing."""
+    """Cost -> value; unknown costs are missing."""
     reason: str | None = None
-    """Why parameters or multiply-accumulates are missing, if they are."""
+    """Why parameters or multiply-accumulates are missing; None if they are known."""
 
 
 def list_points(config: StudyConfig, trials: Sequence[Trial]) -> list[Point]:
-    """Return the finished trials by number; of equal configurations the best alone."""
+    """Return the finished trials by number; of equal configurations only the best."""
     names = dict.fromkeys(trial.architecture for trial in trials if not trial.is_foreign)
     found = [trial for name in names for trial in choose_winners(trials, name, None, config.data.size)]
     return [_measure(config, trial) for trial in sorted(found, key=lambda each: each.number)]
 
 
 def find_front(points: Sequence[Point], cost: FrontCost) -> list[Point]:
-    """Return the points that no other one beats in the metric or the cost without being worse in the other.
+    """Return the points for which no other one is better in metric or cost without being worse in the other.
 
     Args:
-        points: In any order; those of unknown cost are left out.
-        cost: The cost that counts.
+        points: Points in any order; those of unknown cost are left out.
+        cost: The cost that is compared.
 
     Returns:
-        The front, the cheapest first; points that are equal in both are all on it, or none is.
+        The front, the cheapest first; of points that are equal in both, all or none are on it.
     """
     known = [point for point in points if cost in point.costs]
     ordered = sorted(known, key=lambda point: (point.costs[cost], -point.trial.score, point.trial.number))
@@ -64,7 +64,7 @@ def _measure(config: StudyConfig, trial: Trial) -> Point:
             seed=0,
             size=config.data.size,
         )
-    except Exception as error:  # noqa: BLE001 other parameters than today's, or code that was not imported
+    except Exception as error:  # noqa: BLE001 parameters of another version, or code that was not imported
         return Point(trial=trial, costs=costs, reason=f"{type(error).__name__}: {error}")
     model: Any = built.model  # a frozen dataclass, so it can be hashed
     counted, reason = _count(model, flip_average=built.flip_average, size=built.size)

@@ -1,8 +1,8 @@
-"""Further tests of the stored models: which are due, and their logits on disk.
+"""Further tests of the stored models: which are missing, and their logits on disk.
 
 A further test scores a stored model on other images than the plain test split; nothing is trained. Its logits are one
-file in models/further, with the checksums of the model and of its content. So what is there and complete is not scored
-again, and a file of another model does not count.
+file in models/further, with the checksums of the model and of its content. So a complete file is not made again, and a
+file of another model does not count.
 """
 
 import contextlib
@@ -28,32 +28,32 @@ from trainables.metrics import to_probabilities
 from trainables.splits import Split
 
 FOLDER = "further"
-"""Folder below that of the models."""
+"""Folder in the folder of the models."""
 MAX_BYTES = 5 * MAX_TEST_IMAGES + 2**20
-"""Most bytes of a file: a logit and a label for each image, and what it is."""
+"""Most bytes of a file: a logit and a label for each image, and its description."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class FurtherTest:
-    """Images on which each model is scored without training; equal ones have the same logits of the same model."""
+    """Images on which each model is scored without training; equal tests of a model have equal logits."""
 
     kind: Literal["perturbation", "source"]
-    """Of the test split, or images from elsewhere."""
+    """`perturbation` of the test split, or `source` for images of another source."""
     name: str
-    """Of the perturbation or of the source."""
+    """Name of the perturbation or of the source."""
     fingerprint: str
-    """Of the images."""
+    """Fingerprint of the images."""
 
 
 Logits = tuple[NDArray[np.float32], NDArray[np.uint8]]
 """Logits (M,) and labels (M,)."""
 Opener = Callable[[], Iterable[Split]]
-"""Opens the images of a further test on a worker, in parts, so that not all are in memory; it is sent there."""
+"""Function, sent to a worker, that opens the images of a further test in parts, so that not all are in memory."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """What one model must be scored on."""
+    """The further tests that one model lacks."""
 
     weights: str
     """SHA-256 of the file of weights."""
@@ -70,11 +70,11 @@ def list_tests(choices: Choices) -> list[FurtherTest]:
 
 
 def list_due(folder: Path, labels: Iterable[str], tests: Sequence[FurtherTest]) -> dict[str, Due]:
-    """Return by label which tests a stored model lacks, or has damaged; models that lack none are left out.
+    """Return label -> tests of a stored model that are missing or damaged; models without such tests are left out.
 
     Args:
-        folder: The study's models.
-        labels: Of models that are whole.
+        folder: Folder of the study's models.
+        labels: Labels of complete models.
         tests: As `list_tests` gives them.
     """
     due = {}
@@ -88,23 +88,23 @@ def list_due(folder: Path, labels: Iterable[str], tests: Sequence[FurtherTest]) 
 def load_further(
     folder: Path, labels: Iterable[str], tests: Sequence[FurtherTest], truth: NDArray[np.uint8]
 ) -> list[FurtherResult]:
-    """Return what is stored of further tests.
+    """Return the stored results of further tests.
 
     Args:
-        folder: The study's models.
-        labels: Of models that are whole.
+        folder: Folder of the study's models.
+        labels: Labels of complete models.
         tests: As `list_tests` gives them.
         truth: Labels (M,) of the test images, which a perturbation keeps.
 
     Raises:
-        InputError: If a file is damaged, or of another model or of other images.
+        InputError: If a file is damaged, or belongs to another model or to other images.
     """
     records = [load_record(folder / (label + RECORD)) for label in labels] if tests else []
     results = []
     for test in tests:
         found, predictions = {}, {}
         for record in records:
-            with contextlib.suppress(FileNotFoundError):  # its scoring failed, as a note says
+            with contextlib.suppress(FileNotFoundError):  # its scoring failed; a note says so
                 logits, found[record.label] = load_logits(folder, record.label, test, record.sha256["weights"])
                 scaled = torch.from_numpy(logits).double() / record.tested.get("temperature", 1.0)
                 predictions[record.label] = to_probabilities(scaled).numpy()
@@ -141,14 +141,14 @@ def load_logits(folder: Path, label: str, test: FurtherTest, weights: str) -> Lo
     """Read the logits (M,) and labels (M,) of a further test.
 
     Args:
-        folder: The study's models.
-        label: Of the model.
-        test: Which one.
+        folder: Folder of the study's models.
+        label: Label of the model.
+        test: The further test.
         weights: SHA-256 of the model's file of weights.
 
     Raises:
         FileNotFoundError: If there are none.
-        InputError: If they are damaged, or those of another model or of other images.
+        InputError: If they are damaged, or belong to another model or to other images.
     """
     path = folder / name_file(label, test)
     cure = "evaluate the study again"
@@ -164,9 +164,9 @@ def load_logits(folder: Path, label: str, test: FurtherTest, weights: str) -> Lo
     except UNREADABLE:
         is_whole = False
     if not (is_whole and _is_sound(arrays)):
-        raise InputError(f"{path} is damaged or no file of logits: {cure}")
+        raise InputError(f"{path} is damaged, or not a file of logits: {cure}")
     if record != _describe(label, test, weights):
-        raise InputError(f"{path} is of another model or of other images: {cure}")
+        raise InputError(f"{path} belongs to another model or to other images: {cure}")
     return arrays["logits"], arrays["labels"]
 
 
@@ -201,6 +201,6 @@ def _is_sound(arrays: Mapping[str, NDArray[Any]]) -> bool:
 
 
 def _read_record(content: bytes) -> dict[str, Any]:
-    """Return the record in a sound safetensors file; the library reads metadata from a path alone."""
+    """Return the record in a sound safetensors file; the library can read metadata only from a path."""
     header = parse_json(content[8 : 8 + int.from_bytes(content[:8], "little")])
     return dict(parse_json(header["__metadata__"]["record"].encode()))

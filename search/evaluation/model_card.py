@@ -53,7 +53,7 @@ TEMPERATURE = "The probability is the sigmoid of the logit divided by the temper
 
 
 def describe_limits(size: int) -> str:
-    """Return the limits that every answer of a model for images of a size comes with."""
+    """Return the limits of every answer of a model for images of a size."""
     return f"The model knows only the kind of {size}x{size} images that it was trained on"
 
 

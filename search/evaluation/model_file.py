@@ -1,7 +1,7 @@
 """A trained model on disk: LABEL.safetensors, LABEL.json and LABEL.md, and its predictions.
 
-The record (LABEL.json) has the checksums of the other files. It is deleted first and written last. So a kill in between
-leaves weights without a record, which no command accepts as a model.
+The record (LABEL.json) has the checksums of the other files. It is deleted first and written last. So after a kill in
+between there are weights without a record, which no command accepts as a model.
 """
 
 import dataclasses
@@ -35,7 +35,7 @@ WEIGHTS, PREDICTIONS, RECORD, CARD = ".safetensors", ".predictions.safetensors",
 KINDS = {"weights": WEIGHTS, "predictions": PREDICTIONS}
 """Files whose checksum is in the record."""
 SIZE = -1
-"""Stands in ARRAYS for the height and width of the model's images."""
+"""Placeholder in ARRAYS for the height and width of the model's images."""
 ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
     "logits": ("float32", ()),
     "labels": ("uint8", ()),
@@ -57,7 +57,7 @@ class TrainedModel:
 
 
 def describe_preprocessing(classes: Sequence[str], config: TrainConfig) -> dict[str, Any]:
-    """Return how images are prepared, in training and prediction alike, and which class the probability is of."""
+    """Return how images are prepared, in training and prediction alike, and to which class the probability refers."""
     known = {"size": [config.size, config.size], **RULE, "range": [0.0, 1.0], "classes": list(classes)}
     return known | {"positive": classes[1], "flip_average": config.flip_average}
 
@@ -71,7 +71,7 @@ def save_model(
     """Write a model; an earlier one of the same label is replaced.
 
     Args:
-        folder: The study's models.
+        folder: Folder of the study's models.
         record: The record, without checksums.
         weights: The model's state dict.
         predictions: Arrays by name, for `load_predictions`.
@@ -81,7 +81,7 @@ def save_model(
     paths = {suffix: folder / (record.label + suffix) for suffix in (WEIGHTS, PREDICTIONS, RECORD, CARD)}
     make_folder(folder)
     paths[RECORD].unlink(missing_ok=True)
-    sync(folder)  # or a power cut could leave the earlier record with other files
+    sync(folder)  # otherwise a power cut could leave the earlier record with the new files
     paths[PREDICTIONS].unlink(missing_ok=True)
     contents = {"weights": _serialize(weights)}
     if predictions is not None:
@@ -104,7 +104,7 @@ def load_model(path: Path, code: Path | None = None) -> TrainedModel:
         InputError: If it is not a model, or weights or record are missing, damaged or altered.
     """
     if path.suffix != WEIGHTS:
-        raise InputError(f"{path} is not a model: give a .safetensors file of results/NAME/models")
+        raise InputError(f"{path} is not a model: give a .safetensors file in results/NAME/models")
     record = load_record(path.with_suffix(RECORD))
     consent({"search": {"architectures": [record.retraining["architecture"]]}}, code)
     weights = load_weights(path, record)

@@ -1,4 +1,4 @@
-"""The record of a trained model, and the one schema by which it is written and read."""
+"""The record of a trained model, and the schema by which it is written and read."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ class Retraining:
     seed: Index
     """Number of the retraining, from 0."""
     trial: Index
-    """Number of the trial whose configuration it is."""
+    """Number of the trial whose configuration is retrained."""
     params: dict[str, Value]
     train_seed: Index
     """Root of the retraining's random draws."""
@@ -51,10 +51,10 @@ class Retraining:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecord:
-    """Everything about a trained model that is needed to train it again and to compare."""
+    """All data about a trained model that are needed to train it again and to compare."""
 
     retraining: dict[str, Any]
-    """Fields of Retraining: whose configuration, seed, epochs, images."""
+    """Fields of Retraining: trial, seed, epochs, images."""
     parameters: dict[str, Any]
     """The configuration with every default written out, as `trainables.config.list_values` gives it."""
     tested: dict[str, Any]
@@ -66,7 +66,7 @@ class ModelRecord:
     code: dict[str, Any]
     """search.record.provenance.describe_code."""
     sha256: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Of the file of weights, and of the predictions if there are any."""
+    """SHA-256 of the file of weights, and of the predictions if there are any."""
 
     @property
     def label(self) -> str:
@@ -98,12 +98,12 @@ class ModelRecord:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """What a record must say of the preparation of images."""
+    """Fields of a record about the preparation of images."""
 
     size: tuple[Size, Size]
     """Height and width in pixels."""
     classes: Classes = CIFAKE
-    """Names in the order of their labels; the probability is of the second one."""
+    """Names of the classes in the order of their labels; the probability refers to the second one."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,9 @@
 """The openings of the test split, in study.yaml and in the journal: each has the hash of the previous one.
 
 An opening is recorded in the journal, then in study.yaml; then the test split is opened. After a kill between the first
-two steps, the entry in study.yaml is completed from the journal. So an opening that one of the two lacks was removed by
-hand. Removed from both, it shows if a later one follows. The last one, removed from both, does not show here, but its
-hash is in W&B's run of the evaluation and in the report.
+two steps, the entry in study.yaml is completed from the journal. So an opening that only one of the two has was removed
+by hand from the other. If an opening was removed from both, that is noticed if a later opening follows. If the last one
+was removed from both, that is not noticed here, but its hash is in W&B's run of the evaluation and in the report.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from search.evaluation.choices import stamp
 from search.record.choices import Stamp
 
 Opening = Mapping[str, Any]
-"""time, commit, dirty, previous (hash of the opening before, null for the first) and hash."""
+"""Has time, commit, dirty, previous (hash of the opening before; None for the first) and hash."""
 
 
 def build_opening(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def build_opening(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[
 
 
 def complete_entries(evaluations: Sequence[dict[str, Any]], journaled: Sequence[Opening]) -> None:
-    """Complete the entries whose opening a kill left in the journal alone.
+    """Complete the entries whose opening is only in the journal because of a kill.
 
     Raises:
         InputError: If such an opening is damaged.
@@ -41,7 +41,7 @@ def complete_entries(evaluations: Sequence[dict[str, Any]], journaled: Sequence[
 
 
 def describe_openings(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> list[str]:
-    """Return notes on how often the test split was opened, and on openings removed or changed since."""
+    """Return notes about how often the test split was opened, and about openings that were removed or changed later."""
     chained, unchained = _list_chained(evaluations, journaled), _list_unchained(evaluations)
     count = len(chained) + len(unchained)
     if not count:
@@ -52,7 +52,7 @@ def describe_openings(evaluations: Sequence[Mapping[str, Any]], journaled: Seque
     if unchained:
         notes.append(
             f"Openings of the test split that are not chained: {len(unchained)}. An earlier version recorded them, so "
-            "an opening removed before them does not show."
+            "it cannot be noticed if an opening before them was removed."
         )
     return [*notes, *_describe_faults(evaluations, journaled)]
 
@@ -76,7 +76,7 @@ def _describe_faults(evaluations: Sequence[Mapping[str, Any]], journaled: Sequen
 
 
 def _list_chained(evaluations: Sequence[Mapping[str, Any]], journaled: Sequence[Opening]) -> dict[str, Opening]:
-    """Return the openings that have a hash, by hash, those of the journal first."""
+    """Return hash -> opening, for those that have a hash, those of the journal first."""
     found = [*journaled, *(entry.get("opened") for entry in evaluations)]
     chained: dict[str, Opening] = {}
     for opening in found:

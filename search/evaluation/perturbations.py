@@ -1,6 +1,6 @@
-"""Changes of test images as they happen to pictures on their way: named, seeded, the same to the bit everywhere.
+"""Changes of test images, as pictures often have them: named, seeded, with the same bits on every machine.
 
-Pillow makes each image by itself, in integers. So a changed image depends on no batch size and no number of threads.
+Pillow changes each image by itself, in integers. So a changed image does not depend on batch size or threads.
 """
 
 import functools
@@ -25,7 +25,7 @@ def perturb(name: str, images: Tensor, indices: Tensor) -> Tensor:
     Args:
         name: One of PERTURBED.
         images: uint8 (B, size, size, 3).
-        indices: (B,), the place of each image in the test split, which seeds its noise.
+        indices: (B,), the index of each image in the test split, which seeds its noise.
 
     Returns:
         uint8 (B, size, size, 3).
@@ -111,4 +111,4 @@ WORDS = {
     "flip": "mirrored",
     "grey": "grey",
 }
-"""First part of a name -> what is done."""
+"""First part of a name -> description."""

@@ -1,4 +1,4 @@
-"""The result of an evaluation: everything that the report and the trackers show."""
+"""The result of an evaluation: all data that the report and the trackers show."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ RATES = (
     *("accuracy", "precision", "recall", "f1", "precision_fake", "recall_fake", "f1_fake"),
     *("auroc", "average_precision", "ece"),
 )
-"""Metrics in [0, 1]; those that end in _fake have the class with label 0 as the positive one."""
+"""Metrics in [0, 1]; for those that end in _fake, the class with label 0 is the positive one."""
 Key = tuple[str, int]
 """Architecture and rank, which identify a configuration."""
 
@@ -38,26 +38,27 @@ class TestedModel:
     parameters: Index
     """Parameters of the model."""
     threshold: Finite
-    """An image is called positive above this probability, a float32 below 1; below 0 if all images are."""
+    """An image is called positive above this probability, a float32 below 1; it is below 0 if all images are
+    positive."""
     metrics: dict[str, Finite]
-    """RATES, brier and loss; with a temperature other than 1 also ece_uncalibrated: the ece without it."""
+    """RATES, brier and loss; with a temperature other than 1 also ece_uncalibrated, the ece without the temperature."""
     confusion: tuple[tuple[Index, Index], tuple[Index, Index]]
     """Counts of test images by label: rows true, columns predicted."""
     cost: dict[str, Finite]
     """macs (per image), training_seconds, images_per_second_1 and images_per_second_256 (prediction at these batch
     sizes), peak_memory_bytes (of training: tensors on a GPU, else the whole process); unknown ones are missing."""
     temperature: Temperature = 1.0
-    """What the logits are divided by before they become probabilities."""
+    """Number by which the logits are divided before they become probabilities."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Calibration:
-    """What a training on train alone says of a winner, on validation."""
+    """Values of a winner that a training on train alone gives, on validation."""
 
     threshold: float
-    """Probability above which most validation images are called right."""
+    """Threshold with the highest accuracy on validation."""
     temperature: float
-    """With the least log loss on validation, or as the study sets it."""
+    """Temperature with the lowest log loss on validation, or as the study sets it."""
     curve: tuple[float, ...]
     """Metric of the study by epoch."""
 
@@ -76,20 +77,20 @@ class Mistake:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FurtherResult:
-    """What the models say of further images."""
+    """The probabilities of the models for further images."""
 
     kind: str
-    """`perturbation` of the test split, or `source` of images from elsewhere."""
+    """`perturbation` of the test split, or `source` for images of another source."""
     name: str
     labels: NDArray[np.uint8]
-    """(M,): 0 or 1; of a perturbation those of the test split."""
+    """(M,): 0 or 1; for a perturbation those of the test split."""
     predictions: dict[str, NDArray[np.float32]]
-    """(M,) by a model's label: probability of label 1; models that were not scored are missing."""
+    """Label of a model -> probabilities (M,) of label 1; models that were not scored are missing."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Result:
-    """Everything that a report shows."""
+    """All data that a report shows."""
 
     study: str
     """Name of the study."""
@@ -102,9 +103,9 @@ class Result:
     labels: NDArray[np.uint8]
     """(M,): 0 or 1, of every test image."""
     predictions: dict[str, NDArray[np.float32]]
-    """(M,) by a model's label: probability of label 1 of every test image, in [0, 1]."""
+    """Label of a model -> probabilities (M,) of label 1 of every test image, in [0, 1]."""
     mistakes: dict[str, list[Mistake]]
-    """By a model's label, the most confident first."""
+    """Label of a model -> its mistakes, the most confident first."""
     notes: list[str]
     """Sentences under the table."""
     further: list[FurtherResult] = dataclasses.field(default_factory=list)
@@ -146,7 +147,7 @@ class Result:
 
     @property
     def front(self) -> dict[Key, str]:
-        """Names of what is retrained for the front alone, by architecture and rank."""
+        """Names of the configurations that are retrained only for the front, by architecture and rank."""
         return {
             (winner["architecture"], winner["rank"]): f"{winner['architecture']}, trial {winner['trial']}"
             for winner in self._list_others()
@@ -154,5 +155,5 @@ class Result:
         }
 
     def _list_others(self) -> list[Mapping[str, Any]]:
-        """Return what is retrained besides the winners."""
+        """Return the configurations that are retrained in addition to the winners."""
         return [winner for winner in self.choices.get("winners", ()) if winner["rank"] > self.choices["top_k"]]

@@ -1,4 +1,4 @@
-"""Retrains the winners of a study: hands the retrainings to Ray and shows how far each is."""
+"""Retrains the winners of a study: runs the retrainings on Ray and shows their progress."""
 
 import dataclasses
 import functools
@@ -36,10 +36,10 @@ class Retrainer:
     folder: ModelFolder
     console: Console
     sources: Sequence[PackedSource] = ()
-    """Images from elsewhere, on which stored models are scored."""
+    """Images of other sources, on which stored models are scored."""
 
     def retrain(self, retrainings: Sequence[Retraining]) -> dict[str, TestedModel | Failure]:
-        """Train on all training images and test; return by label the tested model, or why there is none.
+        """Train on all training images and test; return label -> tested model, or why there is none.
 
         Raises:
             OSError: If a disk failed or is full; the finished models are kept.
@@ -48,7 +48,7 @@ class Retrainer:
         return self._run(retrainings, finish, val_fraction=None)
 
     def calibrate(self, retrainings: Sequence[Retraining]) -> dict[str, Calibration | Failure]:
-        """Train on train alone; return by label what validation says, or why there is nothing.
+        """Train on train alone; return label -> values from validation, or why there are none.
 
         Raises:
             OSError: If a disk failed or is full; the finished epochs are kept.
@@ -59,11 +59,11 @@ class Retrainer:
         return self._run(retrainings, finish, val_fraction=self.config.data.val_fraction)
 
     def score(self, retrainings: Sequence[Retraining], due: Mapping[str, Due]) -> dict[str, int | Failure]:
-        """Score stored models on further images; return by label the number of tests, or why it failed.
+        """Score stored models on further images; return label -> number of tests, or why it failed.
 
         Args:
-            retrainings: Of these models.
-            due: By label, what each lacks; a model that is not among them lacks nothing.
+            retrainings: The retrainings of these models.
+            due: Label -> tests that the model lacks; a model that is not in it lacks none.
 
         Raises:
             OSError: If a disk failed or is full; the finished tests are kept.
@@ -86,12 +86,12 @@ class Retrainer:
         return functools.partial(open_packed, build_delivery(self.config, packed.pack), packed.left_out)
 
     def run(self, jobs: Sequence[Job], work: Work) -> dict[str, Any]:
-        """Run jobs and return by label the result of each, or its Failure.
+        """Run jobs and return label -> result or Failure.
 
         Raises:
             TrainingError: If Ray Tune lost a job.
         """
-        from search.cluster.runner import run_jobs  # with all of Ray Tune
+        from search.cluster.runner import run_jobs  # imports Ray Tune
 
         columns = TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with (
@@ -136,7 +136,7 @@ class _Queue:
 
     def __init__(self, jobs: Sequence[Job], bars: Progress, console: Console, silence: Silence) -> None:
         self.results: dict[str, Any] = {}
-        """Result or Failure of each job that ended, by label."""
+        """Label -> result or Failure of each job that ended."""
         self._jobs = jobs
         self._waiting = deque(jobs)
         self._bars, self._console, self._silence = bars, console, silence

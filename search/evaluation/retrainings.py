@@ -1,4 +1,4 @@
-"""One retraining: its job, where its model and its checkpoint are stored, and its result if it has ended."""
+"""One retraining: its job, the places of its model and its checkpoint, and its result if it has ended."""
 
 import dataclasses
 import json
@@ -34,10 +34,10 @@ from trainables.names import require_imported
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """Where models and the checkpoints of their trainings are stored, on the node that asks."""
+    """The folder of models and of checkpoints of their trainings, on the node that uses it."""
 
     folder: str
-    """`~` is the home of the worker."""
+    """Path; `~` is the home of the worker."""
     url: str | None = None
     """URL of the study if it is in an object store, which then gets models and checkpoints too."""
 
@@ -67,10 +67,10 @@ class ModelFolder:
             Store(self.url).upload({f"models/{name}": self.path / name})
 
     def load(self, label: str, weights: str) -> TrainedModel:
-        """Load a model whose file of weights has this SHA-256, from the store if this node has another one or none.
+        """Load a model whose file of weights has this SHA-256, from the store if this node has another model or none.
 
         Raises:
-            InputError: If it is not there, damaged or altered.
+            InputError: If it is missing, damaged or altered.
         """
         try:
             is_here = load_record(self.path / f"{label}{RECORD}").sha256["weights"] == weights
@@ -99,12 +99,12 @@ def build_job(
     """Return the job of a retraining.
 
     Args:
-        retraining: What is trained.
+        retraining: The retraining.
         pack: Folder of the packed images.
-        granted: What the training may use.
+        granted: Resources of the training.
         number: Position among the jobs that run together.
-        folder: Keeps the checkpoint; None keeps none.
-        val_fraction: Share of the images that validates; None trains on all.
+        folder: Folder of the checkpoint; None keeps none.
+        val_fraction: Share of the images that is for validation; None trains on all.
         code: Folder of the user's own modules.
         sources: SHA-256 of these modules, as `hash_own` gives it.
     """
@@ -131,7 +131,7 @@ def build_job(
 
 
 def load_tested(folder: Path, retraining: Retraining) -> TestedModel | None:
-    """Return the result of this very retraining in an earlier evaluation; None if it is missing or incomplete."""
+    """Return the result of the same retraining in an earlier evaluation; None if it is missing or incomplete."""
     path = folder / (retraining.label + RECORD)
     if not path.exists():
         return None

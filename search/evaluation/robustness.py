@@ -1,4 +1,4 @@
-"""What changed test images cost the models: figures by perturbation, pure functions of the result."""
+"""Figures of the models on changed test images, by perturbation: pure functions of the result."""
 
 import dataclasses
 import functools
@@ -13,7 +13,7 @@ from search.evaluation.result import Result, TestedModel
 from search.evaluation.statistics import Interval, bound, call_real, resample_rights
 
 METRICS = ("accuracy", "recall_fake", "recall")
-"""Metrics that count right images: of all, of label 0, of label 1."""
+"""Metrics that count right images: of all images, of label 0, of label 1."""
 UNCHANGED = "unchanged"
 """Name of the plain test."""
 
@@ -26,12 +26,12 @@ class Estimate:
     deviation: float
     """Sample standard deviation over the seeds; NaN for one seed, and for a difference."""
     interval: Interval
-    """Over test images."""
+    """95 % interval over test images."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Robustness:
-    """A configuration on one kind of test images."""
+    """The figures of a configuration on one kind of test images."""
 
     model: str
     """Name of the configuration, as the comparison has it."""
@@ -39,28 +39,28 @@ class Robustness:
     """UNCHANGED, or one of search.config.fields.PERTURBATIONS."""
     seeds: int
     metrics: Mapping[str, Estimate]
-    """By name in METRICS."""
+    """Name in METRICS -> figure."""
     changes: Mapping[str, Estimate]
-    """The same minus those on unchanged images, paired by image."""
+    """Name in METRICS -> figure minus that on unchanged images, paired by image."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RobustnessDifference:
-    """Two architectures on one kind of test images."""
+    """The differences of two architectures on one kind of test images."""
 
     first: str
     second: str
     perturbation: str
     metrics: Mapping[str, Estimate]
-    """Of the first minus of the second, paired by image."""
+    """Name in METRICS -> figure of the first minus that of the second, paired by image."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Score:
     values: Mapping[str, list[float]]
-    """By metric, of each seed."""
+    """Metric -> value of each seed."""
     drawn: Mapping[str, NDArray[np.float64]]
-    """By metric, its mean over the seeds in each resample."""
+    """Metric -> mean over the seeds in each resample."""
 
 
 def measure_robustness(result: Result) -> list[Robustness]:

@@ -1,6 +1,6 @@
 """Statistics of predictions: scores, bootstrap intervals, the test of a difference.
 
-scikit-learn, torchmetrics and scipy are imported where they are used: no search waits two seconds for them.
+scikit-learn, torchmetrics and scipy are imported where they are used, so that no search waits two seconds for them.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ NUM_BINS = 15
 """Bins of equal width of the calibration error. Source: Guo et al. 2017 (arXiv:1706.04599), section 4."""
 CONFIDENCE = 0.95
 NUM_AT_ONCE = 50
-"""Resamples in memory together: 8 MB of indices for CIFAKE's 20,000 test images."""
+"""Number of resamples in memory at a time: 8 MB of indices for CIFAKE's 20,000 test images."""
 
 Predictions = tuple[NDArray[np.float32], float]
 """Probabilities of label 1 (M,) and the threshold above which an image is called positive."""
@@ -38,11 +38,11 @@ class Pairing:
     """McNemar's test of two models on the same images."""
 
     only_first: int
-    """Images that only the first model classifies correctly."""
+    """Number of images that only the first model classifies correctly."""
     only_second: int
-    """Images that only the second model classifies correctly."""
+    """Number of images that only the second model classifies correctly."""
     p: float
-    """Probability of a split at least as uneven if both were equally accurate."""
+    """p-value: probability of a split that is at least as uneven, if both models were equally accurate."""
 
 
 def call_real(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
@@ -53,16 +53,16 @@ def call_real(probabilities: NDArray[np.float32], threshold: float) -> NDArray[n
 def score(
     labels: NDArray[np.uint8], logits: NDArray[np.float32], threshold: float, temperature: float = 1.0
 ) -> dict[str, Any]:
-    """Score a test; every figure can be computed again from the stored predictions.
+    """Score a test; all figures can be computed again from the stored predictions.
 
     Args:
         labels: (M,) of 0 and 1.
         logits: (M,).
         threshold: Probability above which an image is called positive.
-        temperature: What the logits are divided by.
+        temperature: Number by which the logits are divided.
 
     Returns:
-        `metrics` by name, as TestedModel has them, and `confusion`: by label: rows true, columns predicted.
+        `metrics` by name, as TestedModel has them, and `confusion`, by label: rows true, columns predicted.
     """
     raw = torch.from_numpy(logits)
     found = score_probabilities(labels, to_probabilities(raw, temperature).numpy(), threshold)
@@ -115,9 +115,10 @@ def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float3
     `call_real` compares float32. Between two adjacent float32 numbers it is the lower one.
     """
     scores, places = np.unique(probabilities, return_inverse=True)
-    # Correct images in addition to those with all called positive, if the 0, 1, ... lowest scores are called negative.
+    # How many more images are correct than with all called positive, if the 0, 1, ... lowest scores are called
+    # negative.
     gains = np.append(0.0, np.cumsum(np.bincount(places, weights=1.0 - 2.0 * labels)))
-    lowest = 0.0 if scores[0] > 0 else -1.0  # above any threshold from 0 on, a probability of 0 is negative
+    lowest = 0.0 if scores[0] > 0 else -1.0  # with a threshold of 0, a probability of 0 is negative
     below, above = np.append(np.float32(lowest), scores), np.append(scores, np.float32(1.0))
     halfway = ((below.astype(np.float64) + above) / 2).astype(np.float32)
     best = np.where(halfway < above, halfway, below)[gains == gains.max()]
@@ -125,15 +126,15 @@ def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float3
 
 
 def resample(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[str, NDArray[np.float64]]:
-    """Score bootstrap resamples of the test images: drawn with replacement, each class as often as it has images.
+    """Score bootstrap resamples of the test images: from each class, as many as it has are drawn with replacement.
 
     Args:
         labels: (M,) of 0 and 1.
         models: The same configuration over several seeds.
 
     Returns:
-        (NUM_RESAMPLES,) by metric: its mean over the models. The same images are drawn in every call with as many
-        labels, so that differences between two calls are paired. The calibration error is not among them: images
+        Metric -> (NUM_RESAMPLES,), its mean over the models. Every call with the same number of labels draws the same
+        images, so that differences between two calls are paired. The calibration error is left out: images that are
         drawn twice raise it, so its resampled values give no interval.
     """
     parts = []
@@ -150,10 +151,10 @@ def resample_rights(labels: NDArray[np.uint8], rights: NDArray[np.float64]) -> d
 
     Args:
         labels: (M,) of 0 and 1.
-        rights: (M, K), of each row the share of its models that call the image right.
+        rights: (M, K), for each row the share of its models that classify the image correctly.
 
     Returns:
-        (NUM_RESAMPLES, K) by metric: accuracy, recall and recall_fake, each its mean over the models.
+        Metric -> (NUM_RESAMPLES, K), its mean over the models: accuracy, recall and recall_fake.
     """
     parts = []
     for drawn in _draw(labels):
@@ -169,10 +170,10 @@ def resample_rights(labels: NDArray[np.uint8], rights: NDArray[np.float64]) -> d
 
 
 def resample_class(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> dict[str, NDArray[np.float64]]:
-    """Do what `resample` does for images of one class alone.
+    """Do what `resample` does for images of only one class.
 
     Returns:
-        (NUM_RESAMPLES,) by name: `recall`, and `probability`, the mean probability of label 1.
+        Name -> (NUM_RESAMPLES,): `recall`, and `probability`, the mean probability of label 1.
     """
     rows = {
         "recall": np.mean([call_real(*model) == (labels == 1) for model in models], axis=0),
@@ -189,7 +190,7 @@ def bound(distribution: NDArray[np.float64]) -> Interval:
     """
     tail = (1.0 - CONFIDENCE) / 2
     low, high = np.quantile(distribution, [tail, 1.0 - tail])
-    if low == high:  # such as for a model without errors here
+    if low == high:  # for example of a model without errors on these images
         low = high = np.nan
     return Interval(low=float(low), high=float(high))
 
@@ -208,7 +209,7 @@ def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predicti
 
 
 def _draw(labels: NDArray[np.uint8]) -> Iterator[NDArray[np.int64]]:
-    """Yield indices (NUM_AT_ONCE, M) of resampled images, the same for as many labels."""
+    """Yield indices (NUM_AT_ONCE, M) of resampled images, the same for the same number of labels."""
     generator = np.random.default_rng(0)
     classes = [np.flatnonzero(labels == label) for label in (0, 1)]
     for _ in range(NUM_RESAMPLES // NUM_AT_ONCE):

@@ -1,7 +1,7 @@
-"""What a worker does after the last epoch of a retraining: tests it once, or measures on validation.
+"""The work after the last epoch of a retraining: test it once, or measure on validation; later score further images.
 
-Later it scores the stored model on further images. This is the only module that opens the test split. The checkpoint is
-deleted after the model's record is written, so a retraining that is killed before continues from it, bit for bit.
+This is the only module that opens the test split. The checkpoint is deleted after the model's record is written, so a
+retraining that is killed before that continues from the checkpoint, bit for bit.
 """
 
 import dataclasses
@@ -38,9 +38,9 @@ from trainables.splits import Split, open_test
 from trainables.train import predict
 
 NUM_MISTAKES = 32
-"""Test images kept of each model: its most confident mistakes."""
+"""Number of test images that are stored for each model: its most confident mistakes."""
 PART = 1024
-"""Images that are changed at a time; whole batches, so that they are scored as in the plain test."""
+"""Number of images that are changed at a time; whole batches, so that they are scored as in the plain test."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,10 +58,10 @@ def save_tested(folder: ModelFolder, retrainings: Mapping[str, Retraining], job:
     """Test a winner that was trained on all training images, and write its weights and its record.
 
     Args:
-        folder: Where the model is stored.
-        retrainings: By label, the job's among them.
-        job: The retraining as it ran.
-        trained: Its last epoch.
+        folder: Folder of the models.
+        retrainings: Label -> retraining, that of the job among them.
+        job: The job of the retraining.
+        trained: The training after its last epoch.
     """
     tested = _test(retrainings[job.label], job, trained)
     record = ModelRecord(
@@ -85,13 +85,13 @@ def measure_on_validation(
     *,
     temperature: float | Literal["validation"] = 1.0,
 ) -> Calibration:
-    """Return what validation says of a winner that was trained on train alone; no test image is read.
+    """Return the values from validation of a winner that was trained on train alone; no test image is read.
 
     Args:
-        metric: Whose curve is returned.
-        job: The training.
-        trained: Its last epoch.
-        temperature: What logits are divided by before a threshold is chosen; `validation` fits it first.
+        metric: Metric whose curve is returned.
+        job: The job of the training.
+        trained: The training after its last epoch.
+        temperature: Temperature for the choice of the threshold; `validation` fits it first.
     """
     assert trained.val_split is not None, "there are images to validate on"
     model = restore_model(trained.config.model, trained.state["model"], size=trained.config.size)
@@ -112,14 +112,14 @@ def score_further(
     openers: Mapping[FurtherTest, Opener],
     job: Job,
 ) -> Iterator[Report | Finished | Failure]:
-    """Score a stored model on further images, a message for each test; a test that is stored meanwhile is left out.
+    """Score a stored model on further images, one message for each test; a test that is stored by now is left out.
 
     Args:
         deliver: Copies the pack of the study to this node if it lacks it.
-        folder: Where the model is stored, and the logits are to be.
-        due: By label, the tests of the job's model among them.
-        openers: Open the images of each test.
-        job: What the scoring may use, and whose it is.
+        folder: Folder of the model and of its logits.
+        due: Label -> missing tests, those of the job's model among them.
+        openers: Functions that open the images of each test.
+        job: The job, with the model's label and the resources.
     """
     return guard(_score_further(deliver, folder, due[job.label], openers, job))
 
@@ -184,7 +184,7 @@ def _score_further(
     openers: Mapping[FurtherTest, Opener],
     job: Job,
 ) -> Iterator[Report | Finished]:
-    deliver()  # which checks this node first
+    deliver()  # checks this node first
     device = prepare_device(job.cpus, job.gpus)
     name = describe_device(device)
     import_code(job)

@@ -1,1 +1,1 @@
-"""Listeners are informed of what happens in a search: live view, TensorBoard, Weights & Biases."""
+"""Listeners are called at each event of a search: live view, TensorBoard, Weights & Biases."""

@@ -42,7 +42,7 @@ class LiveView(View):
             self.note(f"{trial.name} FAIL: {escape(trial.reason)}")
 
     def close(self) -> None:
-        """Leave the last view and release the terminal."""
+        """Print the last view and release the terminal."""
         self._live.stop()
 
     def render(self) -> Status:

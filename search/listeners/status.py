@@ -1,7 +1,7 @@
 """The state of a study as a view for a terminal of any size: pure functions of its trials and its configuration.
 
-The most important lines come first; each part drops its last lines where space is short. At 80x24 it shows the budget,
-the best of each architecture, the rungs and some running trials.
+The most important lines come first; each part drops its last lines if space is short. At 80x24 it shows the budget,
+the best trial of each architecture, the rungs and some running trials.
 """
 
 import dataclasses
@@ -26,9 +26,9 @@ from trainables.config import list_defaults
 
 STYLES = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAIL: "red"}
 NUM_RUNNING = 4
-"""Running trials that are always shown; parameters of the best trials give way."""
+"""Number of running trials that are always shown; parameters of the best trials are dropped for them."""
 MAX_LINES = 6
-"""Most lines for the parameters of one trial."""
+"""Largest number of lines for the parameters of one trial."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +41,10 @@ class Status:
     elapsed_s: float
     """Seconds of searching, over all resumptions."""
     usage: str = ""
-    """Use of the machine, in one line."""
+    """Load of the machine, in one line."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
-        """Draw what fits."""
+        """Draw the lines that fit."""
         width, height = options.max_width, options.height or console.height
         running = [trial for trial in self.trials if trial.state is State.RUNNING and not trial.waits]
         best = find_best(self.trials)

@@ -1,6 +1,6 @@
 """TensorBoard's event files: a folder per trial with its metrics by epoch and its parameters.
 
-A resumed trial is written again from its first epoch, so that no point is missing or double.
+A resumed trial is written again from its first epoch, so that no point is missing or there twice.
 """
 
 import shutil
@@ -17,7 +17,7 @@ from search.record.trial import Listener, State, Trial
 from trainables.names import shorten
 
 FINISHED = "finished"
-"""File in the folder of a trial that was written completely."""
+"""File that marks the folder of a completely written trial."""
 
 
 class EventFiles(Listener):

@@ -1,4 +1,4 @@
-"""Use of the driver's machine: cores, memory, GPUs. Reading it takes less than a millisecond."""
+"""Load of the driver's machine: cores, memory, GPUs. Reading it takes less than a millisecond."""
 
 import contextlib
 import time
@@ -11,7 +11,7 @@ INTERVAL_S = 1.0
 
 
 class Usage:
-    """Reads the use of the machine, at most once per interval."""
+    """Reads the load of the machine, at most once per interval."""
 
     def __init__(self) -> None:
         self._gpus = _open_gpus()
@@ -47,7 +47,7 @@ def _describe_gpu(index: int, handle: Any) -> str:
 
     memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
     busy = ""
-    with contextlib.suppress(pynvml.NVMLError):  # a MIG slice reports no use
+    with contextlib.suppress(pynvml.NVMLError):  # a MIG slice reports no load
         busy = f"{pynvml.nvmlDeviceGetUtilizationRates(handle).gpu} %, "
     return f"GPU {index} {busy}{_format_bytes(memory.used, memory.total)}"
 

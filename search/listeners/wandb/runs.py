@@ -25,7 +25,7 @@ from trainables.durable import write_file
 SERVER_TIMEOUT_S = 3.0
 """Seconds that the server may take to open or finish a run during a search."""
 DISCONNECT_S = 2.0
-"""Seconds that W&B's service may take to end when no run is open; it rarely takes 0.1."""
+"""Seconds that W&B's service may take to end if no run is open; it rarely takes 0.1."""
 FREE_BYTES = 16 * 2**20
 """Fewest free bytes of a disk on which runs are opened: on a full disk W&B's service drops data silently."""
 SWEEP_BYTES = 64 * 2**10
@@ -57,9 +57,9 @@ class Target:
 
     config: StudyConfig
     identity: str
-    """The id in study.yaml."""
+    """The study's id in study.yaml."""
     files: Path
-    """W&B writes its files into wandb/ in this folder."""
+    """Folder in which W&B writes its files, in wandb/."""
     timeout_s: float = SERVER_TIMEOUT_S
     """Seconds that the server may take to open or finish a run."""
 
@@ -73,12 +73,12 @@ def connect() -> None:
     """Start W&B's service, which the other functions need."""
     import wandb
 
-    logging.getLogger("wandb").setLevel(logging.CRITICAL)  # its debug.log, and tracebacks where the disk is full
+    logging.getLogger("wandb").setLevel(logging.CRITICAL)  # no debug.log, and no tracebacks if the disk is full
     wandb.setup(wandb.Settings(silent=True))
 
 
 def disconnect(patience_s: float = DISCONNECT_S) -> None:
-    """Stop W&B's service; it is killed after so many seconds, since a failing request can keep it alive."""
+    """Stop W&B's service; it is killed after `patience_s` seconds, since a failing request can keep it alive."""
     import wandb
     from wandb.sdk import wandb_setup
 
@@ -87,8 +87,8 @@ def disconnect(patience_s: float = DISCONNECT_S) -> None:
     timer.start()
     try:
         wandb.teardown()
-    except SystemExit:  # W&B ends the interpreter where its service was killed
-        wandb.teardown()  # what was left of it
+    except SystemExit:  # W&B ends the interpreter if its service was killed
+        wandb.teardown()  # removes the rest of it
     except ConnectionError:  # the service died before; W&B's threads are daemons and notice it
         left._connection._proc.join()
     finally:
@@ -124,7 +124,7 @@ def log_in() -> bool:
         wandb.Error: If the key is malformed.
     """
     import wandb
-    import wandb.apis.public  # now, as W&B's threads do: a later import may be interrupted, or meet another thread's
+    import wandb.apis.public  # now, because W&B's threads import it too: two threads or an interrupt could collide
 
     return bool(wandb.login(prompt=False, verify=False))
 
@@ -151,7 +151,7 @@ def open_sweep(target: Target) -> str:
     try:
         api = wandb.Api(timeout=max(1, int(target.timeout_s)))
         sweep, _ = _upsert_sweep(api, describe_sweep(target.config), project=target.config.tracking.project)
-    finally:  # it sets them, for agents
+    finally:  # W&B sets them for its agents
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:

@@ -12,13 +12,13 @@ METHODS = {
     **dict.fromkeys(("tpe", "tpe_multivariate", "tpe_tame", "gp", "gp_rungs", "portfolio"), "bayes"),
     **dict.fromkeys(("random", "qmc"), "random"),
 }
-"""W&B's nearest name for each sampler. It is only shown: W&B proposes nothing without agents."""
+"""Sampler -> W&B's nearest name. It is only shown: without agents, W&B proposes nothing."""
 
 
 def describe_sweep(config: StudyConfig) -> dict[str, Any]:
-    """Return the sweep's configuration; a parameter of several architectures covers the values of all.
+    """Return the sweep's configuration; a parameter of several architectures covers the values of all of them.
 
-    The scheduler is in the description, not under `early_terminate`, with which W&B's server would stop runs.
+    The scheduler is in the description and not under `early_terminate`, by which W&B's server would stop runs.
     """
     search = config.search
     specs = {name: list_specs(config.space, name) for name in search.architectures}
@@ -53,7 +53,7 @@ def _describe_search(config: StudyConfig) -> str:
 
 
 def _describe_conditions(config: StudyConfig) -> str:
-    """Return a sentence on the conditions of the space, for which a sweep has no key; nothing if there are none."""
+    """Return a sentence about the conditions of the space, for which a sweep has no key; empty if there are none."""
     specs = [list_specs(config.space, name) for name in config.search.architectures]
     names = dict.fromkeys(name for known in specs for name in list_conditions(known))
     return f" Only trials that meet its condition have a value of {', '.join(names)}." if names else ""

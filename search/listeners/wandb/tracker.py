@@ -1,7 +1,7 @@
 """Weights & Biases: one process has all runs of a study open, and the search never waits for it.
 
-Events go through a queue to one thread, which alone opens runs and logs. Where online tracking fails, it continues
-offline; where that fails too, it ends. Each change is printed in one sentence; no error reaches the search.
+Events go through a queue to one thread, which alone opens runs and logs. If online tracking fails, it continues
+offline; if that fails too, it ends. Each of these changes is printed in one sentence; no error reaches the search.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ Mode = Literal["auto", "online", "offline", "off"]
 T = TypeVar("T")
 
 PATIENCE_S = 5.0
-"""Most seconds that `close` waits for W&B."""
+"""Largest number of seconds that `close` waits for W&B."""
 
 
 class Tracker(Listener):
@@ -49,7 +49,7 @@ class Tracker(Listener):
         self._finishers: ThreadPoolExecutor | None = None  # exists while W&B's service runs
 
     def on_start(self, trial: Trial) -> None:
-        """Open the trial's run; a resumed trial's is continued."""
+        """Open the trial's run, or continue that of a resumed trial."""
         self._tell(self._start, _copy(trial))
 
     def on_epoch(self, trial: Trial) -> None:
@@ -65,12 +65,12 @@ class Tracker(Listener):
         self._tell(partial(self._evaluate, number), log)
 
     def close(self, patience_s: float = PATIENCE_S) -> None:
-        """Finish open runs and stop W&B's service; kill it after so many seconds."""
+        """Finish open runs and stop W&B's service; kill it after `patience_s` seconds."""
         done = wait_for([self._worker.submit(self._disconnect)], patience_s).done
         was_off, self._mode = self._mode == "off", "off"
         if not done:
             if not was_off:
-                self._warn(f"Weights & Biases takes too long; {self._tell_where()}")
+                self._warn(f"Weights & Biases takes too long and was stopped; {self._tell_where()}")
             kill_service()  # otherwise its threads keep the interpreter alive
         self._worker.shutdown(wait=False, cancel_futures=True)
 
@@ -183,8 +183,9 @@ def build_tracker(config: StudyConfig, identity: str, warn: Callable[[str], None
     """Build the listener that records each trial as a W&B run.
 
     Args:
-        config: The study. Its `tracking.mode`: auto is online where a key is set (environment, netrc or W&B's
-            settings), else offline; off does nothing.
+        config: The study. Its `tracking.mode` auto is online if a key is set (environment, netrc or W&B's settings),
+        else
+            offline; off does nothing.
         identity: The id in its study.yaml.
         warn: Receives a sentence when tracking continues offline or ends; called from any thread.
     """

@@ -196,7 +196,7 @@ def test_the_file_of_other_images_or_of_another_model_does_not_count(packed, fol
     weights = get_weights(folder)
     assert is_stored(folder, LABEL, TESTS[1], weights)
     assert not is_stored(folder, LABEL, TESTS[1], "0" * 64)
-    with pytest.raises(InputError, match="is of another model or of other images: evaluate the study again"):
+    with pytest.raises(InputError, match="belongs to another model or to other images: evaluate the study again"):
         load_logits(folder, LABEL, other, weights)
 
 
