@@ -1,4 +1,4 @@
-"""Puts a configuration in line, from another terminal, while a search runs or before it is resumed.
+"""Enqueues a configuration, from another terminal, while a search runs or before it is resumed.
 
 python -m search ask results/NAME cnn filters=64 learning_rate=0.001
 """
@@ -24,27 +24,27 @@ from trainables.names import shorten
 
 def main(
     place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
-    architecture: Annotated[str, typer.Argument(help="One that the study searches.")],
+    architecture: Annotated[str, typer.Argument(help="An architecture of the study.")],
     values: Annotated[
         list[str], typer.Argument(metavar="NAME=VALUE...", help="Parameters; the sampler proposes the others.")
     ],
 ) -> None:
-    """Ask for a trial of a configuration; it is the next one of the study."""
+    """Enqueue a configuration: it becomes the next trial of the study."""
     console = build_console()
     with explain_errors(), read_study(place) as reader:
         study = Inspected(reader)
         name, point = read_values(reader.config, architecture, values)
         if study.spent is not None:
-            raise InputError(f"{place} has ended, for {study.spent}: resume it with another value, then ask")
+            raise InputError(f"{place} has ended, because {study.spent}: resume it with another value, then ask")
         ask = {f"{shorten(name)}.{key}": value for key, value in point.items()}
         send_request(reader.config.url or reader.directory, Request(ask=ask, trial=None))
         is_searched = reader.find_holder() is not None and not study.is_finished
         then = "it is the next trial" if is_searched else "the study trains it when it is continued with --resume"
-        console.print(f"{name} {escape(format_params(point))} is in line: {then}.", soft_wrap=True)
+        console.print(f"{name} {escape(format_params(point))} is enqueued: {then}.", soft_wrap=True)
 
 
 def read_values(config: StudyConfig, architecture: str, values: list[str]) -> tuple[str, dict[str, Value]]:
-    """Return the name of an architecture and the values that were given for its parameters, checked.
+    """Return the name of an architecture and the given values of its parameters, after a check.
 
     Raises:
         InputError: If the study does not search it, or they are not in its space.
@@ -64,5 +64,5 @@ def read_values(config: StudyConfig, architecture: str, values: list[str]) -> tu
     check_point(specs, name, point, config.data.size)
     fixed = {key: spec for key, spec in specs.items() if not isinstance(spec, Range | Choice)}
     if lost := sorted(point.keys() - drop_inactive(list_conditions(specs), fixed | point).keys()):
-        raise InputError(f"{name}.{lost[0]} has a condition in the space: give what its `when` names too")
+        raise InputError(f"{name}.{lost[0]} has a condition in the space: give the parameters of its `when` too")
     return name, point

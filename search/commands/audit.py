@@ -26,7 +26,7 @@ from search.record.provenance import check_target
 from trainables.durable import write_file
 
 NAMED = 3
-"""Most files named in a row; the JSON has all of them."""
+"""Largest number of files that are listed; the JSON has all of them."""
 LEGEND = f"""
 near-grey    channels deviate from their pixel's mean by less than {GREY_DEVIATION:g} of 255
 same file    copies after the first; across two parts, images of the first part

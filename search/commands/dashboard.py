@@ -1,4 +1,4 @@
-"""Shows a study in the browser, while it is searched or afterwards, by optuna-dashboard.
+"""Shows a study in the browser, during a search or afterwards, with optuna-dashboard.
 
 python -m search dashboard results/NAME [--port 8080] [--host 127.0.0.1] [--allow NAME ...]
 """

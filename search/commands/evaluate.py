@@ -35,21 +35,19 @@ from trainables.names import shorten
 from trainables.pack_info import load_info
 
 MAY_SET = ("evaluation.", "resources.", "cluster.", "tracking.", "data.path=", "data.cache=")
-"""Keys that an evaluation may set: how and where winners are retrained."""
+"""Keys that an evaluation may change."""
 
 
 def main(
-    study: Annotated[
-        str, typer.Argument(metavar="results/NAME", help="Folder of a study, or its s3://BUCKET/PREFIX/NAME.")
-    ],
+    study: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Override a key of evaluation or resources.")
     ] = None,
     architectures: Annotated[
-        list[str] | None, typer.Option("--architecture", help="Evaluate only this one; may be repeated.")
+        list[str] | None, typer.Option("--architecture", help="Evaluate only this architecture; may be repeated.")
     ] = None,
     report: Annotated[
-        bool, typer.Option("--report", help="Write the report again from what is stored; train nothing.")
+        bool, typer.Option("--report", help="Write the report again from the stored files; train nothing.")
     ] = False,
     code: CodeOption = None,
 ) -> None:
@@ -57,7 +55,7 @@ def main(
     with explain_errors("the same command"), contextlib.ExitStack() as stack:
         console = build_console()
         if report and (architectures or any(each.startswith("evaluation.") for each in settings or ())):
-            raise InputError("--report writes what is stored: leave out --architecture and --set evaluation.*")
+            raise InputError("--report uses the stored evaluation: leave out --architecture and --set evaluation.*")
         config = _select(_read_config(study, settings or [], code, needs_code=not report), architectures)
         opened = stack.enter_context(open_study(config, console.print))
         if report:
@@ -119,7 +117,7 @@ def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyCo
 
 
 def _check_same(config: StudyConfig, manifest: dict[str, Any], packed: Path) -> None:
-    """Check that images and code of the user are those of the search."""
+    """Check that the images and the user's code are those of the search."""
     if load_info(packed).fingerprint != manifest["data"].get("fingerprint"):
         cure = "--set data.path=PATH names the right ones"
         raise InputError(f"{config.data.path} has other images than {config.location} was searched on: {cure}")

@@ -31,12 +31,12 @@ NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
 
 def main(
-    model: Annotated[Path, typer.Argument(help="A .safetensors file of results/NAME/models.")],
+    model: Annotated[Path, typer.Argument(help="A .safetensors file in results/NAME/models.")],
     form: Annotated[Literal["onnx"], typer.Option("--format", help="The only format so far.")] = "onnx",
     output: Annotated[Path | None, typer.Option(help="File to write; MODEL's name with .onnx by default.")] = None,
     code: CodeOption = None,
 ) -> None:
-    """Export a trained model: uint8 images in, the probability of the positive class of each out."""
+    """Export a trained model. It takes uint8 images and returns their probabilities of the positive class."""
     with explain_errors():
         trained = load_model(model, code)
         target = output or model.with_suffix(f".{form}")

@@ -1,4 +1,4 @@
-"""Shows a study, running or finished, from its journal; nothing is written.
+"""Shows a study, running or finished, from its journal; the study is not changed.
 
 python -m search inspect results/NAME [--top 10] [--trial N] [--watch] [--json] [--table PATH]
 """
@@ -34,15 +34,15 @@ def main(
     place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
     top: Annotated[int, typer.Option(min=0, help="How many of the best trials to list.")] = 10,
     number: Annotated[
-        int | None, typer.Option("--trial", metavar="N", help="Show all that is known of a trial.")
+        int | None, typer.Option("--trial", metavar="N", help="Show everything that is recorded of a trial.")
     ] = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Show the state until the search ends or Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything, for programs.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Update the view until the search ends, or Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the whole study as JSON, for programs.")] = False,
     table: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Write the trials, a row each, to a new .csv or .parquet.")
     ] = None,
 ) -> None:
-    """Show the state of a study; safe while it is being searched."""
+    """Show the state of a study, also while its search runs."""
     console = build_console(wrap=True)
     with explain_errors(), read_study(place) as reader:
         study = Inspected(reader)
@@ -61,7 +61,7 @@ def main(
 
 
 class Inspected:
-    """The state of a study, as its journal has it."""
+    """The state of a study, from its journal."""
 
     def __init__(self, reader: StudyReader) -> None:
         self.config = reader.config
@@ -71,7 +71,7 @@ class Inspected:
         self.refresh()
 
     def refresh(self) -> None:
-        """Read what was recorded since."""
+        """Read the facts that were recorded since."""
         self.reader.refresh()
         if (journal := self.reader.journal) is not None:
             self.trials, self.elapsed_s = journal.load(), journal.elapsed_s
@@ -85,7 +85,7 @@ class Inspected:
 
     @property
     def spent(self) -> str | None:
-        """What ends the search before its last trial, or None."""
+        """Why the search ends before its last trial, or None."""
         journal = self.reader.journal
         return None if journal is None else describe_ending(self.config, self.trials, journal)
 
@@ -112,7 +112,7 @@ class Inspected:
         if self.is_finished:
             spent = self.spent
             other = "a larger one" if (spent or "").startswith("the budget") else "another value"
-            more = f", for {spent}: {other} and --resume continue it" if spent else ""
+            more = f", because {spent}: {other} and --resume continue it" if spent else ""
             return f"All trials have ended{more}."
         ended = sum(trial.state is not State.RUNNING for trial in self.trials)
         left = max(self.config.search.num_trials, len(self.trials)) - ended
@@ -141,7 +141,7 @@ def show_trial(trial: Trial, console: Console) -> None:
     reason = f": {escape(trial.reason)}" if trial.reason else ""
     console.print(f"trial {trial.number} {trial.architecture} {trial.state}{reason}", soft_wrap=True)
     if trial.enqueued is not None:
-        state = "waits to be handed out; enqueued with" if trial.waits else "was enqueued with"
+        state = "waits for its start; enqueued with" if trial.waits else "was enqueued with"
         console.print(f"  {state} {escape(trial.enqueued)}", soft_wrap=True)
     for name, value in trial.attributes.items():
         if name != "traceback":
@@ -217,7 +217,7 @@ def _write_table(trials: Sequence[Trial], path: Path) -> None:
     """Write the trials.
 
     Raises:
-        InputError: If the path is taken, cannot be written or ends otherwise.
+        InputError: If the path exists, cannot be written, or has another suffix.
     """
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"--table {path}: expected a name that ends in .csv or .parquet")

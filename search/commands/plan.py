@@ -64,7 +64,7 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
 
 
 def _describe_stops(search: SearchConfig) -> Iterator[str]:
-    """Yield where trials may be stopped, for each length of trials."""
+    """Yield a sentence about where trials may be stopped, for each length of trials."""
     lengths: dict[int, list[str]] = {}
     for name in search.architectures:
         lengths.setdefault(search.count_epochs(name), []).append(name)
@@ -85,9 +85,9 @@ def _describe_stops(search: SearchConfig) -> Iterator[str]:
 
 
 def describe_budget(config: StudyConfig, epochs: int) -> str:
-    """Return in a sentence what so many epochs are worth, on how many slots, and where the first rung is.
+    """Return a sentence about `epochs` as a number of whole trainings, the number of slots, and the first rung.
 
-    Slots are those of `search.max_concurrent`, or those that the cores of this machine are for trials without a GPU.
+    Slots are those of `search.max_concurrent`, or, for trials without a GPU, as many as the cores of this machine hold.
     """
     search, shares = config.search, list_shares(config)
     length = sum(share * search.count_epochs(name) for name, share in shares.items()) / sum(shares.values())
@@ -106,7 +106,7 @@ def describe_budget(config: StudyConfig, epochs: int) -> str:
 def _describe_evaluation(config: StudyConfig) -> str:
     search, evaluation = config.search, config.evaluation
     models = sum(pick_seeds(evaluation.seeds, name) * evaluation.top_k for name in search.architectures)
-    if evaluation.baselines:  # fewer if a recipe wins itself
+    if evaluation.baselines:  # fewer if a recipe is itself a winner
         named = zip(search.first, config.recipes, strict=True)
         kept = [(path, recipe) for path, recipe in named if recipe.architecture in search.architectures]
         models += sum(pick_seeds(evaluation.seeds, recipe.architecture, Path(path).stem) for path, recipe in kept)
@@ -188,7 +188,7 @@ def _list_values(spec: Spec) -> Sequence[Value]:
 def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
     """Return the epochs of the search if one in reduction_factor trials survives each rung, and if all do.
 
-    The median scheduler counts as stopping none, since that depends on the curves alone.
+    The median scheduler counts as if it stopped none, because that depends on the curves.
     """
     search, shares = config.search, list_shares(config)
     if isinstance(search.max_epochs, int):
@@ -207,7 +207,7 @@ def estimate_epochs(config: StudyConfig) -> tuple[int, int]:
 
 
 def _estimate_stopped(search: SearchConfig, architecture: str, trials: float) -> float:
-    """Return the epochs of so many trials of an architecture, none of them spared."""
+    """Return the epochs of `trials` trials of an architecture, none of them spared."""
     first, whole = search.find_first_rung(architecture), search.count_epochs(architecture)
     brackets = {
         "asha": [(first, 1.0)],

@@ -36,7 +36,7 @@ from trainables.splits import Split
 from trainables.train import predict
 
 BATCH = 256
-"""Pictures that are read and scored at a time."""
+"""Number of pictures that are read and scored at a time."""
 UNSURE = "UNSURE"
 """Label of a picture for which no class has the confidence of --abstain."""
 
@@ -127,9 +127,9 @@ def answer(
 
     Args:
         trained: The model.
-        paths: Of the pictures.
+        paths: Files of the pictures.
         progress: Called with the number of further files done.
-        confidence: Probability that a class must have, else the answer is UNSURE; None asks for none.
+        confidence: Probability that a class must have, else the answer is UNSURE; None sets no limit.
 
     Returns:
         The answers in the order of the files, and the files that could not be read.
@@ -162,7 +162,7 @@ def _ask(
 ) -> tuple[list[Answer], list[BadPicture]]:
     """Find the pictures and score them, with a progress bar on a terminal."""
     listed = [(path, list_pictures(path)) for path in given]
-    empty = [BadPicture(path=path, reason="holds no pictures") for path, found in listed if not found]
+    empty = [BadPicture(path=path, reason="contains no pictures") for path, found in listed if not found]
     paths = [file for _, found in listed for file in found]
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())

@@ -35,9 +35,9 @@ from trainables.train import EVAL_PRECISIONS
 DEPENDENCIES = ("torch", "torchvision", "numpy", "scikit-learn")
 """Packages whose versions may change a model's last bits."""
 TOLERANCE = 0.02
-"""Largest accepted difference of a metric in [0, 1] where bits cannot agree; not measured on a second machine."""
+"""Largest accepted difference of a metric in [0, 1] if bits cannot agree; it was not measured on a second machine."""
 UNBOUNDED = ("loss",)
-"""Metrics that are not compared then: one confident mistake moves them."""
+"""Metrics that are not compared if bits cannot agree, because one confident mistake changes them much."""
 
 
 def main(
@@ -46,7 +46,7 @@ def main(
     ],
     model: Annotated[str | None, typer.Option(help="Only this architecture, or one model such as cnn-seed0.")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
-    data: Annotated[Path | None, typer.Option(help="Where the images are stored now, if they were moved.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder or zip of the images, if they were moved.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for the packed images; by default the user's.")] = None,
     code: CodeOption = None,
 ) -> None:
@@ -132,7 +132,7 @@ def _differ(one: Tensor, other: Tensor) -> float:
 def _prepare(
     study: Path, records: Sequence[ModelRecord], data: Path | None, cache: Path | None, console: Console
 ) -> Path:
-    """Return the pack of the images that the models were trained on."""
+    """Return the pack of the images on which the models were trained."""
     given = [f"data.{name}={json.dumps(str(path))}" for name, path in (("path", data), ("cache", cache)) if path]
     config, _ = load_study(study, given, uses_journal=False)
     pack = prepare_data(config, console)
@@ -172,7 +172,7 @@ def _judge(
     obstacles: Sequence[str],
     console: Console,
 ) -> bool:
-    """Print whether a model is the same: bit for bit, or within the tolerance where bits cannot agree."""
+    """Print whether a model is the same: bit for bit, or within the tolerance if bits cannot agree."""
     known = record.tested["metrics"]
     for name, difference in metrics.items():
         if difference:

@@ -17,14 +17,14 @@ from trainables.errors import InputError
 
 def main(
     place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
-    number: Annotated[int | None, typer.Option("--trial", metavar="N", help="End this trial alone.")] = None,
+    number: Annotated[int | None, typer.Option("--trial", metavar="N", help="End only this trial.")] = None,
 ) -> None:
-    """End a search as a used budget does, and evaluate its winners; or end one of its trials."""
+    """End a search in good order, so that its winners are evaluated; or end one of its trials."""
     console = build_console()
     with explain_errors(), read_study(place) as reader:
         study = Inspected(reader)
         if reader.find_holder() is None:
-            cure = f"python -m search evaluate {place} evaluates what it has"
+            cure = f"python -m search evaluate {place} evaluates its trials"
             raise InputError(f"{place} is not being searched, so there is nothing to stop: {cure}")
         if study.is_finished:
             raise InputError(

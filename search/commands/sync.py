@@ -1,4 +1,4 @@
-"""Uploads to Weights & Biases what it lacks of a study.
+"""Uploads the data of a study that Weights & Biases lacks.
 
 python -m search sync results/NAME
 
@@ -38,17 +38,17 @@ from search.record.trial import State, Trial
 from trainables.errors import InputError
 
 PARALLEL = 8
-"""Runs sent at a time."""
+"""Number of runs that are sent at a time."""
 TIMEOUT_S = 60.0
 """Seconds that the server may take for one step."""
 FINISHED = {State.COMPLETE: "finished", State.PRUNED: "finished", State.FAIL: "failed"}
-"""State of a finished run in W&B, by a trial's state."""
+"""State of a trial -> state of its finished run in W&B."""
 
 
 def main(
     place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
 ) -> None:
-    """Upload to Weights & Biases what it lacks of a study: runs, epochs, the sweep, the evaluation."""
+    """Upload the data of a study that Weights & Biases lacks: runs, epochs, the sweep, the evaluation."""
     with explain_errors("the same command"):
         try:
             is_whole = sync(place, build_console())
@@ -60,7 +60,7 @@ def main(
 
 
 def sync(place: Path | str, console: Console) -> bool:
-    """Send what the server lacks; return whether it now has everything.
+    """Send the data that the server lacks; return whether it now has all data.
 
     Raises:
         InputError: If there is no study, no trial or no key, or the server does not answer.
@@ -136,7 +136,7 @@ def _send(target: Target, trial: Trial, sweep_id: str) -> None:
 
 
 def _send_evaluations(target: Target, count: int, known: dict[str, Any], console: Console) -> int:
-    """Send, in order, the evaluations from the first that the server lacks: the last one gets the alias `best-cnn`.
+    """Send, in order, the evaluations from the first one that the server lacks; the last one gets the alias `best-cnn`.
 
     Returns:
         The number of those that failed.
@@ -162,7 +162,7 @@ def _send_file(target: Target, name: str, console: Console) -> bool:
         f"--project={target.config.tracking.project}",
     ]
     command = [sys.executable, "-m", "wandb", "sync", *account, str(newest.resolve())]
-    # Without the address of this process's W&B service; the command writes its logs into its working folder.
+    # Without the address of this process's W&B service. The command writes its logs into its working folder.
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     answer = subprocess.run(command, capture_output=True, text=True, check=False, cwd=target.files, env=environment)
     shown = name.replace("-", " ")

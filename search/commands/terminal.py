@@ -22,7 +22,7 @@ from search.record.errors import StorageLost, StoreError, describe_loss
 from trainables.errors import DISK_FAULTS, DISK_FULL, InputError, TrainingError
 
 IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP, errno.ENAMETOOLONG)
-"""Errors of a path where something else is than the command writes there."""
+"""Errors of a path at which there is a file in place of a folder, or the reverse."""
 
 CodeOption = Annotated[
     Path | None, typer.Option("--code", help="Folder of the code that the study names as module:Name; it will run.")
@@ -47,7 +47,7 @@ def build_console(*, wrap: bool = False) -> Console:
     """Build the console for standard output.
 
     Args:
-        wrap: Whether lines are wrapped although the output is not a terminal.
+        wrap: Whether lines are wrapped even if the output is not a terminal.
     """
     soft_wrap = not wrap and not sys.stdout.isatty()
     return _Terminal(file=sys.stdout, highlight=False, markup=False, emoji=False, soft_wrap=soft_wrap)
@@ -71,7 +71,7 @@ def explain_errors(again: str | None = None) -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()  # here a closed pipe can still be handled
+            sys.stdout.flush()  # a closed pipe can still be handled here
 
 
 @contextmanager

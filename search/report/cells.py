@@ -60,7 +60,7 @@ def format_percent(mean: float | None, deviation: float = float("nan")) -> str:
 
 
 def format_metric(value: float | None, metric: str) -> str:
-    """Return a validation metric: in percent where it is a share, else with four digits; an empty cell for None."""
+    """Return a validation metric: in percent if it is a share, else with four digits; an empty cell for None."""
     return format_percent(value) if value is None or GOALS.get(metric) == "max" else f"{value:.4g}"
 
 
@@ -80,7 +80,7 @@ def format_count(count: Any) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a duration in the units that show it, such as 2 h 7 min; an empty cell for an unknown one."""
+    """Return a duration in suitable units, such as 2 h 7 min; an empty cell for an unknown one."""
     if not math.isfinite(seconds):
         return ""
     if seconds < 0.9995:

@@ -21,11 +21,11 @@ from search.record.trial import Trial
 from search.report.history import build_study, build_timeline, measure_importance
 
 SCALE = [[0.0, "#5b9bd5"], [1.0, "#e0701c"]]
-"""Blue to vermilion, readable on white and on black."""
+"""Colours from blue to vermilion, readable on white and on black."""
 FIRST, LAST = "#3f8fd0", "#e0701c"
 """The two ends of SCALE, for two values."""
 MAX_AXES = 8
-"""Most parameters in parallel coordinates; more are unreadable."""
+"""Largest number of parameters in parallel coordinates; more are unreadable."""
 HEIGHT = 320
 """Height of a chart in pixels."""
 
@@ -37,9 +37,9 @@ class Chart:
     kind: str
     """timeline, front, history, importance, parallel or slice."""
     title: str
-    """What it shows."""
+    """Title: what the chart shows."""
     figure: str
-    """For plotly: JSON with data and layout."""
+    """JSON for plotly, with data and layout."""
     height: int
     """Pixels."""
 
@@ -101,7 +101,7 @@ def build_front_chart(config: StudyConfig, trials: Sequence[Trial]) -> Chart | N
     named = {"seconds": "seconds of training per image"}.get(cost, cost.replace("_", "-"))
     figure.update_xaxes(title=named, type="log")
     figure.update_yaxes(title=f"validation {metric}")
-    return _finish("front", f"Trade-off of validation {metric} and {named}; the front has no better trial", figure)
+    return _finish("front", f"Trade-off of validation {metric} and {named}, with the front", figure)
 
 
 def _build_history(study: optuna.Study, metric: str, stopped: set[int]) -> Chart:
@@ -152,7 +152,7 @@ def _build_slice(study: optuna.Study, metric: str, name: str) -> Chart:
 
 
 def _finish(kind: str, title: str, figure: Any, height: int = HEIGHT) -> Chart:
-    """Use the page's colours, light or dark, and leave dragging to its scrolling."""
+    """Use the page's colours, light or dark; dragging scrolls the page."""
     figure.update_layout(
         template="none",
         title=None,

@@ -14,21 +14,21 @@ from search.evaluation.statistics import call_real
 from search.report.cells import Table, format_percent, format_rank
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.99)
-"""Rows of the table."""
+"""Confidences in the rows of the table."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """What one model answers at a confidence."""
+    """The answers of one model at a confidence."""
 
     share: float
-    """Share of the test images of which a class has the confidence, in [0, 1]."""
+    """Share of the test images for which a class has the confidence, in [0, 1]."""
     accuracy: float | None
-    """Share of these that are called right; None without any."""
+    """Share of right answers among these; None if there are none."""
 
 
 def measure_coverage(result: Result, model: TestedModel, confidence: float) -> Coverage:
-    """Return which share of the test images a model is sure of, and how often it is right there."""
+    """Return for which share of the test images a model reaches a confidence, and how often it is right on these."""
     probabilities = result.predictions[model.label]
     sure = is_sure(probabilities, confidence)
     right = call_real(probabilities, model.threshold) == (result.labels == 1)
@@ -36,7 +36,7 @@ def measure_coverage(result: Result, model: TestedModel, confidence: float) -> C
 
 
 def tabulate_coverage(result: Result) -> list[Table]:
-    """Return a table of coverage and accuracy by confidence, a pair of columns for each winner."""
+    """Return a table of coverage and accuracy by confidence, with two columns for each winner."""
     groups = _list_groups(result)
     rows = [
         [str(confidence), *(cell for models in groups.values() for cell in _describe(result, models, confidence))]
@@ -48,12 +48,12 @@ def tabulate_coverage(result: Result) -> list[Table]:
 
 
 def trace_coverage(result: Result) -> dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64]]]]:
-    """Return by winner the coverage and the accuracy of each model, from its surest image to all."""
+    """Return winner -> coverage and accuracy of each model, from its most confident image to all images."""
     return {name: [_trace(result, model) for model in models] for name, models in _list_groups(result).items()}
 
 
 def describe_temperatures(choices: Mapping[str, Any], models: Sequence[TestedModel]) -> list[str]:
-    """Return a note on the temperatures, if any is not 1."""
+    """Return a note about the temperatures, if any is not 1."""
     temperatures = {(model.architecture, model.rank): model.temperature for model in models}
     if all(temperature == 1.0 for temperature in temperatures.values()):
         return []
@@ -68,7 +68,7 @@ def describe_temperatures(choices: Mapping[str, Any], models: Sequence[TestedMod
 
 
 def _list_groups(result: Result) -> dict[str, list[TestedModel]]:
-    """Return the models of each winner whose predictions are there."""
+    """Return the models of each winner that have predictions."""
     groups = {
         name: [model for model in models if model.label in result.predictions]
         for name, models in result.winners.items()

@@ -14,7 +14,7 @@ from search.schedulers.budget import Progress, describe_spent, describe_stop
 
 
 def describe_ending(config: StudyConfig, trials: Sequence[Trial], journal: Journal) -> str | None:
-    """Return what ends the search, or None; hours by the last epoch, or by the reason of trials that ended later."""
+    """Return why the search ended, or None; used hours are those at the last epoch, or in the reason of later ends."""
     search = config.search
     hours = None if search.max_hours is None else describe_spent(search, 0, search.max_hours * 3600)
     if hours is not None and any(trial.reason == hours for trial in trials):

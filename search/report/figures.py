@@ -1,6 +1,6 @@
 """The figures of a report: functions from plain data to matplotlib figures.
 
-With overview.py, the only file that imports matplotlib.
+Only this file and overview.py import matplotlib.
 """
 
 import html
@@ -27,20 +27,20 @@ from search.report.cells import format_seeds
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
 """Blue and vermilion. Source: Wong 2011, Points of view: Color blindness, Nature Methods 8:441."""
 COLOURS = (TRAIN_COLOUR, VAL_COLOUR, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Colours of architectures, in their order; after the last the first again. Source: as above."""
+"""Colours of architectures, in their order; after the last one the first comes again. Source: as above."""
 DPI = 150
 PANEL = (4.4, 3.1)
-"""Inches of one panel; readable on a telephone."""
+"""Size of one panel in inches, readable on a telephone."""
 SQUARE = (3.8, 3.7)
-"""Inches of a square panel, for two shares."""
+"""Size of a square panel in inches, for two shares."""
 NUM_BINS = 10
 """Bins of equal width in a reliability diagram."""
 
 NUM_POINTS = 200
-"""Most points of a line of coverage; more are not seen."""
+"""Largest number of points of a line of coverage; more cannot be seen."""
 
 Matrix = tuple[tuple[int, int], tuple[int, int]]
-"""Counts by label: rows true, columns predicted."""
+"""Counts of images by label: rows true, columns predicted."""
 
 
 def draw_confusion(matrices: Sequence[Matrix], architecture: str, classes: Sequence[str]) -> Figure:
@@ -63,7 +63,7 @@ def draw_confusion(matrices: Sequence[Matrix], architecture: str, classes: Seque
 
 
 def draw_curves(trial: Trial) -> Figure:
-    """Draw the two panels per epoch, on train (during training) and on validation, and mark the best epoch."""
+    """Draw two metrics by epoch, on train (during training) and on validation, and mark the best epoch."""
     figure = Figure(figsize=(8.4, 3.5), layout="constrained")
     figure.suptitle(f"{trial.architecture}, trial {trial.number}: the best configuration on validation")
     for axes, name in zip(figure.subplots(1, 2), list_panels(trial), strict=True):
@@ -98,7 +98,7 @@ def draw_schedule(curve: Sequence[float], metric: str, early: int) -> Figure:
 
 
 def draw_coverage(lines: Mapping[str, Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]]) -> Figure:
-    """Draw the accuracy on the surest images of each model against their share, as `trace_coverage` gives both."""
+    """Draw the accuracy on the most confident images of each model against their share, as of `trace_coverage`."""
     figure = Figure(figsize=SQUARE, layout="constrained")
     axes = figure.subplots()
     for colour, (name, curves) in zip(itertools.cycle(COLOURS), lines.items(), strict=False):
@@ -107,7 +107,7 @@ def draw_coverage(lines: Mapping[str, Sequence[tuple[NDArray[np.float64], NDArra
             shown = np.linspace(first, len(shares) - 1, min(len(shares) - first, NUM_POINTS)).astype(np.int64)
             label = name if number == 0 else None
             axes.plot(shares[shown], accuracies[shown], color=colour, linewidth=1.2, alpha=0.8, label=label)
-    axes.set(xlabel="share of the images, the surest first", ylabel="accuracy on them", xlim=(-0.02, 1.02))
+    axes.set(xlabel="share of the images, most confident first", ylabel="accuracy on them", xlim=(-0.02, 1.02))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(PercentFormatter(1.0))
     axes.grid(alpha=0.3)
@@ -122,7 +122,7 @@ def draw_roc(
 
     Args:
         truth: (M,): 0 or 1.
-        probabilities: Probabilities of label 1, (M,) for each model, by the name of the row.
+        probabilities: Name of the row -> probabilities (M,) of label 1 of each model.
         classes: Names in the order of their labels.
     """
     curves = {name: [roc_curve(truth, probability)[:2] for probability in own] for name, own in probabilities.items()}
@@ -147,9 +147,9 @@ def draw_ranges(rows: Sequence[str], series: Mapping[str, Sequence[tuple[float, 
     """Draw a share with its interval in each row.
 
     Args:
-        rows: Names of the rows, the first one on top; a dotted line goes down from it.
-        series: Mean, low and high end of each row, by the name of the model.
-        metric: What the share is.
+        rows: Names of the rows, the first one on top; a dotted line marks its mean.
+        series: Name of the model -> mean, low and high end of each row.
+        metric: Name of the share.
     """
     figure = Figure(figsize=(PANEL[0], 0.8 + 0.22 * len(rows)), layout="constrained")
     axes = figure.subplots()
@@ -221,7 +221,7 @@ def _label_epochs(axes: Axes, metric: str) -> None:
 
 
 def _draw_shares(curves: Mapping[str, Sequence[Any]], diagonal: str, x: str, y: str, **style: Any) -> Figure:
-    """Draw lines of shares against shares, a colour for each name, and the diagonal with what it means."""
+    """Draw lines of shares against shares, a colour for each name, and the diagonal with its meaning."""
     figure = Figure(figsize=SQUARE, layout="constrained")
     axes = figure.subplots()
     for colour, (name, lines) in zip(itertools.cycle(COLOURS), curves.items(), strict=False):

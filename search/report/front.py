@@ -14,7 +14,7 @@ from trainables.names import shorten
 
 
 def tabulate_front(result: Result) -> list[Table]:
-    """Return a table of the trials on the front, or none where no trial has its cost."""
+    """Return a table of the trials on the front, or none if no trial has its cost."""
     metric, cost = result.config.search.metric, result.config.evaluation.front_cost
     rows = [
         [
@@ -28,7 +28,7 @@ def tabulate_front(result: Result) -> list[Table]:
         ]
         for point in find_front(list_points(result.config, result.trials), cost)
     ]
-    title = f"Trade-off: trials whose {metric} on validation no trial reaches with less {cost.replace('_', '-')}"
+    title = f"Trade-off: trials whose validation {metric} no other one reaches with fewer {cost.replace('_', '-')}"
     header = ["Trial", "Architecture", f"Best {metric}", "Parameters", "MACs per image", "Training per image"]
     return [Table(title=title, header=[*header, "Differs from the defaults in"], rows=rows)] if rows else []
 
@@ -42,6 +42,6 @@ def describe_uncounted(config: StudyConfig, trials: Sequence[Trial]) -> list[str
             key = (shorten(point.trial.architecture), missing, escape(" ".join(point.reason.split()))[:200])
             found.setdefault(key, []).append(str(point.trial.number))
     return [
-        f"{name}: the {missing} of trial {', '.join(numbers)} cannot be counted, so a front of them lacks it: {reason}."
+        f"{name}: the {missing} of trial {', '.join(numbers)} cannot be counted, so no such front has it: {reason}."
         for (name, missing, reason), numbers in found.items()
     ]

@@ -18,16 +18,16 @@ from search.config.space import Choice, build_distributions, list_specs
 from search.record.trial import State, Trial
 
 NUM_BEST = 5
-"""Importance compares the best tenth of the trials, at least these many. Source: Optuna's advice for PED-ANOVA."""
+"""Importance compares the best tenth of the trials, at least this number. Source: Optuna's advice for PED-ANOVA."""
 MIN_TRIALS = 2 * NUM_BEST
-"""Fewest trials from which importance is computed."""
+"""Smallest number of trials for which importance is computed."""
 
 
 def build_study(config: StudyConfig, trials: Sequence[Trial], architecture: str) -> optuna.Study:
     """Return one architecture's trials as an Optuna study; the user attribute `trial` has their numbers in the search.
 
-    Stopped trials count as complete, with their best epoch as value: Optuna's importance and most of its plots leave
-    out PRUNED trials, which are most of the bad ones. Trials outside a space that was changed since are left out.
+    Stopped trials count as complete, with the value of their best epoch: Optuna's importance and most of its plots
+    leave out PRUNED trials, which are most of the bad ones. Trials outside the present space are left out.
     """
     specs = {
         name: dataclasses.replace(spec, choice=tuple(map(_escape, spec.choice))) if isinstance(spec, Choice) else spec
@@ -54,15 +54,15 @@ def build_timeline(trials: Sequence[Trial]) -> optuna.Study:
 
 
 def measure_importance(study: optuna.Study) -> dict[str, float]:
-    """Return each searched parameter's share in what distinguishes the best trials (NUM_BEST), largest first.
+    """Return each searched parameter's share in the difference between the best trials and all trials, largest first.
 
-    A parameter with a condition is judged by the trials that have it, weighted by how many of the best ones do.
+    A parameter with a condition is judged by the trials that have it, weighted by the share of the best trials that do.
 
     Args:
         study: From `build_study`.
 
     Returns:
-        Shares that sum to 1; empty with fewer than MIN_TRIALS values, or where all values are equal.
+        Shares that sum to 1; empty with fewer than MIN_TRIALS values, or if all values are equal.
 
     Source: Watanabe et al. 2023, PED-ANOVA (arXiv:2304.10255), and its extension to conditional parameters
     (arXiv:2601.20800), as Optuna implements them.
@@ -71,7 +71,7 @@ def measure_importance(study: optuna.Study) -> dict[str, float]:
     if len(values) < MIN_TRIALS or len(set(values)) == 1:
         return {}
     evaluator = PedAnovaImportanceEvaluator(target_quantile=max(0.1, NUM_BEST / len(values)))
-    with warnings.catch_warnings(action="ignore"):  # where one trial alone has a parameter, or lacks it
+    with warnings.catch_warnings(action="ignore"):  # if only one trial has a parameter, or lacks it
         shares = get_param_importances(study, evaluator=evaluator)
     return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
 
@@ -93,7 +93,7 @@ def _create_study(sign: int = 1) -> optuna.Study:
 
 
 def _escape(value: Any) -> Any:
-    """Return a value whose text plotly shows literally: its labels are a subset of HTML."""
+    """Return a value whose text plotly shows literally, although its labels are a subset of HTML."""
     return html.escape(escape(value), quote=False) if isinstance(value, str) else value
 
 

@@ -35,14 +35,14 @@ def list_notes(
         f"Chosen by {best} validation {config.search.metric} among {len(trials)} trials ({num_epochs} epochs), "
         f"retrained on train and validation with {_describe_size(choices, config)}, tested once. "
         f"{positive} is the positive class.",
-        "± is the standard deviation over seeds. The interval contains the mean over these seeds with 95 % confidence, "
-        f"as far as the test images decide: bootstrap over each class's images, {NUM_RESAMPLES:,} resamples.",
+        "± is the standard deviation over seeds. The interval is a 95 % interval of the mean over these seeds, "
+        f"for the choice of test images alone: bootstrap over each class's images, {NUM_RESAMPLES:,} resamples.",
         *config.published.notes,
         *_describe_sources(config),
     ]
     ended = sum(trial.state is not State.RUNNING for trial in trials)
     if ended < config.search.num_trials:
-        notes.append(f"Of the study's {config.search.num_trials} trials {ended} had ended.")
+        notes.append(f"Only {ended} of the study's {config.search.num_trials} trials had ended.")
     if len(config.search.architectures) > 1:
         notes.append(describe_shares(config, trials))
     notes += [
@@ -71,7 +71,7 @@ def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _describe_sources(config: StudyConfig) -> list[str]:
-    """Return a note on where the published results come from."""
+    """Return a note about the sources of the published results."""
     models: dict[str, list[str]] = {}
     for published in config.published.models:
         if published.source:
@@ -81,7 +81,7 @@ def _describe_sources(config: StudyConfig) -> list[str]:
 
 
 def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
-    """Return how precisely this number of test images measures the best accuracy.
+    """Return a note about how precisely this number of test images measures the best accuracy.
 
     Source: Wilson 1927, Journal of the American Statistical Association 22:209, half of the interval of a proportion.
     """
@@ -113,7 +113,7 @@ def _describe_recipes(choices: Mapping[str, Any], trials: Sequence[Trial]) -> li
     if baselines:
         told = ", ".join(f"{winner['recipe']} (trial {winner['trial']})" for winner in baselines)
         notes.append(
-            f"Baselines: {told}. They were given and tried first, retrained and tested like the winners, not chosen."
+            f"Baselines: {told}. They were tried first, and retrained and tested like the winners, but not chosen."
         )
     stopped = [winner for winner in baselines if (trials[winner["trial"]].reason or "").startswith("stopped by")]
     if stopped:
@@ -125,7 +125,7 @@ def _describe_recipes(choices: Mapping[str, Any], trials: Sequence[Trial]) -> li
 
 
 def _describe_start(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
-    """Return from which weights, and with which stem, the models of ResNet-50 were trained."""
+    """Return notes about the initial weights and the stem of the models of ResNet-50."""
     told: dict[str, list[str]] = {}
     for name, trial in {model.architecture + format_rank(model.rank): model.trial for model in models}.items():
         if trials[trial].architecture != "resnet50":
@@ -154,7 +154,7 @@ def _describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> li
 
 
 def _describe_shortage(choices: Mapping[str, Any]) -> list[str]:
-    """Return a note where fewer distinct configurations have finished than `top_k`."""
+    """Return a note if fewer distinct configurations have finished than `top_k`."""
     ranks = [(winner["architecture"], winner["rank"]) for winner in choices.get("winners", ())]
     counts = Counter(architecture for architecture, rank in ranks if rank <= choices["top_k"])
     return [
@@ -204,7 +204,7 @@ def _describe_averaging(models: Sequence[TestedModel], trials: Sequence[Trial]) 
 
 
 def _describe_precisions(trials: Sequence[Trial]) -> list[str]:
-    """Return a sentence for each architecture whose trials did not all compute in one precision."""
+    """Return a sentence for each architecture whose trials used several precisions."""
     counts: dict[str, Counter[str]] = {}
     for trial in trials:
         if "precision" in trial.attributes:
@@ -238,8 +238,8 @@ def _describe_openings(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     earlier = "; ".join(f"{entry['opened']['time']} for {_describe_choices(entry)}" for entry in opened[:-1])
     return [
-        f"Not the first look at the test split: it was opened before with other choices ({earlier}), so choices "
-        "made after seeing those figures were made on test."
+        f"The test split was opened before with other choices ({earlier}). So choices that were made after seeing "
+        "those figures were made on test."
     ]
 
 

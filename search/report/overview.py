@@ -1,4 +1,4 @@
-"""The result at one glance: a figure of all accuracies, and a sentence to quote for each winner."""
+"""The overview of a result: a figure of all accuracies, and a sentence to quote for each winner."""
 
 import itertools
 import math
@@ -21,11 +21,11 @@ MARKS = {
     "peak on test": ("X", VAL_COLOUR),
     "not stated": ("o", "none"),
 }
-"""Shape and filling of a published point, by its protocol."""
+"""Protocol -> shape and filling of a published point."""
 SHAPES = "os^vP"
-"""Shapes of our points, by where they come from: this study, then the others, which are hollow."""
+"""Source -> shape of our points: winners are filled, the others are hollow."""
 MAX_NAME = 26
-"""Most characters of a model's name."""
+"""Largest number of characters of a model's name."""
 
 
 def draw_accuracies(result: Result) -> Figure:
@@ -60,7 +60,7 @@ def describe_accuracies(result: Result) -> str:
 
 
 def list_quotes(result: Result) -> list[str]:
-    """Return a sentence for each winner, with what a reader of its accuracy must know."""
+    """Return a sentence for each winner: its accuracy, with interval, seeds, protocol and number of images."""
     return [
         f"{row['model']}: accuracy {format_percent(row['accuracy'], row['accuracy_std'])} % (95 % interval "
         f"{format_interval(row['accuracy_low'], row['accuracy_high'])}, {format_seeds(row['seeds'])}, "

@@ -31,9 +31,9 @@ from search.report.summary import list_architectures
 from trainables.durable import write_file
 
 NUM_MISTAKES = 12
-"""Pictures per architecture."""
+"""Number of pictures for each architecture."""
 Rows = list[tuple[str, list[tuple[int, float]]]]
-"""Rows of a confusion matrix: true class, and per predicted class the count and its share of the true class."""
+"""Rows of a confusion matrix: true class, and for each predicted class the count and its share of the true class."""
 
 
 def write_page(
@@ -48,8 +48,8 @@ def write_page(
     """Write the report as one HTML file, which is replaced in one step, and return its path.
 
     Args:
-        result: What is reported.
-        path: Where to.
+        result: The result.
+        path: File to write.
         results: Tables of the evaluation, the main one first.
         search: Tables of the search.
         overview: Figure of all accuracies, as an <svg> element.
@@ -110,7 +110,7 @@ def _read(name: str) -> str:
 
 
 def _draw_curves(result: Result) -> list[tuple[str, str]]:
-    """Return captions and figures of the winners as trials; of a search alone, of its best trial."""
+    """Return captions and figures of the winners' trials; for a search without models, of its best trial."""
     drawn = []
     if result.config.trainable and (ranked := rank_trials(result.trials)):
         metric = result.config.search.metric
@@ -174,11 +174,11 @@ def _draw_qualities(result: Result) -> list[tuple[str, str]]:
             figures.render_svg(reliability, name="reliability", description=told),
         ),
         (
-            "Coverage: how often the surest answers are right, a line per seed",
+            "Coverage: how often the most confident answers are right, a line per seed",
             figures.render_svg(
                 figures.draw_coverage(trace_coverage(result)),
                 name="coverage",
-                description="Accuracy on the surest test images against their share of all",
+                description="Accuracy on the most confident test images against their share of all",
             ),
         ),
     ]
@@ -198,7 +198,7 @@ def _describe(mistake: Mistake, classes: Sequence[str]) -> dict[str, str]:
 
 
 def _describe_origin(result: Result) -> list[tuple[str, str]]:
-    """Return how the result was obtained, as terms with values; unknown ones are left out."""
+    """Return the origin of the result as terms with values; unknown ones are left out."""
     code, config = result.manifest.get("code", {}), result.config
     measured = [trial.attributes for trial in result.trials if "device" in trial.attributes]
     devices = Counter(", ".join(each[name] for name in ("device", "precision") if name in each) for each in measured)
@@ -236,5 +236,5 @@ def _hash(script: str) -> str:
 
 
 def _escape_data(text: str) -> Markup:
-    """Return JSON in which no text can end its script element."""
+    """Return JSON in which no text can close the script element around it."""
     return Markup(text.replace("<", "\\u003c"))

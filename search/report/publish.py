@@ -46,7 +46,7 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     result = dataclasses.replace(result, notes=notes)
     files = write_report(result, config.directory / "report")
     console.print(render(result))
-    console.print(Text("\n".join(map(escape, ["", *list_quotes(result)]))), soft_wrap=True)  # a sentence is one line
+    console.print(Text("\n".join(map(escape, ["", *list_quotes(result)]))), soft_wrap=True)  # one line per sentence
     confusions = [path for path in files if path.name.endswith("_confusion.png")]
     store_artifacts(confusions, config.directory / "artifacts", journal)
     console.print(f"Open {config.location}/report/report.html", soft_wrap=True)
@@ -94,5 +94,5 @@ def publish_search(study: OpenStudy, console: Console, notes: Sequence[str]) -> 
 
 
 def _add_ending(config: StudyConfig, trials: Sequence[Trial], journal: Journal, notes: Sequence[str]) -> list[str]:
-    """Return notes with the one on the end of the search, once: who searched has told it, who reports again has not."""
+    """Return notes with the one about the end of the search; `search.run` has added it already, `evaluate` has not."""
     return list(dict.fromkeys([*notes, *list_ending(config, trials, journal)]))

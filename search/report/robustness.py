@@ -1,4 +1,4 @@
-"""What changed test images cost the models: tables, charts and a file, pure functions of the result."""
+"""The models on changed test images, as tables, charts and a file: pure functions of the result."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ from search.report import figures
 from search.report.cells import Table, format_interval, format_percent
 
 ENDS = ("", "_std", "_low", "_high", "_change", "_change_low", "_change_high")
-"""Suffixes of a metric's columns in robustness.csv; a change is to the unchanged images."""
+"""Suffixes of a metric's columns in robustness.csv; a change is the difference to the unchanged images."""
 COLUMNS = ("model", "perturbation", "seeds", *(metric + end for metric in METRICS for end in ENDS))
 
 
@@ -32,7 +32,7 @@ def show_robustness(result: Result) -> dict[str, Any]:
 
 
 def tabulate_robustness(result: Result) -> list[Table]:
-    """Return a table for each configuration, and one for each two architectures; none without perturbations."""
+    """Return a table for each configuration and for each pair of architectures; none without perturbations."""
     headings = list(_name_metrics(result).values())
     tables = [
         Table(
@@ -116,6 +116,6 @@ def _format_points(value: Estimate) -> str:
 
 
 def _list_ends(value: Estimate) -> tuple[float, float]:
-    """Return the ends of an interval; both are the mean where it is unknown."""
+    """Return the ends of an interval; both are the mean if it is unknown."""
     low, high = value.interval.low, value.interval.high
     return (low, high) if not math.isnan(low) else (value.mean, value.mean)

@@ -10,7 +10,7 @@ from search.report.cells import format_rank
 def describe_schedules(choices: Mapping[str, Any], metric: str) -> list[str]:
     """Return a note for each winner whose retrainings have other images than the search.
 
-    No trial says for how long to train with these.
+    Trials say nothing about the best number of epochs with these images.
     """
     return [
         f"{name} was retrained for all {len(curve)} epochs. A training on train alone, with as many images, says "

@@ -17,11 +17,11 @@ from search.samplers.shares import list_shares, measure_seconds, name_device
 from trainables.config import Value, list_defaults
 
 NUM_BEST = 10
-"""Most trials in the table of the best."""
+"""Largest number of trials in the table of the best trials."""
 
 
 def describe_sampler(search: SearchConfig) -> str:
-    """Return a sentence on which sampler proposed the trials, and why this one."""
+    """Return a sentence about the sampler that proposed the trials, and why it was chosen."""
     if search.sampler != "portfolio":
         return f"Sampler: {search.sampler}, named in the configuration."
     parts = ", ".join(f"{name} {100 * share:.0f} %" for name, share in PARTS.items())
@@ -59,7 +59,7 @@ def list_search_tables(result: Result) -> list[Table]:
 
 
 def tabulate_best(result: Result) -> Table:
-    """Return the best trials of a search, as many as NUM_BEST, with what was searched."""
+    """Return a table of the best trials of a search, at most NUM_BEST, with their searched parameters."""
     trials = rank_trials(result.trials)[:NUM_BEST]
     searched = dict.fromkeys(name for trial in trials for name in trial.params)
     rows = []
@@ -119,7 +119,7 @@ def _tabulate_searches(config: StudyConfig, searches: Sequence[SearchSummary]) -
         for search in searches
     ]
     return Table(
-        title="The search: time summed over its trials, extrapolated where one was stopped", header=header, rows=rows
+        title="The search: time summed over its trials, extrapolated for stopped ones", header=header, rows=rows
     )
 
 

@@ -1,4 +1,4 @@
-"""The models on images from elsewhere: a table, rows for a file, and notes; pure functions of the result."""
+"""The models on images of other sources: a table, rows for a file, and notes; pure functions of the result."""
 
 import csv
 import functools
@@ -24,7 +24,7 @@ METRICS = {
     "ece": "Calibration error",
     "probability": "Mean probability of {positive}",
 }
-"""Metrics with their headings. A source of one class has its recall and the mean probability alone."""
+"""Metrics with their headings. A source of one class has only its recall and the mean probability."""
 ENDS = ("", "_std", "_low", "_high")
 """Suffixes of a metric's columns: mean, deviation over seeds, 95 % interval over images (not for `ece`)."""
 COUNTS = ("images_fake", "images_real", "copies", "alike", "seeds")
@@ -50,7 +50,7 @@ def summarize_sources(result: Result) -> list[dict[str, Any]]:
 
 
 def tabulate_sources(result: Result) -> list[Table]:
-    """Return the table of the sources, or none where no model was scored on one; metrics are in percent."""
+    """Return the table of the sources, or none if no model was scored on one; metrics are in percent."""
     negative, positive = result.classes
     rows = [
         [
@@ -68,7 +68,7 @@ def tabulate_sources(result: Result) -> list[Table]:
 
 
 def format_sources(result: Result) -> bytes:
-    """Return the rows as a CSV file; cells of what is unknown are empty."""
+    """Return the rows as a CSV file; unknown values are empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -77,11 +77,11 @@ def format_sources(result: Result) -> bytes:
 
 
 def describe_sources(result: Result) -> list[str]:
-    """Return a note on each source: its images, and those left out."""
+    """Return a note about each source: its images, and those that were left out."""
     negative, positive = map(escape, result.classes)
     return [
         f"{source['name']}: {source['counts'][0]:,} images of {negative} and {source['counts'][1]:,} of {positive}, "
-        f"from {source['path']}. Left out were {source['copies']:,} with the pixels of a training image, and "
+        f"from {source['path']}. Left out: {source['copies']:,} images with the pixels of a training image, and "
         f"{source['alike']:,} that look like one. None has the pixels of a test image."
         for source in result.choices.get("sources", ())
     ]

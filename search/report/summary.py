@@ -20,9 +20,9 @@ class SearchSummary:
     architecture: str
     trials: int
     failed: int
-    """Trials in state FAIL."""
+    """Number of trials in state FAIL."""
     stopped: float
-    """Share of the trials that were stopped before their last epoch, without failed ones, in [0, 1]."""
+    """Share of the trials that were stopped before their last epoch, failed ones not counted, in [0, 1]."""
     epochs: int
     seconds: float
     """Seconds summed over the trials, which ran in parallel."""
@@ -35,11 +35,11 @@ class SearchSummary:
     best: float | None
     """Best value of the validation metric in a finished trial."""
     paper: float | None
-    """The same of the paper's configuration, if it was tried."""
+    """Best value of the paper's configuration, if it was tried."""
     importance: dict[str, float]
     """Importance of each searched parameter, largest first; empty with too few trials."""
     missing: str | None
-    """Why there is no importance."""
+    """Why there is no importance; None if there is one."""
 
 
 def summarize_search(config: StudyConfig, trials: Sequence[Trial]) -> list[SearchSummary]:

@@ -43,10 +43,10 @@ HEADER = [
 
 
 def write_report(result: Result, directory: Path) -> list[Path]:
-    """Write report.html, comparison.csv, .md and .tex, the accuracies as a figure and, per architecture, two more.
+    """Write report.html, comparison.csv, .md and .tex, a figure of all accuracies, and two figures per architecture.
 
-    With perturbations, write robustness.csv too; with other sources, sources.csv. Return the files; those of an earlier
-    report are replaced, each in one step.
+    With perturbations, robustness.csv is written too; with other sources, sources.csv. Return the files. Those of an
+    earlier report are replaced, each in one step.
     """
     contents = {
         "comparison.csv": summarize(result).map(defuse).to_csv(index=False, lineterminator="\n").encode(),
@@ -55,7 +55,7 @@ def write_report(result: Result, directory: Path) -> list[Path]:
     }
     overview = draw_accuracies(result)
     contents["figures/accuracy.png"] = render_png(overview)
-    for name in ("robustness.csv", "sources.csv"):  # else that of an earlier report would stay
+    for name in ("robustness.csv", "sources.csv"):  # otherwise the file of an earlier report would stay
         (directory / name).unlink(missing_ok=True)
     if tabulate_robustness(result):
         contents["robustness.csv"] = format_robustness(result)

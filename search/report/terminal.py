@@ -17,7 +17,7 @@ from search.report.cells import (
 from search.report.summary import SearchSummary, summarize_search
 
 NAME_WIDTH = 18
-"""Most characters of a model's name on a terminal: those of the longest published one."""
+"""Largest number of characters of a model's name on a terminal, that of the longest published one."""
 
 
 def render(result: Result) -> Text:
@@ -34,7 +34,7 @@ def render(result: Result) -> Text:
             if is_other
             else row["protocol"].replace("not stated", "?").removesuffix(" test").removesuffix(" on")
         )
-        name = row["model"].removesuffix(" averaged")  # which the column of the protocol says
+        name = row["model"].removesuffix(" averaged")  # the column of the protocol says so
         name = name if len(name) <= NAME_WIDTH else f"{name[: NAME_WIDTH - 1]}…"
         rows.append([name + seeds, protocol, accuracy, interval, *means, format_millions(row["parameters"])])
     lines = ["  ".join(cells).rstrip() for cells in align(rows)]

@@ -17,11 +17,12 @@ TYPES: dict[str, Any] = {"number": "int64", "epochs": "int64", "best_epoch": "In
 
 
 def write_trials(trials: Sequence[Trial], path: Path) -> Path:
-    """Write a row for each trial: its result, then its parameters, empty where its architecture lacks one.
+    """Write a row for each trial: its result, then its parameters; those that its architecture lacks are empty.
 
-    The path ends in .parquet, which keeps the types, or else is CSV; an existing file is replaced in one step.
+    A path that ends in .parquet gives Parquet, which keeps the types, any other path CSV. An existing file is replaced
+    in one step.
     """
-    import pandas as pd  # no trial waits for it
+    import pandas as pd  # imported here, so that no trial waits for it
 
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     results = list(_describe(trials[0] if trials else Trial(number=0, architecture="", params={})))
@@ -45,7 +46,7 @@ def write_trials(trials: Sequence[Trial], path: Path) -> Path:
 
 
 def _escape(value: Any) -> Any:
-    """Return a value whose text is UTF-8, where a stranger's need not be."""
+    """Return a value whose text is UTF-8; a stranger's text may be something else."""
     return escape(value) if isinstance(value, str) else value
 
 
@@ -66,9 +67,9 @@ def _describe(trial: Trial) -> dict[str, Any]:
 
 
 def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
-    """Return a trial's values of the named parameters, None where its architecture lacks one.
+    """Return a trial's values of the named parameters, None if its architecture lacks one.
 
-    The precision `auto` is what it stood for.
+    In place of the precision `auto` it has the precision that was used.
     """
     values = {**({} if trial.is_foreign else list_defaults(trial.architecture)), **trial.params}
     if "precision" in trial.attributes:

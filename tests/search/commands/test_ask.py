@@ -59,17 +59,18 @@ def list_requests(folder):
     return [json.loads(path.read_text()) for path in sorted((folder / "requests").glob("*"))]
 
 
-def test_a_point_is_put_in_line(call, folder):
+def test_a_point_is_enqueued(call, folder):
     with hold(folder / "study.lock", print):
         code, stdout, _ = call(ask, folder, "cnn", "filters=16", "learning_rate=1e-3")
-    assert (code, stdout) == (0, "cnn filters=16 learning_rate=0.001 is in line: it is the next trial.\n")
+    assert (code, stdout) == (0, "cnn filters=16 learning_rate=0.001 is enqueued: it is the next trial.\n")
     assert list_requests(folder) == [{"ask": {"cnn.filters": 16, "cnn.learning_rate": 0.001}, "trial": None}]
 
 
 def test_a_point_waits_for_the_next_search_if_none_runs(call, folder):
     before = (folder / "study.journal").read_bytes()
     code, stdout, _ = call(ask, "results/mine", "cnn", "filters=16")
-    assert (code, stdout) == (0, "cnn filters=16 is in line: the study trains it when it is continued with --resume.\n")
+    assert code == 0
+    assert stdout == "cnn filters=16 is enqueued: the study trains it when it is continued with --resume.\n"
     assert (folder / "study.journal").read_bytes() == before
 
 
@@ -89,7 +90,7 @@ def test_a_point_waits_for_the_next_search_if_none_runs(call, folder):
         (("cnn", "filters="), "cnn.filters = None: expected int, not NoneType"),
         (("cnn", "learning_rate=.nan"), "cnn.learning_rate = nan is outside the space"),
         (("cnn", "flip=false"), "cnn.flip = False is outside the space"),
-        (("cnn", "dense_units=16"), "cnn.dense_units has a condition in the space: give what its `when` names too"),
+        (("cnn", "dense_units=16"), "dense_units has a condition in the space: give the parameters of its `when` too"),
         (("cnn", "dense_units=16", "dense_layers=0"), "cnn.dense_units has a condition in the space"),
     ],
 )
@@ -108,7 +109,7 @@ def test_a_search_that_has_ended_by_itself_takes_no_point(call, folder):
         journal.add_epoch(trial, {"epoch": epoch + 1, "accuracy": 0.5}, device="cpu", elapsed_s=1.0)
     code, _, stderr = call(ask, "results/mine", "cnn", "filters=16")
     told = "the budget of 9 epochs is used: resume it with another value, then ask"
-    assert (code, stderr) == (2, f"error: results/mine has ended, for {told}\n")
+    assert (code, stderr) == (2, f"error: results/mine has ended, because {told}\n")
 
 
 def test_a_condition_that_holds_is_accepted(call, folder):
@@ -126,7 +127,7 @@ def test_a_search_or_a_trial_is_asked_to_end(call, folder, arguments, number):
 
 def test_a_trial_or_search_that_does_not_run_cannot_be_stopped(call, folder):
     code, _, stderr = call(stop, "results/mine")
-    told = "so there is nothing to stop: python -m search evaluate results/mine evaluates what it has"
+    told = "so there is nothing to stop: python -m search evaluate results/mine evaluates its trials"
     assert (code, stderr) == (2, f"error: results/mine is not being searched, {told}\n")
     with hold(folder / "study.lock", print):
         code, _, stderr = call(stop, "results/mine", "--trial", "0")

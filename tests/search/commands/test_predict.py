@@ -185,7 +185,7 @@ def test_bad_files_are_named_and_skipped(ask, write_noise, tmp_path):
     assert code == 1
     assert len(stdout.splitlines()) == 1
     assert stderr.splitlines()[:3] == [
-        "skipped: empty holds no pictures",
+        "skipped: empty contains no pictures",
         r"skipped: bad\n.png is not a sound JPEG, PNG, GIF, WebP, BMP or TIFF image",
         "skipped: nowhere.png does not exist",
     ]

@@ -154,9 +154,7 @@ def test_a_network_that_needs_the_values_of_its_images_is_on_a_front_of_paramete
     assert [point.trial.number for point in find_front(points, "multiply_accumulates")] == [0]
     assert points[1].costs["parameters"] == 3 + 1 + 1
     picky, cnn = describe_uncounted(config, trials)
-    assert picky.startswith(
-        "Picky: the multiply-accumulates of trial 1, 2 cannot be counted, so a front of them lacks it:"
-    )
+    assert picky.startswith("Picky: the multiply-accumulates of trial 1, 2 cannot be counted, so no such front has it:")
     assert cnn.startswith("cnn: the parameters and multiply-accumulates of trial 3 cannot be counted")
 
 

@@ -89,7 +89,7 @@ def test_images_left_out_are_told_and_that_near_duplicates_are_not():
 
 def test_a_search_that_had_not_ended_is_told():
     notes = list_notes(CONFIG, RECORD, [make_trial(0)], [make_model()])
-    assert "Of the study's 2 trials 1 had ended." in notes
+    assert "Only 1 of the study's 2 trials had ended." in notes
 
 
 def test_the_limits_of_the_test_images_are_told_from_their_number():
@@ -115,7 +115,7 @@ def test_baselines_are_told_with_those_that_had_no_fair_trial():
     cut = dataclasses.replace(make_trial(1), state=State.PRUNED, reason="stopped by asha at epoch 1")
     notes = list_notes(CONFIG, record, [make_trial(0), cut, make_trial(2)], [make_model()])
     assert "cnn is the recipe small_cnn itself." in notes
-    assert any(note.startswith("Baselines: paper_cnn (trial 1). They were given") for note in notes)
+    assert any(note.startswith("Baselines: paper_cnn (trial 1). They were tried first") for note in notes)
     assert any(note.startswith("Stopped early as trials") and "paper_cnn (3 epochs)" in note for note in notes)
 
 
@@ -142,7 +142,7 @@ def test_a_second_opening_with_other_choices_is_marked_and_a_first_is_not():
 
     def find_mark(*entries):
         notes = list_notes(CONFIG, RECORD | {"evaluations": list(entries)}, [make_trial(0)], [make_model()])
-        return [note for note in notes if "Not the first look" in note]
+        return [note for note in notes if "opened before with other choices" in note]
 
     first, second, planned = enter(2, is_opened=True), enter(3, is_opened=True), enter(4, is_opened=False)
     assert find_mark(first) == find_mark(planned, first) == []

@@ -139,6 +139,6 @@ def test_predictions_of_other_images_than_the_choices_say_are_refused():
 def test_a_note_says_what_was_left_out_of_a_source():
     (note,) = describe_sources(make_result(make_source()))
     assert note == (
-        "other: 40 images of FAKE and 60 of REAL, from a/b. Left out were 3 with the pixels of a training image, and 1 "
-        "that look like one. None has the pixels of a test image."
+        "other: 40 images of FAKE and 60 of REAL, from a/b. Left out: 3 images with the pixels of a training image, "
+        "and 1 that look like one. None has the pixels of a test image."
     )
