@@ -1,7 +1,6 @@
 """Finds the splits and the two classes of a data set by the names of its folders. It does not import torch.
 
-The layout is {train,val,test}/CLASS/**, in upper or lower case, or CLASS/** without a split. One folder around the
-whole layout is ignored.
+The layout is {train,val,test}/CLASS/**, in any case, or CLASS/** without a split. A folder around it is ignored.
 """
 
 import dataclasses

@@ -27,8 +27,7 @@ def to_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """Return the probabilities of label 1 (N,) float32 of logits (N,), computed in float64 and rounded once.
 
     A temperature above 1 moves them towards 0.5. Source: Guo et al. 2017 (arXiv:1706.04599), section 4.2.
-    An image is called positive if this float32 is above the threshold, in validation, test, report and prediction
-    alike.
+    Validation, test, report and prediction call an image positive if this float32 is above the threshold.
     """
     return torch.sigmoid(logits.double() / temperature).float()
 
@@ -68,9 +67,7 @@ def score_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, float]:
 
 
 def auroc(logits: Tensor, labels: Tensor) -> float:
-    """Compute the area under the ROC curve.
-
-    It is the probability that a positive image has a larger logit than a negative one; ties count half.
+    """Compute the area under the ROC curve: how often a positive image has a larger logit than a negative; ties half.
 
     Args:
         logits: (N,) float.

@@ -9,8 +9,7 @@ from typing import Any
 from trainables.errors import InputError
 
 IMPORTED: dict[str, Any] = {}
-"""Name `module:Name` -> imported code of the user. It is imported only with consent; a reader of a study imports
-none."""
+"""Name `module:Name` -> code of the user, imported only with consent; a reader of a study imports none."""
 
 
 def is_own(name: str) -> bool:

@@ -45,8 +45,7 @@ class PackInfo:
     reasons: list[str]
     """Reasons why they are not images, in the same order."""
     leaked: int
-    """Number of training images that are also in test, by their pixels; they are used neither to train nor to
-    validate."""
+    """Number of training images that are also in test, by their pixels; they are left out of train and validation."""
     duplicates: int
     """Number of other training images left out: second copies, and all copies of an image that is in both classes."""
 

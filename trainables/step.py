@@ -18,8 +18,7 @@ from trainables.seed import derive_seed
 from trainables.splits import Split
 
 WARM_UP = 3
-"""Number of steps before a recording, in which libraries load and pick algorithms. Source: PyTorch's notes on CUDA
-graphs."""
+"""Steps before a recording, in which libraries load and pick algorithms. Source: PyTorch's notes on CUDA graphs."""
 
 
 class Step:

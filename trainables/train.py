@@ -29,9 +29,8 @@ kept, and 128 need less memory; without `keep_memory`, page faults make 512 imag
 128 x 128 for each image: 9 GB in bfloat16."""
 
 EVAL_PRECISIONS = {"cpu": "float32", "cuda": "bfloat16"}
-"""Type of device -> precision of predictions. It is fixed so that a model's threshold, test and export agree. In
-records without a precision, training had the same one. Validation after an epoch, which only ranks trials, has that of
-training."""
+"""Type of device -> precision of predictions, so that a model's threshold, test and export agree. In records without a
+precision, training had the same one. Validation after an epoch has that of training, since it only ranks trials."""
 
 NUM_FITTED = 1000
 """Number of training images from which a network may compute its fixed weights."""

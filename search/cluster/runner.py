@@ -73,8 +73,7 @@ def run_jobs(
 
     Raises:
         Interrupted: After Ctrl-C, SIGTERM or SIGHUP.
-        NodeError: If no job may run on one of the nodes.
-        OSError: If a disk failed or is full.
+        NodeError, OSError: If no job may run on one of the nodes; if a disk failed or is full.
     """
     with (
         tempfile.TemporaryDirectory(prefix="cifake-search-") as scratch,

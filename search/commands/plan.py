@@ -51,7 +51,8 @@ def describe_plan(config: StudyConfig, console: Console) -> None:
     console.print()
     for sentence in _describe_stops(search):
         console.print(sentence)
-    about = f"about {low:,} if the scheduler stops its share, " if search.scheduler in HALVING else ""
+    halved = f"about {low:,} if one trial in {search.reduction_factor:g} survives each rung, "
+    about = halved if search.scheduler in HALVING else ""
     console.print(f"Epochs: {about}at most {high:,}, in {search.num_trials} trials")
     console.print(describe_budget(config, low))
     better = "smaller" if search.sign < 0 else "larger"
@@ -225,7 +226,7 @@ def _estimate_stopped(search: SearchConfig, architecture: str, trials: float) ->
 def _tabulate(specs: dict[str, Spec], title: str, meaning: Mapping[str, str]) -> Table:
     table = Table(title=title, title_style="bold", title_justify="left", box=None, pad_edge=False)
     table.add_column("parameter")
-    table.add_column("may be")
+    table.add_column("values")
     if meaning:
         table.add_column("meaning")
     conditions = list_conditions(specs)

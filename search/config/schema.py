@@ -72,12 +72,10 @@ class EvaluationConfig:
     """Probability above which a test image is called positive. `validation` chooses the one with the highest accuracy
     on validation, by a model that is trained without these images for this purpose."""
     temperature: Temperature | Literal["validation"] = 1.0
-    """Number by which logits are divided before they become probabilities. `validation` chooses the one with the lowest
-    log loss on validation, by the same model as for the threshold. Baselines and trials of the front get it only if the
-    threshold is `validation` too; else theirs is 1."""
+    """Number that divides logits before they become probabilities. `validation` chooses that of the lowest log loss on
+    validation, by the threshold's model; for baselines and the front only if the threshold is `validation` too."""
     perturbations: Literal["all"] | tuple[Perturbation, ...] = ()
-    """Changes of the test images, such as jpeg75. Each model is scored on the changed images too, without training:
-    `all`, or a list of names."""
+    """Changes of the test images on which each model is scored too, without training: `all`, or a list of names."""
 
     def list_perturbations(self) -> tuple[str, ...]:
         """Return the names of `perturbations`, each once, in the order of the report."""
@@ -148,8 +146,7 @@ class StudyConfig:
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
     space: dict[str, dict[str, SpecField]] = dataclasses.field(default_factory=dict)
-    """Values that each parameter may have, by architecture; `shared` applies to all architectures. Parameters that are
-    left out keep their defaults."""
+    """Values of each parameter, by architecture; `shared` applies to all. Parameters left out keep their defaults."""
     resources: dict[Label, ResourceConfig] = dataclasses.field(default_factory=dict)
     """CPU cores and GPUs of each trial, by architecture."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -62,8 +62,7 @@ class SearchConfig:
     better trials than tpe, even on trainings on which it was not tuned (LOG.md, 2026-11-29). `module:Name` is any
     sampler with Optuna's interface."""
     repeat: bool = False
-    """Whether a configuration that was already a trial may be proposed again. With false the search ends if no
-    configuration is left."""
+    """Whether a configuration that was a trial may be proposed again; with false the search ends if none is left."""
     num_startup_trials: Count = 10
     """Random trials of an architecture before the sampler's model proposes. For gp only trials that were not stopped
     count."""
@@ -71,9 +70,8 @@ class SearchConfig:
     """How trials that are worse than others are stopped early. `module:Name` is a class of your own."""
     grace_epochs: Count | Literal["auto"] | None = "auto"
     """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, because
-    early epochs mislead the sampler (LOG.md, 2026-11-24); with hyperband it is 1. auto is the same, except with asha
-    for an architecture whose share of max_total_epochs is below ten times max_epochs: max_epochs /
-    reduction_factor**2."""
+    early epochs mislead the sampler (LOG.md, 2026-11-24); with hyperband it is 1. auto is the same, but with asha
+    max_epochs / reduction_factor**2 for an architecture whose share of max_total_epochs is below 10 max_epochs."""
     reduction_factor: Annotated[float, Field(ge=1.01, lt=1000)] = 3.0
     """One in this many trials survives a rung, and each rung is this many times as late as the one before."""
     patience_epochs: Count | None = None

@@ -27,8 +27,7 @@ class Range:
     step: int | float | None = None
     """Distance between neighbouring values, at most high - low; null is 1 for integers, any distance for floats."""
     when: Mapping[str, tuple[Value, ...]] | None = None
-    """Values of other parameters with which this one is searched; else training uses its default. null is no
-    condition."""
+    """Values of other parameters with which this one is searched; else it has its default. null is no condition."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

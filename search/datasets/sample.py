@@ -35,9 +35,8 @@ CROP_SIDES = (32, 160)
 UNEVENNESS = 0.5
 """Largest relative difference of a decoder's phase from the mean; uniform from 0.
 
-This, SKIP and NOISE were tuned. With 1,600 training images the paper's CNN has an accuracy of 71 to 93 % after 3 epochs
-(batch 32, 64 and 128, 6 seeds each). A CNN with batch norm, global average pooling and a cosine schedule has 95 to 97 %
-after 12 epochs.
+This, SKIP and NOISE were tuned. With 1,600 training images the paper's CNN has 71 to 93 % after 3 epochs (batch 32, 64
+and 128, 6 seeds each); a CNN with batch norm, global average pooling and a cosine schedule has 95 to 97 % after 12.
 """
 SKIP = 0.3
 """Fraction of the lost detail that a skip connection restores."""

@@ -38,8 +38,7 @@ class TestedModel:
     parameters: Index
     """Parameters of the model."""
     threshold: Finite
-    """An image is called positive above this probability, a float32 below 1; it is below 0 if all images are
-    positive."""
+    """An image is called positive above this probability, a float32 below 1; below 0 calls all images positive."""
     metrics: dict[str, Finite]
     """RATES, brier and loss; with a temperature other than 1 also ece_uncalibrated, the ece without the temperature."""
     confusion: tuple[tuple[Index, Index], tuple[Index, Index]]

@@ -96,8 +96,7 @@ class Checkpoint:
 class TrialCheckpoints(Listener):
     """Deletes the checkpoints of a trial that ended; winners are retrained, so nothing needs them.
 
-    So a study has at most two checkpoints, and a third one while it is written, for each trial that runs or waits to be
-    resumed.
+    So each trial that runs or waits to be resumed has at most two checkpoints, and a third one while it is written.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -27,8 +27,7 @@ class Winner:
     threshold: Finite | None
     """Probability above which an image is called positive, a float32; None until validation has chosen it."""
     temperature: Temperature | None = 1.0
-    """Number by which its logits are divided before they become probabilities; None until it is fitted on
-    validation."""
+    """Number that divides its logits before they become probabilities; None until it is fitted on validation."""
     recipe: str | None = None
     """Recipe that it comes from, if baselines are enabled."""
     front: bool = False

@@ -17,8 +17,7 @@ SHOW_CURSOR = b"\x1b[?25h"
 def leave(message: str, code: int) -> NoReturn:
     """End this process, with a line on standard error, and all processes that it started.
 
-    Some of Ray's processes would look for the others for a minute. W&B's service ends by itself when its files are
-    complete.
+    Some of Ray's processes would look for the others for a minute. W&B's service ends when its files are complete.
     """
     with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
         if os.isatty(1):  # not sys.stdout, which is redirected to nothing while Ray runs

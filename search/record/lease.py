@@ -1,9 +1,8 @@
 """The lease of a study: the right of one driver to write it, kept alive by a heartbeat.
 
 The system knows whether a holder on this machine is alive. A holder on another machine is watched, without comparing
-clocks: if its lease gets no heartbeat, its machine is gone, and the lease is taken over. A holder that was only
-suspended notices this before its next write, and within two seconds after it continues. It then ends without writing to
-the study.
+clocks: if its lease gets no heartbeat, it is taken over. A holder that was only suspended notices this before its next
+write, and within two seconds after it continues. It then ends without writing to the study.
 
 One case remains: a driver may be suspended in the microseconds between its check and the write, for longer than the
 watch. It then finishes that one write when it continues.
@@ -69,8 +68,7 @@ class Holder:
     """Boot of its machine and its process namespace; they decide which other processes it sees."""
     pid: int
     process_started: float
-    """Start of its process in units of its machine, which distinguishes it from a later process with the same
-    number."""
+    """Start of its process in units of its machine, since a later process may get the same number."""
     since: str
     """Time at which it took the lease."""
     token: str

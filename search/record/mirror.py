@@ -1,9 +1,8 @@
 """The mirror of a study in an object store: synchronises its folder on this machine with the store.
 
-The journal is uploaded ("shipped") in parts, objects named by the byte at which they begin. A part has only new and
-complete lines, so the uploads are as large as the journal. A part is created on the condition that no part has its
-name. So the parts are one history, whichever driver writes, and two drivers cannot both continue it. Other files are
-sent when they change.
+The journal is uploaded ("shipped") in parts of new, complete lines: objects named by the byte at which they begin. A
+part is created on the condition that no part has its name. So the parts are one history, whichever driver writes, and
+two drivers cannot both continue it. Other files are sent when they change.
 """
 
 import json

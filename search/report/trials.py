@@ -19,8 +19,7 @@ TYPES: dict[str, Any] = {"number": "int64", "epochs": "int64", "best_epoch": "In
 def write_trials(trials: Sequence[Trial], path: Path) -> Path:
     """Write a row for each trial: its result, then its parameters; those that its architecture lacks are empty.
 
-    A path that ends in .parquet gives Parquet, which keeps the types, any other path CSV. An existing file is replaced
-    in one step.
+    A path that ends in .parquet gives Parquet, which keeps the types, any other one CSV; it is written in one step.
     """
     import pandas as pd  # imported here, so that no trial waits for it
 

@@ -19,9 +19,8 @@ STUDY = "study:"
 class History(optuna.storages.InMemoryStorage):
     """A storage that returns the trials it was given, without copies.
 
-    A trial's number is its id. An attribute of the study that a sampler writes becomes an attribute of the trial that
-    the sampler is asked about, so the trials contain all that is known. Values are read as the journal will return
-    them.
+    A trial's number is its id. A study attribute that a sampler writes becomes one of the trial that the sampler
+    is asked about, so the trials contain all that is known. Values are read as the journal will return them.
     """
 
     get_best_trial = BaseStorage.get_best_trial

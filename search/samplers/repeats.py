@@ -29,8 +29,7 @@ class Repeats:
 
         Args:
             architecture: Its name.
-            distributions: Of the searched parameters; a parameter with a condition comes after those that it depends
-            on.
+            distributions: Of the searched parameters; one with a condition comes after those that it depends on.
             conditions: Conditions by parameter.
             size: Height and width of the images in pixels.
         """

@@ -13,8 +13,7 @@ from search.samplers.history import History
 from search.samplers.values import take_highest
 
 NUM_CANDIDATES = 2
-"""Candidates of tame TPE for each parameter. With more, its proposals are too much alike. Source: LOG.md,
-2026-11-29."""
+"""Candidates of tame TPE per parameter; with more, its proposals are too much alike. Source: LOG.md, 2026-11-29."""
 MOST_BAD = 500
 """Largest number of bad trials that tame TPE uses, so that the cost of a proposal is bounded."""
 
@@ -68,8 +67,7 @@ class TameTPESampler(IndependentTPESampler):
     """TPE with few candidates, and with the values of `search.samplers.values` in place of Optuna's order.
 
     Optuna counts any complete trial as better than any stopped one, and all running ones as bad. Here a running trial
-    counts as bad only if it has reached no rung: with many slots most good trials are running ones after the first
-    rung.
+    counts as bad only before its first rung: with many slots, most good trials are running ones after that rung.
     """
 
     def __init__(self, seed: int, startup: int) -> None:

@@ -17,8 +17,7 @@ MAX_DIFFERENCE = 20.0
 MIN_CORRELATION = 0.9
 """Smallest correlation of two near-duplicates' pixels.
 
-Above it CIFAKE's pairs show the same picture. Below it are pairs of small birds on grey skies, whose pixels differ
-little.
+Above it CIFAKE's pairs show the same picture; below it are small birds on grey skies, whose pixels differ little.
 """
 LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in a grey image. Source: ITU-R BT.601."""

@@ -184,8 +184,7 @@ def build_tracker(config: StudyConfig, identity: str, warn: Callable[[str], None
 
     Args:
         config: The study. Its `tracking.mode` auto is online if a key is set (environment, netrc or W&B's settings),
-        else
-            offline; off does nothing.
+            else offline; off does nothing.
         identity: The id in its study.yaml.
         warn: Receives a sentence when tracking continues offline or ends; called from any thread.
     """

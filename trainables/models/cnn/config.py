@@ -24,8 +24,7 @@ class CnnConfig:
     whiten: bool = False
     """Whether 24 fixed 2x2 filters come first, which decorrelate the pixels of the training images."""
     pool: Literal["last", "first"] = "last"
-    """Convolution of a block after which max-pooling comes: the last, or the first, so that a second one costs a
-    quarter."""
+    """Convolution that max-pooling follows in a block: the last, or the first, so that a second one costs a quarter."""
     batch_norm: bool = False
     """Whether batch normalisation follows each convolution."""
     head: Literal["flatten", "gap"] = "flatten"
