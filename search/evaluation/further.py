@@ -164,7 +164,7 @@ def load_logits(folder: Path, label: str, test: FurtherTest, weights: str) -> Lo
     except UNREADABLE:
         is_whole = False
     if not (is_whole and _is_sound(arrays)):
-        raise InputError(f"{path} is damaged, or not a file of logits: {cure}")
+        raise InputError(f"{path} is damaged or not a file of logits: {cure}")
     if record != _describe(label, test, weights):
         raise InputError(f"{path} belongs to another model or to other images: {cure}")
     return arrays["logits"], arrays["labels"]

@@ -248,7 +248,7 @@ def test_a_perturbation_that_is_added_trains_nothing_and_is_another_opening(stud
     assert "cnn-seed0 was not scored on flip." in (study / "report" / "comparison.md").read_text()
     (study / "models" / "further" / "cnn-seed0.perturbation.flip.safetensors").write_bytes(b"")
     code, _, stderr = call(study, "--report")
-    assert (code, "flip.safetensors is damaged, or not a file of logits: evaluate the" in stderr) == (2, True)
+    assert (code, "flip.safetensors is damaged or not a file of logits: evaluate the" in stderr) == (2, True)
     assert call(study, *chosen)[0] == 0
     again = list_times(study / "models" / "further")
     assert [name for name in files if again[name] != files[name]] == ["cnn-seed0.perturbation.flip.safetensors"]
