@@ -37,7 +37,7 @@ UNITS = {
     "seed": "",
     "size": "pixels",
     "factor": "factor",
-    "delta": "share of images",
+    "delta": "of the metric",
     "seeds": "retrainings",
     "k": "configurations",
     "threshold": "probability",

@@ -49,8 +49,8 @@ class DataConfig:
     """The images, and which of them are used for validation."""
 
     path: str = "sample"
-    """Folder or .zip of images of two classes: {train,test}/CLASS/**, with val/ if there is one, or CLASS/** without a
-    split; or `sample`, the small data set that is built in."""
+    """Folder or .zip of images of two classes: `{train,test}/CLASS/**`, with `val/` if there is one, or `CLASS/**`
+    without a split; or `sample`, the small data set that is built in."""
     size: Size = 32
     """Height and width to which images are resized, in pixels."""
     positive: Annotated[str, Field(min_length=1, max_length=100)] = "REAL"

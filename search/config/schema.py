@@ -66,7 +66,7 @@ class EvaluationConfig:
     """Cost of the front, per image: parameters of the model, multiply-accumulates of a prediction, or seconds of
     training."""
     also: dict[Label, str] | None = None
-    """Further sources of images of the same two classes, as NAME: PATH of a folder or .zip: CLASS/** or test/CLASS/**.
+    """Further sources of the same two classes, as NAME: PATH of a folder or .zip: `CLASS/**` or `test/CLASS/**`.
     Each model is scored on them too, without training. A source may have only one of the classes."""
     threshold: Annotated[float, Field(gt=0, lt=1)] | Literal["validation"] = 0.5
     """Probability above which a test image is called positive. `validation` chooses the one with the highest accuracy

@@ -71,7 +71,7 @@ class SearchConfig:
     grace_epochs: Count | Literal["auto"] | None = "auto"
     """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, because
     early epochs mislead the sampler (LOG.md, 2026-11-24); with hyperband it is 1. auto is the same, but with asha
-    max_epochs / reduction_factor**2 for an architecture whose share of max_total_epochs is below 10 max_epochs."""
+    `max_epochs / reduction_factor**2` for an architecture whose share of max_total_epochs is below 10 max_epochs."""
     reduction_factor: Annotated[float, Field(ge=1.01, lt=1000)] = 3.0
     """One in this many trials survives a rung, and each rung is this many times as late as the one before."""
     patience_epochs: Count | None = None
