@@ -80,7 +80,7 @@ def open_study(
         if not is_search:
             manifest = load_manifest(config.directory)
             if isinstance(config.journal, Path) and not config.journal.exists():
-                raise InputError(f"{config.location} has no {config.journal.name}: nothing was searched there")
+                raise InputError(f"{config.location} has no {config.journal.name}: no search has started there")
         else:
             manifest, changes = compare_manifest(config, packed, accept_changes=accept_changes)
         # With an object store the journal is a local file, which must not wait if the store cannot be reached: so not
