@@ -7,52 +7,42 @@ of all models but the weights of one: the best on validation of those that are s
 data set are not published. What `reference/NAME/README.md` says is computed, so no figure is typed by hand.
 """
 
-import json
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-import pandas as pd
+import typer
 from rich.console import Console
 
+from docs.published import WEIGHTS_BYTES, describe, name_no_machine, read_summary
+from search.commands.terminal import build_console, explain_errors
 from search.config.yaml import format_yaml
-from search.evaluation.choices import list_retrainings, read_entry
+from search.evaluation.choices import read_entry
 from search.evaluation.evaluate import load_result
 from search.evaluation.model_file import CARD, RECORD, WEIGHTS
 from search.evaluation.result import Result
 from search.record.choices import Winner
 from search.record.folder import open_study
-from search.record.journal import Journal
 from search.record.manifest import save_manifest
-from search.record.provenance import describe_commit
 from search.record.reading import load_classifiers
 from search.record.trial import State
-from search.report.cells import Table, format_count, format_duration, format_interval, format_percent, format_pipes
-from search.report.notes import describe_changes
 from search.report.overview import list_quotes
 from search.report.publish import publish_report
-from search.report.summary import SearchSummary, summarize_search
 from search.report.trials import write_trials
-from search.samplers.shares import name_device
 from trainables.config import complete_params, list_defaults
 from trainables.errors import InputError
 from trainables.names import shorten
 
 ROOT = Path(__file__).parents[1]
-WEIGHTS_BYTES = 6_000_000
-"""Most bytes of the published weights."""
-NUM_IMPORTANT = 5
-"""Most parameters that the README names for each architecture."""
 COPIED = ("study.journal", "artifacts/*", "report/*.csv", "report/*.tex", "report/*.md", "report/figures/*.png")
 """Files of a study that are published as they are."""
-SUMMARY = "<!-- results -->"
-"""Stands before and after the lines that the README of the repository repeats."""
 
 
 def publish(study: Path, root: Path, console: Console) -> Path:
-    """Write reference/NAME and configs/recipes/NAME_ARCH.yaml below a folder; an earlier publication is replaced.
+    """Write reference/NAME and configs/recipes/NAME_ARCH.yaml below a folder.
+
+    An earlier publication is replaced when the new one is complete.
 
     Args:
         study: Folder of an evaluated study; its report is written again.
@@ -63,24 +53,33 @@ def publish(study: Path, root: Path, console: Console) -> Path:
         The published folder.
 
     Raises:
-        InputError: If the study has a running trial, no result, or no model with weights that are small enough.
+        InputError: If the journal is in a database, a trial is running, there is no result, or no model's weights are
+            small enough.
     """
     config = load_classifiers(study)
+    if config.storage:
+        raise InputError(
+            f"{study} has its journal in a database: only a study with the file study.journal is published"
+        )
     with open_study(config, console.print) as opened:
         if running := [trial.number for trial in opened.journal.load() if trial.state is State.RUNNING]:
             raise InputError(f"{study}: trial {running[0]} has not ended: resume the search first")
         result = publish_report(load_result(opened), opened.journal, console)
         bundled = choose_bundled(study, result)
         target = root / "reference" / config.name
-        shutil.rmtree(target, ignore_errors=True)
-        _copy(study, target, [*COPIED, *(f"models/{model.label}{RECORD}" for model in result.models)])
-        _copy(study, target, [f"models/{bundled}{suffix}" for suffix in (WEIGHTS, CARD)])
-        write_trials(result.trials, target / "trials.parquet")
-        save_manifest(target, name_no_machine(result.manifest))
-        (target / "README.md").write_text(describe(result, opened.journal, target, bundled))
+        folder = root / "build" / "reference" / config.name  # git ignores it
+        shutil.rmtree(folder, ignore_errors=True)
+        _copy(study, folder, [*COPIED, *(f"models/{model.label}{RECORD}" for model in result.models)])
+        _copy(study, folder, [f"models/{bundled}{suffix}" for suffix in (WEIGHTS, CARD)])
+        write_trials(result.trials, folder / "trials.parquet")
+        save_manifest(folder, name_no_machine(result.manifest))
+        (folder / "README.md").write_text(describe(result, opened.journal, folder, bundled))
     winner = _rank(result)[0]
     recipe = root / "configs" / "recipes" / f"{config.name}_{shorten(winner.architecture)}.yaml"
     recipe.write_text(format_recipe(result, winner))
+    shutil.rmtree(target, ignore_errors=True)
+    target.parent.mkdir(exist_ok=True)
+    folder.rename(target)
     return target
 
 
@@ -106,16 +105,6 @@ def _copy(study: Path, target: Path, patterns: Sequence[str]) -> None:
         shutil.copyfile(path, copy)
 
 
-def name_no_machine(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest with the last part of each path of the machine that searched; the evaluations stay."""
-    config = manifest["config"]
-    data, command = dict(config["data"]), str(manifest["command"])
-    for path in (data["path"], data.pop("cache", ""), config["results"]):
-        command = command.replace(path, Path(path).name) if Path(path).is_absolute() else command
-    data["path"] = Path(data["path"]).name
-    return {**manifest, "command": command, "config": {**config, "data": data, "results": "results"}}
-
-
 def format_recipe(result: Result, winner: Winner) -> str:
     """Return a winner as a recipe, with its figures above it."""
     trial, size = result.trials[winner.trial], result.config.data.size
@@ -138,123 +127,15 @@ def format_recipe(result: Result, winner: Winner) -> str:
     )
 
 
-def tabulate(frame: pd.DataFrame) -> list[str]:
-    """Return the lines of the table of results, given comparison.csv; published results of others are left out."""
-    header = ["model", "parameters", "seeds", "test accuracy, %", "95 % interval", "F1, %", "AUROC, %"]
-    rows = [
-        [
-            row["model"] if row["source"] in ("this study", "ensemble") else f"{row['model']} ({row['source']})",
-            format_count(row["parameters"]),
-            format_count(row["seeds"]),
-            format_percent(row["accuracy"], row["accuracy_std"]),
-            format_interval(row["accuracy_low"], row["accuracy_high"]),
-            format_percent(row["f1"]),
-            format_percent(row["auroc"]),
-        ]
-        for row in frame[frame["source"] != "published"].to_dict("records")
-    ]
-    return format_pipes(Table(title="", header=header, rows=rows))
-
-
-def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> str:
-    """Return the README of a published study."""
-    name, searches = result.study, summarize_search(result.config, result.trials)
-    architecture = shorten(next(iter(result.winners)))
-    lines = [
-        f"# Reference study {name}",
-        *("", SUMMARY, *(line for quote in list_quotes(result) for line in (f"{quote}.", ""))),
-        *(*tabulate(pd.read_csv(folder / "report/comparison.csv")), SUMMARY, ""),
-        "± is the standard deviation over seeds, the interval a 95 % bootstrap over the test images. Notes, further",
-        "tables and costs: [report/comparison.md](report/comparison.md).",
-        *("", "![Accuracies](report/figures/accuracy.png)", "", "## How it was made", ""),
-        *("```bash", str(name_no_machine(result.manifest)["command"]), "```", ""),
-        *(f"- {fact}" for fact in list_facts(result, journal, folder)),
-        *("", "## What the scheduler saved", ""),
-        *(f"- {_describe_saving(search)}" for search in searches),
-        *("", "## What mattered most", ""),
-        *(f"- {_describe_importance(search)}" for search in searches),
-        *("", "## What failed", ""),
-        *(f"- {failure}" for failure in list_failures(result, journal)),
-        *("", "## Use it", "", "```bash"),
-        f"python -m search inspect reference/{name}",
-        f"python -m search dashboard reference/{name}",
-        f"python -m search reproduce reference/{name} --model {architecture}-seed0 --data PATH",
-        f"python -m search predict reference/{name}/models/{bundled}{WEIGHTS} photo.jpg",
-        *("```", ""),
-        "`study.journal` is a journal of Optuna; `trials.parquet` is a table with a row for each trial. `models/` has",
-        f"the record of every model, and the weights of {bundled}: the best on validation of those of at most",
-        f"{WEIGHTS_BYTES / 1e6:g} MB, with seed 0. `reproduce` compares others with the checksums in their records.",
-        "Paths in `study.yaml` were shortened. `python -m docs.publish` wrote this folder.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def list_facts(result: Result, journal: Journal, folder: Path) -> list[str]:
-    """Return machine, time and code of a study."""
-    records = [json.loads((folder / "models" / f"{each.label}{RECORD}").read_text()) for each in result.models]
-    hardware = [record["hardware"] for record in records]
-    machines = {f"{each['name']} ({each['type']}), threads of a training: {each['threads']}" for each in hardware}
-    seconds = sum(each.cost["training_seconds"] for each in result.models)
-    searched = sum(search.device_seconds for search in summarize_search(result.config, result.trials))
-    first, last = min(filter(None, (trial.started for trial in result.trials))), result.choices["opened"]["time"]
-    commits = {describe_commit(code) for code in (result.manifest["code"], *(record["code"] for record in records))}
-    return [
-        f"Machine: {'; '.join(sorted(machines))}.",
-        f"Search: {len(result.trials)} trials in {format_duration(journal.elapsed_s)}, {format_duration(searched)} of "
-        f"{name_device(result.config)} time; continued {count_resumptions(folder / 'study.journal')} times.",
-        f"Evaluation: {len(result.models)} models, {format_duration(seconds)} of training.",
-        f"From {first:%Y-%m-%d %H:%M} to the opening of the test split at {last}.",
-        f"Code: commit {', '.join(sorted(commits))}.",
-    ]
-
-
-def count_resumptions(journal: Path) -> int:
-    """Return how often a search was continued: processes that recorded an epoch, without the first."""
-    lines = map(json.loads, journal.read_text().splitlines())
-    return len({line["worker_id"] for line in lines if "intermediate_value" in line}) - 1
-
-
-def list_failures(result: Result, journal: Journal) -> list[str]:
-    """Return what failed, and what was changed on the way."""
-    failed = [
-        f"Trial {trial.number} ({trial.architecture}): {trial.reason}."
-        for trial in result.trials
-        if trial.state is State.FAIL
-    ]
-    models = {model.label for model in result.models}
-    retrainings = list_retrainings(result.config, result.trials, read_entry(result.choices))
-    failed += [f"The retraining {each.label} left no model." for each in retrainings if each.label not in models]
-    return [*(failed or ["No trial and no retraining failed."]), *describe_changes(journal.list_changes())]
-
-
-def _describe_saving(search: SearchSummary) -> str:
-    return (
-        f"{search.architecture}: {search.stopped:.0%} of {search.trials} trials were stopped early. {search.epochs:,} "
-        f"epochs took {format_duration(search.seconds)}; all {search.full_epochs:,} would have taken "
-        f"{format_duration(search.full_seconds)}."
-    )
-
-
-def _describe_importance(search: SearchSummary) -> str:
-    shares = [f"{name} {share:.0%}" for name, share in list(search.importance.items())[:NUM_IMPORTANT]]
-    return f"{search.architecture}: {', '.join(shares) or str(search.missing).rstrip('.')}."
-
-
-def read_summary(folder: Path) -> list[str]:
-    """Return the lines of a published study that the README of the repository repeats."""
-    return [line for line in (folder / "README.md").read_text().split(SUMMARY)[1].splitlines() if line]
-
-
-def main(study: Path, console: Console) -> None:
-    """Publish a study, and print what README.md must repeat."""
-    target = publish(study, ROOT, console)
-    size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    lines = [f"Wrote {target} ({size / 1e6:.1f} MB) and a recipe. README.md must have these lines:", ""]
-    console.print("\n".join(["", *lines, *read_summary(target)]), soft_wrap=True, markup=False)
+def main(study: Annotated[Path, typer.Argument(metavar="results/NAME", help="Folder of an evaluated study.")]) -> None:
+    """Publish a study, and print the lines that README.md must repeat."""
+    with explain_errors():
+        console = build_console()
+        target = publish(study, ROOT, console)
+        size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
+        said = f"Wrote {target} ({size / 1e6:.1f} MB) and a recipe. README.md must have these lines:"
+        console.print("\n".join(["", said, "", *read_summary(target)]))
 
 
 if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]), Console())
-    except InputError as error:
-        raise SystemExit(f"error: {error}") from None
+    typer.run(main)

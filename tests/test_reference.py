@@ -1,7 +1,9 @@
 """A published study opens like any other, says what its study found, and README.md repeats its figures."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import urllib.request
@@ -16,7 +18,7 @@ from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 from typer.testing import CliRunner
 
-from docs import publish
+from docs import publish, published
 from search.cluster.job import Failure
 from search.commands import evaluate, inspect, predict, reproduce
 from search.config.load import parse
@@ -130,8 +132,8 @@ def check(folder):
 
     comparison = pd.read_csv(folder / "report/comparison.csv")
     readme = (folder / "README.md").read_text().splitlines()
-    assert set(publish.tabulate(comparison)) <= set(readme)
-    assert set(publish.read_summary(folder)) <= set(readme)
+    assert set(published.tabulate(comparison)) <= set(readme)
+    assert set(published.read_summary(folder)) <= set(readme)
     records = [load_record(path) for path in folder.glob("models/*.json")]
     for row in comparison[comparison["source"] == "this study"].to_dict("records"):
         mine = [
@@ -140,9 +142,9 @@ def check(folder):
         accuracies = [tested["metrics"]["accuracy"] for tested in mine]
         assert (len(mine), sum(accuracies) / len(mine)) == (row["seeds"], pytest.approx(row["accuracy"]))
         said = f"{row['model']}: accuracy {100 * row['accuracy']:.2f}"
-        assert sum(line.startswith(said) for line in publish.read_summary(folder)) == 1
+        assert sum(line.startswith(said) for line in published.read_summary(folder)) == 1
     [weights] = folder.glob("models/*.safetensors")
-    assert weights.stat().st_size <= publish.WEIGHTS_BYTES
+    assert weights.stat().st_size <= published.WEIGHTS_BYTES
     assert weights.with_suffix(".md").exists()
     assert load_model(weights, config.code).record.label.endswith("-seed0")
     assert sum(map(len, list_files(folder).values())) <= MAX_BYTES
@@ -160,7 +162,7 @@ def check_recipe(folder, recipes):
     trial = Journal.read(folder / "study.journal", config.name).load()[winner["trial"]]
     params = [complete_params(trial.architecture, each, config.data.size) for each in (recipe["params"], trial.params)]
     assert params[0] == params[1]
-    [quote] = [line for line in publish.read_summary(folder) if line.startswith(f"{recipe['architecture']}: ")]
+    [quote] = [line for line in published.read_summary(folder) if line.startswith(f"{recipe['architecture']}: ")]
     assert f"# Result: {quote}\n" in path.read_text()
 
 
@@ -174,6 +176,26 @@ def test_a_study_can_be_published_again(study, root):
     (root / "reference/tiny/left.txt").write_text("of an earlier publication")
     publish.publish(study, root, Console(quiet=True))
     assert {path for path in root.rglob("*")} == before
+
+
+def test_a_publication_that_is_cut_leaves_the_earlier_one_as_it_was(study, root, monkeypatch):
+    before = list_files(root / "reference")
+    with monkeypatch.context() as patched:
+        patched.setattr(publish, "format_recipe", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            publish.publish(study, root, Console(quiet=True))
+    assert list_files(root / "reference") == before
+    publish.publish(study, root, Console(quiet=True))
+    assert list_files(root / "build") == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [([], "Missing argument"), (["elsewhere"], "error: there is no study in")]
+)
+def test_a_study_that_is_not_there_is_a_sentence(arguments, said):
+    code, _, stderr = call(publish, *arguments)
+    assert code == 2
+    assert said in stderr
 
 
 def test_the_readme_of_a_published_study_says_how_it_was_made_and_what_failed(root):
@@ -196,8 +218,8 @@ def test_the_readme_repeats_the_figures_of_each_published_study():
     for folder in PUBLISHED:
         check(folder)
         check_recipe(folder, ROOT / "configs/recipes")
-        assert [line for line in publish.read_summary(folder) if line not in lines] == []
-        assert publish.count_resumptions(folder / "study.journal") >= 5
+        assert [line for line in published.read_summary(folder) if line not in lines] == []
+        assert published.count_resumptions(folder / "study.journal") >= 5
 
 
 def test_inspect_and_dashboard_open_a_published_study_and_write_nothing(root, spawn):
