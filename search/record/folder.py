@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.config.schema import LEARNT, LEASE, MANIFEST, StudyConfig
 from search.record.errors import explain_denied
@@ -22,6 +22,9 @@ from search.record.storage import holds_study
 from search.record.trial import Trial
 from trainables.durable import make_folder, sync
 from trainables.errors import InputError
+
+if TYPE_CHECKING:  # only a study in an object store has a mirror
+    from search.record.mirror import Mirror
 
 Note = Callable[[str], None]
 
@@ -36,8 +39,8 @@ class OpenStudy:
     journal: Journal
     learnt: tuple[Trial, ...] = ()
     """Trials of earlier studies, from which the samplers learn."""
-    mirror: Any = None
-    """The `search.record.mirror.Mirror` that keeps the folder and the object store in step; None without a store."""
+    mirror: "Mirror | None" = None
+    """Keeps the folder and the object store in step; None without a store."""
 
     def save_manifest(self) -> None:
         """Write study.yaml; when this returns, the object store has it too."""
@@ -154,13 +157,13 @@ def create_folder(
             sync(directory.parent)
 
 
-def _build_mirror(config: StudyConfig, note: Note) -> Any:
+def _build_mirror(config: StudyConfig, note: Note) -> "Mirror":
     from search.record.mirror import Mirror
 
     return Mirror(config, note)
 
 
-def _create(config: StudyConfig, packed: Path | None, mirror: Any, note: Note) -> None:
+def _create(config: StudyConfig, packed: Path | None, mirror: "Mirror | None", note: Note) -> None:
     """Create the folder of a study that neither this machine nor the object store has."""
     if mirror and not (config.directory / MANIFEST).exists():
         mirror.fetch([MANIFEST])
