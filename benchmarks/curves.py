@@ -62,6 +62,14 @@ class Kind:
         return parse({"name": "curves", "search": known | search, "space": self.space})
 
 
+SHARED = {
+    "learning_rate": {"low": 3e-4, "high": 3e-2, "log": True},
+    "batch_size": {"choice": [32, 64, 128]},
+    "warmup_frac": {"choice": [0.0, 0.1, 0.3]},
+    "flip": {"choice": [False, True]},
+    "crop_padding": {"choice": [0, 2, 4]},
+}
+"""What all kinds search alike."""
 KINDS = {
     "cifake": Kind(
         architecture="cnn",
@@ -69,15 +77,11 @@ KINDS = {
         num_train=1200,
         num_val=800,
         space={
-            "shared": {
-                "learning_rate": {"low": 3e-4, "high": 3e-2, "log": True},
+            "shared": SHARED
+            | {
                 "weight_decay": {"choice": [0.0, 1e-5, 1e-4, 1e-3, 1e-2]},
-                "batch_size": {"choice": [32, 64, 128]},
                 "optimizer": {"choice": ["adam", "adamw", "sgd"]},
                 "schedule": {"choice": ["constant", "cosine", "one_cycle"]},
-                "warmup_frac": {"choice": [0.0, 0.1, 0.3]},
-                "flip": {"choice": [False, True]},
-                "crop_padding": {"choice": [0, 2, 4]},
             },
             "cnn": {
                 "num_blocks": {"low": 2, "high": 4},
@@ -98,17 +102,13 @@ KINDS = {
         num_train=1200,
         num_val=800,
         space={
-            "shared": {
-                "learning_rate": {"low": 3e-4, "high": 3e-2, "log": True},
+            "shared": SHARED
+            | {
                 "weight_decay": {"choice": [0.0, 1e-3, 1e-2, 1e-1]},
-                "batch_size": {"choice": [32, 64, 128]},
                 "optimizer": {"choice": ["adamw", "muon"]},
                 "muon_learning_rate": {"low": 5e-3, "high": 1e-1, "log": True, "when": {"optimizer": ["muon"]}},
                 "schedule": {"choice": ["cosine", "one_cycle"]},
-                "warmup_frac": {"choice": [0.0, 0.1, 0.3]},
-                "flip": {"choice": [False, True]},
                 "flip_average": {"choice": [False, True]},
-                "crop_padding": {"choice": [0, 2, 4]},
                 "cutout": {"choice": [0, 8]},
                 "label_smoothing": {"choice": [0.0, 0.1]},
                 "ema_decay": {"choice": [0.0, 0.9, 0.99]},

@@ -53,14 +53,14 @@ SNAPSHOT = "`git clone --depth 1 --branch v1.0.2 https://github.com/slds-lmu/yah
 
 
 def funnel(
-    run: Any,  # noqa: ARG001 a training function's first argument
-    batch_size: int = 91,  # noqa: ARG001
-    learning_rate: float = 3e-3,  # noqa: ARG001
-    momentum: float = 0.5,  # noqa: ARG001
-    weight_decay: float = 0.05,  # noqa: ARG001
-    num_layers: int = 3,  # noqa: ARG001
-    max_units: int = 256,  # noqa: ARG001
-    max_dropout: float = 0.5,  # noqa: ARG001
+    run: Any,
+    batch_size: int = 91,
+    learning_rate: float = 3e-3,
+    momentum: float = 0.5,
+    weight_decay: float = 0.05,
+    num_layers: int = 3,
+    max_units: int = 256,
+    max_dropout: float = 0.5,
 ) -> Iterator[dict[str, float]]:
     """State the parameters of LCBench's funnel-shaped networks; nothing is trained."""
     yield from ()
@@ -102,7 +102,7 @@ class Task:
             }
         )
 
-    def train(self, params: Mapping[str, Any], seed: Sequence[int]) -> Curve:  # noqa: ARG002 the model has no noise
+    def train(self, params: Mapping[str, Any], seed: Sequence[int]) -> Curve:
         """See Source."""
         [accuracies], [seconds] = self.predict([params])
         return Curve(accuracies, float(seconds), 100 * (find_best(self) - float(accuracies.max())))

@@ -68,7 +68,7 @@ class Record(Journal):
         """There is nothing before the search."""
         return []
 
-    def load_between(self, start: int, stop: int | None) -> list[Trial]:  # noqa: ARG002 Journal's names
+    def load_between(self, start: int, stop: int | None) -> list[Trial]:
         """No other program writes."""
         return []
 
@@ -84,8 +84,8 @@ class Record(Journal):
         self,
         architecture: str,
         params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],  # noqa: ARG002 Journal's names
-        noted: Mapping[str, Any] | None = None,  # noqa: ARG002
+        distributions: Mapping[str, BaseDistribution],
+        noted: Mapping[str, Any] | None = None,
     ) -> Trial:
         """See Journal."""
         self._num_trials += 1
@@ -96,8 +96,8 @@ class Record(Journal):
         trial: Trial,
         metrics: Mapping[str, float],
         *,
-        device: str,  # noqa: ARG002 Journal's names
-        elapsed_s: float,  # noqa: ARG002
+        device: str,
+        elapsed_s: float,
     ) -> None:
         """See Journal."""
         trial.epochs.append(dict(metrics))
