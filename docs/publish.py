@@ -1,6 +1,7 @@
 """Publishes an evaluated study in reference/, small enough for the repository, and its winner as a recipe.
 
     python -m docs.publish results/NAME
+    python -m docs.publish results/NAME --open   # a search that goes on: what continues it, in reference/open
 
 `inspect`, `dashboard`, `reproduce` and plain Optuna open the published folder like the study's own. It has the records
 of all models but the weights of one: the best on validation of those that are small enough, with seed 0. Images of the
@@ -15,8 +16,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from docs.published import WEIGHTS_BYTES, describe, name_no_machine, read_summary
+from docs.published import WEIGHTS_BYTES, describe, describe_open, name_no_machine, read_summary
 from search.commands.terminal import build_console, explain_errors
+from search.config.schema import StudyConfig
 from search.config.yaml import format_yaml
 from search.evaluation.choices import read_entry
 from search.evaluation.evaluate import load_result
@@ -56,19 +58,14 @@ def publish(study: Path, root: Path, console: Console) -> Path:
         InputError: If the journal is in a database, a trial is running, there is no result, or no model's weights are
             small enough.
     """
-    config = load_classifiers(study)
-    if config.storage:
-        raise InputError(
-            f"{study} has its journal in a database: only a study with the file study.journal is published"
-        )
+    config = _load_config(study)
     with open_study(config, console.print) as opened:
         if running := [trial.number for trial in opened.journal.load() if trial.state is State.RUNNING]:
             raise InputError(f"{study}: trial {running[0]} has not ended: resume the search first")
         result = publish_report(load_result(opened), opened.journal, console)
         bundled = choose_bundled(study, result)
         target = root / "reference" / config.name
-        folder = root / "build" / "reference" / config.name  # git ignores it
-        shutil.rmtree(folder, ignore_errors=True)
+        folder = _empty(root, config.name)
         _copy(study, folder, [*COPIED, *(f"models/{model.label}{RECORD}" for model in result.models)])
         _copy(study, folder, [f"models/{bundled}{suffix}" for suffix in (WEIGHTS, CARD)])
         write_trials(result.trials, folder / "trials.parquet")
@@ -77,10 +74,55 @@ def publish(study: Path, root: Path, console: Console) -> Path:
     winner = _rank(result)[0]
     recipe = root / "configs" / "recipes" / f"{config.name}_{shorten(winner.architecture)}.yaml"
     recipe.write_text(format_recipe(result, winner))
+    return _replace(target, folder)
+
+
+def store_open(study: Path, root: Path, console: Console) -> Path:
+    """Write what continues a search on another machine to reference/open/NAME: study.yaml and the journal.
+
+    Args:
+        study: Folder of a study whose search is interrupted.
+        root: The repository.
+        console: Shows notes, such as that the journal was repaired.
+
+    Returns:
+        The written folder.
+
+    Raises:
+        InputError: If the journal is in a database, the search is running, or the test split was opened.
+    """
+    config = _load_config(study)
+    with open_study(config, console.print) as opened:
+        if opened.journal.list_openings():
+            raise InputError(f"{study} has opened its test split: publish it without --open")
+        folder = _empty(root, config.name)
+        _copy(study, folder, ["study.journal"])
+        save_manifest(folder, name_no_machine(opened.manifest))
+        (folder / "README.md").write_text(describe_open(config, opened.manifest, opened.journal))
+    return _replace(root / "reference" / "open" / config.name, folder)
+
+
+def _load_config(study: Path) -> StudyConfig:
+    config = load_classifiers(study)
+    if config.storage:
+        raise InputError(
+            f"{study} has its journal in a database: only a study with the file study.journal is published"
+        )
+    return config
+
+
+def _empty(root: Path, name: str) -> Path:
+    """Return a folder that git ignores, without what an earlier run left in it."""
+    folder = root / "build" / "reference" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
+
+
+def _replace(target: Path, folder: Path) -> Path:
     shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(exist_ok=True)
-    folder.rename(target)
-    return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return folder.rename(target)
 
 
 def choose_bundled(study: Path, result: Result) -> str:
@@ -127,10 +169,18 @@ def format_recipe(result: Result, winner: Winner) -> str:
     )
 
 
-def main(study: Annotated[Path, typer.Argument(metavar="results/NAME", help="Folder of an evaluated study.")]) -> None:
-    """Publish a study, and print the lines that README.md must repeat."""
+def main(
+    study: Annotated[Path, typer.Argument(metavar="results/NAME", help="Folder of a study.")],
+    is_open: Annotated[
+        bool, typer.Option("--open", help="Store what continues an interrupted search on another machine.")
+    ] = False,
+) -> None:
+    """Publish an evaluated study, and print the lines that README.md must repeat."""
     with explain_errors():
         console = build_console()
+        if is_open:
+            console.print(f"Wrote {store_open(study, ROOT, console)}; its README says how to continue the search.")
+            return
         target = publish(study, ROOT, console)
         size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
         said = f"Wrote {target} ({size / 1e6:.1f} MB) and a recipe. README.md must have these lines:"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from search.config.schema import StudyConfig
 from search.evaluation.choices import list_retrainings, read_entry
 from search.evaluation.model_file import RECORD, WEIGHTS
 from search.evaluation.result import Result
@@ -85,6 +86,33 @@ def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> st
         f"the record of every model, and the weights of {bundled}: the best on validation of those of at most",
         f"{WEIGHTS_BYTES / 1e6:g} MB, with seed 0. `reproduce` compares others with the checksums in their records.",
         "Paths in `study.yaml` were shortened. `python -m docs.publish` wrote this folder.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def describe_open(config: StudyConfig, manifest: Mapping[str, Any], journal: Journal) -> str:
+    """Return the README of a study whose search goes on."""
+    trials = journal.load()
+    ended = [trial for trial in trials if trial.state is not State.RUNNING]
+    lines = [
+        f"# Study {config.name}, not finished",
+        "",
+        f"{len(ended)} of {config.search.num_trials} trials have ended. The search has taken "
+        f"{format_duration(journal.elapsed_s)}. The test split is sealed: no model of this study was tested.",
+        *("", "| model | trials | best on validation |", "|---|---|---|"),
+    ]
+    for architecture in config.search.architectures:
+        mine = [trial for trial in trials if trial.architecture == architecture]
+        best = max((trial for trial in mine if trial.epochs), key=lambda trial: trial.score, default=None)
+        said = "" if best is None else f"{config.search.metric} {best.get_peak()[0]:.4f} (trial {best.number})"
+        lines.append(f"| {shorten(architecture)} | {len(mine)} | {said} |")
+    lines += [
+        *("", "To continue the search on any machine, in a checkout:", "", "```bash"),
+        f"mkdir -p results && cp -r reference/open/{config.name} results/",
+        f"{name_no_machine(manifest)['command']} --resume --accept-changes",
+        *("```", ""),
+        "Checkpoints are not stored here. Trials that were running train their recorded epochs again, and these are",
+        "not recorded twice. `python -m docs.publish --open` wrote this folder.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,5 +1,6 @@
 """A published study opens like any other, says what its study found, and README.md repeats its figures."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -36,6 +37,7 @@ from trainables.pack import pack
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = sorted(path.parent for path in (ROOT / "reference").glob("*/study.yaml"))
+OPEN = sorted(path.parent for path in (ROOT / "reference/open").glob("*/study.yaml"))
 MAX_BYTES = 10_000_000
 """Most bytes of a published study."""
 
@@ -110,6 +112,18 @@ def root(study, tmp_path_factory):
     (root / "configs/recipes").mkdir(parents=True)
     assert publish.publish(study, root, Console(quiet=True)) == root / "reference/tiny"
     return root
+
+
+def check_open(folder):
+    """Check that a search whose record is stored can go on, and that its test split is sealed."""
+    config, manifest = load_study(folder)
+    journal = Journal.read(folder / "study.journal", config.name)
+    assert (manifest["evaluations"], journal.list_openings()) == ([], [])
+    stored = read_yaml(folder / "study.yaml")["config"]
+    assert (stored["results"], Path(stored["data"]["path"]).name) == ("results", stored["data"]["path"])
+    assert {path.name for path in folder.iterdir()} == {"README.md", "study.journal", "study.yaml"}
+    ended = sum(trial.state is not State.RUNNING for trial in journal.load())
+    assert f"{ended} of {config.search.num_trials} trials have ended." in (folder / "README.md").read_text()
 
 
 def list_files(folder):
@@ -264,6 +278,41 @@ def test_prediction_on_the_test_files_gives_the_published_confusion_matrix(root,
     assert [[counts[truth, label] for label in record.classes] for truth in record.classes] == [
         list(row) for row in record.tested["confusion"]
     ]
+
+
+def test_the_searches_that_go_on_can_be_continued():
+    for folder in OPEN:
+        check_open(folder)
+
+
+def test_what_continues_a_search_is_stored_and_opens(study, tmp_path):
+    config, _ = load_study(study)
+    begun = tmp_path / "results/tiny"
+    create_folder(
+        dataclasses.replace(config, results=str(begun.parent)), pack(Path(config.data.path), tmp_path / "cache")
+    )
+    journal = Journal(begun / "study.journal", "tiny", note=print)
+    journal.end_trial(add_trial(journal, config, [0.5, 0.7], filters=4), State.COMPLETE, None, {})
+    add_trial(journal, config, [0.6], filters=5)
+    folder = publish.store_open(begun, tmp_path, Console(quiet=True))
+    assert folder == publish.store_open(begun, tmp_path, Console(quiet=True))
+    check_open(folder)
+    assert "| cnn | 2 | accuracy 0.7000 (trial 0) |\n" in (folder / "README.md").read_text()
+    assert (folder / "study.journal").read_bytes() == (begun / "study.journal").read_bytes()
+    assert str(tmp_path).encode() not in b"".join(list_files(folder).values())
+    copy = shutil.copytree(folder, tmp_path / "copy/tiny")
+    moved = dataclasses.replace(load_study(copy)[0], results=str(copy.parent), data=config.data)
+    with open_study(moved, print, packed=pack(Path(config.data.path), tmp_path / "cache")) as opened:
+        assert [(trial.state, len(trial.epochs)) for trial in opened.journal.load()] == [
+            (State.COMPLETE, 2),
+            (State.RUNNING, 1),
+        ]
+
+
+def test_a_tested_study_is_not_stored_as_a_search_that_goes_on(study, tmp_path):
+    with pytest.raises(InputError, match="has opened its test split: publish it without --open"):
+        publish.store_open(study, tmp_path, Console(quiet=True))
+    assert not (tmp_path / "reference").exists()
 
 
 def test_a_study_that_runs_or_has_no_small_model_is_not_published(study, tmp_path, monkeypatch):
