@@ -6,8 +6,8 @@
         [--first-seed 0] [--processes 2] [--json PATH] [--plot PATH] [--short]
 
 `benchmarks.simulation` runs the searches, `benchmarks.regret` makes the tables. Sources are CNNs trained on CIFAKE,
-of two spaces (`benchmarks.curves`), and LCBench (`benchmarks.lcbench`). Equal commands give equal figures, on any
-number of processes.
+of two spaces (`benchmarks.curves`), and LCBench (`benchmarks.lcbench`). Equal commands give equal figures on
+processors of one kind, with any number of processes.
 """
 
 import argparse
