@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 START = """
-import ctypes, os, signal, sys, time
+import contextlib, ctypes, os, signal, sys, time
 import typer
 from search.commands.terminal import build_console, explain_errors
 from search.cluster.signals import watch_signals
@@ -19,8 +19,10 @@ def stick():
     mutex = ctypes.create_string_buffer(64)
     lock = ctypes.CDLL(None).pthread_mutex_lock
     lock(mutex)
-    print("stuck", flush=True)
-    lock(mutex)  # for ever, and no signal interrupts it
+    with contextlib.suppress(BaseException):  # a signal may come before the next line
+        print("stuck", flush=True)
+        lock(mutex)  # for ever, and no signal interrupts it
+    lock(mutex)
 
 def wait():
     print("waiting", flush=True)
