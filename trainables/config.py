@@ -85,9 +85,9 @@ class TrainConfig:
     flip: bool = False
     """Whether each training image is mirrored left to right with probability one half."""
     crop_padding: int = 0
-    """Pixels of reflected border around a training image before a random crop, in [0, 16]; 0 is no cropping."""
+    """Pixels of reflected border around a training image before a random crop, up to half the side; 0: no cropping."""
     cutout: int = 0
-    """Side in pixels of a grey square that covers a part of each training image, in [0, 32]; 0 is no square."""
+    """Side in pixels of a grey square that covers a part of each training image, up to the side; 0: no square."""
     label_smoothing: float = 0.0
     """Fraction by which each label moves towards one half, in [0, 1)."""
     ema_decay: float = 0.0

@@ -9,7 +9,7 @@ RuntimeError
 +-- TrainingError   a trial cannot continue: the reason is recorded, the search continues
 +-- NodeError       a node cannot run trials: the search stops, --resume continues it
 InputError
-+-- FunctionError   a training function is wrong for every trial: the search stops, --resume continues it
++-- FunctionError   a training function is wrong for every trial: the search stops, --accept-changes continues it
 KeyboardInterrupt
 +-- Interrupted     a signal ends the command; --resume continues the study
 """

@@ -1,4 +1,4 @@
-"""Prints a sentence, once for each silence, if no training has reported for longer than expected."""
+"""Warns if no training has reported for longer than expected, once each time."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""A source of jobs as Ray Tune sees it: a searcher that proposes, a scheduler that stops, a stopper that halts.
+"""Adapters between a source of jobs and Ray Tune: a searcher, a scheduler and a stopper.
 
 Tune calls each job a trial, even those of an evaluation. It asks its searcher for configurations, its scheduler after
 each result, and its stopper between events.

@@ -1,7 +1,7 @@
 """Runs a job in a worker process: pulls epochs from a training and hands each to the driver.
 
-A checkpoint is written before its epoch is reported. So an epoch that the driver recorded is never trained again. An
-epoch that the driver did not record is reported from the checkpoint.
+A checkpoint is written before its epoch is reported. So an epoch that the driver recorded is trained again only if the
+checkpoint is lost. An epoch that the driver did not record is reported from the checkpoint.
 """
 
 import dataclasses

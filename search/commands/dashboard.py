@@ -46,7 +46,7 @@ SANDBOX = "default-src 'none'; sandbox"
 
 
 def main(
-    place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
+    place: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder.")],
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8080,
     host: Annotated[str, typer.Option(help="Address to listen on; there is no password.")] = "127.0.0.1",
     names: Annotated[

@@ -42,7 +42,7 @@ def main(
     study: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Override a key of evaluation or resources."),
+        typer.Option("--set", metavar="PATH=VALUE", help="Override a key of evaluation, resources or cluster."),
     ] = None,
     architectures: Annotated[
         list[str] | None, typer.Option("--architecture", help="Evaluate only this architecture; may be repeated.")

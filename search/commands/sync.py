@@ -1,4 +1,4 @@
-"""Uploads the data of a study that Weights & Biases lacks.
+"""Uploads what Weights & Biases lacks of a study.
 
 python -m search sync results/NAME
 

@@ -25,7 +25,7 @@ IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.
 """Errors of a path at which there is a file in place of a folder, or the reverse."""
 
 CodeOption = Annotated[
-    Path | None, typer.Option("--code", help="Folder of the code that the study names as module:Name; it will run.")
+    Path | None, typer.Option("--code", help="Folder of your module:Name code; the code is executed.")
 ]
 
 

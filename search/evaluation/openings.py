@@ -1,9 +1,9 @@
 """The openings of the test split, in study.yaml and in the journal: each has the hash of the previous one.
 
 An opening is recorded in the journal, then in study.yaml; then the test split is opened. After a kill between the first
-two steps, the entry in study.yaml is completed from the journal. So an opening that only one of the two has was removed
-by hand from the other. If an opening was removed from both, that is noticed if a later opening follows. If the last one
-was removed from both, that is not noticed here, but its hash is in W&B's run of the evaluation and in the report.
+two steps, the entry in study.yaml is completed from the journal. So if only one of the two has an opening, somebody
+removed it from the other. Removal from both is noticed if a later opening follows. Removal of the last one from both is
+not noticed here, but its hash is in W&B's run of the evaluation and in the report.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """The journal of a study: every suggestion, every epoch, every end. A resumed search reads nothing else.
 
-It is an Optuna study, so plain Optuna and optuna-dashboard can open it. Each fact is one line of one append-only file,
-or one transaction of a database, and is on disk before anything acts on it:
+It is an Optuna study, so plain Optuna and optuna-dashboard can open it. Each fact is a few lines of one append-only
+file, or one transaction of a database, and is on disk before anything acts on it:
 
 - a suggestion is one line that creates the trial with all its parameters;
 - an epoch is a line with all its metrics (a system attribute of the trial), then the line that makes it count: the

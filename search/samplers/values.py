@@ -1,7 +1,7 @@
 """Comparable values of stopped, running and finished trials.
 
-A stopped trial has a low value because it was stopped. So values are carried up, rung by rung, by the gain of those
-trials that reached both rungs.
+A stopped trial has a low value because it trained less. So its value at later rungs is predicted from the trials that
+reached both rungs.
 """
 
 from collections.abc import Sequence
