@@ -1,7 +1,7 @@
 """Publishes an evaluated study in reference/, small enough for the repository, and its winner as a recipe.
 
     python -m docs.publish results/NAME
-    python -m docs.publish results/NAME --open   # a search that goes on: what continues it, in reference/open
+    python -m docs.publish results/NAME --open   # a study that goes on: what continues it, in reference/open
 
 `inspect`, `dashboard`, `reproduce` and plain Optuna open the published folder like the study's own. It has the records
 of all models but the weights of one: the best on validation of those that are small enough, with seed 0. Images of the
@@ -20,12 +20,15 @@ from docs.published import WEIGHTS_BYTES, describe, describe_open, name_no_machi
 from search.commands.terminal import build_console, explain_errors
 from search.config.schema import StudyConfig
 from search.config.yaml import format_yaml
-from search.evaluation.choices import read_entry
+from search.evaluation.choices import list_retrainings, read_entry
 from search.evaluation.evaluate import load_result
+from search.evaluation.further import list_due, list_tests
 from search.evaluation.model_file import CARD, RECORD, WEIGHTS
+from search.evaluation.openings import complete_entries
 from search.evaluation.result import Result
+from search.evaluation.retrainings import load_tested
 from search.record.choices import Winner
-from search.record.folder import open_study
+from search.record.folder import OpenStudy, open_study
 from search.record.manifest import save_manifest
 from search.record.reading import load_classifiers
 from search.record.trial import State
@@ -41,8 +44,8 @@ COPIED = ("study.journal", "artifacts/*", "report/*.csv", "report/*.tex", "repor
 """Files of a study that are published as they are."""
 
 
-def publish(study: Path, root: Path, console: Console) -> Path:
-    """Write reference/NAME and configs/recipes/NAME_ARCH.yaml below a folder.
+def publish(study: Path, root: Path, console: Console, *, accept_missing: bool = False) -> Path:
+    """Write reference/NAME and configs/recipes/NAME_ARCH.yaml below a folder, and delete reference/open/NAME.
 
     An earlier publication is replaced when the new one is complete.
 
@@ -50,19 +53,23 @@ def publish(study: Path, root: Path, console: Console) -> Path:
         study: Folder of an evaluated study; its report is written again.
         root: The repository.
         console: Shows what `evaluate --report` shows.
+        accept_missing: Whether retrainings and further tests may be missing.
 
     Returns:
         The published folder.
 
     Raises:
-        InputError: If the journal is in a database, a trial is running, there is no result, or no model's weights are
-            small enough.
+        InputError: If the journal is in a database, a trial is running, there is no result, a part of it is missing, or
+            no model's weights are small enough.
     """
     config = _load_config(study)
     with open_study(config, console.print) as opened:
         if running := [trial.number for trial in opened.journal.load() if trial.state is State.RUNNING]:
             raise InputError(f"{study}: trial {running[0]} has not ended: resume the search first")
-        result = publish_report(load_result(opened), opened.journal, console)
+        result = load_result(opened)
+        if (missing := list_missing(opened)) and not accept_missing:
+            raise InputError(f"{study}: {missing[0]} is missing: evaluate again, or pass --accept-missing")
+        result = publish_report(result, opened.journal, console)
         bundled = choose_bundled(study, result)
         target = root / "reference" / config.name
         folder = _empty(root, config.name)
@@ -71,17 +78,32 @@ def publish(study: Path, root: Path, console: Console) -> Path:
         write_trials(result.trials, folder / "trials.parquet")
         save_manifest(folder, name_no_machine(result.manifest))
         (folder / "README.md").write_text(describe(result, opened.journal, folder, bundled))
-    winner = _rank(result)[0]
+    winner = next(each for each in _rank(result) if each.rank == 1)
     recipe = root / "configs" / "recipes" / f"{config.name}_{shorten(winner.architecture)}.yaml"
     recipe.write_text(format_recipe(result, winner))
+    shutil.rmtree(root / "reference" / "open" / config.name, ignore_errors=True)
     return _replace(target, folder)
 
 
+def list_missing(study: OpenStudy) -> list[str]:
+    """Return the retrainings of the last evaluation that have no model, and the models that lack further tests."""
+    evaluations, folder = study.manifest["evaluations"], study.config.directory / "models"
+    if not evaluations or not evaluations[-1]["opened"]:
+        return ["the test of the last evaluation"]
+    choices = read_entry(evaluations[-1])
+    retrainings = list_retrainings(study.config, study.journal.load(), choices)
+    tested = [each.label for each in retrainings if load_tested(folder, each)]
+    return [
+        *(f"the retraining {each.label}" for each in retrainings if each.label not in tested),
+        *(f"a further test of {label}" for label in list_due(folder, tested, list_tests(choices))),
+    ]
+
+
 def store_open(study: Path, root: Path, console: Console) -> Path:
-    """Write what continues a search on another machine to reference/open/NAME: study.yaml and the journal.
+    """Write what continues a study on another machine to reference/open/NAME: study.yaml and the journal.
 
     Args:
-        study: Folder of a study whose search is interrupted.
+        study: Folder of a study whose search or evaluation is interrupted.
         root: The repository.
         console: Shows notes, such as that the journal was repaired.
 
@@ -89,16 +111,17 @@ def store_open(study: Path, root: Path, console: Console) -> Path:
         The written folder.
 
     Raises:
-        InputError: If the journal is in a database, the search is running, or the test split was opened.
+        InputError: If the journal is in a database, the study is running, or its evaluation is complete.
     """
     config = _load_config(study)
     with open_study(config, console.print) as opened:
-        if opened.journal.list_openings():
-            raise InputError(f"{study} has opened its test split: publish it without --open")
+        complete_entries(opened.manifest["evaluations"], opened.journal.list_openings())
+        if not (missing := list_missing(opened)):
+            raise InputError(f"{study} is evaluated: publish it without --open")
         folder = _empty(root, config.name)
         _copy(study, folder, ["study.journal"])
         save_manifest(folder, name_no_machine(opened.manifest))
-        (folder / "README.md").write_text(describe_open(config, opened.manifest, opened.journal))
+        (folder / "README.md").write_text(describe_open(config, opened.manifest, opened.journal, missing))
     return _replace(root / "reference" / "open" / config.name, folder)
 
 
@@ -127,10 +150,10 @@ def _replace(target: Path, folder: Path) -> Path:
 
 def choose_bundled(study: Path, result: Result) -> str:
     """Return the label of the model whose weights are published; the test has no say in it."""
-    for winner in _rank(result):
-        path = study / "models" / f"{winner.label}-seed0{WEIGHTS}"
-        if path.exists() and path.stat().st_size <= WEIGHTS_BYTES:
-            return f"{winner.label}-seed0"
+    labels = {model.label for model in result.models}
+    for label in (f"{winner.label}-seed0" for winner in _rank(result)):
+        if label in labels and (study / "models" / f"{label}{WEIGHTS}").stat().st_size <= WEIGHTS_BYTES:
+            return label
     raise InputError(f"{study} has no model of at most {WEIGHTS_BYTES:,} bytes: retrain a smaller one")
 
 
@@ -172,19 +195,26 @@ def format_recipe(result: Result, winner: Winner) -> str:
 def main(
     study: Annotated[Path, typer.Argument(metavar="results/NAME", help="Folder of a study.")],
     is_open: Annotated[
-        bool, typer.Option("--open", help="Store what continues an interrupted search on another machine.")
+        bool, typer.Option("--open", help="Store what continues an interrupted study on another machine.")
+    ] = False,
+    accept_missing: Annotated[
+        bool, typer.Option("--accept-missing", help="Publish although retrainings or further tests are missing.")
     ] = False,
 ) -> None:
     """Publish an evaluated study, and print the lines that README.md must repeat."""
     with explain_errors():
         console = build_console()
         if is_open:
-            console.print(f"Wrote {store_open(study, ROOT, console)}; its README says how to continue the search.")
+            console.print(f"Wrote {store_open(study, ROOT, console)}; its README says how to continue the study.")
             return
-        target = publish(study, ROOT, console)
+        target = publish(study, ROOT, console, accept_missing=accept_missing)
         size = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-        said = f"Wrote {target} ({size / 1e6:.1f} MB) and a recipe. README.md must have these lines:"
-        console.print("\n".join(["", said, "", *read_summary(target)]))
+        said = [
+            f"Wrote {target} ({size / 1e6:.1f} MB) and a recipe.",
+            "List the recipe in docs/design.md, and correct the times and results in the header of the study's file.",
+            "README.md must have these lines:",
+        ]
+        console.print("\n".join(["", *said, "", *read_summary(target)]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """The README of a published study, computed from its records."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,15 @@ from search.evaluation.result import Result
 from search.record.journal import Journal
 from search.record.provenance import describe_commit
 from search.record.trial import State
-from search.report.cells import Table, format_count, format_duration, format_interval, format_percent, format_pipes
+from search.report.cells import (
+    Table,
+    format_amount,
+    format_count,
+    format_duration,
+    format_interval,
+    format_percent,
+    format_pipes,
+)
 from search.report.notes import describe_changes
 from search.report.overview import list_quotes
 from search.report.summary import SearchSummary, summarize_search
@@ -30,9 +41,12 @@ WEIGHTS_BYTES = 6_000_000
 
 
 def name_no_machine(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a manifest with the last part of each path of the machine that searched; the evaluations stay."""
+    """Return a manifest with the last part of each path of the machine that searched; the evaluations stay.
+
+    The command has no options that say how to resume.
+    """
     config = manifest["config"]
-    data, command = dict(config["data"]), str(manifest["command"])
+    data, command = dict(config["data"]), re.sub(r" --(resume|accept-changes|plain)\b", "", str(manifest["command"]))
     for path in (data["path"], data.pop("cache", ""), config["results"]):
         command = command.replace(path, Path(path).name) if Path(path).is_absolute() else command
     data["path"] = Path(data["path"]).name
@@ -70,12 +84,13 @@ def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> st
         *("", "![Accuracies](report/figures/accuracy.png)", "", "## How it was made", ""),
         *("```bash", str(name_no_machine(result.manifest)["command"]), "```", ""),
         *(f"- {fact}" for fact in list_facts(result, journal, folder)),
+        *(f"- {change}" for change in describe_changes(journal.list_changes())),
         *("", "## What the scheduler saved", ""),
         *(f"- {_describe_saving(search)}" for search in searches),
         *("", "## What mattered most", ""),
         *(f"- {_describe_importance(search)}" for search in searches),
         *("", "## What failed", ""),
-        *(f"- {failure}" for failure in list_failures(result, journal)),
+        *(f"- {failure}" for failure in list_failures(result)),
         *("", "## Use it", "", "```bash"),
         f"python -m search inspect reference/{name}",
         f"python -m search dashboard reference/{name}",
@@ -90,15 +105,15 @@ def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> st
     return "\n".join(lines) + "\n"
 
 
-def describe_open(config: StudyConfig, manifest: Mapping[str, Any], journal: Journal) -> str:
-    """Return the README of a study whose search goes on."""
+def describe_open(config: StudyConfig, manifest: Mapping[str, Any], journal: Journal, missing: Sequence[str]) -> str:
+    """Return the README of a study that goes on, given what its evaluation lacks."""
     trials = journal.load()
     ended = [trial for trial in trials if trial.state is not State.RUNNING]
     lines = [
         f"# Study {config.name}, not finished",
         "",
         f"{len(ended)} of {config.search.num_trials} trials have ended. The search has taken "
-        f"{format_duration(journal.elapsed_s)}. The test split is sealed: no model of this study was tested.",
+        f"{format_duration(journal.elapsed_s)}. {_describe_seal(manifest, missing)}",
         *("", "| model | trials | best on validation |", "|---|---|---|"),
     ]
     for architecture in config.search.architectures:
@@ -107,33 +122,55 @@ def describe_open(config: StudyConfig, manifest: Mapping[str, Any], journal: Jou
         said = "" if best is None else f"{config.search.metric} {best.get_peak()[0]:.4f} (trial {best.number})"
         lines.append(f"| {shorten(architecture)} | {len(mine)} | {said} |")
     lines += [
-        *("", "To continue the search on any machine, in a checkout:", "", "```bash"),
+        *("", "To continue the study on any machine, in a checkout:", "", "```bash"),
         f"mkdir -p results && cp -r reference/open/{config.name} results/",
         f"{name_no_machine(manifest)['command']} --resume --accept-changes",
         *("```", ""),
-        "Checkpoints are not stored here. Trials that were running train their recorded epochs again, and these are",
-        "not recorded twice. `python -m docs.publish --open` wrote this folder.",
+        "Checkpoints and models are not stored here. Trials that were running train their recorded epochs again, and",
+        "these are not recorded twice. `python -m docs.publish --open` wrote this folder.",
     ]
     return "\n".join(lines) + "\n"
 
 
+def _describe_seal(manifest: Mapping[str, Any], missing: Sequence[str]) -> str:
+    evaluations = manifest["evaluations"]
+    if not any(entry["opened"] for entry in evaluations):
+        return "The test split is sealed: no model of this study was tested."
+    return (
+        f"The test split was opened at {evaluations[-1]['opened']['time']}, and its choices are in `study.yaml`. "
+        f"Missing on the machine that wrote this: {', '.join(missing)}."
+    )
+
+
 def list_facts(result: Result, journal: Journal, folder: Path) -> list[str]:
-    """Return machine, time and code of a study."""
+    """Return machines, images, times and code of a study."""
     records = [json.loads((folder / "models" / f"{each.label}{RECORD}").read_text()) for each in result.models]
     hardware = [record["hardware"] for record in records]
     machines = {f"{each['name']} ({each['type']}), threads of a training: {each['threads']}" for each in hardware}
     seconds = sum(each.cost["training_seconds"] for each in result.models)
     searched = sum(search.device_seconds for search in summarize_search(result.config, result.trials))
-    first, last = min(filter(None, (trial.started for trial in result.trials))), result.choices["opened"]["time"]
+    resumptions = format_amount(count_resumptions(folder / "study.journal"), "time")
+    images = result.config.data.max_train_images or "all"
+    first = min(filter(None, (trial.started for trial in result.trials))).astimezone(UTC)
+    last = datetime.fromisoformat(result.choices["opened"]["time"]).astimezone(UTC)
     commits = {describe_commit(code) for code in (result.manifest["code"], *(record["code"] for record in records))}
     return [
-        f"Machine: {'; '.join(sorted(machines))}.",
         f"Search: {len(result.trials)} trials in {format_duration(journal.elapsed_s)}, {format_duration(searched)} of "
-        f"{name_device(result.config)} time; continued {count_resumptions(folder / 'study.journal')} times.",
+        f"{name_device(result.config)} time; continued {resumptions}.",
+        f"Trials by machine: {_count_machines(result)}.",
         f"Evaluation: {len(result.models)} models, {format_duration(seconds)} of training.",
-        f"From {first:%Y-%m-%d %H:%M} to the opening of the test split at {last}.",
+        f"Machine of the evaluation: {'; '.join(sorted(machines))}.",
+        f"Images for train and validation: {images} in the search, {result.choices['max_train_images'] or images} in "
+        "the retrainings.",
+        f"From {first:%Y-%m-%d %H:%M} to the opening of the test split at {last:%Y-%m-%d %H:%M}, in UTC.",
         f"Code: commit {', '.join(sorted(commits))}.",
     ]
+
+
+def _count_machines(result: Result) -> str:
+    known = (map(trial.attributes.get, ("device", "precision")) for trial in result.trials)
+    counts = Counter(", ".join(filter(None, each)) or "unknown" for each in known)
+    return "; ".join(f"{number} on {name}" for name, number in counts.most_common())
 
 
 def count_resumptions(journal: Path) -> int:
@@ -142,8 +179,8 @@ def count_resumptions(journal: Path) -> int:
     return len({line["worker_id"] for line in lines if "intermediate_value" in line}) - 1
 
 
-def list_failures(result: Result, journal: Journal) -> list[str]:
-    """Return what failed, and what was changed on the way."""
+def list_failures(result: Result) -> list[str]:
+    """Return what failed."""
     failed = [
         f"Trial {trial.number} ({trial.architecture}): {trial.reason}."
         for trial in result.trials
@@ -152,7 +189,7 @@ def list_failures(result: Result, journal: Journal) -> list[str]:
     models = {model.label for model in result.models}
     retrainings = list_retrainings(result.config, result.trials, read_entry(result.choices))
     failed += [f"The retraining {each.label} left no model." for each in retrainings if each.label not in models]
-    return [*(failed or ["No trial and no retraining failed."]), *describe_changes(journal.list_changes())]
+    return failed or ["No trial and no retraining failed."]
 
 
 def _describe_saving(search: SearchSummary) -> str:

@@ -115,15 +115,20 @@ def root(study, tmp_path_factory):
 
 
 def check_open(folder):
-    """Check that a search whose record is stored can go on, and that its test split is sealed."""
+    """Check that a study whose record is stored can go on, and that nothing of this machine is in it."""
     config, manifest = load_study(folder)
     journal = Journal.read(folder / "study.journal", config.name)
-    assert (manifest["evaluations"], journal.list_openings()) == ([], [])
+    assert [each["opened"]["hash"] for each in manifest["evaluations"]] == [
+        each["hash"] for each in journal.list_openings()
+    ]
     stored = read_yaml(folder / "study.yaml")["config"]
     assert (stored["results"], Path(stored["data"]["path"]).name) == ("results", stored["data"]["path"])
     assert {path.name for path in folder.iterdir()} == {"README.md", "study.journal", "study.yaml"}
     ended = sum(trial.state is not State.RUNNING for trial in journal.load())
-    assert f"{ended} of {config.search.num_trials} trials have ended." in (folder / "README.md").read_text()
+    text = (folder / "README.md").read_text()
+    assert f"{ended} of {config.search.num_trials} trials have ended." in text
+    assert ("The test split is sealed" in text) is not bool(manifest["evaluations"])
+    assert text.count("--resume --accept-changes") == text.count("--resume") == 1
 
 
 def list_files(folder):
@@ -214,7 +219,9 @@ def test_a_study_that_is_not_there_is_a_sentence(arguments, said):
 
 def test_the_readme_of_a_published_study_says_how_it_was_made_and_what_failed(root):
     text = (root / "reference/tiny/README.md").read_text()
-    assert "continued 1 times" in text
+    assert "continued 1 time." in text
+    assert "- Trials by machine: 2 on cpu; 1 on unknown.\n" in text
+    assert "- Images for train and validation: all in the search, all in the retrainings.\n" in text
     assert "- Trial 2 (cnn): out of memory.\n" in text
     assert "- cnn: 0% of 3 trials were stopped early. 4 epochs took 4.0 s; all 4 would have taken 4.0 s.\n" in text
     assert len(text.splitlines()) <= 80
@@ -309,10 +316,35 @@ def test_what_continues_a_search_is_stored_and_opens(study, tmp_path):
         ]
 
 
-def test_a_tested_study_is_not_stored_as_a_search_that_goes_on(study, tmp_path):
-    with pytest.raises(InputError, match="has opened its test split: publish it without --open"):
+def test_an_evaluated_study_is_not_stored_as_one_that_goes_on(study, tmp_path):
+    with pytest.raises(InputError, match="is evaluated: publish it without --open"):
         publish.store_open(study, tmp_path, Console(quiet=True))
     assert not (tmp_path / "reference").exists()
+
+
+def test_an_evaluation_that_is_not_complete_is_stored_with_its_opening_and_published_only_on_demand(study, tmp_path):
+    cut = shutil.copytree(study, tmp_path / "results/tiny")
+    (cut / "models/cnn-seed1.json").unlink()
+    folder = publish.store_open(cut, tmp_path, Console(quiet=True))
+    check_open(folder)
+    text = " ".join((folder / "README.md").read_text().split())
+    assert "The test split was opened at " in text
+    assert "Missing on the machine that wrote this: the retraining cnn-seed1." in text
+    with pytest.raises(
+        InputError, match="the retraining cnn-seed1 is missing: evaluate again, or pass --accept-missing"
+    ):
+        publish.publish(cut, tmp_path, Console(quiet=True))
+    (tmp_path / "configs/recipes").mkdir(parents=True)
+    publish.publish(cut, tmp_path, Console(quiet=True), accept_missing=True)
+    assert "The retraining cnn-seed1 left no model." in (tmp_path / "reference/tiny/README.md").read_text()
+    assert not folder.exists()
+
+
+def test_a_study_without_some_further_test_is_not_published(study, tmp_path):
+    cut = shutil.copytree(study, tmp_path / "results/tiny")
+    next(cut.glob("models/further/cnn-seed0*grey*")).unlink()
+    with pytest.raises(InputError, match="a further test of cnn-seed0 is missing"):
+        publish.publish(cut, tmp_path, Console(quiet=True))
 
 
 def test_a_study_that_runs_or_has_no_small_model_is_not_published(study, tmp_path, monkeypatch):

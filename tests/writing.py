@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from search.config.load import parse
 from search.evaluation.choices import choose
@@ -103,7 +104,9 @@ class Writer:
 
     def conclude(self, config, manifest, fill):
         choices = choose(config, self.journal.load(), "f" * 64)
-        _open(OpenStudy(config=config, manifest=manifest, journal=self.journal, mirror=None), choices)
+        _open(
+            OpenStudy(config=config, manifest=manifest, journal=self.journal, mirror=None), choices, Console(quiet=True)
+        )
         self.mark_record()
         self.mark_journal()
         self.mark("opened", sum(bool(entry["opened"]) for entry in manifest["evaluations"]))

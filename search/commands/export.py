@@ -78,6 +78,9 @@ def export_onnx(trained: TrainedModel, path: Path) -> float:
             replace_file(staged, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from None
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise InputError(f"torch cannot export this model: {reason}; change the forward method of its class") from None
     return difference
 
 

@@ -197,11 +197,16 @@ def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winn
 
 
 def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choices:
-    """Return these choices; if the last recorded ones choose the same models, with their values from validation."""
+    """Return these choices with the values from validation that the last recorded ones have for the same models."""
     last = read_entry(evaluations[-1]) if evaluations else None
-    if last is None or not last.is_same(choices):
+    if last is None or not last.is_measured_like(choices):
         return choices
-    return dataclasses.replace(choices, winners=last.winners)
+    known = (last.find_measured(winner) if choices.is_open(winner) else None for winner in choices.winners)
+    winners = (
+        winner.complete(each.threshold, each.temperature, each.curve) if each else winner
+        for winner, each in zip(choices.winners, known, strict=True)
+    )
+    return dataclasses.replace(choices, winners=tuple(winners))
 
 
 def build_entry(choices: Choices) -> dict[str, Any]:

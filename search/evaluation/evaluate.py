@@ -27,7 +27,7 @@ from search.evaluation.openings import build_opening, complete_entries, describe
 from search.evaluation.result import Calibration, Result, TestedModel
 from search.evaluation.retrainer import Retrainer
 from search.evaluation.retrainings import ModelFolder, load_tested, load_tests
-from search.record.choices import Choices, Winner
+from search.record.choices import Choices
 from search.record.folder import OpenStudy
 from search.record.trial import Trial
 from trainables.durable import make_folder
@@ -69,7 +69,7 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     retrainer = Retrainer(config=config, pack=packed, folder=folder, console=console, sources=sources)
     choices = recall(study.manifest["evaluations"], _choose(config, trials, load_info(packed).fingerprint, sources))
     choices = _calibrate(retrainer, trials, choices)
-    _open(study, choices)
+    _open(study, choices, console)
     retrainings = list_retrainings(config, trials, choices)
     found = _retrain(retrainer, retrainings, study)
     models = [model for model in found.values() if isinstance(model, TestedModel)]
@@ -127,35 +127,20 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
         return choices
     retrainer.console.print("Measuring thresholds, temperatures or curves on validation, by trainings on train alone:")
     found = retrainer.calibrate(list(runs.values()))
-    winners = []
+    winners, has_curve = [], choices.max_train_images is not None
     for winner in choices.winners:
         if winner.label not in runs:
             winners.append(winner)
             continue
         match found.get(runs[winner.label].label):
-            case Calibration() as measured:
-                winners.append(_complete(choices, winner, measured))
+            case Calibration(threshold=threshold, temperature=temperature, curve=curve):
+                winners.append(winner.complete(threshold, temperature, curve if has_curve else None))
+            case Failure() if winner.threshold is not None:
+                winners.append(winner.complete(None, 1.0, () if has_curve else None))
             case failure:
                 reason = failure.reason if isinstance(failure, Failure) else "its worker sent nothing"
-                raise InputError(f"validation of {winner.label}: {reason}; {_describe_cure(winner)} does without it")
+                raise InputError(f"validation of {winner.label}: {reason}; evaluation.threshold=0.5 does without it")
     return dataclasses.replace(choices, winners=tuple(winners))
-
-
-def _complete(choices: Choices, winner: Winner, measured: Calibration) -> Winner:
-    """Return a winner with the values that it needs from validation."""
-    return dataclasses.replace(
-        winner,
-        threshold=measured.threshold if winner.threshold is None else winner.threshold,
-        temperature=measured.temperature if winner.temperature is None else winner.temperature,
-        curve=None if choices.max_train_images is None else measured.curve,
-    )
-
-
-def _describe_cure(winner: Winner) -> str:
-    """Return the settings with which a winner needs no measurement on validation."""
-    cures = ["threshold=0.5"] if winner.threshold is None else []
-    cures += ["temperature=1"] if winner.temperature is None else []
-    return " with ".join(f"evaluation.{cure}" for cure in cures or ["max_train_images=null"])
 
 
 def _retrain(
@@ -191,11 +176,18 @@ def _score_further(
     return [f"The further tests of {label} failed: {reason}." for label, reason in failed.items()]
 
 
-def _open(study: OpenStudy, choices: Choices) -> None:
+def _open(study: OpenStudy, choices: Choices, console: Console) -> None:
     """Record the choices, then that the test split is about to be opened, unless both are recorded."""
     evaluations = study.manifest["evaluations"]
     complete_entries(evaluations, study.journal.list_openings())
-    if not evaluations or read_entry(evaluations[-1]) != choices:
+    last = read_entry(evaluations[-1]) if evaluations else None
+    if last != choices:
+        if last is not None and evaluations[-1]["opened"]:
+            names = [field.name for field in dataclasses.fields(Choices)]
+            changed = ", ".join(name for name in names if getattr(last, name) != getattr(choices, name))
+            console.print(
+                f"The test split is opened once more, because of changes ({changed}). The report counts this."
+            )
         evaluations.append(build_entry(choices))
     study.save_manifest()
     for winner in choices.winners:

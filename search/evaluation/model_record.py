@@ -110,7 +110,7 @@ class Preprocessing:
 class Hardware:
     """The device that a model was trained on, as `trainables.runtime.describe_hardware` gives it, and its resources."""
 
-    type: str
+    type: Literal["cpu", "cuda"]
     name: str
     threads: Few
     cpus: Share

@@ -33,8 +33,22 @@ class Winner:
     front: bool = False
     """Whether it is on the front of metric and cost, if `evaluation.front` is true."""
     curve: tuple[float, ...] | None = None
-    """Validation metric by epoch of a training on train alone with as many images as the retrainings have; only if
-    these are other images than the search's."""
+    """Validation metric by epoch of a training on train alone; empty if that failed. Only if the retrainings have other
+    images than the search."""
+
+    def is_trained_like(self, other: "Winner") -> bool:
+        """Return whether its trainings are those of another winner."""
+        names = "architecture", "rank", "trial", "epochs"
+        return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    def complete(self, threshold: float | None, temperature: float | None, curve: tuple[float, ...] | None) -> "Winner":
+        """Return this winner with those values from validation that it lacks."""
+        return dataclasses.replace(
+            self,
+            threshold=threshold if self.threshold is None else self.threshold,
+            temperature=temperature if self.temperature is None else self.temperature,
+            curve=curve if self.curve is None else self.curve,
+        )
 
     @property
     def label(self) -> str:
@@ -103,13 +117,15 @@ class Choices:
         """Return the number of retrainings of a winner."""
         return pick_seeds(self.seeds, winner.architecture, winner.recipe if winner.rank > self.top_k else None)
 
-    def is_same(self, other: "Choices") -> bool:
-        """Return whether other choices equal these, apart from values that validation gives and from further tests."""
-        return self._blank() == other._blank()
+    def find_measured(self, winner: Winner) -> Winner | None:
+        """Return the same winner if these choices have values that validation gave for it."""
+        is_measured = winner.rank <= self.top_k or self.threshold == "validation"
+        return next((each for each in self.winners if is_measured and each.is_trained_like(winner)), None)
 
-    def _blank(self) -> "Choices":
-        winners = (dataclasses.replace(winner, threshold=None, temperature=None, curve=None) for winner in self.winners)
-        return dataclasses.replace(self, winners=tuple(winners), perturbations=(), sources=())
+    def is_measured_like(self, other: "Choices") -> bool:
+        """Return whether the same trainings give the values from validation of these and of other choices."""
+        names = "fingerprint", "max_train_images", "threshold", "temperature"
+        return all(getattr(self, name) == getattr(other, name) for name in names)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

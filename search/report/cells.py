@@ -102,9 +102,9 @@ def format_millions(count: Any) -> str:
     return f"{count / 1e6:.3g} M" if format_count(count) else ""
 
 
-def format_seeds(count: int) -> str:
-    """Return a number of seeds in words."""
-    return f"{count} seed{'' if count == 1 else 's'}"
+def format_amount(number: int, what: str) -> str:
+    """Return a number of things, such as 1 seed or 2 seeds."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def format_rank(rank: int) -> str:

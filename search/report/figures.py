@@ -22,7 +22,7 @@ from sklearn.metrics import roc_curve
 
 from search.config.fields import GOALS
 from search.record.trial import Trial
-from search.report.cells import format_seeds
+from search.report.cells import format_amount
 
 TRAIN_COLOUR, VAL_COLOUR = "#0072B2", "#D55E00"
 """Blue and vermilion. Source: Wong 2011, Points of view: Color blindness, Nature Methods 8:441."""
@@ -57,7 +57,7 @@ def draw_confusion(matrices: Sequence[Matrix], architecture: str, classes: Seque
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_ticks((0, 1), labels=classes, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
-    axes.set_title(f"{architecture} on test, sum over {format_seeds(len(matrices))}")
+    axes.set_title(f"{architecture} on test, sum over {format_amount(len(matrices), 'seed')}")
     figure.colorbar(picture, ax=axes, format=PercentFormatter(1.0), label="share of the true class", shrink=0.85)
     return figure
 

@@ -13,9 +13,9 @@ from search.evaluation.choices import is_finished, name_recipes
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
-from search.report.cells import format_rank, format_seeds
+from search.report.cells import format_amount, format_rank
 from search.report.coverage import describe_temperatures
-from search.report.schedules import describe_schedules
+from search.report.schedules import describe_lost_schedules, describe_schedules
 from search.report.searches import describe_shares
 from trainables.config import list_defaults
 from trainables.names import shorten
@@ -23,9 +23,21 @@ from trainables.pack_info import describe_images
 
 
 def list_notes(
-    config: StudyConfig, manifest: Mapping[str, Any], trials: Sequence[Trial], models: Sequence[TestedModel]
+    config: StudyConfig,
+    manifest: Mapping[str, Any],
+    trials: Sequence[Trial],
+    models: Sequence[TestedModel],
+    changes: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """Return the notes that apply to a result."""
+    """Return the notes that apply to a result.
+
+    Args:
+        config: The study.
+        manifest: Its manifest.
+        trials: Its trials.
+        models: Its tested models.
+        changes: Its changes during the search, as the journal recorded them.
+    """
     _, positive = manifest["data"].get("classes", CIFAKE)
     num_epochs = sum(len(trial.epochs) for trial in trials)
     evaluations = manifest.get("evaluations") or [{}]
@@ -44,13 +56,15 @@ def list_notes(
     if ended < config.search.num_trials:
         notes.append(f"Only {ended} of the study's {config.search.num_trials} trials had ended.")
     if len(config.search.architectures) > 1:
-        notes.append(describe_shares(config, trials))
+        is_changed = any("search.shares" in str(change["differences"]) for change in changes)
+        notes.append(describe_shares(config, trials, is_changed=is_changed))
     notes += [
         *_describe_limit(models),
         *_describe_shortage(choices),
-        *_describe_recipes(choices, trials),
+        *_describe_recipes(config, choices, trials),
         *_describe_start(models, trials),
         *describe_schedules(choices, config.search.metric),
+        *describe_lost_schedules(choices),
         *_describe_threshold(choices, models, escape(positive)),
         *describe_temperatures(choices, models),
         *_describe_averaging(models, trials),
@@ -101,7 +115,7 @@ def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
     ]
 
 
-def _describe_recipes(choices: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
+def _describe_recipes(config: StudyConfig, choices: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
     """Return notes on the baselines, those that were stopped early as trials, and recipes that won."""
     known = [winner for winner in choices.get("winners", ()) if winner.get("recipe")]
     baselines = [winner for winner in known if winner["rank"] > choices["top_k"]]
@@ -111,11 +125,19 @@ def _describe_recipes(choices: Mapping[str, Any], trials: Sequence[Trial]) -> li
         if winner not in baselines
     ]
     if baselines:
-        told = ", ".join(f"{winner['recipe']} (trial {winner['trial']})" for winner in baselines)
+        told = ", ".join(
+            f"{winner['recipe']} ({winner['architecture']}, rank {winner['rank']}, trial {winner['trial']})"
+            for winner in baselines
+        )
         notes.append(
             f"Baselines: {told}. They were tried first, and retrained and tested like the winners, but not chosen."
         )
-    stopped = [winner for winner in baselines if (trials[winner["trial"]].reason or "").startswith("stopped by")]
+    stopped = [
+        winner
+        for winner in baselines
+        if (trials[winner["trial"]].reason or "").startswith("stopped by")
+        and winner["epochs"] < config.search.count_epochs(winner["architecture"])
+    ]
     if stopped:
         told = ", ".join(f"{winner['recipe']} ({winner['epochs']} epochs)" for winner in stopped)
         notes.append(
@@ -158,7 +180,7 @@ def _describe_shortage(choices: Mapping[str, Any]) -> list[str]:
     ranks = [(winner["architecture"], winner["rank"]) for winner in choices.get("winners", ())]
     counts = Counter(architecture for architecture, rank in ranks if rank <= choices["top_k"])
     return [
-        f"Only {count} distinct {architecture} configuration{'' if count == 1 else 's'} could be retrained, fewer than "
+        f"Only {format_amount(count, f'distinct {architecture} configuration')} could be retrained, fewer than "
         f"evaluation.top_k = {choices['top_k']}: no others have finished."
         for architecture, count in counts.items()
         if count < choices["top_k"]
@@ -173,7 +195,7 @@ def _describe_size(choices: Mapping[str, Any], config: StudyConfig) -> str:
 def describe_seeds(seeds: int | Mapping[str, int]) -> str:
     """Return the number of retrainings of each winner in words."""
     if isinstance(seeds, int):
-        return format_seeds(seeds)
+        return format_amount(seeds, "seed")
     return f"{', '.join(f'{count} ({name})' for name, count in seeds.items())} seeds"
 
 

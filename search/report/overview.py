@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from search.evaluation.comparison import summarize
 from search.evaluation.result import Result
-from search.report.cells import format_interval, format_percent, format_seeds
+from search.report.cells import format_amount, format_interval, format_percent
 from search.report.figures import PANEL, TRAIN_COLOUR, VAL_COLOUR
 
 MARKS = {
@@ -63,7 +63,7 @@ def list_quotes(result: Result) -> list[str]:
     """Return a sentence for each winner: its accuracy, with interval, seeds, protocol and number of images."""
     return [
         f"{row['model']}: accuracy {format_percent(row['accuracy'], row['accuracy_std'])} % (95 % interval "
-        f"{format_interval(row['accuracy_low'], row['accuracy_high'])}, {format_seeds(row['seeds'])}, "
+        f"{format_interval(row['accuracy_low'], row['accuracy_high'])}, {format_amount(row['seeds'], 'seed')}, "
         f"{row['protocol']}, {len(result.labels):,} images)"
         for row in _list_rows(result)
         if row["source"] == "this study"

@@ -37,10 +37,10 @@ def publish_report(result: Result, journal: Journal, console: Console) -> Result
     """
     config = result.config
     notes = [
-        *list_notes(config, result.manifest, result.trials, result.models),
+        *list_notes(config, result.manifest, result.trials, result.models, changes := journal.list_changes()),
         *describe_sources(result),
         *describe_uncounted(config, result.trials),
-        *describe_changes(journal.list_changes()),
+        *describe_changes(changes),
         *_add_ending(config, result.trials, journal, result.notes),
     ]
     result = dataclasses.replace(result, notes=notes)

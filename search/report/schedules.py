@@ -13,10 +13,20 @@ def describe_schedules(choices: Mapping[str, Any], metric: str) -> list[str]:
     Trials say nothing about the best number of epochs with these images.
     """
     return [
-        f"{name} was retrained for all {len(curve)} epochs. A training on train alone, with as many images, says "
-        f"whether that is enough: validation {metric} {curve[early - 1]:.4f} at epoch {early}, {curve[-1]:.4f} "
+        f"{name} was retrained for all {len(curve)} epochs. A training on train alone, without the validation images, "
+        f"says whether that is enough: validation {metric} {curve[early - 1]:.4f} at epoch {early}, {curve[-1]:.4f} "
         "at the last."
         for name, curve, early in _list_curves(choices)
+    ]
+
+
+def describe_lost_schedules(choices: Mapping[str, Any]) -> list[str]:
+    """Return a note for each winner whose training on train alone failed."""
+    return [
+        f"The training of {winner['architecture']}{format_rank(winner['rank'])} on train alone failed, so its "
+        "temperature is not fitted, and nothing says whether its schedule was long enough."
+        for winner in choices.get("winners", ())
+        if winner.get("curve") is not None and not winner["curve"]
     ]
 
 

@@ -9,9 +9,17 @@ from search.config.space import Choice, Range, list_specs
 from search.evaluation.result import Result
 from search.listeners.status import rank_trials
 from search.record.trial import Trial
-from search.report.cells import Table, format_count, format_duration, format_metric, format_percent, format_value
+from search.report.cells import (
+    Table,
+    format_amount,
+    format_count,
+    format_duration,
+    format_metric,
+    format_percent,
+    format_value,
+)
 from search.report.front import tabulate_front
-from search.report.summary import SearchSummary, summarize_search
+from search.report.summary import SearchSummary, format_paper, summarize_search
 from search.samplers.sampler import PARTS
 from search.samplers.shares import list_shares, measure_seconds, name_device
 from trainables.config import Value, list_defaults
@@ -31,19 +39,21 @@ def describe_sampler(search: SearchConfig) -> str:
     )
 
 
-def describe_shares(config: StudyConfig, trials: Sequence[Trial]) -> str:
-    """Return a sentence on what was shared, in which proportion, and what each architecture got."""
+def describe_shares(config: StudyConfig, trials: Sequence[Trial], *, is_changed: bool = False) -> str:
+    """Return a sentence on what was shared, in which proportion, perhaps changed, and what each architecture got."""
     search, shares = config.search, list_shares(config)
     device = name_device(config)
     what = {"trials": "number of trials", "epochs": "epochs trained", "seconds": f"{device}-seconds of training"}
     what["value"] = "number of trials, while an architecture could still win,"
     weights = " to ".join(f"{share:g}" for share in shares.values())
+    weights = f"first in other proportions, in the end {weights}" if is_changed else weights
     got = []
     for name in shares:
         mine = [trial for trial in trials if trial.architecture == name]
         epochs = sum(len(trial.epochs) for trial in mine)
         seconds = sum(measure_seconds(config, trial) for trial in mine)
-        got.append(f"{name} got {len(mine)} trials, {epochs:,} epochs, {seconds:,.0f} {device}-seconds")
+        amounts = f"{format_amount(len(mine), 'trial')}, {format_amount(epochs, 'epoch')}"
+        got.append(f"{name} got {amounts}, {seconds:,.0f} {device}-seconds")
     return f"The search divided the {what[search.divide]} {weights} among {', '.join(shares)}: {'; '.join(got)}."
 
 
@@ -114,7 +124,7 @@ def _tabulate_searches(config: StudyConfig, searches: Sequence[SearchSummary]) -
             format_count(search.full_epochs),
             format_duration(search.full_seconds),
             format_metric(search.best, metric),
-            *([format_metric(search.paper, metric)] if has_paper else []),
+            *([format_paper(search, metric)] if has_paper else []),
         ]
         for search in searches
     ]

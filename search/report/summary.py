@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from search.config.schema import StudyConfig
 from search.evaluation.choices import is_finished
 from search.record.trial import State, Trial
+from search.report.cells import format_amount, format_metric
 from search.report.history import build_study, explain_missing, measure_importance
 from search.samplers.shares import measure_seconds
 from trainables.config import list_defaults
@@ -36,6 +37,8 @@ class SearchSummary:
     """Best value of the validation metric in a finished trial."""
     paper: float | None
     """Best value of the paper's configuration, if it was tried."""
+    paper_epochs: int | None
+    """Epochs of that trial if it was stopped before its last one."""
     importance: dict[str, float]
     """Importance of each searched parameter, largest first; empty with too few trials."""
     missing: str | None
@@ -66,6 +69,12 @@ def find_paper_trial(trials: Sequence[Trial], architecture: str) -> Trial | None
     return None
 
 
+def format_paper(search: SearchSummary, metric: str) -> str:
+    """Return the value of the paper's configuration, with its epochs if it was stopped; an empty cell if not tried."""
+    stopped = "" if search.paper_epochs is None else f" (stopped, {format_amount(search.paper_epochs, 'epoch')})"
+    return format_metric(search.paper, metric) + stopped
+
+
 def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) -> SearchSummary:
     mine = [trial for trial in trials if trial.architecture == architecture]
     able = [trial for trial in mine if trial.state is not State.FAIL]
@@ -88,6 +97,7 @@ def _summarize(config: StudyConfig, trials: Sequence[Trial], architecture: str) 
         full_seconds=full_seconds * whole + sum(sum(seconds[trial.number]) for trial in lost),
         best=max(finished, key=lambda trial: trial.score).get_peak()[0] if finished else None,
         paper=paper.get_peak()[0] if paper else None,
+        paper_epochs=len(paper.epochs) if paper and paper.state is State.PRUNED else None,
         importance=measure_importance(study),
         missing=explain_missing(study),
     )

@@ -7,14 +7,14 @@ from search.evaluation.comparison import Difference, list_differences, summarize
 from search.evaluation.result import Result
 from search.report.cells import (
     align,
+    format_amount,
     format_chance,
     format_interval,
     format_metric,
     format_millions,
     format_percent,
-    format_seeds,
 )
-from search.report.summary import SearchSummary, summarize_search
+from search.report.summary import SearchSummary, format_paper, summarize_search
 
 NAME_WIDTH = 18
 """Largest number of characters of a model's name on a terminal, that of the longest published one."""
@@ -25,7 +25,7 @@ def render(result: Result) -> Text:
     rows = [["Test, %", "Protocol", "Accuracy", "95 %", "F1", "AUROC", "Params"]]
     for row in summarize(result).to_dict("records"):
         is_other = row["source"] in ("baseline", "ensemble", "front")
-        seeds = "" if is_other or row["source"] == "published" else f", {format_seeds(row['seeds'])}"
+        seeds = "" if is_other or row["source"] == "published" else f", {format_amount(row['seeds'], 'seed')}"
         interval = format_interval(row["accuracy_low"], row["accuracy_high"], "-")
         accuracy = format_percent(row["accuracy"], row["accuracy_std"])
         means = [format_percent(row[name]) for name in ("f1", "auroc")]
@@ -57,6 +57,6 @@ def _describe_difference(difference: Difference) -> str:
 
 def _describe_search(search: SearchSummary, metric: str) -> str:
     known = f"{search.trials} trials, {search.epochs} epochs ({search.full_epochs} if none were stopped)"
-    paper = "" if search.paper is None else f", the paper's configuration {format_metric(search.paper, metric)}"
+    paper = "" if search.paper is None else f", the paper's configuration {format_paper(search, metric)}"
     best = "" if search.best is None else f"; best {metric} on validation {format_metric(search.best, metric)}{paper}"
     return f"{search.architecture}: {known}{best}"

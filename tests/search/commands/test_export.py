@@ -15,6 +15,7 @@ from search.evaluation.model_file import TrainedModel, load_model
 from trainables.augment import to_float
 from trainables.classifier import Classifier
 from trainables.config import build_train_config
+from trainables.errors import InputError
 from trainables.models.model import build_model
 from trainables.splits import open_train
 
@@ -27,6 +28,13 @@ CONFIGS = {
     "gap, norm, flip": ("cnn", CNN | {"head": "gap", "batch_norm": True, "flip_average": True, "convs_per_block": 2}),
     "resnet50": ("resnet50", {"hidden_layers": 1, "input_size": 64}),
 }
+
+
+class Branching(torch.nn.Module):
+    """A network that computes something else for dark images, which torch.export cannot trace."""
+
+    def forward(self, images):
+        return images.mean((1, 2, 3)) if images.sum() > 0 else images.amax((1, 2, 3))
 
 
 def call(*arguments):
@@ -138,3 +146,10 @@ def test_what_is_no_model_is_refused(tmp_path):
     code, _, stderr = call(tmp_path / "nothing.safetensors")
     assert code == 2
     assert "does not exist" in stderr
+
+
+def test_a_model_that_torch_cannot_trace_is_a_sentence_and_writes_nothing(saved_model, tmp_path):
+    trained = dataclasses.replace(load_model(saved_model), model=Branching())
+    with pytest.raises(InputError, match=r"torch cannot export this model: .*; change the forward method of its class"):
+        export_onnx(trained, tmp_path / "model.onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]

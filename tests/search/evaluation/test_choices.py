@@ -1,7 +1,10 @@
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from search.cluster.job import Failure
 from search.config.load import parse
 from search.config.yaml import format_yaml
 from search.evaluation.choices import (
@@ -15,6 +18,8 @@ from search.evaluation.choices import (
     recall,
     stamp,
 )
+from search.evaluation.evaluate import _calibrate
+from search.evaluation.result import Calibration
 from search.record.trial import State, Trial
 from trainables.config import list_defaults
 from trainables.errors import InputError
@@ -119,6 +124,48 @@ def test_a_temperature_once_fitted_on_validation_is_kept_and_given_to_the_retrai
     other = choose(make_config(temperature=1.7, seeds=1), trials, FINGERPRINT)
     assert recall([build_entry(fitted)], other) == other
     assert not other.is_open(other.winners[0])
+
+
+def test_values_from_validation_are_kept_when_only_other_models_or_seeds_are_added():
+    trials = [make_trial(0, 0.9), make_trial(1, 0.8, architecture="resnet50"), make_trial(2, 0.7)]
+    config = make_config(temperature="validation", max_train_images="all", seeds=1)
+    fresh = choose(config, trials, FINGERPRINT)
+    fitted = dataclasses.replace(
+        fresh, winners=tuple(winner.complete(None, 1.7, (0.6, 0.7, 0.8)) for winner in fresh.winners)
+    )
+    wanted = make_config(temperature="validation", max_train_images="all", seeds=2, front=True)
+    more = recall([build_entry(fitted)], choose(wanted, trials, FINGERPRINT, front=[2]))
+    assert [(winner.label, winner.temperature, winner.curve) for winner in more.winners] == [
+        ("cnn", 1.7, (0.6, 0.7, 0.8)),
+        ("cnn-rank2", 1.0, None),
+        ("resnet50", 1.7, (0.6, 0.7, 0.8)),
+    ]
+    assert not any(map(more.is_open, more.winners))
+    second = dataclasses.replace(wanted, evaluation=dataclasses.replace(wanted.evaluation, top_k=2))
+    other = recall([build_entry(more)], choose(second, trials, FINGERPRINT))
+    assert [winner.label for winner in other.winners if other.is_open(winner)] == ["cnn-rank2"]
+
+
+def calibrate(threshold, result):
+    """Calibrate one winner with a retrainer that returns a result."""
+    config, trials = (
+        make_config(temperature="validation", max_train_images="all", threshold=threshold),
+        [make_trial(0, 1)],
+    )
+    retrainer = SimpleNamespace(
+        config=config, console=Console(quiet=True), calibrate=lambda runs: {run.label: result for run in runs}
+    )
+    return _calibrate(retrainer, trials, choose(config, trials, FINGERPRINT)).winners[0]
+
+
+def test_a_training_on_train_alone_that_fails_leaves_a_winner_without_temperature_and_curve():
+    failure = Failure("loss is nan in epoch 1", "")
+    winner = calibrate(0.5, failure)
+    assert (winner.threshold, winner.temperature, winner.curve) == (0.5, 1.0, ())
+    with pytest.raises(InputError, match=r"validation of cnn: loss is nan in epoch 1; evaluation.threshold=0\.5 does"):
+        calibrate("validation", failure)
+    winner = calibrate("validation", Calibration(threshold=0.4, temperature=1.3, curve=(0.5, 0.6, 0.7)))
+    assert (winner.threshold, winner.temperature, winner.curve) == (0.4, 1.3, (0.5, 0.6, 0.7))
 
 
 @pytest.mark.parametrize(("threshold", "baseline"), [(0.5, 1.0), ("validation", None)])

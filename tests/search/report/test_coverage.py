@@ -71,9 +71,19 @@ def test_the_line_begins_at_the_surest_image_and_ends_at_the_accuracy():
 def test_a_temperature_is_told_with_its_origin_and_one_of_1_is_not():
     warm = dataclasses.replace(make_model(), temperature=1.25)
     assert describe_temperatures({"temperature": "validation"}, [make_model()]) == []
-    (note,) = describe_temperatures({"temperature": "validation"}, [warm])
+    (note,) = describe_temperatures({"temperature": "validation", "top_k": 1}, [warm])
     assert note.endswith("fitted on validation by a training on train alone: cnn 1.2500.")
     (note,) = describe_temperatures({"temperature": 1.25}, [warm])
     assert note.endswith("that evaluation.temperature sets: cnn 1.2500.")
     bound = dataclasses.replace(make_model(), temperature=0.1)
-    assert len(describe_temperatures({"temperature": "validation"}, [bound])) == 2
+    assert len(describe_temperatures({"temperature": "validation", "top_k": 1}, [bound])) == 2
+
+
+@pytest.mark.parametrize(
+    ("threshold", "told"), [(0.5, "cnn 1.2500."), ("validation", "cnn 1.2500, cnn (rank 2) 1.0000.")]
+)
+def test_a_temperature_that_was_not_fitted_is_not_told_as_fitted(threshold, told):
+    models = [dataclasses.replace(make_model(), temperature=1.25), dataclasses.replace(make_model(), rank=2)]
+    (note,) = describe_temperatures({"temperature": "validation", "top_k": 1, "threshold": threshold}, models)
+    assert told in note
+    assert ("Other models have none" in note) is (threshold == 0.5)

@@ -115,8 +115,18 @@ def test_baselines_are_told_with_those_that_had_no_fair_trial():
     cut = dataclasses.replace(make_trial(1), state=State.PRUNED, reason="stopped by asha at epoch 1")
     notes = list_notes(CONFIG, record, [make_trial(0), cut, make_trial(2)], [make_model()])
     assert "cnn is the recipe small_cnn itself." in notes
-    assert any(note.startswith("Baselines: paper_cnn (trial 1). They were tried first") for note in notes)
+    assert any(note.startswith("Baselines: paper_cnn (cnn, rank 9, trial 1). They were tried first") for note in notes)
     assert any(note.startswith("Stopped early as trials") and "paper_cnn (3 epochs)" in note for note in notes)
+    whole = dataclasses.replace(CONFIG, search=dataclasses.replace(CONFIG.search, max_epochs=3))
+    notes = list_notes(whole, record, [make_trial(0), cut, make_trial(2)], [make_model()])
+    assert not any(note.startswith("Stopped early as trials") for note in notes)
+
+
+def test_shares_that_were_changed_are_not_told_as_those_of_the_whole_search():
+    changes = [{"time": "today", "differences": ["search.shares: {'cnn': 9} became None"]}]
+    config = parse({"name": "x"})
+    notes = list_notes(config, RECORD, [make_trial(0)], [make_model()], changes)
+    assert any("first in other proportions, in the end 1 to 1 among" in note for note in notes)
 
 
 def test_the_weights_and_the_stem_that_a_resnet50_began_with_are_told():

@@ -1,7 +1,7 @@
 import pytest
 
 from search.report.figures import draw_schedule
-from search.report.schedules import describe_schedules, draw_schedules
+from search.report.schedules import describe_lost_schedules, describe_schedules, draw_schedules
 
 CURVE = [0.80, 0.85, 0.90, 0.92, 0.93, 0.935, 0.936, 0.9365]
 CHOICES = {
@@ -21,6 +21,13 @@ def test_each_training_on_train_alone_has_a_note_and_a_figure():
     captions, drawn = zip(*draw_schedules(CHOICES, "accuracy"), strict=True)
     assert [caption.split(",")[0] for caption in captions] == ["cnn", "cnn (rank 2)"]
     assert all(svg.startswith("<svg") and "0.9365" in svg for svg in drawn[:1])
+
+
+def test_a_training_on_train_alone_that_failed_is_told():
+    choices = {"winners": [{"architecture": "cnn", "rank": 1, "curve": []}, *CHOICES["winners"]]}
+    (note,) = describe_lost_schedules(choices)
+    assert note.startswith("The training of cnn on train alone failed")
+    assert len(draw_schedules(choices, "accuracy")) == 2
 
 
 def test_without_such_a_training_there_is_none():

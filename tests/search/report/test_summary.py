@@ -2,7 +2,7 @@ import pytest
 
 from search.config.load import parse
 from search.record.trial import State, Trial
-from search.report.summary import find_paper_trial, summarize_search
+from search.report.summary import find_paper_trial, format_paper, summarize_search
 
 
 def make_trial(number, *values, architecture="cnn", state=State.COMPLETE, params=None, seconds=36.0):
@@ -52,3 +52,9 @@ def test_the_papers_configuration_is_found_whatever_weights_it_started_from():
     ]
     assert find_paper_trial(trials, "resnet50") is trials[1]
     assert find_paper_trial(trials, "cnn") is None
+
+
+def test_a_value_of_the_papers_configuration_says_that_its_trial_was_stopped():
+    (stopped,) = summarize_search(make_config(), [make_trial(0, 0.5, state=State.PRUNED)])
+    (whole,) = summarize_search(make_config(), [make_trial(0, 0.5)])
+    assert [format_paper(each, "accuracy") for each in (stopped, whole)] == ["50.00 (stopped, 1 epoch)", "50.00"]

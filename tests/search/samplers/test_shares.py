@@ -170,6 +170,6 @@ def test_a_sentence_says_what_was_shared_and_what_each_architecture_got():
     resources = {"cnn": {"gpus": 0.25}, "resnet50": {"gpus": 1}}
     config = build(divide="seconds", shares={"cnn": 1, "resnet50": 2}, resources=resources)
     assert describe_shares(config, [make_trial(0, "cnn", 8), make_trial(1, "resnet50", 3)]) == (
-        "The search divided the GPU-seconds of training 1 to 2 among cnn, resnet50: cnn got 1 trials, 8 epochs, "
-        "2 GPU-seconds; resnet50 got 1 trials, 3 epochs, 30 GPU-seconds."
+        "The search divided the GPU-seconds of training 1 to 2 among cnn, resnet50: cnn got 1 trial, 8 epochs, "
+        "2 GPU-seconds; resnet50 got 1 trial, 3 epochs, 30 GPU-seconds."
     )
