@@ -9,10 +9,10 @@ from typing import Any
 from search.config.data import CIFAKE
 from search.config.printable import escape
 from search.config.schema import StudyConfig
-from search.evaluation.choices import is_finished, name_recipes
 from search.evaluation.result import TestedModel
 from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
+from search.report.baselines import describe_lost_baselines, describe_recipes
 from search.report.cells import format_amount, format_rank
 from search.report.coverage import describe_temperatures
 from search.report.schedules import describe_lost_schedules, describe_schedules
@@ -29,15 +29,7 @@ def list_notes(
     models: Sequence[TestedModel],
     changes: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
-    """Return the notes that apply to a result.
-
-    Args:
-        config: The study.
-        manifest: Its manifest.
-        trials: Its trials.
-        models: Its tested models.
-        changes: Its changes during the search, as the journal recorded them.
-    """
+    """Return the notes that apply to a result; `changes` are those of the study, as the journal recorded them."""
     _, positive = manifest["data"].get("classes", CIFAKE)
     num_epochs = sum(len(trial.epochs) for trial in trials)
     evaluations = manifest.get("evaluations") or [{}]
@@ -52,16 +44,13 @@ def list_notes(
         *config.published.notes,
         *_describe_sources(config),
     ]
-    ended = sum(trial.state is not State.RUNNING for trial in trials)
-    if ended < config.search.num_trials:
-        notes.append(f"Only {ended} of the study's {config.search.num_trials} trials had ended.")
     if len(config.search.architectures) > 1:
-        is_changed = any("search.shares" in str(change["differences"]) for change in changes)
-        notes.append(describe_shares(config, trials, is_changed=is_changed))
+        notes.append(describe_shares(config, trials, changes))
     notes += [
+        *_describe_unended(config, trials),
         *_describe_limit(models),
         *_describe_shortage(choices),
-        *_describe_recipes(config, choices, trials),
+        *describe_recipes(config, choices, trials),
         *_describe_start(models, trials),
         *describe_schedules(choices, config.search.metric),
         *describe_lost_schedules(choices),
@@ -70,7 +59,7 @@ def list_notes(
         *_describe_averaging(models, trials),
         *_describe_precisions(trials),
         *_describe_data(config, manifest["data"]),
-        *_describe_lost_baselines(config, trials),
+        *describe_lost_baselines(config, trials),
         *_describe_openings(evaluations),
     ]
     return notes
@@ -82,6 +71,12 @@ def describe_changes(changes: Sequence[Mapping[str, Any]]) -> list[str]:
         f"The study was changed: at {change['time']} it continued although {'; '.join(change['differences'])}."
         for change in changes
     ]
+
+
+def _describe_unended(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
+    ended = sum(trial.state is not State.RUNNING for trial in trials)
+    wanted = config.search.num_trials
+    return [f"Only {ended} of the study's {wanted} trials had ended."] if ended < wanted else []
 
 
 def _describe_sources(config: StudyConfig) -> list[str]:
@@ -115,37 +110,6 @@ def _describe_limit(models: Sequence[TestedModel]) -> list[str]:
     ]
 
 
-def _describe_recipes(config: StudyConfig, choices: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
-    """Return notes on the baselines, those that were stopped early as trials, and recipes that won."""
-    known = [winner for winner in choices.get("winners", ()) if winner.get("recipe")]
-    baselines = [winner for winner in known if winner["rank"] > choices["top_k"]]
-    notes = [
-        f"{winner['architecture']}{format_rank(winner['rank'])} is the recipe {winner['recipe']} itself."
-        for winner in known
-        if winner not in baselines
-    ]
-    if baselines:
-        told = ", ".join(
-            f"{winner['recipe']} ({winner['architecture']}, rank {winner['rank']}, trial {winner['trial']})"
-            for winner in baselines
-        )
-        notes.append(
-            f"Baselines: {told}. They were tried first, and retrained and tested like the winners, but not chosen."
-        )
-    stopped = [
-        winner
-        for winner in baselines
-        if (trials[winner["trial"]].reason or "").startswith("stopped by")
-        and winner["epochs"] < config.search.count_epochs(winner["architecture"])
-    ]
-    if stopped:
-        told = ", ".join(f"{winner['recipe']} ({winner['epochs']} epochs)" for winner in stopped)
-        notes.append(
-            f"Stopped early as trials, so perhaps retrained too briefly: {told}. search.spare_first prevents that."
-        )
-    return notes
-
-
 def _describe_start(models: Sequence[TestedModel], trials: Sequence[Trial]) -> list[str]:
     """Return notes about the initial weights and the stem of the models of ResNet-50."""
     told: dict[str, list[str]] = {}
@@ -158,21 +122,6 @@ def _describe_start(models: Sequence[TestedModel], trials: Sequence[Trial]) -> l
         stem = {"imagenet": "7x7 stem", "half": "3x3 stem of stride 2"}.get(str(params["stem"]), "3x3 stem")
         told.setdefault(f"{start}, with the {stem}", []).append(name)
     return [f"{', '.join(names)}: trained from {start}." for start, names in told.items()]
-
-
-def _describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
-    """Return a note for each recipe that is missing as a baseline, because its trial failed or has not ended."""
-    if not config.evaluation.baselines:
-        return []
-    recipes: dict[str, list[Trial]] = {}
-    for number, name in name_recipes(config, trials).items():
-        recipes.setdefault(name, []).append(trials[number])
-    return [
-        f"The baseline {name} is missing, because its trial {same[0].number} "
-        f"{f'failed: {same[0].reason}' if same[0].state is State.FAIL else 'has not ended'}."
-        for name, same in recipes.items()
-        if same[0].architecture in config.search.architectures and not any(map(is_finished, same))
-    ]
 
 
 def _describe_shortage(choices: Mapping[str, Any]) -> list[str]:

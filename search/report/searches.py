@@ -1,6 +1,7 @@
 """The search itself as tables: configurations, cost, front, importance, the best trials."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from search.config.conditions import drop_inactive, list_conditions
 from search.config.schema import StudyConfig
@@ -39,14 +40,15 @@ def describe_sampler(search: SearchConfig) -> str:
     )
 
 
-def describe_shares(config: StudyConfig, trials: Sequence[Trial], *, is_changed: bool = False) -> str:
+def describe_shares(config: StudyConfig, trials: Sequence[Trial], changes: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return a sentence on what was shared, in which proportion, perhaps changed, and what each architecture got."""
     search, shares = config.search, list_shares(config)
     device = name_device(config)
     what = {"trials": "number of trials", "epochs": "epochs trained", "seconds": f"{device}-seconds of training"}
     what["value"] = "number of trials, while an architecture could still win,"
     weights = " to ".join(f"{share:g}" for share in shares.values())
-    weights = f"first in other proportions, in the end {weights}" if is_changed else weights
+    if any("search.shares" in str(change["differences"]) for change in changes):
+        weights = f"first in other proportions, in the end {weights}"
     got = []
     for name in shares:
         mine = [trial for trial in trials if trial.architecture == name]
