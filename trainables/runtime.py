@@ -72,16 +72,17 @@ def keep_memory() -> None:
     """Let this process keep the memory that it frees; return the memory that an earlier trial has left.
 
     glibc returns each large tensor to the system, which clears its pages again at the next step: up to 7,600 page
-    faults a step, and 1.1 to 1.9 times the time (LOG.md, 2026-11-29). No effect with another C library. The next trial
-    in the process calls this again.
+    faults a step, and 1.1 to 1.9 times the time (LOG.md, 2026-11-29). glibc up to 2.34 keeps tensors up to 32 MiB only.
+    No effect with another C library. The next trial in the process calls this again.
     """
     try:
         library = ctypes.CDLL(None)
         mallopt, trim = library.mallopt, library.malloc_trim
     except (AttributeError, OSError, TypeError):  # macOS has no mallopt, Windows no library of this name
         return
-    mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
-    mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+    # M_MMAP_THRESHOLD: glibc up to 2.34 refuses more than 32 MiB, and returns 0.
+    if mallopt(-3, 1 << 30) or mallopt(-3, 32 << 20):
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD; alone it would fix the other threshold at 128 KiB
     trim(0)
 
 

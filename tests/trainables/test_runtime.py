@@ -150,6 +150,36 @@ def test_without_the_functions_of_glibc_memory_is_as_it_was(
     assert asked == [None]
 
 
+MMAP, TRIM = -3, -1
+"""Options of mallopt."""
+
+
+@pytest.mark.parametrize(
+    ("largest", "expected"),
+    [
+        (1 << 40, [(MMAP, 1 << 30), (TRIM, (1 << 31) - 1)]),
+        (32 << 20, [(MMAP, 1 << 30), (MMAP, 32 << 20), (TRIM, (1 << 31) - 1)]),  # glibc up to 2.34
+        (0, [(MMAP, 1 << 30), (MMAP, 32 << 20)]),
+    ],
+)
+def test_memory_is_trimmed_less_only_if_glibc_accepts_a_size_of_tensors_to_keep(
+    monkeypatch: pytest.MonkeyPatch, largest: int, expected: list[tuple[int, int]]
+) -> None:
+    asked = []
+
+    class Library:
+        def mallopt(self, option: int, value: int) -> int:
+            asked.append((option, value))
+            return int(option != MMAP or value <= largest)
+
+        def malloc_trim(self, _pad: int) -> int:
+            return 1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda _name: Library())
+    keep_memory()
+    assert asked == expected
+
+
 Flags = tuple[bool, bool, bool, bool, bool]
 
 
