@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.augment import crop, cutout, flip, to_float
-from trainables.config import WITHOUT_GRAPH, TrainConfig
+from trainables.config import OPTIMIZERS, WITHOUT_GRAPH, TrainConfig
 from trainables.optim import set_capturable
 from trainables.runtime import autocast, seed_block
 from trainables.seed import derive_seed
@@ -75,7 +75,8 @@ class RecordedStep(Step):
 
     A graph reads and writes fixed addresses, so each batch is copied to the address of the recorded one. All steps are
     replays, and recording restores weights and optimizer, so a resumed training is equal to the bit. If the recording
-    fails, all steps run one kernel at a time, with the same results.
+    fails, all steps run one kernel at a time, with the same results. So do those of an optimizer of the user: a graph
+    would repeat the values that its Python code had, and only tensors can be restored.
     """
 
     def __init__(self, config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split) -> None:
@@ -86,7 +87,10 @@ class RecordedStep(Step):
         # Autograd remembers the stream of a weight's first use, so all steps must run on the recording stream.
         self._stream = _get_stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        set_capturable(optimizer, True)
+        if config.optimizer in OPTIMIZERS:
+            set_capturable(optimizer, True)
+        else:
+            self.remark = f"{WITHOUT_GRAPH}an optimizer of your own"
 
     @contextlib.contextmanager
     def epoch(self, number: int) -> Iterator[None]:

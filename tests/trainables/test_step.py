@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from trainables.config import OPTIMIZERS, WITHOUT_GRAPH, TrainConfig
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.resnet50.config import ResNet50Config
+from trainables.names import IMPORTED
 from trainables.splits import Split
 from trainables.step import STEPS, RecordedStep, Step, _get_stream
 from trainables.train import train
@@ -291,6 +292,37 @@ def test_a_training_whose_step_cannot_be_recorded_continues_without_a_graph(
     epochs = list(train(EXACT, draw_split(90), None, device=CPU, resume=replayed[0]))
     assert {epoch.remark for epoch in epochs} == {WITHOUT_GRAPH + reason}
     assert [graph.replays for graph in graphs if graph.replays] == [3 * 5]
+
+
+class Counting(torch.optim.Adam):
+    """Keeps numbers that are no tensors, on which its updates depend."""
+
+    def __init__(self, params: Any, *, lr: float, weight_decay: float) -> None:
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+        self.param_groups[0]["count"] = 0
+
+    def step(self, closure: Any = None) -> Any:  # noqa: ARG002 PyTorch's name
+        for group in self.param_groups:
+            assert (type(group["lr"]), group["capturable"]) == (float, False)
+            group["count"] += 1
+            for weight in group["params"]:
+                number = self.state[weight]["step"] = self.state[weight].get("step", 0) + 1
+                weight.data -= group["lr"] / (number + group["count"]) * weight.grad
+
+
+def test_an_optimizer_of_the_user_trains_without_a_graph_and_the_reason_is_said(
+    graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(IMPORTED, "mine:Counting", Counting)
+    config = dataclasses.replace(EXACT, optimizer="mine:Counting")
+    states = run(config, CPU)
+    epochs = list(train(config, draw_split(90), None, device=CPU, resume=states[0]))
+    assert {epoch.remark for epoch in epochs} == {f"{WITHOUT_GRAPH}an optimizer of your own"}
+    assert not graphs
+    monkeypatch.setitem(STEPS, "cpu", Step)
+    for one, other in itertools.zip_longest(states, run(config, CPU)):
+        assert_equal(one, other)
+        assert one["optimizer"]["param_groups"] == other["optimizer"]["param_groups"]
 
 
 def test_the_first_steps_of_a_training_fail_as_all_others_would(
