@@ -1,10 +1,12 @@
 import itertools
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.models import resnet50
 
 from trainables.config import ARCHITECTURES, Architecture, Value, build_train_config, complete_params, list_rules
@@ -79,6 +81,35 @@ def test_whitened_patches_are_uncorrelated_and_of_equal_variance() -> None:
     correlations = torch.corrcoef(maps[:12])
     torch.testing.assert_close(correlations, torch.eye(12), rtol=0.0, atol=1e-3)
     assert maps.var(1).max() < 1.0  # 1 but for what is added to small variances
+
+
+class LargestTensor(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that an operation returns."""
+
+    num_bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        sizes = [each.untyped_storage().nbytes() for each in tree_leaves(result) if isinstance(each, torch.Tensor)]
+        self.num_bytes = max(self.num_bytes, *sizes, 0)
+        return result
+
+
+@pytest.mark.parametrize(("num", "size"), [(1000, 32), (700, 64), (45, 256)])
+def test_whitening_needs_no_more_memory_for_large_images_and_gives_the_same_filters(num: int, size: int) -> None:
+    images = torch.rand(num, 3, size, size, generator=torch.Generator().manual_seed(0)).cumsum(3) / size
+    patches = nn.functional.unfold(images.double(), 2).transpose(1, 2).flatten(0, 1)
+    variances, directions = torch.linalg.eigh(torch.cov(patches.T))
+    expected = (directions / (variances + 5e-4).sqrt()).T.float()
+    config = CnnConfig(whiten=True, filters=4)
+    model = build_model(config, size=size)
+    with LargestTensor() as largest:
+        config.fit(model, images)
+    filters = model[0].weight[:12].detach().flatten(1)
+    if size == 32:
+        assert torch.equal(filters, expected)
+    torch.testing.assert_close(filters.T @ filters, expected.T @ expected)  # whatever the signs of the filters
+    assert largest.num_bytes <= 12 * 8 * 1000 * 32**2
 
 
 def test_only_the_bias_of_the_whitening_learns_and_a_trained_model_is_restored_without_images() -> None:
