@@ -1,7 +1,10 @@
 """Decodes the images of a source in parallel chunks; `trainables.pixels` decodes each image."""
 
+import collections
 import functools
 import hashlib
+import itertools
+import os
 import zlib
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +23,9 @@ def decode_chunks(
     progress: Callable[[int, int], None] | None,
     size: int,
 ) -> Generator[Batch, None, None]:
-    """Decode chunks in order, in one thread per core; Pillow releases the GIL while it decodes.
+    """Decode chunks in order, in one thread per core and four more; Pillow releases the GIL while it decodes.
+
+    At most two chunks for each thread are in memory, so a caller that writes slowly stops the decoding.
 
     Args:
         source: The source of all members.
@@ -33,11 +38,16 @@ def decode_chunks(
         InputError: If `on_bad_image` is stop and a file is not an image, or a file changed since it was listed.
     """
     done, total = 0, sum(map(len, chunks))
-    pool = ThreadPoolExecutor()
+    num_threads = min(32, (os.cpu_count() or 1) + 4)  # as ThreadPoolExecutor() has
+    pool = ThreadPoolExecutor(num_threads)
+    decode_chunk = functools.partial(_decode_chunk, source, size)
     try:
         with quiet_pillow():
-            decoded = pool.map(functools.partial(_decode_chunk, source, size), chunks)
-            for chunk, batch in zip(chunks, decoded, strict=True):
+            started = collections.deque(pool.submit(decode_chunk, chunk) for chunk in chunks[: 2 * num_threads])
+            for chunk, following in itertools.zip_longest(chunks, chunks[2 * num_threads :]):
+                batch = started.popleft().result()
+                if following:
+                    started.append(pool.submit(decode_chunk, following))
                 if batch.bad and on_bad_image == "stop":
                     raise InputError(describe_bad(source.path, *next(iter(batch.bad.items()))))
                 done += len(chunk)

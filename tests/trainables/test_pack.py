@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ from PIL import Image
 from torchvision import transforms
 
 from search.datasets.audit.images import read_images
+from trainables.decode import decode_chunks
 from trainables.errors import InputError
+from trainables.layout import read_layout
 from trainables.pack import pack
 from trainables.pack_info import load_info, verify
+from trainables.source import open_source
 from trainables.splits import open_full_train, open_test
 
 PART = "train/REAL"
@@ -209,6 +213,27 @@ def test_a_file_that_is_not_an_image_stops_the_packing_or_is_skipped(image_folde
     assert info.counts["train"] == {"FAKE": 14, "REAL": 26}
     with pytest.raises(InputError, match=sentence):
         pack(image_folder, cache)
+
+
+def test_only_two_chunks_for_each_thread_are_decoded_ahead_and_their_order_stays(image_folder, monkeypatch):
+    chunks_started = []
+
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *given):
+            chunks_started.append(given)
+            return super().submit(*given)
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr("trainables.decode.ThreadPoolExecutor", Pool)
+    with open_source(image_folder) as source:
+        members = source.measure(read_layout(source).files)
+        batches = decode_chunks(source, [[member] for member in members], "stop", None, 32)
+        names = []
+        for num_taken, batch in enumerate(batches, start=1):
+            assert len(chunks_started) <= num_taken + 2 * 5
+            names += batch.names
+    assert names == [member.name for member in members]
+    assert len(chunks_started) == len(members) == 50
 
 
 def test_a_png_with_one_flipped_byte_is_a_bad_image_and_no_crash(image_folder, cache):
