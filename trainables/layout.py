@@ -13,6 +13,8 @@ from trainables.errors import InputError
 from trainables.source import LAYOUT, Source
 
 SPLITS = ("train", "val", "test")
+ALIASES = {"valid": "val", "validation": "val"}
+"""Other name of a split -> the split."""
 WHOLE = "all"
 """Split of all images of a data set without splits."""
 SOURCE = "source"
@@ -134,11 +136,16 @@ def _find_splits(source: Source, classes: Collection[str] = ()) -> dict[str, str
     around = [name for name in names if name.lower() not in SPLITS and name not in classes]
     if len(names) == len(around) == 1 and (below := source.list_folders(names[0])):
         top, names = f"{names[0]}/", below
-    roots = {split: f"{top}{name}" for split in SPLITS for name in names if name.lower() == split}
+    meant = {name: ALIASES.get(name.lower(), name.lower()) for name in names}
+    roots = {split: f"{top}{name}" for split in SPLITS for name in names if meant[name] == split}
     if not {"train", "test"} & roots.keys():
         return {WHOLE: top.rstrip("/")}
-    if len({name.lower() for name in names} & set(SPLITS)) < sum(name.lower() in SPLITS for name in names):
+    others = [name for name in names if meant[name] not in SPLITS]
+    if len(roots) < len(names) - len(others):
         raise InputError(f"{source.path} has two folders of one split, such as train and Train: keep one")
+    if unknown := [name for name in sorted(others) if _has_images(source.list_files(f"{top}{name}"))]:
+        told = ", ".join(map(ascii, unknown[:20]))
+        raise InputError(f"{source.path} has images in {told}: name it train, val or test, or move it elsewhere")
     return roots
 
 

@@ -78,8 +78,9 @@ def test_splits_may_have_any_case_and_a_folder_around_them(pets, cache, tmp_path
         assert pack(source, cache, PETS) == plain
 
 
-def test_a_validation_split_of_the_data_set_validates(pets, cache):
-    packed = pack(pets({"train": 6, "Val": 3, "test": 4}), cache, PETS)
+@pytest.mark.parametrize("name", ["Val", "valid", "Validation"])
+def test_a_validation_split_of_the_data_set_validates(pets, cache, name):
+    packed = pack(pets({"train": 6, name: 3, "test": 4}), cache, PETS)
     info = load_info(packed)
     assert info.counts["val"] == {"cat": 3, "dog": 3}
     learned, validated = split_train(packed, val_fraction=0.9, seed=0, max_images=None)
@@ -135,11 +136,24 @@ def test_a_class_without_files_in_a_split_is_named(pets, cache):
         pack(folder, cache, PETS)
 
 
-def test_two_folders_of_one_split_are_refused(pets):
-    folder = pets({"train": 6, "test": 4})
-    shutil.copytree(folder / "train", folder / "TRAIN")
+@pytest.mark.parametrize(("split", "again"), [("train", "TRAIN"), ("val", "valid"), ("valid", "validation")])
+def test_two_folders_of_one_split_are_refused(pets, split, again):
+    folder = pets(dict.fromkeys(dict.fromkeys(["train", "test", split]), 4))
+    shutil.copytree(folder / split, folder / again)
     with pytest.raises(InputError, match="two folders of one split"):
         read_layout(Folder(folder))
+
+
+def test_images_in_a_folder_beside_the_splits_are_refused_and_other_files_are_not(pets, cache):
+    folder = pets({"train": 6, "test": 4})
+    before = pack(folder, cache, PETS)
+    (folder / "notes").mkdir()
+    (folder / "notes/read.txt").write_text("no image")
+    assert pack(folder, cache, PETS) == before
+    shutil.copytree(folder / "test", folder / "holdout")
+    for source in (folder, zip_folder(folder)):
+        with pytest.raises(InputError, match="has images in 'holdout': name it train, val or test"):
+            pack(source, cache, PETS)
 
 
 def test_images_of_another_size_are_counted_and_said(pets, cache, write_noise):
