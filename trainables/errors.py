@@ -51,3 +51,12 @@ def check_field(config: object, name: str, holds: bool, expected: str) -> None:
     """Raise InputError, with the name and value of a configuration's field, if its check does not hold."""
     if not holds:
         raise InputError(f"{name} = {getattr(config, name)!r}: expected {expected}")
+
+
+def check_batch(batch_size: int, *, is_single: bool) -> None:
+    """Raise InputError for a batch of one image if batch normalisation sees 1x1 maps: it needs two values a channel."""
+    if is_single and batch_size < 2:
+        raise InputError(
+            f"batch_size = {batch_size}: expected at least 2, because batch normalisation of 1x1 maps cannot train "
+            "on single images"
+        )

@@ -76,6 +76,12 @@ def test_a_number_of_a_model_that_is_not_finite_is_refused(kind: Any, value: flo
         ("cnn", {"batch_norm": True, "num_blocks": 5, "filters": 4, "head": "gap"}),
         ("cnn", {"batch_norm": True, "num_blocks": 5, "filters": 4, "convs_per_block": 2, "kernel_size": 7}),
         *(
+            ("cnn", {"batch_norm": norm, "num_blocks": blocks, "filters": 4, "pool": pool, "whiten": whiten, **convs})
+            for norm, blocks, pool in ((True, 5, "first"), (True, 4, "first"), (True, 5, "last"), (False, 5, "first"))
+            for whiten in (False, True)
+            for convs in ({"convs_per_block": 1}, {"convs_per_block": 2})
+        ),
+        *(
             ("resnet50", {"stem": stem, "input_size": size, "weights": weights, "trainable_stages": stages})
             for stem, size in (("imagenet", 32), ("imagenet", 64), ("half", 32), ("cifar", 32))
             for weights, stages in (("none", 0), ("stored.pt", 0), ("stored.pt", 1))

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from trainables.errors import check_field
+from trainables.errors import check_batch, check_field
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +64,15 @@ class CnnConfig:
             ("dense_layers", 0): ("dense_units",),
             **dict.fromkeys(single, ("head",)),
         }
+
+    def check(self, *, size: int, batch_size: int) -> None:
+        """Check that a batch can train; only behind the pooling of the last block can a map be 1x1.
+
+        Raises:
+            InputError: If the batch is too small.
+        """
+        is_pooled = self.pool == "first" and (size + self.whiten) >> self.num_blocks == 1
+        check_batch(batch_size, is_single=self.batch_norm and is_pooled)
 
     def build(self, *, size: int) -> Any:
         """Build the network for images of size x size pixels."""

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from trainables.errors import InputError, check_field
+from trainables.errors import check_batch, check_field
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class ResNet50Config:
         return {("hidden_layers", 0): ("hidden_units",), ("weights", "none"): ("trainable_stages",)}
 
     def check(self, *, size: int, batch_size: int) -> None:
-        """Check that a batch can train: batch normalisation needs two values, and a 1x1 map has one an image.
+        """Check that a batch can train.
 
         The last maps have 1/32 of the images' side with the stem imagenet, 1/16 with half, and 1/8 with cifar.
 
@@ -49,11 +49,8 @@ class ResNet50Config:
             InputError: If the batch is too small.
         """
         is_normalised = self.weights == "none" or self.trainable_stages >= 1
-        if is_normalised and self.stem == "imagenet" and max(size, self.input_size) <= 32 and batch_size < 2:
-            raise InputError(
-                f"batch_size = {batch_size}: expected at least 2, because batch normalisation of 1x1 maps cannot train "
-                "on single images"
-            )
+        is_pixel = self.stem == "imagenet" and max(size, self.input_size) <= 32
+        check_batch(batch_size, is_single=is_normalised and is_pixel)
 
     def build(self, *, size: int) -> Any:
         """Build the network, with random weights, for images of size x size pixels."""
