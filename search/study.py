@@ -15,7 +15,7 @@ from search.record.journal import Journal
 from search.record.trial import Listener, State, Trial
 from search.samplers.candidates import EXHAUSTED, Proposer
 from search.samplers.shares import check_shares
-from search.schedulers.budget import Progress, describe_failures, describe_spent, describe_stop, list_budget
+from search.schedulers import budget
 from search.schedulers.patience import find_end
 from search.schedulers.scheduler import Scheduler, ask_scheduler, build_scheduler
 from trainables.errors import InputError
@@ -61,7 +61,7 @@ class Study:
         self._running: dict[int, Trial] = {}
         self._ends: list[str | None] = []  # for each trial that ended, in order: why it failed, or None
         self._stops = journal.list_stops()
-        self._started = time.monotonic() - journal.elapsed_s
+        self._started = time.monotonic() - budget.count_elapsed(search, self.trials, journal.elapsed_s)
         self._replay()
 
     @property
@@ -73,10 +73,11 @@ class Study:
     def halt_reason(self) -> str | None:
         """Why the study ends before its last trial, or None."""
         search = self.config.search
-        spent = describe_spent(search, self.num_epochs, self.elapsed_s)
+        spent = budget.describe_spent(search, self.num_epochs, self.elapsed_s)
         exhausted = EXHAUSTED if self._proposer.is_exhausted and not (self._running or self._waiting) else None
-        stopped = describe_stop(search, self._stops)
-        return stopped or spent or self._progress.describe_end(search) or describe_failures(self._ends) or exhausted
+        stopped = budget.describe_stop(search, self._stops)
+        ended = self._progress.describe_end(search) or budget.describe_failures(self._ends)
+        return stopped or spent or ended or exhausted
 
     @property
     def is_finished(self) -> bool:
@@ -136,14 +137,17 @@ class Study:
             self._end(trial, State.COMPLETE, f"its function ended after epoch {len(trial.epochs)}")
 
     def halt(self, reason: str) -> None:
-        """End every unfinished trial as pruned, for this reason."""
+        """End every unfinished trial as pruned, for this reason; if the hours are used, record that first."""
+        hours = self.config.search.max_hours
+        if hours is not None and self._journal.elapsed_s < hours * 3600 <= self.elapsed_s:
+            self._journal.add_halt(self.elapsed_s)
         for trial in [*self._running.values(), *self._waiting]:
             self._end(trial, State.PRUNED if trial.epochs else State.FAIL, reason)
         self._waiting.clear()
 
     def stop(self, request: str) -> None:
         """Record that the search was stopped by hand: it halts, and continues only with another budget."""
-        self._journal.add_stop(request, list_budget(self.config.search))
+        self._journal.add_stop(request, budget.list_budget(self.config.search))
         self._stops = self._journal.list_stops()
 
     def cut(self, number: int) -> bool:
@@ -228,7 +232,7 @@ class Study:
         self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
         if state is State.FAIL and trial.epochs:  # its values no longer count
-            self._progress = Progress(self.trials, self._journal.list_epochs())
+            self._progress = budget.Progress(self.trials, self._journal.list_epochs())
         else:
             self._progress.add_end(trial)
         if trial.architecture in self._candidates:
@@ -243,7 +247,7 @@ class Study:
             self._candidates[trial.architecture].start(trial, is_first=trial.number in self._first)
         stops: dict[int, bool] = {}
         epochs = self._journal.list_epochs()
-        self._progress = Progress(self.trials, epochs)
+        self._progress = budget.Progress(self.trials, epochs)
         for number, epoch in epochs:
             stops[number] = self._ask_scheduler(self.trials[number], epoch)
         for trial in self.trials:

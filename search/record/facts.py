@@ -1,7 +1,8 @@
-"""Facts of the study itself, in addition to those of its trials: changes, openings, stops by hand, artifacts."""
+"""Facts of the study itself, in addition to those of its trials: changes, openings, halts, stops, artifacts."""
 
 import dataclasses
 import json
+import math
 import mimetypes
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -9,6 +10,7 @@ from typing import Any
 
 from optuna.storages import BaseStorage
 
+from search.config.fields import Count
 from search.config.load import check
 from search.record.trial_reader import read_changes
 
@@ -63,6 +65,14 @@ class Facts:
     def list_stops(self) -> tuple[Stop, ...]:
         """Return the recorded stops by hand."""
         return check(tuple[Stop, ...], self._read("stops"), f"the record of stops in {self._where}")
+
+    def add_halt(self, elapsed_s: float) -> None:
+        """Record after how many seconds of searching, over all resumptions, the search halted; they are rounded up."""
+        self._storage.set_study_user_attr(self._study_id, "halts", [*self.list_halts(), math.ceil(elapsed_s)])
+
+    def list_halts(self) -> tuple[int, ...]:
+        """Return the recorded halts, in seconds of searching."""
+        return check(tuple[Count, ...], self._read("halts"), f"the record of halts in {self._where}")
 
     def add_artifact(self, artifact_id: str, filename: str) -> None:
         """Record that a file of the artifact store belongs to the study, as Optuna's `upload_artifact` does.

@@ -93,7 +93,7 @@ class Journal(Facts):
         self._ids: dict[int, int] = {}
         self._order = 0
         self.elapsed_s = 0.0
-        """Seconds of searching up to the last recorded epoch."""
+        """Seconds of searching up to the last recorded epoch or halt."""
 
     def close(self) -> None:
         """Close the connection to a database; a file needs no closing."""
@@ -101,6 +101,7 @@ class Journal(Facts):
 
     def load(self) -> list[Trial]:
         """Return all trials, by number."""
+        self.elapsed_s = max([self.elapsed_s, *self.list_halts()])
         return self.load_between(0, None)
 
     def load_between(self, start: int, stop: int | None) -> list[Trial]:

@@ -10,16 +10,13 @@ from search.record.journal import Journal
 from search.record.trial import State, Trial
 from search.samplers.candidates import EXHAUSTED
 from search.samplers.repeats import Repeats
-from search.schedulers.budget import Progress, describe_spent, describe_stop
+from search.schedulers.budget import Progress, count_elapsed, describe_spent, describe_stop
 
 
 def describe_ending(config: StudyConfig, trials: Sequence[Trial], journal: Journal) -> str | None:
-    """Return why the search ended, or None; used hours are those at the last epoch, or in the reason of later ends."""
-    search = config.search
-    hours = None if search.max_hours is None else describe_spent(search, 0, search.max_hours * 3600)
-    if hours is not None and any(trial.reason == hours for trial in trials):
-        return hours
-    spent = describe_spent(search, sum(len(trial.epochs) for trial in trials), journal.elapsed_s)
+    """Return why the search ended, or None."""
+    search, elapsed_s = config.search, count_elapsed(config.search, trials, journal.elapsed_s)
+    spent = describe_spent(search, sum(len(trial.epochs) for trial in trials), elapsed_s)
     stopped = describe_stop(search, journal.list_stops())
     if why := stopped or spent or Progress(trials, journal.list_epochs()).describe_end(search):
         return why

@@ -21,6 +21,16 @@ def describe_spent(search: SearchConfig, num_epochs: int, elapsed_s: float) -> s
     return None
 
 
+def count_elapsed(search: SearchConfig, trials: Iterable[Trial], elapsed_s: float) -> float:
+    """Return the seconds of searching: all of `max_hours` if a trial ended because they were used.
+
+    An early version did not record when the search halted, only the time of its last epoch.
+    """
+    budget_s = 0.0 if search.max_hours is None else search.max_hours * 3600
+    used = describe_spent(search, 0, budget_s)
+    return max(elapsed_s, budget_s) if used and any(trial.reason == used for trial in trials) else elapsed_s
+
+
 def describe_failures(ends: Sequence[str | None]) -> str | None:
     """Return why a search halts because of failures, or None.
 

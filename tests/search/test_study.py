@@ -5,6 +5,7 @@ import pytest
 from search.config.load import parse
 from search.record.journal import Journal
 from search.record.trial import State
+from search.report.ending import describe_ending
 from search.samplers.sampler import SAMPLERS
 from search.schedulers.patience import is_converged
 from search.schedulers.scheduler import SCHEDULERS
@@ -234,6 +235,35 @@ def test_hours_are_counted_over_resumptions(tmp_path):
     assert resumed.elapsed_s > 3589
     resumed._started -= 11
     assert resumed.halt_reason == "the budget of 1 hours is used"
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_a_search_whose_hours_are_used_stays_ended_until_it_gets_more(tmp_path, is_training):
+    study = open_study(tmp_path, max_hours=1.0, max_epochs=1, grace_epochs=1)
+    first = study.ask()
+    study.report(first.number, measure(first, 1), "cpu")
+    if is_training:
+        study.ask()
+    study._started -= 3600
+    assert study.ask() is None
+    study.halt(study.halt_reason)
+    resumed = open_study(tmp_path, max_hours=1.0)
+    assert resumed.ask() is None
+    assert resumed.halt_reason == describe_ending(resumed.config, resumed.trials, resumed._journal)
+    lines = (tmp_path / "study.journal").read_bytes()
+    resumed.halt(resumed.halt_reason)
+    assert (tmp_path / "study.journal").read_bytes() == lines
+    extended = open_study(tmp_path, max_hours=1.5)
+    assert extended.ask() is not None
+    assert 3600 < extended.elapsed_s < 3700
+
+
+def test_a_search_whose_hours_an_early_version_saw_used_stays_ended(tmp_path):
+    study = open_study(tmp_path, max_hours=1.0)
+    study.ask()
+    study.halt("the budget of 1 hours is used")
+    assert open_study(tmp_path, max_hours=1.0).ask() is None
+    assert open_study(tmp_path, max_hours=1.5).ask() is not None
 
 
 def test_recipes_are_the_first_trials(tmp_path):
