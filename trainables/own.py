@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from trainables.errors import DISK_FULL, FunctionError, TrainingError
+from trainables.parameters import LARGEST, is_storable
 from trainables.train import Epoch
 
 END = object()
@@ -106,7 +107,7 @@ def train_own(
 
     Raises:
         FunctionError: If the function does not yield a dict of numbers with the metric exactly once in each epoch.
-        TrainingError: If it raises an error, or a number is not finite.
+        TrainingError: If it raises an error, or a number is not finite or above 1e300.
     """
     random.seed(run.seed)
     np.random.seed(run.seed % 2**32)  # noqa: NPY002 the function may use it
@@ -173,8 +174,9 @@ def _check_metrics(metrics: Any, epoch: int, metric: str | None) -> dict[str, fl
         )
         if isinstance(number, bool) or not isinstance(number, Real):
             raise FunctionError(f"epoch {epoch} yielded {name} = {number!r:.80}: yield one number, such as 0.5")
-        if not math.isfinite(number):
-            raise TrainingError(f"{name} is {number} in epoch {epoch}")
+        if not is_storable(float(number)):
+            limit = f", above the limit of {LARGEST:g}" if math.isfinite(number) else ""
+            raise TrainingError(f"{name} is {number} in epoch {epoch}{limit}")
         found[str(name)] = float(number)
     return found
 

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from trainables.errors import InputError
 
 TYPES = (bool, int, float, str)
+LARGEST = 1e300
+"""Largest float in the record of a study; its largest whole number is 2**53."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,11 @@ def list_parameters(taker: Any, skip: tuple[str, ...] = ()) -> Mapping[str, Para
             )
         found[each.name] = Parameter(hint=hint, default=each.default)
     return found
+
+
+def is_storable(number: float) -> bool:
+    """Answer whether the record of a study may have a number; NaN and infinities are refused too."""
+    return abs(number) <= (LARGEST if isinstance(number, float) else 2**53)
 
 
 def read_sentences(kind: type) -> dict[str, str]:

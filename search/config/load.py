@@ -17,7 +17,7 @@ from search.config.fields import GOALS, PERTURBATIONS
 from search.config.schema import Recipe, StudyConfig
 from search.config.search import SearchConfig
 from search.config.space import find_outside, list_specs
-from search.config.space_checks import check_space
+from search.config.space_checks import check_params, check_space
 from search.config.urls import check_database_url, check_store_url, is_url
 from search.config.yaml import overlay, read_layers, read_yaml, set_value
 from trainables.config import ARCHITECTURES, build_train_config, list_defaults
@@ -191,6 +191,7 @@ def _check_recipe(study: StudyConfig, recipe: Recipe) -> None:
     if is_unknown(recipe.architecture):
         return
     build_train_config(recipe.architecture, recipe.params, epochs=1, seed=0, size=study.data.size)
+    check_params(recipe.params, recipe.architecture, f"search.first: {recipe.architecture}")
     if recipe.architecture not in study.search.architectures or study.evaluation.baselines:
         return
     params = list_defaults(recipe.architecture) | recipe.params

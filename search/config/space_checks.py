@@ -21,7 +21,7 @@ from trainables.config import (
 )
 from trainables.errors import InputError
 from trainables.names import is_unknown, shorten
-from trainables.parameters import list_parameters
+from trainables.parameters import LARGEST, is_storable, list_parameters
 
 MAX_CHECKED = 4096
 """Integers of a range that are checked one by one, at most."""
@@ -168,6 +168,10 @@ def _list_extremes(spec: Spec, where: str) -> list[Value]:
 
 
 def _check_type(value: Value, hint: Any, where: str) -> None:
+    if isinstance(value, int | float) and not is_storable(value):
+        raise InputError(
+            f"{where} = {value!r}: expected a finite number up to {LARGEST:g}, or a whole number up to 2**53"
+        )
     if hint is None:  # of code that was not imported
         return
     if typing.get_origin(hint) is Literal:

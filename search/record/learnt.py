@@ -30,8 +30,15 @@ class Learnt:
 
 
 def save_learnt(folder: Path, trials: Sequence[Trial], journals: Mapping[str, str | None]) -> dict[str, Any]:
-    """Write learnt.json and return its entry in study.yaml."""
+    """Write learnt.json and return its entry in study.yaml.
+
+    Raises:
+        InputError: If it would be too large to be read again.
+    """
     content = json.dumps([dataclasses.asdict(trial) for trial in trials]).encode()
+    if len(content) > LINE_BYTES:
+        told = f"the {len(trials):,} trials of these studies take {len(content):,} bytes, more than {LINE_BYTES:,}"
+        raise InputError(f"search.learn_from: {told}: name fewer studies")
     write_file(folder / LEARNT, content)
     return {"sha256": hashlib.sha256(content).hexdigest(), "journals": dict(journals)}
 

@@ -43,6 +43,12 @@ DESCRIBES_SOURCE = ("source", "commit", "dirty")
 """Fields about the code that are not compared, only its hash is: a commit may change nothing but a README."""
 
 
+MAX_NAMED = 1000
+"""Files that are not images which study.yaml names, at most: it must stay small enough to be read again."""
+MAX_NAME = 500
+"""Most characters of each name."""
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
     """The images of a study."""
@@ -57,7 +63,9 @@ class Data:
     resized: int = 0
     """Number of images that had another size."""
     skipped: list[str]
-    """Files that are not images."""
+    """Files that are not images, the first MAX_NAMED of them."""
+    num_skipped: int | None = None
+    """Number of all files that are not images; None in a study of an earlier version, which names them all."""
     leaked: int
     duplicates: int
 
@@ -82,8 +90,9 @@ def build_manifest(config: StudyConfig, packed: Path | None) -> dict[str, Any]:
     data: dict[str, Any] = {"fingerprint": "none", "counts": {}, "skipped": [], "leaked": 0, "duplicates": 0}
     if packed is not None:
         info = dataclasses.asdict(load_info(packed))
-        data = {field.name: info[field.name] for field in dataclasses.fields(Data)}
-        data |= {"classes": list(info["classes"]), "skipped": [*map(escape, info["skipped"])]}  # names need not be text
+        data = {field.name: info[field.name] for field in dataclasses.fields(Data) if field.name in info}
+        named = [escape(name)[:MAX_NAME] for name in info["skipped"][:MAX_NAMED]]  # names need not be text
+        data |= {"classes": list(info["classes"]), "skipped": named, "num_skipped": len(info["skipped"])}
     return {
         "id": secrets.token_hex(4),  # distinguishes it from studies of the same name in a shared account
         "command": describe_command(),

@@ -2,10 +2,11 @@
 
 import dataclasses
 import enum
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+
+from trainables.parameters import LARGEST, is_storable
 
 NO_MEMORY = ("out of gpu memory", "outofmemory", "memoryerror", "allocate memory", "running low on memory")
 """Texts in the reasons of trials for which the memory was too small: PyTorch's, Python's and Ray's words."""
@@ -101,10 +102,10 @@ class Trial:
         return self.list_values()[epoch], epoch + 1
 
     def find_problem(self, metrics: Mapping[str, float]) -> str | None:
-        """Return in words why an epoch cannot be compared with others, or None."""
-        epoch, value = len(self.epochs) + 1, metrics.get(self.metric)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return f"{self.metric} of epoch {epoch} is {value!r}, not a finite number"
+        """Return in words why an epoch cannot be recorded, or None."""
+        for name, value in {self.metric: None, **metrics}.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not is_storable(value):
+                return f"{name} of epoch {len(self.epochs) + 1} is {value!r}, not a finite number up to {LARGEST:g}"
         return None
 
 

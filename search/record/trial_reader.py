@@ -15,7 +15,7 @@ from search.record.trial import FOREIGN, State, Trial
 from trainables.config import ARCHITECTURES, Value, get_schema
 from trainables.errors import InputError
 from trainables.names import is_own, shorten
-from trainables.parameters import Parameter
+from trainables.parameters import Parameter, is_storable
 
 NOT_OURS = "not of this search: plain Optuna, or another program, wrote it"
 ENDED_OUTSIDE = "plain Optuna, or another program, ended it before its first epoch"
@@ -25,8 +25,6 @@ POINT = "fixed_params"
 """System attribute in which Optuna's `enqueue_trial` stores the point."""
 REQUEST = "request"
 """System attribute with the name of the request by which somebody asked for the point."""
-LARGEST = 1e300
-"""A larger float in the journal counts as damage, as a whole number beyond 2**53 does."""
 KINDS: dict[str, tuple[type, ...]] = {
     "reason": (str, type(None)),
     "traceback": (str,),
@@ -194,9 +192,7 @@ def _is_value(value: Any, parameter: Parameter | None) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return abs(value) <= (LARGEST if isinstance(value, float) else 2**53)
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_storable(value)
 
 
 def _require(holds: bool, problem: str) -> None:

@@ -196,7 +196,8 @@ def _describe_data(config: StudyConfig, data: Mapping[str, Any]) -> list[str]:
             "across train and test stay in; python -m search audit counts them."
         )
     if skipped := data.get("skipped"):
-        notes.append(f"Skipped {len(skipped)} files that are not images, the first {escape(skipped[0])}.")
+        count = data.get("num_skipped") or len(skipped)
+        notes.append(f"Skipped {count} files that are not images, the first {escape(skipped[0])}.")
     if config.data.path == "sample":
         notes.append("The embedded sample is not CIFAKE: these figures only show that the system works.")
     return notes

@@ -134,7 +134,7 @@ def test_the_rule_of_the_choices_names_the_metric(tmp_path):
     assert choices.winners[0].value == best
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "0.5", True, None])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e305, "0.5", True, None])
 def test_a_metric_that_is_no_finite_number_fails_the_trial_alone(tmp_path, value):
     config = build_config("loss")
     study = Study(config, open_journal(tmp_path, config))
@@ -143,3 +143,11 @@ def test_a_metric_that_is_no_finite_number_fails_the_trial_alone(tmp_path, value
     assert study.trials[0].state is State.FAIL
     assert "not a finite number" in study.trials[0].reason
     assert study.ask().number == 1
+
+
+def test_another_metric_that_the_journal_could_not_hold_fails_the_trial_alone(tmp_path):
+    config = build_config("loss")
+    study = Study(config, open_journal(tmp_path, config))
+    assert study.report(study.ask().number, {"epoch": 1, "loss": 0.5, "energy": 1e305}, "cpu")
+    assert study.trials[0].reason == "energy of epoch 1 is 1e+305, not a finite number up to 1e+300"
+    assert Study(config, open_journal(tmp_path, config)).trials[0].state is State.FAIL

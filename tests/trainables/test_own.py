@@ -105,6 +105,11 @@ def yield_nan(run):
         yield {"loss": float("nan")}
 
 
+def yield_too_much(run):
+    for _ in run.epochs():
+        yield {"loss": 1e305}
+
+
 def yield_text(run):
     for _ in run.epochs():
         yield {"loss": "low"}
@@ -185,7 +190,12 @@ def test_a_function_that_is_written_wrongly_is_told_so_in_one_sentence(function,
 
 @pytest.mark.parametrize(
     ("function", "reason"),
-    [(yield_nan, "loss is nan in epoch 1"), (raise_error, "KeyError: 'rate'"), (leave, "SystemExit: 3")],
+    [
+        (yield_nan, "loss is nan in epoch 1"),
+        (yield_too_much, "loss is 1e[+]305 in epoch 1, above the limit of 1e[+]300"),
+        (raise_error, "KeyError: 'rate'"),
+        (leave, "SystemExit: 3"),
+    ],
 )
 def test_a_function_that_breaks_is_a_failure_of_its_trial(function, reason):
     with pytest.raises(TrainingError, match=reason):

@@ -118,6 +118,15 @@ def test_a_recipe_outside_the_space_is_refused():
     assert message.startswith("search.first: the cnn recipe has filters = 64, outside space.cnn.filters: widen it, or")
 
 
+@pytest.mark.parametrize(
+    ("units", "expected"), [(2**60, "a finite number up to 1e+300, or a whole number up to 2**53"), (64.0, "int, not")]
+)
+def test_a_recipe_whose_value_could_not_be_read_again_is_refused(units, expected):
+    recipe = {"architecture": "cnn", "params": {"dense_units": units}}
+    message = refuse(recipes=[recipe], evaluation={"baselines": True})
+    assert message.startswith(f"search.first: cnn.dense_units = {units}: expected {expected}")
+
+
 def test_a_recipe_outside_the_space_may_be_a_baseline():
     recipes = [{"architecture": "cnn", "params": {"filters": 64}}]
     study = parse({"name": "x", "recipes": recipes, "evaluation": {"baselines": True}})

@@ -56,6 +56,14 @@ def test_specs_become_distributions_of_the_fields_type():
         ("dropout", Range(low=0.0, high=0.5, step=0.0), "expected a step above 0"),
         ("num_blocks", Range(low=2, high=6), "has a corner that cannot be built: num_blocks = 6: expected 1 to 5"),
         ("filters", Choice(choice=(8, 8)), "expected distinct choices"),
+        ("filters", Range(low=8, high=2**62), f"filters = {2**62}: expected a finite number up to 1e+300, or a whole"),
+        ("dropout", Range(low=-1e305, high=0.5), "dropout = -1e+305: expected a finite number up to 1e+300"),
+        (
+            "learning_rate",
+            Choice(choice=(0.1, 10**20)),
+            f"learning_rate = {10**20}: expected a finite number up to 1e+300",
+        ),
+        ("dense_units", 2**60, f"dense_units = {2**60}: expected a finite number up to 1e+300"),
     ],
 )
 def test_a_bad_spec_is_refused_with_its_path(name, spec, message):

@@ -137,6 +137,16 @@ def test_the_record_names_the_journals_and_the_copy_by_their_hashes(tmp_path, pa
 
 
 @pytest.mark.usefixtures("old")
+def test_more_trials_than_can_be_read_again_are_refused_before_a_study_starts(tmp_path, packed):
+    config = configure(tmp_path, "new", learn_from=["old"])
+    trials, journals = learn(config, [].append)
+    trials[0].attributes["traceback"] = "x" * 2**26
+    with pytest.raises(InputError, match=r"search[.]learn_from: the 12 trials of .* 67,108,864: name fewer studies"):
+        create_folder(config, packed, (trials, journals))
+    assert not config.directory.exists()
+
+
+@pytest.mark.usefixtures("old")
 def test_what_a_study_learns_from_cannot_change(tmp_path, packed):
     search(configure(tmp_path, "new"), packed, 0)
     for accept in (True, False):

@@ -1,4 +1,6 @@
+import json
 import os
+import shutil
 
 import pytest
 
@@ -6,6 +8,7 @@ from search.config.load import parse
 from search.config.yaml import read_yaml
 from search.record.folder import create_folder
 from search.record.manifest import compare_manifest, list_differences, load_manifest, save_manifest
+from search.report.notes import _describe_data
 from trainables.errors import InputError
 from trainables.pack import pack
 
@@ -74,3 +77,18 @@ def test_a_skipped_file_whose_name_is_no_text_is_recorded(tmp_path, image_folder
     config = build(tmp_path)
     create_folder(config, pack(image_folder, tmp_path / "cache", on_bad_image="skip"))
     assert load_manifest(config.directory)["data"]["skipped"] == [r"train/REAL/\udcff.png"]
+
+
+def test_of_many_skipped_files_the_first_thousand_are_named_and_all_are_counted(tmp_path, packed):
+    pack_json = shutil.copytree(packed, tmp_path / "pack") / "pack.json"
+    info = json.loads(pack_json.read_text())
+    names = [f"train/REAL/{number}.txt" for number in range(200_001)]
+    pack_json.write_text(json.dumps(info | {"skipped": names, "reasons": ["is no image"] * len(names)}))
+    config = build(tmp_path)
+    create_folder(config, pack_json.parent)
+    data = load_manifest(config.directory)["data"]
+    assert (data["skipped"], data["num_skipped"]) == (names[:1000], 200_001)
+    told = _describe_data(config, data)
+    assert "Skipped 200001 files that are not images, the first train/REAL/0.txt." in told
+    del data["num_skipped"]
+    assert "Skipped 1000 files that are not images, the first train/REAL/0.txt." in _describe_data(config, data)

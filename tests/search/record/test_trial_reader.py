@@ -159,7 +159,7 @@ def test_a_study_with_enqueued_points_that_is_cut_off_after_any_line_equals_one_
         ({"learning_rate": 0.01}, "such as cnn.learning_rate"),
         ({"cnn.filters": 16, "resnet50.stem": "cifar"}, "such as cnn.learning_rate"),
         ({}, "such as cnn.learning_rate"),
-        ({"cnn.learning_rate": float("nan")}, "is outside the space"),
+        ({"cnn.learning_rate": float("nan")}, "expected a finite number"),
     ],
 )
 def test_an_enqueued_point_that_cannot_be_trained_fails_with_its_reason_and_the_search_continues(folder, point, reason):
