@@ -100,11 +100,17 @@ class Holder:
         return json.dumps(dataclasses.asdict(self) | {"beat": f"{beat:012}"}).encode()
 
     def is_dead(self, machine: str) -> bool:
-        """Return whether the system knows that this process is gone; it knows nothing about other machines."""
+        """Return whether the system knows that this process is gone; it knows nothing about other machines.
+
+        A zombie is gone: it only waits for a parent that may never ask for it. But until its last thread has ended, one
+        of them may still be writing.
+        """
         if self.machine != machine:
             return False
         try:
-            return abs(find_start(self.pid) - self.process_started) >= 1.0
+            process = psutil.Process(self.pid)
+            is_other = abs(find_start(self.pid) - self.process_started) >= 1.0
+            return is_other or (process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)
         except psutil.NoSuchProcess:
             return True
 

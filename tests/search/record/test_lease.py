@@ -22,6 +22,15 @@ with hold(Path(path), print, machine=machine or None, beat_s=0.05):
     print("held", flush=True)
     time.sleep(60)
 """
+HALF_DEAD = """
+import ctypes, sys, threading, time
+from pathlib import Path
+from search.record.lease import hold
+with hold(Path(sys.argv[1]), print):
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    print("held", flush=True)
+    ctypes.CDLL(None).pthread_exit(None)
+"""
 WRITER = """
 import sys
 from pathlib import Path
@@ -92,6 +101,26 @@ def test_the_lock_of_a_killed_driver_of_this_machine_is_taken_over_at_once(tmp_p
         assert json.loads(path.read_text())["pid"] == os.getpid()
         assert list(tmp_path.iterdir()) == [path]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_of_a_killed_driver_that_nobody_asks_for_is_taken_over_at_once(tmp_path, start):
+    path = tmp_path / "study.lock"
+    holder = start(HOLDER, path, "")
+    holder.kill()
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)
+    assert psutil.Process(holder.pid).status() == psutil.STATUS_ZOMBIE
+    assert find_holder(path) is None
+    with hold(path, pytest.fail, watch_s=1e6):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_driver_whose_main_thread_alone_has_ended_keeps_its_lock(tmp_path, start):
+    path = tmp_path / "study.lock"
+    holder = start(HALF_DEAD, path)
+    while psutil.Process(holder.pid).status() != psutil.STATUS_ZOMBIE:
+        assert holder.poll() is None
+    with pytest.raises(InputError, match=f"is in use by process {holder.pid}"), hold(path, pytest.fail):
+        pass
 
 
 def test_a_lock_whose_process_number_was_given_to_another_is_taken_over(tmp_path):
