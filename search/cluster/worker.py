@@ -6,6 +6,7 @@ checkpoint is lost. An epoch that the driver did not record is reported from the
 
 import dataclasses
 import functools
+import platform
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,14 +138,14 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
     """Limit this process to its resources, let it keep its memory, and return the device to train on.
 
     Raises:
-        TrainingError: If a GPU was granted and PyTorch finds none.
+        NodeError: If a GPU was granted and PyTorch finds none: it would find none for the next job either.
     """
     limit_threads(max(1, int(cpus)))
     device = pick_device() if gpus else torch.device("cpu")
     if gpus and device.type == "cpu":
-        raise TrainingError(
-            f"a GPU was granted, but PyTorch {torch.__version__} finds none: install a build for "
-            "CUDA that this machine's driver supports"
+        raise NodeError(
+            f"a GPU of {platform.node()} was granted, but PyTorch {torch.__version__} finds none: restart the GPU's "
+            "driver, or install a build for CUDA that it supports"
         )
     if device.type == "cpu":
         keep_memory()
@@ -169,13 +170,20 @@ def import_code(job: Job) -> None:
 
 
 def _prepare_images(job: Job, device: torch.device) -> tuple[Start, TrainConfig, Split | None]:
-    """Return what trains an image classifier, its configuration, and the images to validate on."""
+    """Return what trains an image classifier, its configuration, and the images to validate on.
+
+    Raises:
+        NodeError: If the packed images are missing or damaged, and so would be for the next job.
+    """
     assert job.pack is not None, "an image classifier is trained"
     chosen: dict[str, Any] = {"seed": job.split_seed, "max_images": job.max_train_images}
-    if job.val_fraction is None:
-        train_split, val_split = open_full_train(Path(job.pack), **chosen), None
-    else:
-        train_split, val_split = open_train(Path(job.pack), val_fraction=job.val_fraction, **chosen)
+    try:
+        if job.val_fraction is None:
+            train_split, val_split = open_full_train(Path(job.pack), **chosen), None
+        else:
+            train_split, val_split = open_train(Path(job.pack), val_fraction=job.val_fraction, **chosen)
+    except InputError as error:
+        raise NodeError(f"{platform.node()} cannot read the packed images: {error}") from error
     size = train_split.images.shape[1]
     params = job.params | ({"precision": job.precision} if job.precision else {})
     config = build_train_config(job.architecture, params, epochs=job.max_epochs, seed=job.seed, size=size)

@@ -1,6 +1,7 @@
 """One job, without Ray: from what a worker continues, and from what it does not."""
 
 import dataclasses
+import shutil
 from itertools import islice
 
 import pytest
@@ -66,10 +67,24 @@ def test_a_number_that_is_proposed_again_with_other_parameters_starts_at_epoch_1
     assert read(list(train(make_job(packed, tmp_path, **other)))) == fresh
 
 
-def test_a_granted_gpu_that_is_missing_fails_the_trial(packed, tmp_path, monkeypatch):
+def test_a_granted_gpu_that_is_missing_is_no_failure_of_a_trial(packed, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    [failure] = train(make_job(packed, tmp_path, gpus=0.5))
-    assert "a GPU was granted, but PyTorch" in failure.reason
+    with pytest.raises(NodeError, match=r"was granted, but PyTorch .* finds none"):
+        next(train(make_job(packed, tmp_path, gpus=0.5)))
+
+
+@pytest.mark.parametrize("val_fraction", [0.25, None])
+def test_images_that_are_gone_are_no_failure_of_a_trial(packed, tmp_path, val_fraction):
+    job = make_job(shutil.copytree(packed, tmp_path / "pack"), tmp_path, val_fraction=val_fraction)
+    straight = read(list(train(job)))
+    shutil.rmtree(tmp_path / "pack")
+    (tmp_path / "trial-3.ckpt").unlink()
+    with pytest.raises(
+        NodeError, match=r"cannot read the packed images: .*pack is not a complete pack .* pack it again"
+    ):
+        list(train(job))
+    shutil.copytree(packed, tmp_path / "pack")
+    assert read(list(train(job))) == straight
 
 
 @pytest.mark.parametrize("is_native", [False, True])
