@@ -20,7 +20,7 @@ from search.cluster.silence import Silence
 from search.cluster.trials import build_job
 from search.commands.terminal import CodeOption, build_console, explain_errors
 from search.config.code import consent
-from search.config.load import load, parse
+from search.config.load import apply_settings, load, parse
 from search.config.schema import MANIFEST, StudyConfig
 from search.config.untrusted import check_address, check_storage
 from search.config.urls import is_url
@@ -77,7 +77,10 @@ def _locate(config: Path | None) -> Path:
 
 
 def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
-    """Return the configuration of the stored study that the overrides name, as it was last started."""
+    """Return the configuration of the stored study that the overrides name, as it was last started.
+
+    Files in them are named relative to the working directory.
+    """
     wanted: dict[str, Any] = {"results": "results", "name": load(ROOT / DEFAULT_CONFIG).name}
     for override in overrides:
         set_value(wanted, override)
@@ -93,8 +96,7 @@ def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
     else:
         raise InputError(f"there is no study in {place} to resume: name its CONFIG to start it")
     before: dict[str, Any] = manifest["config"] | {"results": wanted["results"]}  # the study may have been moved
-    for override in overrides:
-        set_value(before, override)
+    apply_settings(before, overrides, Path())
     before["code"] = consent(before, code, "name its CONFIG, or its folder with --code")
     config = parse(before)
     check_storage(config.storage, overrides)

@@ -39,6 +39,9 @@ EXPECTED = {
 UNIONS = (*(tuple(path.split(".")) for path in EXPECTED), ("search", "sampler"), ("search", "scheduler"))
 """Keys whose value is one of several types."""
 
+REPLACED: dict[str, dict[str, Any]] = {"search": {"recipes": []}, "evaluation": {"published": {}}}
+"""Section -> content of the files that it named, once a setting has replaced the whole section."""
+
 
 def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read a study's file and check all of it.
@@ -67,7 +70,8 @@ def apply_settings(values: dict[str, Any], settings: Sequence[str], folder: Path
     for setting in settings:
         set_value(values, setting)
         set_value(alone := dict[str, Any](), setting)
-        values |= _read_named(alone, folder)
+        replaced = REPLACED.get(setting.partition("=")[0], {})
+        values |= replaced | _read_named(alone, folder)
 
 
 def parse(values: Mapping[str, Any]) -> StudyConfig:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from search.config.load import parse
 from search.record.folder import create_folder
 from search.run import _read_stored, main
+from trainables.errors import InputError
 
 APP = typer.Typer()
 APP.command()(main)
@@ -98,6 +99,16 @@ def test_a_study_whose_folder_was_moved_continues_where_it_is_now(tmp_path, monk
     create_folder(parse({"name": "mine", "results": str(tmp_path / "large disk")}), packed)
     (tmp_path / "large disk").rename(tmp_path / "results")
     assert _read_stored(['name="mine"']).directory == Path("results/mine")
+
+
+def test_a_file_that_a_resumed_study_names_is_read_from_the_working_directory(tmp_path, monkeypatch, packed):
+    monkeypatch.chdir(tmp_path)
+    create_folder(parse({"name": "mine"}), packed)
+    Path("published.yaml").write_text("notes: [small]\n")
+    study = _read_stored(["name=mine", "evaluation.published=published.yaml"])
+    assert (study.evaluation.published, study.published.notes) == ("published.yaml", ("small",))
+    with pytest.raises(InputError, match=r"cannot read nowhere\.yaml"):
+        _read_stored(["name=mine", "evaluation.published=nowhere.yaml"])
 
 
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 
+from search.config.data import Published
 from search.config.load import dump, load, parse
 from trainables.errors import InputError
 
@@ -163,3 +164,14 @@ def test_each_file_names_others_relative_to_itself(tmp_path):
     assert load(tmp_path / "mine/study.yaml").recipes[0].params == {"filters": 8}
     assert load(tmp_path / "mine/study.yaml", ["search.first=[recipe.yaml]"]).recipes[0].params == {"filters": 16}
     assert load(tmp_path / "mine/study.yaml", ["search.first=[]"]).recipes == ()
+
+
+def test_a_setting_that_replaces_a_section_leaves_nothing_of_the_files_that_it_named(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("architecture: cnn\n")
+    (tmp_path / "published.yaml").write_text("notes: [small]\n")
+    path = tmp_path / "study.yaml"
+    path.write_text("name: x\nsearch: {first: [recipe.yaml]}\nevaluation: {published: published.yaml}\n")
+    study = load(path, ["search={num_trials: 5}", "evaluation={seeds: 2}"])
+    assert (study.search.first, study.recipes, study.published) == ((), (), Published())
+    study = load(path, ["search={first: [recipe.yaml]}", "evaluation.seeds=2"])
+    assert (len(study.recipes), study.published.notes) == (1, ("small",))
