@@ -119,7 +119,10 @@ def _parse(path: Path, content: bytes, loader: type[yaml.SafeLoader]) -> dict[st
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's core schema: 1e-3 is a number, `on` and `yes` are text; a repeated key is an error."""
+    """YAML 1.2's core schema: 1e-3 is a number, `on` and `yes` are text; a repeated key is an error.
+
+    A value that contains itself through an alias is an error too, because every walk through it would be endless.
+    """
 
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 PyYAML's own attribute, replaced as a whole
 
@@ -134,10 +137,12 @@ class _Loader(yaml.SafeLoader):
             seen.add(key)
         return super().construct_mapping(node, deep)
 
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ARG002 PyYAML's
         """Raise PyYAML's own error for each error of its constructors: a wrong tag, too many digits."""
+        if node in self.recursive_objects:
+            raise yaml.constructor.ConstructorError(None, None, "a value contains itself", node.start_mark)
         try:
-            return super().construct_object(node, deep)
+            return super().construct_object(node, deep=True)  # not later, when it is no longer in recursive_objects
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             raise yaml.constructor.ConstructorError(None, None, f"no such value: {error}", node.start_mark) from None
 

@@ -47,7 +47,7 @@ def load_learnt(folder: Path, manifest: Mapping[str, Any]) -> tuple[Trial, ...]:
     """Read learnt.json, if the study has one.
 
     Raises:
-        InputError: If it is missing, or not the file that the study started with.
+        InputError: If it is missing, damaged, or not the file that the study started with.
     """
     if (known := manifest.get("learnt")) is None:
         return ()
@@ -55,4 +55,8 @@ def load_learnt(folder: Path, manifest: Mapping[str, Any]) -> tuple[Trial, ...]:
     content = read_file(path, LINE_BYTES) if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != known["sha256"]:
         raise InputError(f"{path} is not the file that the study started with: restore it from a copy")
-    return check(tuple[Trial, ...], json.loads(content), str(path))
+    try:
+        values = json.loads(content)
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is damaged: restore it from a copy") from None
+    return check(tuple[Trial, ...], values, str(path))

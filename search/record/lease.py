@@ -92,7 +92,7 @@ class Holder:
         try:
             known: dict[str, Any] = json.loads(content)
             return cls(**{field.name: known[field.name] for field in dataclasses.fields(cls)})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def write(self, beat: int) -> bytes:

@@ -1,5 +1,6 @@
 import pytest
 
+from search.config.load import load
 from search.config.yaml import overlay, read_yaml, set_value, write_yaml
 from trainables.errors import InputError
 
@@ -36,6 +37,21 @@ def test_scalars_follow_yaml_1_2(tmp_path, text, value):
 def test_a_repeated_key_is_refused(tmp_path):
     with pytest.raises(InputError, match="key 'a' is repeated"):
         read(tmp_path, "a: 1\na: 2\n")
+
+
+@pytest.mark.parametrize("text", ["space: &s {cnn: *s}\n", "space: {cnn: &s [1, *s]}\n"])
+def test_a_value_that_contains_itself_is_refused(tmp_path, text):
+    (tmp_path / "study.yaml").write_text(text)
+    for extends in ("", "extends: study.yaml\n"):
+        (tmp_path / "above.yaml").write_text(extends + text)
+        with pytest.raises(InputError, match="is not valid YAML: a value contains itself"):
+            load(tmp_path / "above.yaml")
+    with pytest.raises(InputError, match="the value is not valid YAML"):
+        set_value({}, f"space={text.partition(' ')[2]}")
+
+
+def test_an_alias_of_another_value_is_read(tmp_path):
+    assert read(tmp_path, "a: &s {x: [1]}\nb: *s\n") == {"a": {"x": [1]}, "b": {"x": [1]}}
 
 
 @pytest.mark.parametrize("text", ["- 1\n", "3\n", "", "a: [\n", "a: !!python/object:os.system {}\n"])

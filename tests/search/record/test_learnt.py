@@ -146,6 +146,14 @@ def test_more_trials_than_can_be_read_again_are_refused_before_a_study_starts(tm
     assert not config.directory.exists()
 
 
+@pytest.mark.parametrize("content", ["no JSON", "[" * 100_000])
+def test_a_strangers_copy_that_cannot_be_read_is_one_sentence(tmp_path, content):
+    (tmp_path / "learnt.json").write_text(content)
+    known = {"sha256": hashlib.sha256(content.encode()).hexdigest(), "journals": {}}
+    with pytest.raises(InputError, match=r"learnt\.json is damaged: restore it from a copy"):
+        load_learnt(tmp_path, {"learnt": known})
+
+
 @pytest.mark.usefixtures("old")
 def test_what_a_study_learns_from_cannot_change(tmp_path, packed):
     search(configure(tmp_path, "new"), packed, 0)

@@ -215,9 +215,10 @@ def test_a_claim_that_a_kill_left_is_cleared(tmp_path, start):
         assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_lock_that_cannot_be_read_is_watched_too(tmp_path):
+@pytest.mark.parametrize("content", ["{", "[" * 4096])
+def test_a_lock_that_cannot_be_read_is_watched_too(tmp_path, content):
     path = tmp_path / "study.lock"
-    path.write_text("{")
+    path.write_text(content)
     notes = []
     with hold(path, notes.append, watch_s=0.2):
         assert json.loads(path.read_text())["pid"] == os.getpid()
