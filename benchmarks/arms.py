@@ -38,7 +38,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 """Name -> keys of `search`. Where an arm sets no first rung, the rung follows from the reduction factor. With factors
 3, 4 and 2 it is epoch 3, 3 and 5 of CIFAKE's 9, and epoch 18, 13 and 26 of LCBench's 52. As in any study, it is lower
-if the budget is below ten whole trainings."""
+if the budget is below ten full trainings."""
 QMC_STARTS = {"tpe 10 from qmc + asha from 3": 10}
 """Arm -> number of its first trials that are points of the qmc sampler, given as by `search.first`, in place of random
 ones."""

@@ -110,7 +110,7 @@ class Task:
     def predict(self, points: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the accuracies (points, EPOCHS) of configurations, and the seconds (points,) of an epoch.
 
-        All epochs have the mean duration of a whole training, because the model's time of training does not always
+        All epochs have the mean duration of a full training, because the model's time of training does not always
         grow with the epoch.
         """
         session, codes = load_model(self.folder)

@@ -28,7 +28,7 @@ from benchmarks.source import Source
 from trainables.errors import InputError
 
 TRAININGS = {1: 40, 4: 40, 16: 80, 64: 160}
-"""Budget of a search by its slots, where none is named, in whole trainings."""
+"""Budget of a search by its slots, where none is named, in full trainings."""
 
 
 def main() -> None:
@@ -73,7 +73,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 64])
     parser.add_argument("--arms", nargs="+", default=USUAL, choices=[*ARMS, *PEERS])
     told = ", ".join(f"{count} at {width}" for width, count in TRAININGS.items())
-    parser.add_argument("--epochs", type=int, help=f"budget of a search; by its slots whole trainings: {told}")
+    parser.add_argument("--epochs", type=int, help=f"budget of a search; by its slots full trainings: {told}")
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--source", default="cifake", choices=[*curves.KINDS, "lcbench"])
     parser.add_argument("--half", default="all", choices=HALVES, help="of the configurations trained on CIFAKE")

@@ -19,7 +19,7 @@ from search.cluster.nodes import Node, clear_nodes, connect, count_slots
 from search.cluster.silence import Silence
 from search.cluster.trials import build_job
 from search.commands.terminal import CodeOption, build_console, explain_errors
-from search.config.code import consent
+from search.config.code import import_user_code
 from search.config.load import apply_settings, load, parse
 from search.config.schema import MANIFEST, StudyConfig
 from search.config.untrusted import check_address, check_storage
@@ -97,7 +97,7 @@ def _read_stored(overrides: list[str], code: Path | None = None) -> StudyConfig:
         raise InputError(f"there is no study in {place} to resume: name its CONFIG to start it")
     before: dict[str, Any] = manifest["config"] | {"results": wanted["results"]}  # the study may have been moved
     apply_settings(before, overrides, Path())
-    before["code"] = consent(before, code, "name its CONFIG, or its folder with --code")
+    before["code"] = import_user_code(before, code, "name its CONFIG, or its folder with --code")
     config = parse(before)
     check_storage(config.storage, overrides)
     check_address(config.cluster.address, overrides)

@@ -150,7 +150,7 @@ class Study:
         self._journal.add_stop(request, budget.list_budget(self.config.search))
         self._stops = self._journal.list_stops()
 
-    def cut(self, number: int) -> bool:
+    def stop_trial(self, number: int) -> bool:
         """End a trial by hand; return whether there was one that had not ended."""
         trial = self.trials[number] if 0 <= number < len(self.trials) else None
         if trial is None or trial.state is not State.RUNNING:
@@ -228,7 +228,7 @@ class Study:
     def _end(self, trial: Trial, state: State, reason: str | None, traceback: str | None = None) -> None:
         attributes = trial.measure_cost() | ({} if traceback is None else {"traceback": traceback})
         if trial.architecture in self._candidates:
-            self._journal.note(trial, self._candidates[trial.architecture].sampler.judge(trial, state))
+            self._journal.note(trial, self._candidates[trial.architecture].sampler.after_trial(trial, state))
         self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
         if state is State.FAIL and trial.epochs:  # its values no longer count

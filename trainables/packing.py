@@ -23,7 +23,7 @@ from trainables.errors import InputError
 from trainables.files import hash_file
 from trainables.layout import SOURCE, WHOLE, Layout, Settings, require_classes
 from trainables.pack_info import FORMAT, PACK_JSON
-from trainables.source import Batch, Member, Source, cut
+from trainables.source import Batch, Member, Source, make_chunks
 
 FILES = {"train": "train", "val": "train", "test": "test"}
 """Split of a data set -> files of the pack that hold it. Those of a source are named as its split."""
@@ -50,7 +50,9 @@ def write_pack(
     temporary.mkdir()
     try:
         splits = layout.splits if SOURCE in layout.splits else FILES
-        chunks = {split: cut([each for each in members if each.name.startswith(f"{split}/")]) for split in splits}
+        chunks = {
+            split: make_chunks([each for each in members if each.name.startswith(f"{split}/")]) for split in splits
+        }
         batches = decode_chunks(source, [*itertools.chain(*chunks.values())], on_bad_image, progress, settings.size)
         with contextlib.closing(batches):
             info = _write_splits(layout, temporary, batches, {name: len(own) for name, own in chunks.items()})

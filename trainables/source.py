@@ -86,7 +86,7 @@ class Folder:
     def measure(self, files: Mapping[str, str]) -> list[Member]:
         """Return files (path -> name) as members; each file is read to compute its CRC."""
         with ThreadPoolExecutor() as pool:
-            measured = pool.map(lambda chunk: [self._measure(*each) for each in chunk], cut([*files.items()]))
+            measured = pool.map(lambda chunk: [self._measure(*each) for each in chunk], make_chunks([*files.items()]))
             return list(itertools.chain.from_iterable(measured))
 
     def read(self, path: str) -> bytes:
@@ -230,6 +230,6 @@ def describe_bad(source: Path, name: str, reason: str) -> str:
     return f"{source}: {name} {reason}: remove it, or skip such files with data.on_bad_image=skip"
 
 
-def cut(items: list[T]) -> list[list[T]]:
+def make_chunks(items: list[T]) -> list[list[T]]:
     """Cut a list into chunks for the threads."""
     return [items[start : start + CHUNK] for start in range(0, len(items), CHUNK)]

@@ -100,7 +100,7 @@ def open_full_train(pack: Path, *, seed: int, max_images: int | None) -> Split:
 
 
 def open_test(pack: Path) -> Split:
-    """Open the whole test split of the data set; only search/evaluation/test.py may call this.
+    """Open the whole test split of the data set; only search/evaluation/sealed_test.py may call this.
 
     Raises:
         InputError: If the pack is damaged.

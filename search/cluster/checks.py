@@ -37,7 +37,7 @@ PAUSE_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Requirements:
     """What a process must share with the driver to train."""
 
     versions: tuple[tuple[str, str], ...]
@@ -47,7 +47,7 @@ class Terms:
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Condition:
+class NodeState:
     """What a process reports of its machine."""
 
     host: str
@@ -61,8 +61,8 @@ class Condition:
     """Why the results cannot be used."""
 
 
-CHECKED: set[Terms] = set()
-"""Terms that this process fulfils: one check is enough, since a process keeps the code that it imported."""
+CHECKED: set[Requirements] = set()
+"""Requirements that this process fulfils: one check is enough, since a process keeps the code that it imported."""
 
 
 def check_nodes(config: StudyConfig, nodes: Sequence[Node], console: Console) -> None:
@@ -74,29 +74,29 @@ def check_nodes(config: StudyConfig, nodes: Sequence[Node], console: Console) ->
     results = config.results if config.url else str(Path(config.results).resolve())
     try:
         with open_scratch(results) as folder:
-            terms = Terms(versions=tuple(describe_driver().items()), folder=folder)
+            requirements = Requirements(versions=tuple(describe_driver().items()), folder=folder)
             there = [NodeAffinitySchedulingStrategy(node.id, soft=False) for node in nodes]
             asked = ray.remote(examine)
-            answers = [asked.options(num_cpus=0, scheduling_strategy=each).remote(terms) for each in there]
+            answers = [asked.options(num_cpus=0, scheduling_strategy=each).remote(requirements) for each in there]
             found = [_await(node, answer) for node, answer in zip(nodes, answers, strict=True)]
-            problems = [find_problem(condition, Probe.has_arrived) for condition in found]
+            problems = [find_problem(state, Probe.has_arrived) for state in found]
     except OSError as error:
         raise InputError(f"results: cannot write into {results}: {error.strerror or error}") from None
     _print(nodes, found, console)
-    for node, condition, problem in zip(nodes, found, problems, strict=True):
-        if difference := find_difference(describe_driver(), condition.versions):
+    for node, state, problem in zip(nodes, found, problems, strict=True):
+        if difference := find_difference(describe_driver(), state.versions):
             raise InputError(_explain_difference(node.address, difference))
         if problem:
             raise InputError(_explain_results(node.address, results, problem))
 
 
 def check_process(
-    terms: Terms, address: str, *, arrives: Callable[[Probe], bool], reaches: Callable[[str], bool]
+    requirements: Requirements, address: str, *, arrives: Callable[[Probe], bool], reaches: Callable[[str], bool]
 ) -> None:
     """Check that this process may train, unless it was checked before.
 
     Args:
-        terms: The terms that it must fulfil.
+        requirements: The requirements that it must fulfil.
         address: Address of this node.
         arrives: Answers on the driver's node whether a probe has arrived there.
         reaches: Answers on the driver's node whether an object store can be used there.
@@ -104,38 +104,39 @@ def check_process(
     Raises:
         NodeError: If this node has other code or versions than the driver, or does not share the results.
     """
-    if terms in CHECKED:
+    if requirements in CHECKED:
         return
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        condition = examine(terms)
-        if difference := find_difference(dict(terms.versions), condition.versions):
+        state = examine(requirements)
+        if difference := find_difference(dict(requirements.versions), state.versions):
             raise NodeError(_explain_difference(address, difference))
-        problem = find_problem(condition, arrives)
-        if condition.probe is not None:
-            condition.probe.delete()
-        is_outage = problem is not None and is_url(terms.folder) and not reaches(terms.folder)  # a search survives it
+        problem = find_problem(state, arrives)
+        if state.probe is not None:
+            state.probe.delete()
+        # a search survives an outage of the store
+        is_outage = problem is not None and is_url(requirements.folder) and not reaches(requirements.folder)
         if problem is None or is_outage:
             break
         if time.monotonic() >= deadline:
-            raise NodeError(_explain_results(address, terms.folder, problem))
+            raise NodeError(_explain_results(address, requirements.folder, problem))
         time.sleep(PAUSE_S)
-    CHECKED.add(terms)
+    CHECKED.add(requirements)
 
 
-def examine(terms: Terms) -> Condition:
+def examine(requirements: Requirements) -> NodeState:
     """Describe the machine of this process, write a probe into the results, and read the driver's file there."""
-    prefix = "checkpoints/" if is_url(terms.folder) else ""  # the one place where a worker may delete objects
-    probe = Probe(terms.folder, f"{prefix}.reaching-{secrets.token_hex(8)}", secrets.token_bytes(16))
+    prefix = "checkpoints/" if is_url(requirements.folder) else ""  # the one place where a worker may delete objects
+    probe = Probe(requirements.folder, f"{prefix}.reaching-{secrets.token_hex(8)}", secrets.token_bytes(16))
     problem = None
     try:
         probe.write()
-        if read_file(terms.folder, MANIFEST) is None:
+        if read_file(requirements.folder, MANIFEST) is None:
             raise InputError(f"{MANIFEST}, which the driver wrote, is not there")
     except (OSError, InputError) as error:
         problem = getattr(error, "strerror", None) or str(error)
         probe.delete()
-    return Condition(
+    return NodeState(
         host=socket.gethostname(),
         versions=describe_versions(),
         free_memory=psutil.virtual_memory().available,
@@ -144,10 +145,10 @@ def examine(terms: Terms) -> Condition:
     )
 
 
-def find_problem(condition: Condition, arrives: Callable[[Probe], bool]) -> str | None:
+def find_problem(state: NodeState, arrives: Callable[[Probe], bool]) -> str | None:
     """Return why the results are not shared with the driver, or None."""
-    if condition.probe is None or arrives(condition.probe):
-        return condition.problem
+    if state.probe is None or arrives(state.probe):
+        return state.problem
     return "a file that it writes there does not arrive on the driver's node"
 
 
@@ -169,7 +170,7 @@ def find_difference(mine: Mapping[str, str], theirs: Mapping[str, str]) -> str |
     return ", ".join(found) or None
 
 
-def _await(node: Node, answer: "ray.ObjectRef[Condition]") -> Condition:
+def _await(node: Node, answer: "ray.ObjectRef[NodeState]") -> NodeState:
     try:
         return ray.get(answer, timeout=TIMEOUT_S)
     except ray.exceptions.RayError as error:
@@ -199,12 +200,12 @@ def _explain_results(address: str, results: str, reason: str) -> str:
     return f"results: node {address} does not share {results} ({reason}): {cure}"
 
 
-def _print(nodes: Sequence[Node], conditions: Sequence[Condition], console: Console) -> None:
+def _print(nodes: Sequence[Node], states: Sequence[NodeState], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("node", "host", "CPUs", "GPUs", "free memory", *describe_driver()):
         table.add_column(title)
-    for node, condition in zip(nodes, conditions, strict=True):
-        memory = f"{condition.free_memory / 1e9:.1f} GB"
-        row = (node.address, condition.host, f"{node.cpus:g}", f"{node.gpus:g}", memory, *condition.versions.values())
+    for node, state in zip(nodes, states, strict=True):
+        memory = f"{state.free_memory / 1e9:.1f} GB"
+        row = (node.address, state.host, f"{node.cpus:g}", f"{node.gpus:g}", memory, *state.versions.values())
         table.add_row(*row)
     console.print(table)

@@ -23,9 +23,9 @@ def build_delivery(config: StudyConfig, packed: Path | None) -> Deliver:
     pack = None if packed is None else str(packed.resolve())
     if config.cluster.address == "local":
         return functools.partial(_name, pack)
-    from search.cluster.transfer import offer  # with checks of nodes, which a local Ray does not need
+    from search.cluster.transfer import serve_files  # with checks of nodes, which a local Ray does not need
 
-    return offer(config, pack)
+    return serve_files(config, pack)
 
 
 def _name(pack: str | None) -> str | None:

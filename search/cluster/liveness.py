@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import ray
 
-from search.cluster.signals import give_up
+from search.cluster.signals import abort
 
 LOOK_S = 1.0
 """Seconds between two checks of Ray's processes."""
@@ -50,7 +50,7 @@ def _watch(needed: dict[str, psutil.Process], stop: threading.Event) -> None:
     while not stop.wait(LOOK_S):
         for name, process in needed.items():
             if not is_alive(process) and not stop.is_set():
-                give_up(f"Ray's process {name} died")
+                abort(f"Ray's process {name} died")
 
 
 def is_alive(process: psutil.Process) -> bool:

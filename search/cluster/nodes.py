@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from search.cluster.liveness import watch_ray
 from search.cluster.local import ARGUMENTS, explain_start, keep_private, leave_out_services
-from search.cluster.signals import keep_signals
+from search.cluster.signals import restore_handlers
 from search.config.schema import ClusterConfig, ResourceConfig, StudyConfig
 from trainables.errors import InputError
 from trainables.names import shorten
@@ -91,7 +91,7 @@ def _join(cluster: ClusterConfig, stack: ExitStack) -> None:
     local = cluster.address == "local"
     try:
         folder = stack.enter_context(keep_private()) if local else None
-        with keep_signals(), leave_out_services() if local else nullcontext():  # Ray replaces SIGTERM's handler
+        with restore_handlers(), leave_out_services() if local else nullcontext():  # Ray replaces SIGTERM's handler
             ray.init(
                 address=cluster.address,
                 num_cpus=cluster.cpus if local else None,

@@ -12,8 +12,8 @@ from ray import tune
 from search.cluster.job import Job, Source, Work
 from search.cluster.signals import Interrupted, watch_signals
 from search.cluster.trials import Trials
+from search.cluster.tune_adapters import SchedulerAdapter, SearcherAdapter, StopperAdapter
 from search.cluster.tune_patches import patch_tune
-from search.cluster.tune_views import Halting, Proposals, Stopping
 from search.config.schema import StudyConfig
 from search.record.requests import Inbox
 from search.record.trial import State, Trial
@@ -80,8 +80,8 @@ def run_jobs(
         watch_signals() as pressed,
         patch_tune(is_local=config.cluster.address == "local"),
     ):
-        proposals = Proposals(source, look)
-        stopping = Stopping(source, proposals, max_failures=config.search.max_failures, timeout_s=timeout_s)
+        proposals = SearcherAdapter(source, look)
+        stopping = SchedulerAdapter(source, proposals, max_failures=config.search.max_failures, timeout_s=timeout_s)
         tune.Tuner(
             tune.with_resources(_build_worker(work), lambda config: tune.PlacementGroupFactory([config["bundle"]])),
             tune_config=tune.TuneConfig(
@@ -94,9 +94,9 @@ def run_jobs(
             run_config=tune.RunConfig(
                 name=config.name,
                 storage_path=scratch,
-                stop=Halting(source, pressed, stopping),
+                stop=StopperAdapter(source, pressed, stopping),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                failure_config=tune.FailureConfig(max_failures=-1),  # `Stopping` counts failures, without lost nodes
+                failure_config=tune.FailureConfig(max_failures=-1),  # ours counts failures, without lost nodes
                 verbose=0,
             ),
         ).fit()

@@ -20,7 +20,7 @@ GRACE_S = 6.0
 no limit."""
 
 _received: list[int] = []
-"""Signals of SIGNALS that this process received within `announce_end`; global, as signals are."""
+"""Signals of SIGNALS that this process received within `handle_signals`; global, as signals are."""
 _again: str | None = None
 """Command that continues the work of this program."""
 
@@ -35,7 +35,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def announce_end(again: str | None = None) -> Iterator[None]:
+def handle_signals(again: str | None = None) -> Iterator[None]:
     """Raise Interrupted in the block at the first signal; end the program at the second, or after the grace period.
 
     After the first signal this stays so after the block too: the program is ending, and all facts are on the disk. A
@@ -93,7 +93,7 @@ def watch_signals(*, is_raised: bool = False) -> Iterator[list[int]]:
 
 
 @contextmanager
-def keep_signals() -> Iterator[None]:
+def restore_handlers() -> Iterator[None]:
     """Restore the handlers of signals after a block that sets its own; if a signal ends it, raise Interrupted."""
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
@@ -113,7 +113,7 @@ def explain(number: int, again: str | None) -> str:
     return f"{what}; {again} continues from here" if again else what
 
 
-def give_up(what: str) -> NoReturn:
+def abort(what: str) -> NoReturn:
     """End the program at once, from any thread, because something that it needs is gone; report a signal first."""
     if _received:
         time.sleep(GRACE_S)

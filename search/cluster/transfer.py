@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from search.cluster.checks import Terms, check_process, describe_driver
+from search.cluster.checks import Requirements, check_process, describe_driver
 from search.cluster.probe import Probe
 from search.config.schema import StudyConfig
 from search.config.space import Choice, list_specs
@@ -39,9 +39,9 @@ class Delivery:
     """Folder of the packs on every other node."""
     weights: str | None
     """File of the ImageNet weights on the driver's node; None if no trial starts from them."""
-    depot: Any
+    server: Any
     """Handle of the actor that sends files."""
-    terms: Terms
+    requirements: Requirements
     """What a process that trains must share with the driver."""
 
     def __call__(self) -> str | None:
@@ -54,10 +54,10 @@ class Delivery:
             NodeError: If this node has other code or versions than the driver, or does not share the results.
         """
         check_process(
-            self.terms,
+            self.requirements,
             ray.util.get_node_ip_address(),
-            arrives=lambda probe: bool(ray.get(self.depot.has.remote(probe))),
-            reaches=lambda url: bool(ray.get(self.depot.reaches.remote(url))),
+            arrives=lambda probe: bool(ray.get(self.server.has.remote(probe))),
+            reaches=lambda url: bool(ray.get(self.server.reaches.remote(url))),
         )
         if self.weights is not None:
             from trainables.models.resnet50.weights import locate_imagenet  # imports torch, which this node needs
@@ -81,7 +81,7 @@ class Delivery:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
         try:
-            for path in ray.get(self.depot.list_files.remote()):
+            for path in ray.get(self.server.list_files.remote()):
                 self._fetch(path, temporary / Path(path).name)
             verify(temporary)
             sync(temporary)
@@ -100,19 +100,19 @@ class Delivery:
                 return
             temporary = target.with_name(f"{target.name}.partial")
             self._fetch(source, temporary)
-            if hash_file(temporary) != ray.get(self.depot.hash.remote(source)):
+            if hash_file(temporary) != ray.get(self.server.hash.remote(source)):
                 raise InputError(f"{target.name}: its checksum differs from that of the driver's {source}: start again")
             replace_file(temporary, target)
 
     def _fetch(self, source: str, target: Path) -> None:
-        size = ray.get(self.depot.measure.remote(source))
+        size = ray.get(self.server.measure.remote(source))
         with create_file(target) as file:
             for offset in range(0, size, PIECE):
-                file.write(ray.get(self.depot.read.remote(source, offset)))
+                file.write(ray.get(self.server.read.remote(source, offset)))
         sync(target)
 
 
-class Depot:
+class FileServer:
     """An actor on the driver's node that sends files."""
 
     def __init__(self, pack: str | None) -> None:
@@ -149,17 +149,19 @@ class Depot:
         return True
 
 
-def offer(config: StudyConfig, pack: str | None) -> Delivery:
+def serve_files(config: StudyConfig, pack: str | None) -> Delivery:
     """Offer the pack, and the weights that the space names, to all nodes while this process is connected."""
-    terms = Terms(versions=tuple(describe_driver().items()), folder=config.url or str(config.directory.resolve()))
+    requirements = Requirements(
+        versions=tuple(describe_driver().items()), folder=config.url or str(config.directory.resolve())
+    )
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    depot = ray.remote(Depot).options(num_cpus=0, scheduling_strategy=here).remote(pack)
+    server = ray.remote(FileServer).options(num_cpus=0, scheduling_strategy=here).remote(pack)
     weights = None
     if names_imagenet(config):
         from trainables.models.resnet50.weights import locate_imagenet  # with torch, which the driver avoids
 
         weights = str(locate_imagenet())
-    return Delivery(pack=pack, cache=config.data.cache, weights=weights, depot=depot, terms=terms)
+    return Delivery(pack=pack, cache=config.data.cache, weights=weights, server=server, requirements=requirements)
 
 
 def names_imagenet(config: StudyConfig) -> bool:

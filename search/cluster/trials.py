@@ -49,7 +49,7 @@ class Trials:
                 self._study.enqueue(request.ask, name)
             elif request.trial is None:
                 self._study.stop(name)
-            elif self._study.cut(request.trial):
+            elif self._study.stop_trial(request.trial):
                 ended.add(request.trial)
         return ended
 

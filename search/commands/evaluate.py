@@ -16,7 +16,7 @@ from rich.console import Console
 from search.cluster.checks import check_nodes
 from search.cluster.nodes import connect
 from search.commands.terminal import CodeOption, build_console, explain_errors
-from search.config.code import consent
+from search.config.code import import_user_code
 from search.config.load import dump
 from search.config.schema import StudyConfig
 from search.config.untrusted import check_address
@@ -105,7 +105,7 @@ def _read_config(study: str, settings: Sequence[str], code: Path | None, *, need
             known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
             raise InputError(f"--set {setting}: an evaluation may change {known} only")
     config = load_classifiers(study, settings)
-    return dataclasses.replace(config, code=consent(dump(config), code)) if needs_code else config
+    return dataclasses.replace(config, code=import_user_code(dump(config), code)) if needs_code else config
 
 
 def _select(config: StudyConfig, architectures: Sequence[str] | None) -> StudyConfig:

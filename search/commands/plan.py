@@ -86,7 +86,7 @@ def _describe_stops(search: SearchConfig) -> Iterator[str]:
 
 
 def describe_budget(config: StudyConfig, epochs: int) -> str:
-    """Return a sentence about `epochs` as a number of whole trainings, the number of slots, and the first rung.
+    """Return a sentence about `epochs` as a number of full trainings, the number of slots, and the first rung.
 
     Slots are those of `search.max_concurrent`, or, for trials without a GPU, as many as the cores of this machine hold.
     """
@@ -98,7 +98,7 @@ def describe_budget(config: StudyConfig, epochs: int) -> str:
         slots = max(1, int((config.cluster.cpus or os.cpu_count() or 1) / min(each.cpus for each in granted)))
     first = dict.fromkeys(str(search.find_first_rung(name)) for name in shares)
     return (
-        f"The budget holds {'at most' if search.max_hours else 'about'} {epochs / length:.0f} whole trainings"
+        f"The budget holds {'at most' if search.max_hours else 'about'} {epochs / length:.0f} full trainings"
         + (f" on {slots} slot{'' if slots == 1 else 's'}" if slots else "")
         + (f"; first rung at epoch {' or '.join(first)}" if search.scheduler in HALVING else "")
     )

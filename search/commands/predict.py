@@ -27,7 +27,7 @@ from search.datasets.pictures import NOTES, BadPicture, Picture, list_pictures, 
 from search.evaluation.calibration import is_sure
 from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import WEIGHTS, TrainedModel, describe_bundled, find_bundled, load_model
-from search.evaluation.statistics import call_real
+from search.evaluation.statistics import call_positive
 from trainables.errors import InputError
 from trainables.metrics import to_probabilities
 from trainables.pixels import quiet_pillow
@@ -150,7 +150,7 @@ def answer(
 
 def _label(trained: TrainedModel, probabilities: NDArray[np.float32], confidence: float | None) -> list[str]:
     """Return the names of the answers to probabilities (N,) of label 1."""
-    called = call_real(probabilities, trained.record.tested["threshold"])
+    called = call_positive(probabilities, trained.record.tested["threshold"])
     sure = is_sure(probabilities, 0.5 if confidence is None else confidence)
     return [
         trained.record.classes[int(positive)] if known else UNSURE for positive, known in zip(called, sure, strict=True)

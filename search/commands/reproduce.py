@@ -16,14 +16,14 @@ from torch import Tensor
 
 from search.cluster.worker import prepare_device
 from search.commands.terminal import CodeOption, build_console, explain_errors
-from search.config.code import consent
+from search.config.code import import_user_code
 from search.config.load import dump
 from search.config.schema import ResourceConfig
 from search.datasets.prepare import prepare_data
 from search.evaluation.model_file import RECORD, WEIGHTS, hash_weights, load_record, load_weights
 from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.result import TestedModel
-from search.evaluation.test import train_and_test
+from search.evaluation.sealed_test import train_and_test
 from search.record.provenance import describe_code, describe_commit, list_changed
 from search.record.reading import fetch_folder, load_classifiers, load_study
 from trainables.errors import InputError
@@ -53,7 +53,7 @@ def main(
     """Train stored models again and compare weights and metrics; exit code 1 if they differ. Nothing is changed."""
     console = build_console()
     with explain_errors():
-        folder = consent(dump(load_classifiers(place, uses_journal=False)), code)
+        folder = import_user_code(dump(load_classifiers(place, uses_journal=False)), code)
         with fetch_folder(place) as study:
             records = choose_records(study, place, model, seed)
             pack = _prepare(study, records, data, cache, console)

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.text import Text
 
 from search.cluster.job import NodeError
-from search.cluster.signals import Interrupted, announce_end, explain
+from search.cluster.signals import Interrupted, explain, handle_signals
 from search.config.printable import escape, escape_lines
 from search.record.errors import StorageLost, StoreError, describe_loss
 from trainables.errors import DISK_FAULTS, DISK_FULL, InputError, TrainingError
@@ -67,7 +67,7 @@ def explain_errors(again: str | None = None) -> Iterator[None]:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of characters that an encoding such as ASCII lacks
-    with _put_into_words(again), announce_end(again):
+    with _put_into_words(again), handle_signals(again):
         try:
             yield
         finally:

@@ -18,7 +18,9 @@ OWN_KEY = re.compile(
 """Keys of a study whose value may be `module:Name`."""
 
 
-def consent(values: Mapping[str, Any], folder: Path | None, cure: str = "name its folder with --code") -> str | None:
+def import_user_code(
+    values: Mapping[str, Any], folder: Path | None, cure: str = "name its folder with --code"
+) -> str | None:
     """Import the code of the user that a study or a model names, from the folder that the user gave.
 
     Args:

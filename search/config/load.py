@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pydantic
 
-from search.config.code import consent
+from search.config.code import import_user_code
 from search.config.fields import GOALS, PERTURBATIONS
 from search.config.schema import Recipe, StudyConfig
 from search.config.search import SearchConfig
@@ -58,7 +58,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     for file, layer in read_layers(path):
         values = overlay(values, layer) | _read_named(layer, file.parent)
     apply_settings(values, overrides, path.parent)
-    return parse(values | {"code": consent(values, path.parent)})
+    return parse(values | {"code": import_user_code(values, path.parent)})
 
 
 def apply_settings(values: dict[str, Any], settings: Sequence[str], folder: Path) -> None:

@@ -10,7 +10,7 @@ from search.config.fields import GOALS, Amount, Architecture, Count, Finite, Lab
 from trainables.names import shorten
 
 NUM_FEW = 10
-"""With fewer whole trainings than this, ASHA's first rung is lower. Source: LOG.md, 2026-11-29."""
+"""With fewer full trainings than this, ASHA's first rung is lower. Source: LOG.md, 2026-11-29."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ class SearchConfig:
         return math.ceil(self.count_epochs(architecture) / self.reduction_factor**steps)
 
     def count_trainings(self, architecture: str) -> float:
-        """Return how many whole trainings an architecture's share of `max_total_epochs` holds."""
+        """Return how many full trainings an architecture's share of `max_total_epochs` holds."""
         if self.max_total_epochs is None:
             return math.inf
         shares = {name: (self.shares or {}).get(shorten(name), 1.0) for name in (*self.architectures, architecture)}

@@ -196,12 +196,12 @@ def build_calibration(config: StudyConfig, trials: Sequence[Trial], winner: Winn
     return dataclasses.replace(retraining, label=f"{winner.label}-threshold", train_seed=seed)
 
 
-def recall(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choices:
+def reuse_calibration(evaluations: Sequence[Mapping[str, Any]], choices: Choices) -> Choices:
     """Return these choices with the values from validation that the last recorded ones have for the same models."""
     last = read_entry(evaluations[-1]) if evaluations else None
     if last is None or not last.is_measured_like(choices):
         return choices
-    known = (last.find_measured(winner) if choices.is_open(winner) else None for winner in choices.winners)
+    known = (last.find_measured(winner) if choices.needs_calibration(winner) else None for winner in choices.winners)
     winners = (
         winner.complete(each.threshold, each.temperature, each.curve) if each else winner
         for winner, each in zip(choices.winners, known, strict=True)

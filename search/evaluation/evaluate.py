@@ -18,7 +18,7 @@ from search.evaluation.choices import (
     choose,
     list_retrainings,
     read_entry,
-    recall,
+    reuse_calibration,
 )
 from search.evaluation.front import find_front, list_points
 from search.evaluation.further import list_due, list_tests, load_further
@@ -39,8 +39,8 @@ def is_trained(
     config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial], sources: Sequence[PackedSource]
 ) -> bool:
     """Answer whether every retraining of the evaluation already has its model, so that no worker is needed."""
-    choices = recall(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"], sources))
-    if any(map(choices.is_open, choices.winners)):
+    choices = reuse_calibration(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"], sources))
+    if any(map(choices.needs_calibration, choices.winners)):
         return False
     folder, retrainings = _get_folder(config), list_retrainings(config, trials, choices)
     if not all(load_tested(folder, each) for each in retrainings):
@@ -67,7 +67,9 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     sources = prepare_sources(config, packed, console)
     folder = _get_model_folder(config)
     retrainer = Retrainer(config=config, pack=packed, folder=folder, console=console, sources=sources)
-    choices = recall(study.manifest["evaluations"], _choose(config, trials, load_info(packed).fingerprint, sources))
+    choices = reuse_calibration(
+        study.manifest["evaluations"], _choose(config, trials, load_info(packed).fingerprint, sources)
+    )
     choices = _calibrate(retrainer, trials, choices)
     _open(study, choices, console)
     retrainings = list_retrainings(config, trials, choices)
@@ -121,7 +123,7 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
     runs = {
         winner.label: build_calibration(retrainer.config, trials, winner, choices)
         for winner in choices.winners
-        if choices.is_open(winner)
+        if choices.needs_calibration(winner)
     }
     if not runs:
         return choices

@@ -18,7 +18,7 @@ import safetensors.torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from search.config.code import consent
+from search.config.code import import_user_code
 from search.config.printable import escape
 from search.config.untrusted import MANIFEST_BYTES, MAX_TEST_IMAGES, WEIGHTS_BYTES, parse_json, read_file
 from search.evaluation.model_card import build_card
@@ -106,7 +106,7 @@ def load_model(path: Path, code: Path | None = None) -> TrainedModel:
     if path.suffix != WEIGHTS:
         raise InputError(f"{path} is not a model: give a .safetensors file in results/NAME/models")
     record = load_record(path.with_suffix(RECORD))
-    consent({"search": {"architectures": [record.retraining["architecture"]]}}, code)
+    import_user_code({"search": {"architectures": [record.retraining["architecture"]]}}, code)
     weights = load_weights(path, record)
     try:
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):

@@ -20,7 +20,7 @@ from search.evaluation.further import Due, FurtherTest, Opener
 from search.evaluation.model_record import Retraining
 from search.evaluation.result import Calibration, TestedModel
 from search.evaluation.retrainings import ModelFolder, build_job
-from search.evaluation.test import measure_on_validation, open_perturbed, save_tested, score_further
+from search.evaluation.sealed_test import measure_on_validation, open_perturbed, save_tested, score_further
 from search.record.provenance import hash_own
 from trainables.errors import TrainingError
 

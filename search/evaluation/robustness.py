@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.evaluation.result import Result, TestedModel
-from search.evaluation.statistics import Interval, bound, call_real, resample_rights
+from search.evaluation.statistics import Interval, bound, call_positive, resample_rights
 
 METRICS = ("accuracy", "recall_fake", "recall")
 """Metrics that count right images: of all images, of label 0, of label 1."""
@@ -122,7 +122,7 @@ def _score(result: Result) -> dict[tuple[str, str], _Score]:
 def _find_right(
     result: Result, predictions: Mapping[str, NDArray[np.float32]], model: TestedModel
 ) -> NDArray[np.bool_]:
-    right: NDArray[np.bool_] = call_real(predictions[model.label], model.threshold) == (result.labels == 1)
+    right: NDArray[np.bool_] = call_positive(predictions[model.label], model.threshold) == (result.labels == 1)
     return right
 
 

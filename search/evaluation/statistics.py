@@ -45,7 +45,7 @@ class Pairing:
     """p-value: probability of a split that is at least as uneven, if both models were equally accurate."""
 
 
-def call_real(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+def call_positive(probabilities: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
     """Return which images (M,) are called positive: their probability of label 1 is above the threshold, as float32."""
     return probabilities > np.float32(threshold)
 
@@ -78,7 +78,7 @@ def score_probabilities(
     """Score probabilities (M,) of label 1 as `score` does, without the loss."""
     from sklearn import metrics
 
-    called = call_real(probabilities, threshold).astype(labels.dtype)
+    called = call_positive(probabilities, threshold).astype(labels.dtype)
     values = measure(labels, probabilities, threshold)
     confusion = metrics.confusion_matrix(labels, called, labels=[0, 1]).tolist()
     return {"metrics": values, "confusion": tuple(tuple(row) for row in confusion)}
@@ -88,7 +88,7 @@ def measure(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], thres
     """Return the metrics of probabilities (M,) by name, as TestedModel has them, without `loss`."""
     from sklearn import metrics
 
-    called = call_real(probabilities, threshold).astype(labels.dtype)
+    called = call_positive(probabilities, threshold).astype(labels.dtype)
     precisions, recalls, f1s, _ = metrics.precision_recall_fscore_support(
         labels, called, labels=[0, 1], zero_division=0.0
     )
@@ -112,7 +112,7 @@ def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float3
     """Return the threshold on probabilities (M,) of REAL with the most correct images; nearest to 0.5 in a tie.
 
     It is halfway between two neighbouring probabilities, or between the outermost and 0 or 1, as float32, since
-    `call_real` compares float32. Between two adjacent float32 numbers it is the lower one.
+    `call_positive` compares float32. Between two adjacent float32 numbers it is the lower one.
     """
     scores, places = np.unique(probabilities, return_inverse=True)
     # How many more images are correct than with all called positive, if the 0, 1, ... lowest scores are called
@@ -176,7 +176,7 @@ def resample_class(labels: NDArray[np.uint8], models: Sequence[Predictions]) -> 
         Name -> (NUM_RESAMPLES,): `recall`, and `probability`, the mean probability of label 1.
     """
     rows = {
-        "recall": np.mean([call_real(*model) == (labels == 1) for model in models], axis=0),
+        "recall": np.mean([call_positive(*model) == (labels == 1) for model in models], axis=0),
         "probability": np.mean([probabilities for probabilities, _ in models], axis=0, dtype=np.float64),
     }
     parts = [{name: row[drawn].mean(axis=1) for name, row in rows.items()} for drawn in _draw(labels)]
@@ -202,7 +202,7 @@ def compare_pair(labels: NDArray[np.uint8], first: Predictions, second: Predicti
     """
     from scipy.stats import binomtest  # type: ignore[attr-defined]  # SciPy has no types for it
 
-    rights = [call_real(*model) == (labels == 1) for model in (first, second)]
+    rights = [call_positive(*model) == (labels == 1) for model in (first, second)]
     only_first, only_second = int((rights[0] & ~rights[1]).sum()), int((rights[1] & ~rights[0]).sum())
     p = binomtest(only_first, only_first + only_second).pvalue if only_first + only_second else 1.0
     return Pairing(only_first=only_first, only_second=only_second, p=float(p))
@@ -224,7 +224,7 @@ def _measure_calibration(labels: NDArray[np.uint8], probabilities: NDArray[np.fl
 
 
 def _take(model: Predictions, indices: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.from_numpy(model[0])[indices], torch.from_numpy(call_real(*model)).int()[indices]
+    return torch.from_numpy(model[0])[indices], torch.from_numpy(call_positive(*model)).int()[indices]
 
 
 def _measure(truth: Tensor, probabilities: Tensor, called: Tensor) -> Mapping[str, NDArray[np.float64]]:

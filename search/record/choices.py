@@ -108,7 +108,7 @@ class Choices:
     winners: tuple[Winner, ...]
     """The winners, then the baselines and the trials of the front, whose rank is above `top_k`."""
 
-    def is_open(self, winner: Winner) -> bool:
+    def needs_calibration(self, winner: Winner) -> bool:
         """Return whether a winner still needs a training on train alone, for threshold, temperature or curve."""
         has_curve = self.max_train_images is not None and winner.rank <= self.top_k
         return None in (winner.threshold, winner.temperature) or (has_curve and winner.curve is None)

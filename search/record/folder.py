@@ -170,7 +170,7 @@ def _create(config: StudyConfig, packed: Path | None, mirror: "Mirror | None", n
     if not (config.directory / MANIFEST).exists():
         learnt = None
         if config.search.learn_from:
-            from search.record.learning import learn
+            from search.record.warm_start import learn
 
             learnt = learn(config, note)
         create_folder(config, packed, learnt)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from search.evaluation.calibration import TEMPERATURES, is_sure
 from search.evaluation.result import Result, TestedModel
-from search.evaluation.statistics import call_real
+from search.evaluation.statistics import call_positive
 from search.report.cells import Table, format_percent, format_rank
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.99)
@@ -31,7 +31,7 @@ def measure_coverage(result: Result, model: TestedModel, confidence: float) -> C
     """Return for which share of the test images a model reaches a confidence, and how often it is right on these."""
     probabilities = result.predictions[model.label]
     sure = is_sure(probabilities, confidence)
-    right = call_real(probabilities, model.threshold) == (result.labels == 1)
+    right = call_positive(probabilities, model.threshold) == (result.labels == 1)
     return Coverage(share=float(sure.mean()), accuracy=float(right[sure].mean()) if sure.any() else None)
 
 
@@ -94,7 +94,7 @@ def _average(values: Sequence[float]) -> str:
 
 def _trace(result: Result, model: TestedModel) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     probabilities = result.predictions[model.label]
-    right = call_real(probabilities, model.threshold) == (result.labels == 1)
+    right = call_positive(probabilities, model.threshold) == (result.labels == 1)
     surest = np.argsort(-np.abs(probabilities.astype(np.float64) - 0.5), kind="stable")
     counts = np.arange(1, len(surest) + 1)
     return counts / len(surest), np.cumsum(right[surest]) / counts

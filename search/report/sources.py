@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from search.config.printable import defuse, escape
 from search.evaluation.result import FurtherResult, Result, TestedModel
-from search.evaluation.statistics import bound, call_real, measure, resample, resample_class
+from search.evaluation.statistics import bound, call_positive, measure, resample, resample_class
 from search.report.cells import Table, format_count, format_interval, format_percent
 from trainables.errors import InputError
 
@@ -124,7 +124,7 @@ def _measure(found: FurtherResult, models: Sequence[TestedModel]) -> dict[str, f
 
 
 def _measure_class(label: int, probabilities: NDArray[np.float32], threshold: float) -> dict[str, float]:
-    right = call_real(probabilities, threshold) == (label == 1)
+    right = call_positive(probabilities, threshold) == (label == 1)
     return {"recall": float(right.mean()), "probability": float(probabilities.mean(dtype=np.float64))}
 
 

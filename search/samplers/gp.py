@@ -140,7 +140,7 @@ def fit(rows: Rows, owners: NDArray[np.intp]) -> Kernel:
     gaps = pdist(rows.rungs[:, None], "cityblock")
     start = np.log([*[LENGTH * np.sqrt(num)] * num, DECAY, NOISE])
     found = optimize.minimize(
-        measure_misfit,
+        compute_negative_log_posterior,
         start,
         args=(squares, gaps, rows.scores, start),
         jac=True,
@@ -152,7 +152,9 @@ def fit(rows: Rows, owners: NDArray[np.intp]) -> Kernel:
     return Kernel(chosen[:num][owners], float(chosen[-2]), float(chosen[-1]))
 
 
-def measure_misfit(logs: Array, squares: Array, gaps: Array, scores: Array, middles: Array) -> tuple[float, Array]:
+def compute_negative_log_posterior(
+    logs: Array, squares: Array, gaps: Array, scores: Array, middles: Array
+) -> tuple[float, Array]:
     """Return minus the logarithm of likelihood and priors, except for a constant, and its gradient.
 
     Args:
@@ -195,15 +197,17 @@ def predict(kernel: Kernel, seen: Rows, pending: Array, asked: Array, rung: int)
     num = len(seen.scores)
     points = np.concatenate([seen.points, pending])
     rungs = np.concatenate([seen.rungs, np.full(len(pending), rung)])
-    matrix = cover(kernel, points, points, np.abs(rungs[:, None] - rungs)) + kernel.noise * np.eye(len(points))
+    matrix = compute_covariance(kernel, points, points, np.abs(rungs[:, None] - rungs)) + kernel.noise * np.eye(
+        len(points)
+    )
     solved = linalg.solve(matrix[:num, :num], seen.scores, assume_a="pos", check_finite=False)
-    covers = cover(kernel, asked, points, np.abs(rung - rungs))
+    covers = compute_covariance(kernel, asked, points, np.abs(rung - rungs))
     factor = linalg.cholesky(matrix, lower=True, check_finite=False)
     explained = linalg.solve_triangular(factor, covers.T, lower=True, check_finite=False)
     return covers[:, :num] @ solved, np.sqrt(np.maximum(1.0 - (explained**2).sum(axis=0), 1e-12))
 
 
-def cover(kernel: Kernel, one: Array, other: Array, gaps: Array) -> Array:
+def compute_covariance(kernel: Kernel, one: Array, other: Array, gaps: Array) -> Array:
     """Return the covariance of each point in `one` with each point in `other`, without noise."""
     squares = cdist(one / kernel.lengths, other / kernel.lengths, "sqeuclidean")
     distances = np.sqrt(5.0 * squares)

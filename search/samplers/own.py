@@ -46,7 +46,7 @@ class OwnSampler(Sampler):
         if trial.number in self._running:
             check_optimizer(trial.noted, trial.number)
 
-    def judge(self, trial: Trial, state: State) -> dict[str, Any]:
+    def after_trial(self, trial: Trial, state: State) -> dict[str, Any]:
         """Return what the sampler writes about a trial that is about to end."""
         if (ending := self._running.get(trial.number)) is None:
             return {}
@@ -101,7 +101,7 @@ def check_sampler(config: StudyConfig) -> None:
             )
         trial = Trial(number=0, architecture=architecture, params=params, epochs=[{"accuracy": 0.5}], noted=noted)
         sampler.start(trial)
-        sampler.judge(trial, State.COMPLETE)
+        sampler.after_trial(trial, State.COMPLETE)
         trial.state = State.COMPLETE
         sampler.end(trial)
         sampler.propose(1)

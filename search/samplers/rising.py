@@ -13,7 +13,7 @@ WINDOW = 7
 """Trials over which the slope is measured. Source: Li et al. 2020, section 5.1."""
 
 
-def list_able(scores: Mapping[str, Sequence[float]], left: int) -> list[str]:
+def list_contenders(scores: Mapping[str, Sequence[float]], left: int) -> list[str]:
     """Return the architectures that may still have the best trial.
 
     Args:

@@ -116,7 +116,7 @@ class Sampler:
         self._history.add(started, trial.number)
         self._history.values.start(trial)
 
-    def judge(self, trial: Trial, state: State) -> dict[str, Any]:  # noqa: ARG002 others than ours may write something
+    def after_trial(self, trial: Trial, state: State) -> dict[str, Any]:  # noqa: ARG002 others than ours may write something
         """Return what Optuna's sampler writes about a trial that is about to end; ours write nothing."""
         return {}
 

@@ -33,10 +33,10 @@ def choose_architecture(config: StudyConfig, trials: Sequence[Trial], among: Con
     counts = Counter(trial.architecture for trial in trials)
     short = {name: share for name, share in shares.items() if counts[name] < config.search.min_trials}
     if not short and config.search.divide == "value":
-        from search.samplers.rising import list_able
+        from search.samplers.rising import list_contenders
 
         scores = {name: list_scores(trials, name) for name in shares}
-        able = list_able(scores, left=max(config.search.num_trials - len(trials), 0))
+        able = list_contenders(scores, left=max(config.search.num_trials - len(trials), 0))
         shares = {name: share for name, share in shares.items() if name in able}
     if short or config.search.divide in COUNTED:
         return find_furthest_behind(counts, short or shares)

@@ -35,7 +35,7 @@ def list_bests(trial: Trial, levels: Sequence[int]) -> list[float]:
     return [*bests[:-1], max(scores)] if scores and trial.state is State.COMPLETE else bests
 
 
-def carry(bests: Array) -> Array:
+def extrapolate(bests: Array) -> Array:
     """Carry values up to the last level.
 
     From each level to the next the value follows the linear regression over the trials that reached both. Its slope is
@@ -82,7 +82,7 @@ class Values:
             list_bests(self._running[number], self._levels) if number in self._running else self._ended[number]
             for number in numbers
         ]
-        return carry(np.array(bests, dtype=float).reshape(len(numbers), len(self._levels)))
+        return extrapolate(np.array(bests, dtype=float).reshape(len(numbers), len(self._levels)))
 
 
 def take_highest(values: Array) -> Array:

@@ -127,7 +127,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(run, tmp_path):
     assert "1 CPUs and 0 GPUs per trial" in stdout
     assert "a trial may be stopped after epoch 1, 3 of 9" in stdout
     assert "about 42 if one trial in 3 survives each rung, at most 162, in 18 trials" in stdout
-    assert "The budget holds about 5 whole trainings" in stdout
+    assert "The budget holds about 5 full trainings" in stdout
     assert "Evaluation: at most 10 retrainings" in stdout
     assert ", each scored on images of phones" in stdout
     assert not (tmp_path / "results").exists()

@@ -14,7 +14,7 @@ from trainables.config import IMAGE_SIZE
 from trainables.decode import decode_chunks
 from trainables.errors import InputError
 from trainables.layout import Layout, read_layout
-from trainables.source import Member, cut, open_source
+from trainables.source import Member, make_chunks, open_source
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +60,7 @@ def read_images(path: Path, progress: Callable[[int, int], None] | None = None, 
             members = [member for _, member in numbered]
             pixels = np.empty((len(members), size, size, 3), dtype=np.uint8)
             hashes, bad, resized = bytearray(), set[str](), list[str]()
-            for batch in decode_chunks(source, cut(members), "skip", progress, size):
+            for batch in decode_chunks(source, make_chunks(members), "skip", progress, size):
                 start = len(hashes) // 8
                 pixels[start : start + len(batch.hashes)] = batch.images
                 hashes += b"".join(batch.hashes)

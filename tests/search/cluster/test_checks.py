@@ -14,7 +14,7 @@ from rich.console import Console
 
 from search.cluster import checks
 from search.cluster.checks import (
-    Terms,
+    Requirements,
     _await,
     check_nodes,
     check_process,
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[3]
 CHANGED_UNDER_WAY = """
 import sys
 from pathlib import Path
-from search.cluster.checks import Terms, check_process, describe_driver, describe_versions
+from search.cluster.checks import Requirements, check_process, describe_driver, describe_versions
 from search.cluster.job import NodeError
 before = dict(describe_driver())
 path = Path(sys.argv[1]) / "search" / "cluster" / "job.py"
@@ -51,7 +51,7 @@ path.write_text(path.read_text() + "# another version\\n")
 assert describe_driver() == before, "the driver runs what it began with"
 now = describe_versions()
 try:
-    check_process(Terms(versions=tuple(before.items()), folder="any"), "10.0.0.7", arrives=None, reaches=None)
+    check_process(Requirements(versions=tuple(before.items()), folder="any"), "10.0.0.7", arrives=None, reaches=None)
 except NodeError as error:
     assert str(error) == (
         f"node 10.0.0.7 has project {now['project']} and the driver {before['project']}: install the same on both"
@@ -74,7 +74,7 @@ def study(tmp_path):
 
 
 def build_terms(place):
-    return Terms(versions=tuple(describe_driver().items()), folder=str(place))
+    return Requirements(versions=tuple(describe_driver().items()), folder=str(place))
 
 
 def refuse(*_):
@@ -93,7 +93,10 @@ def test_a_node_with_another_version_of_a_package_is_refused(study):
     versions = describe_versions() | {"torch": "1.0"}
     with pytest.raises(NodeError, match=r"^node 10\.0\.0\.7 has torch .* and the driver 1\.0: install the same"):
         check_process(
-            Terms(versions=tuple(versions.items()), folder=str(study)), "10.0.0.7", arrives=refuse, reaches=refuse
+            Requirements(versions=tuple(versions.items()), folder=str(study)),
+            "10.0.0.7",
+            arrives=refuse,
+            reaches=refuse,
         )
 
 
@@ -236,25 +239,25 @@ def test_a_node_whose_process_ends_is_told_to_look_at_its_memory(node):
 
 def test_a_node_with_another_folder_of_the_name_is_found_out(tmp_path):
     with open_scratch(str(tmp_path)) as folder:
-        terms = build_terms(folder)
-        assert examine(terms).probe.has_arrived()
+        requirements = build_terms(folder)
+        assert examine(requirements).probe.has_arrived()
         (tmp_path / "own").mkdir()
-        own = dataclasses.replace(terms, folder=str(tmp_path / "own"))
+        own = dataclasses.replace(requirements, folder=str(tmp_path / "own"))
         assert (examine(own).problem, examine(own).probe) == ("No such file or directory", None)
         (tmp_path / "own" / MANIFEST).touch()
-        assert not dataclasses.replace(examine(own).probe, folder=terms.folder).has_arrived()
+        assert not dataclasses.replace(examine(own).probe, folder=requirements.folder).has_arrived()
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_a_node_reads_and_writes_the_store_and_nothing_is_left_there(bucket):
     results = f"s3://{bucket}/results"
     with open_scratch(results) as folder:
-        terms = build_terms(folder)
-        condition = examine(terms)
+        requirements = build_terms(folder)
+        condition = examine(requirements)
         assert condition.problem is None
         assert condition.probe.has_arrived()
         assert not dataclasses.replace(condition.probe, content=b"other").has_arrived()
-        other = examine(dataclasses.replace(terms, folder=f"{results}/other"))
+        other = examine(dataclasses.replace(requirements, folder=f"{results}/other"))
         assert other.problem == "study.yaml, which the driver wrote, is not there"
     assert Store(results).list() == {}
     problem = examine(build_terms(f"s3://no-{bucket}/results")).problem
@@ -304,13 +307,14 @@ def test_a_node_without_images_from_elsewhere_is_brought_them_like_the_pack(imag
 def test_a_process_with_other_code_trains_nothing_and_fails_no_trial(packed, tmp_path):
     """The driver's code is another one here, which is the same to a process as code of its own that is."""
     delivery = offer(build_config(tmp_path), packed)
-    terms = dataclasses.replace(delivery.terms, versions=(*delivery.terms.versions[:-1], ("project", "other")))
+    versions = (*delivery.requirements.versions[:-1], ("project", "other"))
+    requirements = dataclasses.replace(delivery.requirements, versions=versions)
 
     @ray.remote
     def train():
         from search.cluster.worker import run_job
 
-        return list(run_job(dataclasses.replace(delivery, terms=terms), None, None))
+        return list(run_job(dataclasses.replace(delivery, requirements=requirements), None, None))
 
     with pytest.raises(NodeError, match=r"has project .* and the driver other: install the same on both"):
         ray.get(train.remote())

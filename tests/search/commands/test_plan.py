@@ -36,10 +36,10 @@ def test_the_estimate_lets_one_in_reduction_factor_survive_each_rung(search, epo
 @pytest.mark.parametrize(
     ("search", "more", "told"),
     [
-        ({"max_concurrent": 4, "grace_epochs": 1}, {}, "about 5 whole trainings on 4 slots; first rung at epoch 1"),
-        ({"max_concurrent": 1, "max_hours": 2}, {}, "at most 10 whole trainings on 1 slot; first rung at epoch 3"),
-        ({"scheduler": "none"}, {"cluster": {"cpus": 3}}, "about 18 whole trainings on 3 slots"),
-        ({}, {"resources": {"cnn": {"gpus": 1}}}, "about 10 whole trainings; first rung at epoch 3"),
+        ({"max_concurrent": 4, "grace_epochs": 1}, {}, "about 5 full trainings on 4 slots; first rung at epoch 1"),
+        ({"max_concurrent": 1, "max_hours": 2}, {}, "at most 10 full trainings on 1 slot; first rung at epoch 3"),
+        ({"scheduler": "none"}, {"cluster": {"cpus": 3}}, "about 18 full trainings on 3 slots"),
+        ({}, {"resources": {"cnn": {"gpus": 1}}}, "about 10 full trainings; first rung at epoch 3"),
         ({"max_epochs": {"cnn": 12, "resnet50": 6}}, {"cluster": {"address": "auto"}}, "epoch 4 or 2"),
     ],
 )

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from search.commands.predict import BATCH, answer, main
 from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import load_model
-from search.evaluation.statistics import call_real
+from search.evaluation.statistics import call_positive
 from trainables.augment import to_float
 
 APP = typer.Typer()
@@ -87,7 +87,7 @@ def test_an_image_is_called_as_the_evaluation_calls_it_also_where_its_probabilit
         record.write_text(json.dumps(content))
         (answered,) = json.loads(ask("one.png", "--json")[1])["images"]
         assert np.float32(answered["probability"]) == answered["probability"] == probability
-        called = call_real(np.array([probability]), content["tested"]["threshold"])
+        called = call_positive(np.array([probability]), content["tested"]["threshold"])
         assert (answered["label"] == "REAL") == called[0] == (probability > threshold)
 
 

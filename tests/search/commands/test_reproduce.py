@@ -16,7 +16,7 @@ from search.config.schema import ResourceConfig
 from search.evaluation.model_file import load_record
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import ModelFolder, build_job
-from search.evaluation.test import save_tested
+from search.evaluation.sealed_test import save_tested
 from search.record.manifest import build_manifest, save_manifest
 from search.record.object_store import Store
 from trainables.pack import pack

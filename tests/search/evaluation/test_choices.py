@@ -15,7 +15,7 @@ from search.evaluation.choices import (
     choose_winners,
     list_retrainings,
     read_entry,
-    recall,
+    reuse_calibration,
     stamp,
 )
 from search.evaluation.evaluate import _calibrate
@@ -103,27 +103,27 @@ def test_a_damaged_entry_is_refused():
 def test_a_threshold_once_chosen_on_validation_is_kept_for_the_same_choices_only():
     config, trials = make_config(threshold="validation"), [make_trial(0, 0.7), make_trial(1, 0.9)]
     fresh = choose(config, trials, FINGERPRINT)
-    assert fresh.is_open(fresh.winners[0])
+    assert fresh.needs_calibration(fresh.winners[0])
     chosen = dataclasses.replace(fresh, winners=(dataclasses.replace(fresh.winners[0], threshold=0.4),))
     evaluations = [build_entry(chosen)]
-    assert recall(evaluations, fresh) == chosen
-    assert not recall(evaluations, fresh).is_open(chosen.winners[0])
+    assert reuse_calibration(evaluations, fresh) == chosen
+    assert not reuse_calibration(evaluations, fresh).needs_calibration(chosen.winners[0])
     others = choose(config, [*trials, make_trial(2, 0.95)], FINGERPRINT)
-    assert recall(evaluations, others) == others
-    assert recall([], fresh) == fresh
+    assert reuse_calibration(evaluations, others) == others
+    assert reuse_calibration([], fresh) == fresh
 
 
 def test_a_temperature_once_fitted_on_validation_is_kept_and_given_to_the_retrainings():
     config, trials = make_config(temperature="validation", seeds=1), [make_trial(0, 0.7)]
     fresh = choose(config, trials, FINGERPRINT)
     assert (fresh.temperature, fresh.winners[0].temperature, fresh.winners[0].threshold) == ("validation", None, 0.5)
-    assert fresh.is_open(fresh.winners[0])
+    assert fresh.needs_calibration(fresh.winners[0])
     fitted = dataclasses.replace(fresh, winners=(dataclasses.replace(fresh.winners[0], temperature=1.7),))
-    assert recall([build_entry(fitted)], fresh) == fitted
+    assert reuse_calibration([build_entry(fitted)], fresh) == fitted
     assert [each.temperature for each in list_retrainings(config, trials, fitted)] == [1.7]
     other = choose(make_config(temperature=1.7, seeds=1), trials, FINGERPRINT)
-    assert recall([build_entry(fitted)], other) == other
-    assert not other.is_open(other.winners[0])
+    assert reuse_calibration([build_entry(fitted)], other) == other
+    assert not other.needs_calibration(other.winners[0])
 
 
 def test_values_from_validation_are_kept_when_only_other_models_or_seeds_are_added():
@@ -134,16 +134,16 @@ def test_values_from_validation_are_kept_when_only_other_models_or_seeds_are_add
         fresh, winners=tuple(winner.complete(None, 1.7, (0.6, 0.7, 0.8)) for winner in fresh.winners)
     )
     wanted = make_config(temperature="validation", max_train_images="all", seeds=2, front=True)
-    more = recall([build_entry(fitted)], choose(wanted, trials, FINGERPRINT, front=[2]))
+    more = reuse_calibration([build_entry(fitted)], choose(wanted, trials, FINGERPRINT, front=[2]))
     assert [(winner.label, winner.temperature, winner.curve) for winner in more.winners] == [
         ("cnn", 1.7, (0.6, 0.7, 0.8)),
         ("cnn-rank2", 1.0, None),
         ("resnet50", 1.7, (0.6, 0.7, 0.8)),
     ]
-    assert not any(map(more.is_open, more.winners))
+    assert not any(map(more.needs_calibration, more.winners))
     second = dataclasses.replace(wanted, evaluation=dataclasses.replace(wanted.evaluation, top_k=2))
-    other = recall([build_entry(more)], choose(second, trials, FINGERPRINT))
-    assert [winner.label for winner in other.winners if other.is_open(winner)] == ["cnn-rank2"]
+    other = reuse_calibration([build_entry(more)], choose(second, trials, FINGERPRINT))
+    assert [winner.label for winner in other.winners if other.needs_calibration(winner)] == ["cnn-rank2"]
 
 
 def calibrate(threshold, result):
@@ -199,11 +199,11 @@ def test_retrainings_with_other_images_than_the_search_train_the_whole_schedule(
     (retraining,) = list_retrainings(config, trials, choices)
     assert (retraining.epochs, retraining.max_train_images) == (3, used)
     assert f"with {images} images for 3 epochs" in choices.rule
-    assert choices.is_open(choices.winners[0])
+    assert choices.needs_calibration(choices.winners[0])
     measured = dataclasses.replace(choices, winners=(dataclasses.replace(choices.winners[0], curve=(0.6, 0.7, 0.8)),))
-    assert not measured.is_open(measured.winners[0])
-    assert recall([build_entry(measured)], choices) == measured
-    assert recall([build_entry(measured)], choose(make_config(seeds=1), trials, FINGERPRINT)) != measured
+    assert not measured.needs_calibration(measured.winners[0])
+    assert reuse_calibration([build_entry(measured)], choices) == measured
+    assert reuse_calibration([build_entry(measured)], choose(make_config(seeds=1), trials, FINGERPRINT)) != measured
 
 
 def test_architectures_and_recipes_may_have_their_own_numbers_of_seeds():

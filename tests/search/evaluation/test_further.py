@@ -13,7 +13,7 @@ import safetensors.numpy
 from search.cluster.job import Failure, Finished
 from search.cluster.worker import run_job
 from search.config.schema import ResourceConfig
-from search.evaluation import test as worker
+from search.evaluation import sealed_test as worker
 from search.evaluation.further import (
     Due,
     FurtherTest,
@@ -27,7 +27,7 @@ from search.evaluation.further import (
 from search.evaluation.model_file import load_predictions, load_record
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import ModelFolder, build_job, load_tests
-from search.evaluation.test import open_perturbed, save_tested, score_further
+from search.evaluation.sealed_test import open_perturbed, save_tested, score_further
 from search.record.object_store import Store
 from trainables.errors import InputError
 from trainables.splits import open_test

@@ -12,7 +12,7 @@ from search.config.yaml import read_yaml, write_yaml
 from search.evaluation.statistics import (
     NUM_RESAMPLES,
     bound,
-    call_real,
+    call_positive,
     choose_threshold,
     compare_pair,
     resample,
@@ -108,7 +108,7 @@ def test_the_loss_is_that_of_the_logits_also_where_a_probability_is_rounded_to_0
 
 
 def count_right(labels, probabilities, threshold):
-    return int((call_real(probabilities, threshold) == (labels == 1)).sum())
+    return int((call_positive(probabilities, threshold) == (labels == 1)).sum())
 
 
 def check_choice(labels, probabilities):
@@ -141,12 +141,12 @@ def test_every_image_can_be_called_real_and_every_image_fake(probability):
     probabilities = np.full(3, probability, np.float32)
     for label in (0, 1):
         labels = np.full(3, label, np.uint8)
-        assert call_real(probabilities, choose_threshold(labels, probabilities)).tolist() == [label == 1] * 3
+        assert call_positive(probabilities, choose_threshold(labels, probabilities)).tolist() == [label == 1] * 3
 
 
 def test_neighbours_in_float32_are_told_apart():
     labels, probabilities = np.array([0, 1], np.uint8), np.array(ADJACENT, np.float32)
-    assert call_real(probabilities, choose_threshold(labels, probabilities)).tolist() == [False, True]
+    assert call_positive(probabilities, choose_threshold(labels, probabilities)).tolist() == [False, True]
 
 
 def test_among_equally_good_thresholds_the_one_nearest_to_a_half_is_chosen():

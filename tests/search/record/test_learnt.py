@@ -12,9 +12,9 @@ import pytest
 from search.config.load import parse
 from search.config.yaml import read_yaml
 from search.record.folder import create_folder, open_study
-from search.record.learning import learn
 from search.record.learnt import load_learnt
 from search.record.object_store import Store
+from search.record.warm_start import learn
 from search.study import Study
 from trainables.errors import InputError
 

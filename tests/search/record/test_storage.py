@@ -373,7 +373,7 @@ def test_requests_are_recorded_once_in_a_database(database):
     study.ask()
     for _ in range(2):
         study.enqueue({"cnn.learning_rate": 0.02}, "first")
-    assert study.cut(0)
+    assert study.stop_trial(0)
     for _ in range(2):
         study.stop("second")
     study._journal.close()

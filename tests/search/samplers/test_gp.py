@@ -6,7 +6,15 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import Matern
 
 from search.samplers import gp
-from search.samplers.gp import Kernel, Rows, expect_improvement, fit, measure_misfit, predict, select_rows
+from search.samplers.gp import (
+    Kernel,
+    Rows,
+    compute_negative_log_posterior,
+    expect_improvement,
+    fit,
+    predict,
+    select_rows,
+)
 
 OWNERS = np.array([0, 0, 1, 2, 2, 2])
 LENGTHS = np.array([0.7, 1.3, 0.4])
@@ -25,7 +33,9 @@ def test_the_gradient_of_the_misfit_is_that_of_its_differences():
     given = squares, pdist(rows.rungs[:, None], "cityblock"), rows.scores, np.zeros(5)
     start = np.log([*LENGTHS, 0.5, 0.2])
     error = optimize.check_grad(
-        lambda logs: measure_misfit(logs, *given)[0], lambda logs: measure_misfit(logs, *given)[1], start
+        lambda logs: compute_negative_log_posterior(logs, *given)[0],
+        lambda logs: compute_negative_log_posterior(logs, *given)[1],
+        start,
     )
     assert error < 1e-4
 
@@ -41,7 +51,7 @@ def test_the_misfit_and_the_prediction_at_one_rung_are_those_of_scikit_learn():
     assert deviations == pytest.approx(expected[1])
     squares = np.stack([pdist(rows.points[:, owner == OWNERS], "sqeuclidean") for owner in range(3)])
     logs = np.log([*LENGTHS, 0.5, 0.2])
-    misfit, _ = measure_misfit(logs, squares, np.zeros(squares.shape[1]), rows.scores, logs)
+    misfit, _ = compute_negative_log_posterior(logs, squares, np.zeros(squares.shape[1]), rows.scores, logs)
     assert misfit == pytest.approx(-peer.log_marginal_likelihood_value_ - 20.0 * np.log(2.0 * np.pi))
 
 

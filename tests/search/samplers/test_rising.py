@@ -5,7 +5,7 @@ import pytest
 from search.config.load import parse
 from search.record.trial import State, Trial
 from search.report.searches import describe_shares
-from search.samplers.rising import WINDOW, list_able
+from search.samplers.rising import WINDOW, list_contenders
 from search.samplers.shares import choose_architecture
 
 FLAT = [0.5] * (WINDOW + 1)
@@ -25,7 +25,7 @@ RISING = [0.01 * step for step in range(WINDOW + 2)]  # by 0.01 a trial, now 0.0
     ],
 )
 def test_an_architecture_is_behind_if_its_slope_does_not_reach_the_best(scores, left, able):
-    assert list_able(scores, left) == able
+    assert list_contenders(scores, left) == able
 
 
 def search(values, **settings):

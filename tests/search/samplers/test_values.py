@@ -6,7 +6,7 @@ import pytest
 
 from search.config.search import SearchConfig
 from search.record.trial import State, Trial
-from search.samplers.values import Values, carry, list_bests, list_levels, take_highest
+from search.samplers.values import Values, extrapolate, list_bests, list_levels, take_highest
 
 NAN = math.nan
 
@@ -68,7 +68,7 @@ def test_a_value_is_carried_by_the_line_through_the_trials_that_reached_both_run
     low = np.linspace(0.0, 1.0, 200)
     bests = np.column_stack([low, 0.5 * low + 0.4])
     bests[:50, 1] = NAN
-    carried = carry(bests)
+    carried = extrapolate(bests)
     assert carried[:, 0] == pytest.approx(0.5 * low + 0.4, abs=0.01)
     assert np.array_equal(carried[:, 1], bests[:, 1], equal_nan=True)
 
@@ -77,7 +77,7 @@ def test_values_are_carried_rung_by_rung():
     low = np.linspace(0.0, 1.0, 100)
     whole = np.column_stack([low, low + 0.1, low + 0.3])
     stopped = np.array([[0.5, NAN, NAN], [0.5, 0.6, NAN]])
-    assert carry(np.concatenate([whole, stopped]))[-2:, :2] == pytest.approx(
+    assert extrapolate(np.concatenate([whole, stopped]))[-2:, :2] == pytest.approx(
         np.array([[0.8, NAN], [0.8, 0.8]]), abs=1e-6, nan_ok=True
     )
 
@@ -85,22 +85,22 @@ def test_values_are_carried_rung_by_rung():
 @pytest.mark.parametrize(("rise", "slope"), [(-3.0, 0.0), (7.0, 2.0)])
 def test_the_slope_of_the_line_is_between_0_and_2(rise, slope):
     low = np.linspace(0.0, 1.0, 50)
-    carried = carry(np.column_stack([low, rise * low]))[:, 0]
+    carried = extrapolate(np.column_stack([low, rise * low]))[:, 0]
     assert np.ptp(carried) == pytest.approx(slope)
     assert carried.mean() == pytest.approx(rise / 2)
 
 
 def test_without_a_trial_at_the_next_rung_a_value_stays_as_it_is():
-    assert np.array_equal(carry(np.array([[0.3, NAN], [0.5, NAN]]))[:, 0], [0.3, 0.5])
-    assert np.isnan(carry(np.full((2, 3), NAN))).all()
+    assert np.array_equal(extrapolate(np.array([[0.3, NAN], [0.5, NAN]]))[:, 0], [0.3, 0.5])
+    assert np.isnan(extrapolate(np.full((2, 3), NAN))).all()
 
 
 def test_one_trial_at_both_rungs_moves_the_others_by_what_it_gained():
-    assert carry(np.array([[0.3, 0.4], [0.5, NAN], [0.1, NAN]]))[:, 0] == pytest.approx([0.4, 0.6, 0.2])
+    assert extrapolate(np.array([[0.3, 0.4], [0.5, NAN], [0.1, NAN]]))[:, 0] == pytest.approx([0.4, 0.6, 0.2])
 
 
 def test_equal_values_at_a_rung_are_carried_to_the_mean_of_the_next():
-    assert carry(np.array([[0.5, 0.6], [0.5, 0.8], [0.5, NAN]]))[:, 0] == pytest.approx([0.7, 0.7, 0.7])
+    assert extrapolate(np.array([[0.5, 0.6], [0.5, 0.8], [0.5, NAN]]))[:, 0] == pytest.approx([0.7, 0.7, 0.7])
 
 
 def test_the_value_of_a_trial_is_that_of_its_highest_rung():

@@ -27,7 +27,7 @@ from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.perturbations import perturb
 from search.evaluation.result import Calibration, TestedModel
 from search.evaluation.retrainings import ModelFolder, build_job
-from search.evaluation.statistics import call_real, choose_threshold, score
+from search.evaluation.statistics import call_positive, choose_threshold, score
 from search.record.provenance import describe_code
 from trainables.config import TrainConfig, list_values
 from trainables.metrics import to_probabilities
@@ -170,7 +170,7 @@ def _predict(model: nn.Module, test: Split, retraining: Retraining, trained: Tra
     logits = _score(model, test, trained.config, trained.device)
     probabilities = to_probabilities(logits, retraining.temperature).numpy()
     labels = test.labels.index_select(0, test.indices).numpy()
-    wrong = np.flatnonzero(call_real(probabilities, retraining.threshold) != (labels == 1))
+    wrong = np.flatnonzero(call_positive(probabilities, retraining.threshold) != (labels == 1))
     surest_first = np.argsort(-np.abs(probabilities[wrong] - labels[wrong]), kind="stable")
     mistakes = wrong[surest_first][:NUM_MISTAKES]
     images = test.images.index_select(0, test.indices[torch.from_numpy(mistakes)]).numpy()

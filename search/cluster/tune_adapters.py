@@ -32,7 +32,7 @@ class _Driver:
         return self
 
 
-class Proposals(_Driver, Searcher):
+class SearcherAdapter(_Driver, Searcher):
     """Tune's view of `Source.ask`."""
 
     def __init__(self, source: Source, look: Callable[[], Collection[int]]) -> None:
@@ -74,10 +74,12 @@ class Proposals(_Driver, Searcher):
         """Restore nothing: the source keeps the state."""
 
 
-class Stopping(_Driver, FIFOScheduler):
+class SchedulerAdapter(_Driver, FIFOScheduler):
     """Tune's view of `Source.report` and `Source.fail`; counts how often the worker of a job broke down."""
 
-    def __init__(self, source: Source, proposals: Proposals, *, max_failures: int, timeout_s: float | None) -> None:
+    def __init__(
+        self, source: Source, proposals: SearcherAdapter, *, max_failures: int, timeout_s: float | None
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Tune's own
         self._source = source
         self._max_failures = max_failures
@@ -173,10 +175,10 @@ class Stopping(_Driver, FIFOScheduler):
         self._ended.clear()
 
 
-class Halting(_Driver, Stopper):
+class StopperAdapter(_Driver, Stopper):
     """Tune's view of a source that halts, and of a signal that ends the run."""
 
-    def __init__(self, source: Source, pressed: list[int], stopping: Stopping) -> None:
+    def __init__(self, source: Source, pressed: list[int], stopping: SchedulerAdapter) -> None:
         self._source = source
         self._pressed = pressed
         self._stopping = stopping

@@ -15,7 +15,7 @@ from search.evaluation import result
 from search.evaluation.model_file import load_predictions, load_record
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import ModelFolder, build_job, load_tested, load_tests
-from search.evaluation.test import NUM_MISTAKES, measure_on_validation, save_tested
+from search.evaluation.sealed_test import NUM_MISTAKES, measure_on_validation, save_tested
 from trainables import checkpoint
 from trainables.splits import open_test
 
