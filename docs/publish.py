@@ -78,11 +78,14 @@ def publish(study: Path, root: Path, console: Console, *, accept_missing: bool =
         write_trials(result.trials, folder / "trials.parquet")
         save_manifest(folder, name_no_machine(result.manifest))
         (folder / "README.md").write_text(describe(result, opened.journal, folder, bundled))
-    winner = next(each for each in _rank(result) if each.rank == 1)
+        if not (winners := [each for each in _rank(result) if each.rank == 1]):
+            raise InputError(f"{study}: no winner has a model, so there is no recipe to write: evaluate again")
+    winner = winners[0]
     recipe = root / "configs" / "recipes" / f"{config.name}_{shorten(winner.architecture)}.yaml"
     recipe.write_text(format_recipe(result, winner))
+    published = _replace(target, folder)
     shutil.rmtree(root / "reference" / "open" / config.name, ignore_errors=True)
-    return _replace(target, folder)
+    return published
 
 
 def list_missing(study: OpenStudy) -> list[str]:

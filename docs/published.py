@@ -133,11 +133,10 @@ def describe_open(config: StudyConfig, manifest: Mapping[str, Any], journal: Jou
 
 
 def _describe_seal(manifest: Mapping[str, Any], missing: Sequence[str]) -> str:
-    evaluations = manifest["evaluations"]
-    if not any(entry["opened"] for entry in evaluations):
+    if not (openings := [entry["opened"] for entry in manifest["evaluations"] if entry["opened"]]):
         return "The test split is sealed: no model of this study was tested."
     return (
-        f"The test split was opened at {evaluations[-1]['opened']['time']}, and its choices are in `study.yaml`. "
+        f"The test split was opened at {openings[-1]['time']}, and its choices are in `study.yaml`. "
         f"Missing on the machine that wrote this: {', '.join(missing)}."
     )
 
