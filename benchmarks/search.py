@@ -188,7 +188,7 @@ def main() -> None:
     if arguments.short:
         trials, images, epochs, rounds = 3, 400, 2, 1
     if "syne" in sides and importlib.util.find_spec("syne_tune") is None:
-        print("Syne Tune is left out: it is not installed (pip install 'cifake-search[peers]').")
+        print("Syne Tune is left out: it is not installed (pip install '.[peers]').")
         sides.remove("syne")
     with tempfile.TemporaryDirectory() as scratch:
         data = prepare(Path(scratch), arguments.data, images)

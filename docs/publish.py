@@ -1,7 +1,7 @@
 """Publishes an evaluated study in reference/, small enough for the repository, and its winner as a recipe.
 
     python -m docs.publish results/NAME
-    python -m docs.publish results/NAME --open   # a study that goes on: what continues it, in reference/open
+    python -m docs.publish results/NAME --open   # an interrupted study: what continues it, in reference/open
 
 `inspect`, `dashboard`, `reproduce` and plain Optuna open the published folder like the study's own. It has the records
 of all models but the weights of one: the best on validation of those that are small enough, with seed 0. Images of the

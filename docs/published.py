@@ -76,7 +76,7 @@ def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> st
     name, searches = result.study, summarize_search(result.config, result.trials)
     architecture = shorten(next(iter(result.winners)))
     lines = [
-        f"# Reference study {name}",
+        f"# Published study {name}",
         *("", SUMMARY, *(line for quote in list_quotes(result) for line in (f"{quote}.", ""))),
         *(*tabulate(pd.read_csv(folder / "report/comparison.csv")), SUMMARY, ""),
         "± is the standard deviation over seeds, the interval a 95 % bootstrap over the test images. Notes, further",
@@ -106,7 +106,7 @@ def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> st
 
 
 def describe_open(config: StudyConfig, manifest: Mapping[str, Any], journal: Journal, missing: Sequence[str]) -> str:
-    """Return the README of a study that goes on, given what its evaluation lacks."""
+    """Return the README of an interrupted study, given what its evaluation lacks."""
     trials = journal.load()
     ended = [trial for trial in trials if trial.state is not State.RUNNING]
     lines = [

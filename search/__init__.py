@@ -45,7 +45,7 @@ def search(
     from search.config.load import parse
     from search.config.schema import StudyConfig
     from search.config.space import Choice, Range
-    from search.listeners.status import rank_trials
+    from search.record.trial import rank_trials
     from search.run import run_search  # imports Ray, which a worker that imports the user's module does not need
 
     is_script = not inspect.isfunction(function) or function.__module__ == "__main__"

@@ -40,6 +40,8 @@ from trainables.errors import InputError
 DEFAULT_CONFIG = Path("configs/local.yaml")
 """Path below `ROOT`: the studies in configs/ are installed with the packages."""
 
+SILENCE_CURE = "search.trial_timeout_s ends a trial that hangs; Ctrl-C ends the command, which can be resumed"
+
 
 def main(
     config: Annotated[
@@ -138,7 +140,7 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
 
 
 def _is_over(config: StudyConfig, packed: Path | None, sources: Sequence[Any]) -> bool:
-    """Answer whether a study in a folder has nothing left to search or to retrain."""
+    """Return whether a study in a folder has nothing left to search or to retrain."""
     journal = None
     if not config.url and (config.directory / MANIFEST).exists() and not has_requests(config.directory):
         with contextlib.suppress(InputError):  # opening it repairs or refuses it
@@ -174,7 +176,7 @@ def _search(
             listeners.append(tracker := build_tracker(config, opened.manifest["id"], live.note))
             stack.callback(tracker.close)
         stack.callback(checkpoints.close)
-        listeners += [live, silence := Silence(config.search.trial_timeout_s, live.note)]
+        listeners += [live, silence := Silence(config.search.trial_timeout_s, live.note, SILENCE_CURE)]
         stack.callback(silence.close)
         if config.tracking.tensorboard:
             from search.listeners.tensorboard import EventFiles

@@ -15,9 +15,9 @@ from search.record.journal import Journal
 from search.record.trial import Listener, State, Trial
 from search.samplers.candidates import EXHAUSTED, Proposer
 from search.samplers.shares import check_shares
-from search.schedulers import budget
-from search.schedulers.patience import find_end
+from search.schedulers import search_end
 from search.schedulers.scheduler import Scheduler, ask_scheduler, build_scheduler
+from search.schedulers.trial_end import find_end
 from trainables.errors import InputError
 from trainables.names import is_own, require_imported
 
@@ -61,7 +61,7 @@ class Study:
         self._running: dict[int, Trial] = {}
         self._ends: list[str | None] = []  # for each trial that ended, in order: why it failed, or None
         self._stops = journal.list_stops()
-        self._started = time.monotonic() - budget.count_elapsed(search, self.trials, journal.elapsed_s)
+        self._started = time.monotonic() - search_end.count_elapsed(search, self.trials, journal.elapsed_s)
         self._replay()
 
     @property
@@ -73,14 +73,14 @@ class Study:
     def halt_reason(self) -> str | None:
         """Why the study ends before its last trial, or None."""
         search = self.config.search
-        spent = budget.describe_spent(search, self.num_epochs, self.elapsed_s)
+        spent = search_end.describe_spent(search, self.num_epochs, self.elapsed_s)
         exhausted = EXHAUSTED if self._proposer.is_exhausted and not (self._running or self._waiting) else None
-        stopped = budget.describe_stop(search, self._stops)
-        ended = self._progress.describe_end(search) or budget.describe_failures(self._ends)
+        stopped = search_end.describe_stop(search, self._stops)
+        ended = self._progress.describe_end(search) or search_end.describe_failures(self._ends)
         return stopped or spent or ended or exhausted
 
     @property
-    def is_finished(self) -> bool:
+    def is_over(self) -> bool:
         """Whether every trial has ended and no other will start."""
         return not self._waiting and not self._running and len(self.trials) >= self.config.search.num_trials
 
@@ -147,7 +147,7 @@ class Study:
 
     def stop(self, request: str) -> None:
         """Record that the search was stopped by hand: it halts, and continues only with another budget."""
-        self._journal.add_stop(request, budget.list_budget(self.config.search))
+        self._journal.add_stop(request, search_end.list_budget(self.config.search))
         self._stops = self._journal.list_stops()
 
     def stop_trial(self, number: int) -> bool:
@@ -232,7 +232,7 @@ class Study:
         self._journal.end_trial(trial, state, reason, attributes)
         self._running.pop(trial.number, None)
         if state is State.FAIL and trial.epochs:  # its values no longer count
-            self._progress = budget.Progress(self.trials, self._journal.list_epochs())
+            self._progress = search_end.Progress(self.trials, self._journal.list_epochs())
         else:
             self._progress.add_end(trial)
         if trial.architecture in self._candidates:
@@ -247,7 +247,7 @@ class Study:
             self._candidates[trial.architecture].start(trial, is_first=trial.number in self._first)
         stops: dict[int, bool] = {}
         epochs = self._journal.list_epochs()
-        self._progress = budget.Progress(self.trials, epochs)
+        self._progress = search_end.Progress(self.trials, epochs)
         for number, epoch in epochs:
             stops[number] = self._ask_scheduler(self.trials[number], epoch)
         for trial in self.trials:

@@ -35,7 +35,7 @@ def as_list(value):
 
 
 def is_fulfilled(operator, wanted, actual):
-    """Answer whether a condition holds; a key that the request lacks fulfils none of these."""
+    """Return whether a condition holds; a key that the request lacks fulfils none of these."""
     if operator == "StringEquals":
         return actual in as_list(wanted)
     if operator == "Bool":

@@ -77,11 +77,11 @@ def test_a_node_that_joins_with_other_code_ends_the_search_and_mended_it_continu
     code = project / "search" / "cluster" / "job.py"
     before = code.read_text()
     code.write_text(f"{before}# another version\n")
-    cluster.add_node(num_cpus=1)
+    cluster.add_node(wait=False, num_cpus=1)
     assert search.wait() == 1, (project / "output.txt").read_text()
     last = (project / "output.txt").read_text().splitlines()[-1]
     assert last.startswith("error: node ")
-    assert " has project " in last
+    assert " has code " in last
     assert last.endswith("install the same on both; the same command with --resume continues from here")
 
     trials = Journal.read(project.parent / "results" / "tiny" / "study.journal", "tiny").load()

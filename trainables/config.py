@@ -25,9 +25,9 @@ IMAGE_SIZE = 32
 WITHOUT_GRAPH = ", without a CUDA graph: "
 """Text in a record between a device's name and the reason why its steps were not recorded as a CUDA graph."""
 
-OPTIMIZERS = ("adam", "adamw", "sgd", "muon")
+OPTIMIZER_NAMES = ("adam", "adamw", "sgd", "muon")
 PRECISIONS = ("auto", "float32", "bfloat16")
-LARGEST = 1e38
+MAX_FACTOR = 1e38
 """Bound of an optimizer's factors; the largest float32 is 3.4e38."""
 
 
@@ -106,11 +106,11 @@ class TrainConfig:
         check_field(self, "batch_size", self.batch_size >= 1, "at least 1")
         if check := getattr(self.model, "check", None):
             check(size=self.size, batch_size=self.batch_size)
-        is_known = self.optimizer in OPTIMIZERS or is_own(self.optimizer)
-        check_field(self, "optimizer", is_known, f"one of {', '.join(OPTIMIZERS)}, or module:Name of your own")
+        is_known = self.optimizer in OPTIMIZER_NAMES or is_own(self.optimizer)
+        check_field(self, "optimizer", is_known, f"one of {', '.join(OPTIMIZER_NAMES)}, or module:Name of your own")
         for rate in ("learning_rate", "muon_learning_rate"):
-            check_field(self, rate, 0.0 < getattr(self, rate) <= LARGEST, f"above 0, at most {LARGEST:g}")
-        check_field(self, "weight_decay", 0.0 <= self.weight_decay <= LARGEST, f"0 to {LARGEST:g}")
+            check_field(self, rate, 0.0 < getattr(self, rate) <= MAX_FACTOR, f"above 0, at most {MAX_FACTOR:g}")
+        check_field(self, "weight_decay", 0.0 <= self.weight_decay <= MAX_FACTOR, f"0 to {MAX_FACTOR:g}")
         check_field(self, "warmup_frac", 0.0 <= self.warmup_frac < 1.0, "0 up to, not including, 1")
         check_field(self, "crop_padding", 0 <= self.crop_padding <= self.size // 2, f"0 to {self.size // 2}")
         check_field(self, "cutout", 0 <= self.cutout <= self.size, f"0 to {self.size}")
@@ -168,7 +168,7 @@ def get_architecture(name: str) -> Any:
 
 
 def is_function(architecture: str) -> bool:
-    """Answer whether a name stands for a training function of the user, which has no network of ours to build."""
+    """Return whether a name stands for a training function of the user, which has no network of ours to build."""
     return architecture in IMPORTED and not inspect.isclass(IMPORTED[architecture])
 
 
@@ -187,7 +187,7 @@ def list_rules(architecture: str, size: int) -> Mapping[tuple[str, Value], tuple
         return {}
     kind = get_architecture(architecture)
     own = kind.without_effect(size) if hasattr(kind, "without_effect") else {}
-    return {**own, **{("optimizer", name): ("muon_learning_rate",) for name in OPTIMIZERS if name != "muon"}}
+    return {**own, **{("optimizer", name): ("muon_learning_rate",) for name in OPTIMIZER_NAMES if name != "muon"}}
 
 
 def list_without_effect(architecture: str, params: Mapping[str, Value], size: int) -> set[str]:

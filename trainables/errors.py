@@ -1,17 +1,18 @@
-"""The errors that are no fault of this code. This is the whole tree; search/ defines some of its branches.
+"""The errors that are no fault of this code. Those with a file name are defined there.
 
 OSError
-+-- StoreError      the object store cannot be read or written
++-- StoreError      the object store cannot be read or written (search/record/errors.py)
 ValueError
 +-- InputError      the user can correct it: one sentence, exit code 2
 +-- ImageError      a file is not an image: packing stops, or skips and lists it
 RuntimeError
 +-- TrainingError   a trial cannot continue: the reason is recorded, the search continues
-+-- NodeError       a node cannot run trials: the search stops, --resume continues it
++-- StorageLost     the connection to the database was lost (search/record/errors.py)
++-- NodeError       a node cannot run trials: the search stops, --resume continues it (search/cluster/job.py)
 InputError
 +-- FunctionError   a training function is wrong for every trial: the search stops, --accept-changes continues it
 KeyboardInterrupt
-+-- Interrupted     a signal ends the command; --resume continues the study
++-- Interrupted     a signal ends the command; --resume continues the study (search/cluster/signals.py)
 """
 
 import errno

@@ -166,11 +166,11 @@ def _choose_classes(source: Source, found: dict[tuple[str, str], list[str]], pos
         )
     if bad := [name for name in names if not name.isprintable() or len(name) > LONGEST]:
         raise InputError(
-            f"{source.path}: the class {bad[0][:LONGEST]!a} needs a printable name of {LONGEST} characters"
+            f"{source.path}: the class {bad[0][:LONGEST]!a} needs a printable name of at most {LONGEST} characters"
         )
     first, second = names
     if positive is not None and positive not in names:
         raise InputError(
-            f"positive = {positive!r}: {source.path} has the classes {first} and {second}: name one of them"
+            f"data.positive = {positive!r}: {source.path} has the classes {first} and {second}: name one of them"
         )
     return (second, first) if positive == first else (first, second)

@@ -13,13 +13,13 @@ IMPORTED: dict[str, Any] = {}
 
 
 def is_own(name: str) -> bool:
-    """Answer whether a name means code of the user, as module:Name does."""
+    """Return whether a name means code of the user, as module:Name does."""
     module, _, attribute = name.partition(":")
     return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
 def is_unknown(name: str) -> bool:
-    """Answer whether a name means code of the user that this process did not import."""
+    """Return whether a name means code of the user that this process did not import."""
     return is_own(name) and name not in IMPORTED
 
 

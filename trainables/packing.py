@@ -66,7 +66,7 @@ def write_pack(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         needed = len(members) * (3 * settings.size**2 + 9) // 1_000_000 + 1
-        raise InputError(f"no space left in {cache}: free {needed} MB there or choose another folder") from error
+        raise InputError(f"no space left in {cache}: free {needed} MB there, or set another data.cache") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
@@ -81,13 +81,15 @@ def _divide(source: Source, layout: Layout, test_fraction: float | None) -> list
     if is_whole and test_fraction is None:
         raise InputError(f"{source.path} has no train and test folders: set data.test_fraction, such as 0.2")
     if test_fraction is not None and not is_whole:
-        raise InputError(f"test_fraction = {test_fraction}: {source.path} has a test split of its own: leave it null")
+        raise InputError(
+            f"data.test_fraction = {test_fraction}: {source.path} has a test split of its own: leave it null"
+        )
     members = source.measure(layout.files)
     if test_fraction is not None:
         members = [_carve(member, test_fraction) for member in members]
         present = {"/".join(member.name.split("/")[:2]) for member in members}
         parts = [f"{split}/{label}" for split in ("train", "test") for label in layout.classes]
-        require_classes(source, parts, present, f"with test_fraction = {test_fraction} has no images in")
+        require_classes(source, parts, present, f"with data.test_fraction = {test_fraction} has no images in")
     return sorted(members, key=lambda member: member.name)
 
 

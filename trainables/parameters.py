@@ -57,7 +57,7 @@ def list_parameters(taker: Any, skip: tuple[str, ...] = ()) -> Mapping[str, Para
 
 
 def is_storable(number: float) -> bool:
-    """Answer whether the record of a study may have a number; NaN and infinities are refused too."""
+    """Return whether the record of a study may have a number; NaN and infinities are refused too."""
     return abs(number) <= (LARGEST if isinstance(number, float) else 2**53)
 
 

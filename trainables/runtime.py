@@ -52,7 +52,7 @@ def choose_precision(wanted: str, device: torch.device) -> str:
 
 @functools.cache
 def multiplies_bfloat16() -> bool:
-    """Answer whether this processor multiplies bfloat16 natively; on other processors it is slower than float32."""
+    """Return whether this processor multiplies bfloat16 natively; on other processors it is slower than float32."""
     known = getattr(torch.cpu, "get_capabilities", dict[str, Any])()  # torch 2.11 lacks it
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 

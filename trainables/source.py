@@ -165,7 +165,7 @@ Source = Folder | Archive
 
 
 def is_hidden(path: str) -> bool:
-    """Answer whether a path inside a source is hidden, or is a file that file managers create."""
+    """Return whether a path inside a source is hidden, or is a file that file managers create."""
     return any(part.startswith(".") or part in CLUTTER for part in path.split("/"))
 
 

@@ -1,6 +1,6 @@
 """Opens the splits of a packed data set, mapped into memory: train, validation and the sealed test split.
 
-`trainables.pack_info` describes the files and decides which images belong to which split.
+`trainables.pack_info` describes the files; `trainables.partition` decides which images train and which validate.
 """
 
 import dataclasses
@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from trainables.layout import SOURCE
-from trainables.pack_info import draw_train, locate, read_pack_json, split_train
+from trainables.pack_info import locate, read_pack_json
+from trainables.partition import draw_train, split_train
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ class Split:
 
 
 def open_train(pack: Path, *, val_fraction: float, seed: int, max_images: int | None) -> tuple[Split, Split]:
-    """Open the training and the validation split, as `trainables.pack_info.split_train` chooses them.
+    """Open the training and the validation split, as `trainables.partition.split_train` chooses them.
 
     Raises:
         InputError: If the pack is damaged, or a class would have no images in a split.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.augment import crop, cutout, flip, to_float
-from trainables.config import OPTIMIZERS, WITHOUT_GRAPH, TrainConfig
+from trainables.config import OPTIMIZER_NAMES, WITHOUT_GRAPH, TrainConfig
 from trainables.optim import set_capturable
 from trainables.runtime import autocast, seed_block
 from trainables.seed import derive_seed
@@ -87,7 +87,7 @@ class RecordedStep(Step):
         # Autograd remembers the stream of a weight's first use, so all steps must run on the recording stream.
         self._stream = _get_stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        if config.optimizer in OPTIMIZERS:
+        if config.optimizer in OPTIMIZER_NAMES:
             set_capturable(optimizer, True)
         else:
             self.remark = f"{WITHOUT_GRAPH}an optimizer of your own"

@@ -153,9 +153,7 @@ def predict(
         return _score(model, split.to(device), flip_average=flip_average)
 
 
-def score_batch(
-    model: nn.Module, images: Tensor, *, flip_average: bool = False, precision: str | None = None
-) -> Tensor:
+def score_batch(model: nn.Module, images: Tensor, *, flip_average: bool, precision: str | None = None) -> Tensor:
     """Compute the logits (N,) float32 of images uint8 (N, size, size, 3) on the model's device.
 
     Args:

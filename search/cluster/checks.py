@@ -155,7 +155,7 @@ def find_problem(state: NodeState, arrives: Callable[[Probe], bool]) -> str | No
 def describe_versions() -> dict[str, str]:
     """Return the versions on which a result depends, as they are installed on this machine."""
     packages = {name: version(name) for name in ("ray", "torch")}
-    return {"Python": platform.python_version(), **packages, "project": hash_source(ROOT)[:12]}
+    return {"Python": platform.python_version(), **packages, "code": hash_source(ROOT)[:12]}
 
 
 @functools.cache

@@ -36,7 +36,7 @@ class Job:
     """Secret of the driver's user, with which the checkpoints of a training function are signed."""
     code: str | None = None
     """Folder of the user's own modules."""
-    sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    own_hashes: dict[str, str] = dataclasses.field(default_factory=dict)
     """SHA-256 of these modules on the driver's node, by their path."""
     pack: str | None
     """Folder of the packed images; None for a training function of the user."""
@@ -113,7 +113,7 @@ class NodeError(RuntimeError):
     """
 
 
-class Source(Protocol):
+class JobSource(Protocol):
     """Hands out jobs and receives their messages, in the driver's process."""
 
     @property

@@ -54,7 +54,7 @@ def _watch(needed: dict[str, psutil.Process], stop: threading.Event) -> None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Answer whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -229,9 +229,11 @@ def find_problem(config: StudyConfig, nodes: Sequence[Node]) -> str | None:
     wanted = [config.get_resources(architecture) for architecture in config.search.architectures]
     useful = [node.address for node in nodes if any(map(node.count, wanted))]
     if len(useful) < config.cluster.min_nodes:
+        asked = f"cluster.min_nodes = {config.cluster.min_nodes}:"
+        if config.cluster.address == "local":
+            return f"{asked} a local Ray has one node: set it to 1, or set cluster.address to a cluster"
         return (
-            f"cluster.min_nodes = {config.cluster.min_nodes}: after {config.cluster.wait_s:g} seconds "
-            f"{len(useful)} are up on which a trial fits ({', '.join(useful)}): check `ray status`, lower it, or raise "
-            "cluster.wait_s"
+            f"{asked} after {config.cluster.wait_s:g} seconds a trial fits on {len(useful)} of {len(nodes)} nodes "
+            f"({', '.join(useful)}): check `ray status`, lower it, or raise cluster.wait_s"
         )
     return None

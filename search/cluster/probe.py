@@ -30,7 +30,7 @@ class Probe:
             (Path(self.folder) / self.name).write_bytes(self.content)
 
     def has_arrived(self) -> bool:
-        """Answer whether the file can be read here."""
+        """Return whether the file can be read here."""
         try:
             return read_file(self.folder, self.name) == self.content
         except OSError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from search.cluster.job import Job, Source, Work
+from search.cluster.job import Job, JobSource, Work
 from search.cluster.signals import Interrupted, watch_signals
 from search.cluster.trials import Trials
 from search.cluster.tune_adapters import SchedulerAdapter, SearcherAdapter, StopperAdapter
@@ -42,7 +42,7 @@ def run_study(
     """
     trials, timeout_s = Trials(study, make_job, inbox), study.config.search.trial_timeout_s
     run_jobs(trials, work, study.config, slots=slots, timeout_s=timeout_s, look=trials.take_requests)
-    if study.is_finished:
+    if study.is_over:
         return None
     if (reason := study.halt_reason) is None:
         left = [str(trial.number) for trial in study.trials if trial.state is State.RUNNING]
@@ -53,7 +53,7 @@ def run_study(
 
 
 def run_jobs(
-    source: Source,
+    source: JobSource,
     work: Work,
     config: StudyConfig,
     *,

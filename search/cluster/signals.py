@@ -28,14 +28,14 @@ _again: str | None = None
 class Interrupted(KeyboardInterrupt):
     """A signal asked the program to end; the study can be resumed."""
 
-    def __init__(self, number: int = signal.SIGINT) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__()
         self.number = number
         """The signal; SIGPIPE if the output is no longer read."""
 
 
 @contextmanager
-def handle_signals(again: str | None = None) -> Iterator[None]:
+def handle_signals(again: str | None) -> Iterator[None]:
     """Raise Interrupted in the block at the first signal; end the program at the second, or after the grace period.
 
     After the first signal this stays so after the block too: the program is ending, and all facts are on the disk. A

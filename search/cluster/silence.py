@@ -20,16 +20,20 @@ LOOK_S = 1.0
 class Silence(Listener):
     """Reports a silence of all trainings; it ends no training."""
 
-    def __init__(self, timeout_s: float | None, note: Callable[[str], None], look_s: float = LOOK_S) -> None:
+    def __init__(
+        self, timeout_s: float | None, note: Callable[[str], None], cure: str, *, look_s: float = LOOK_S
+    ) -> None:
         """Start the watch.
 
         Args:
             timeout_s: Seconds of silence that are allowed; None derives them from the slowest epoch.
             note: Prints the sentence; called from a thread.
+            cure: What the user may do; the end of the sentence.
             look_s: Seconds between two checks.
         """
         self._timeout_s = timeout_s
         self._note = note
+        self._cure = cure
         self._look_s = look_s
         self._slowest_s: float | None = None
         self._heard = time.monotonic()
@@ -80,6 +84,6 @@ class Silence(Listener):
             if heard != said and silent_s > self.get_patience():
                 said = heard
                 self._note(
-                    f"no training has reported for {silent_s:.0f} seconds; search.trial_timeout_s ends a trial that "
-                    "hangs; Ctrl-C ends the command, and it can be resumed"
+                    f"no training has reported for {silent_s:.0f} seconds: an epoch takes long, or a worker hangs; "
+                    f"{self._cure}"
                 )

@@ -137,11 +137,11 @@ class FileServer:
             return file.read(PIECE)
 
     def has(self, probe: Probe) -> bool:
-        """Answer whether a file that a node wrote has arrived here."""
+        """Return whether a file that a node wrote has arrived here."""
         return probe.has_arrived()
 
     def reaches(self, url: str) -> bool:
-        """Answer whether an object store can be used from here."""
+        """Return whether an object store can be used from here."""
         try:
             Store(url).check()
         except InputError:
@@ -165,7 +165,7 @@ def serve_files(config: StudyConfig, pack: str | None) -> Delivery:
 
 
 def names_imagenet(config: StudyConfig) -> bool:
-    """Answer whether a trial may start from ImageNet weights."""
+    """Return whether a trial may start from ImageNet weights."""
     if config.trainable:
         return False
     specs = [list_specs(config.space, architecture).get("weights") for architecture in config.search.architectures]

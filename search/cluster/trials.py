@@ -15,7 +15,7 @@ from trainables.seed import derive_seed
 class Trials:
     """A study as a source of jobs."""
 
-    def __init__(self, study: Study, make_job: Callable[[Trial], Job], inbox: Inbox | None = None) -> None:
+    def __init__(self, study: Study, make_job: Callable[[Trial], Job], inbox: Inbox | None) -> None:
         self._study = study
         self._make_job = make_job
         self._inbox = inbox
@@ -80,7 +80,7 @@ def build_job(
         epochs_done=len(trial.epochs),
         key=key,
         code=config.code,
-        sources=manifest["code"].get("own", {}),
+        own_hashes=manifest["code"].get("own", {}),
         pack=None if packed is None else str(packed.resolve()),
         val_fraction=config.data.val_fraction,
         max_train_images=config.data.max_train_images,

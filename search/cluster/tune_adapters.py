@@ -18,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.stopper import Stopper
 
-from search.cluster.job import Failure, Finished, Job, NodeError, Report, Source
+from search.cluster.job import Failure, Finished, Job, JobSource, NodeError, Report
 from trainables.errors import InputError
 
 
@@ -33,9 +33,9 @@ class _Driver:
 
 
 class SearcherAdapter(_Driver, Searcher):
-    """Tune's view of `Source.ask`."""
+    """Tune's view of `JobSource.ask`."""
 
-    def __init__(self, source: Source, look: Callable[[], Collection[int]]) -> None:
+    def __init__(self, source: JobSource, look: Callable[[], Collection[int]]) -> None:
         super().__init__()
         self._source = source
         self._look = look
@@ -75,10 +75,10 @@ class SearcherAdapter(_Driver, Searcher):
 
 
 class SchedulerAdapter(_Driver, FIFOScheduler):
-    """Tune's view of `Source.report` and `Source.fail`; counts how often the worker of a job broke down."""
+    """Tune's view of `JobSource.report` and `JobSource.fail`; counts how often the worker of a job broke down."""
 
     def __init__(
-        self, source: Source, proposals: SearcherAdapter, *, max_failures: int, timeout_s: float | None
+        self, source: JobSource, proposals: SearcherAdapter, *, max_failures: int, timeout_s: float | None
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # Tune's own
         self._source = source
@@ -178,7 +178,7 @@ class SchedulerAdapter(_Driver, FIFOScheduler):
 class StopperAdapter(_Driver, Stopper):
     """Tune's view of a source that halts, and of a signal that ends the run."""
 
-    def __init__(self, source: Source, pressed: list[int], stopping: SchedulerAdapter) -> None:
+    def __init__(self, source: JobSource, pressed: list[int], stopping: SchedulerAdapter) -> None:
         self._source = source
         self._pressed = pressed
         self._stopping = stopping
@@ -188,7 +188,7 @@ class StopperAdapter(_Driver, Stopper):
         return False
 
     def stop_all(self) -> bool:
-        """Answer whether the run ends now; then end its workers."""
+        """Return whether the run ends now; then end its workers."""
         if not self._pressed and self._source.halt_reason is None:
             return False
         self._stopping.kill_workers()
@@ -196,7 +196,7 @@ class StopperAdapter(_Driver, Stopper):
 
 
 def is_node_lost(error: Exception) -> bool:
-    """Answer whether a worker was lost with its node: a spot instance was taken back, power or network failed.
+    """Return whether a worker was lost with its node: a spot instance was taken back, power or network failed.
 
     A node that shuts down in good order sends SIGTERM to its processes, and the driver may learn of the worker's end
     before the node's. A training that crashes ends by another signal; if memory is short, Ray and the kernel send

@@ -165,7 +165,7 @@ def import_code(job: Job) -> None:
             import_own(name, job.code, "code")
     except InputError as error:
         raise NodeError(f"a node lacks code of the study: {error}") from error
-    if other := list_changed(job.sources, hash_own(job.code)):
+    if other := list_changed(job.own_hashes, hash_own(job.code)):
         raise NodeError(f"{other[0]} in {job.code} differs from the driver's: keep the same file on each node")
 
 

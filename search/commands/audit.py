@@ -15,14 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from search.commands.terminal import build_console, explain_errors
+from search.commands.terminal import build_console, check_target, explain_errors
 from search.config.printable import escape
 from search.datasets.audit.findings import GREY_DEVIATION, Audit, audit
 from search.datasets.audit.images import Images, read_images
 from search.datasets.audit.neighbours import MAX_DIFFERENCE, MAX_DISTANCE, MIN_CORRELATION
 from search.datasets.audit.sheet import draw_sheet
 from search.record.errors import explain_denied
-from search.record.provenance import check_target
 from trainables.durable import write_file
 
 NAMED = 3
@@ -37,7 +36,7 @@ look alike   pairs of other images: perceptual hashes within {MAX_DISTANCE} of 6
 
 
 def main(
-    path: Annotated[Path, typer.Argument(help="Folder or zip of {train,test}/CLASS/**.")],
+    path: Annotated[Path, typer.Argument(help="Folder or zip of images of two classes, with or without splits.")],
     size: Annotated[int, typer.Option(help="Compare at this height and width in pixels.", min=32, max=256)] = 32,
     json_path: Annotated[
         Path | None, typer.Option("--json", metavar="PATH", help="Write all findings, with every file name.")

@@ -1,6 +1,7 @@
 """Evaluates a study: retrains the winners, tests each once, writes the report.
 
 python -m search evaluate results/NAME [--set evaluation.seeds=5 ...] [--architecture NAME ...] [--report]
+    [--code FOLDER]
 """
 
 import contextlib
@@ -36,13 +37,15 @@ from trainables.pack_info import load_info
 
 MAY_SET = ("evaluation.", "resources.", "cluster.", "tracking.", "data.path=", "data.cache=")
 """Keys that an evaluation may change."""
+NAMES = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
+"""The same in words."""
 
 
 def main(
     study: Annotated[str, typer.Argument(metavar="results/NAME", help="The study's folder, or its URL in a store.")],
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Override a key of evaluation, resources or cluster."),
+        typer.Option("--set", metavar="PATH=VALUE", help=f"Override one of {NAMES}."),
     ] = None,
     architectures: Annotated[
         list[str] | None, typer.Option("--architecture", help="Evaluate only this architecture; may be repeated.")
@@ -102,8 +105,7 @@ def _read_config(study: str, settings: Sequence[str], code: Path | None, *, need
     """Read a study's configuration with overrides, and import the code that it names."""
     for setting in settings:
         if not setting.startswith(MAY_SET):
-            known = ", ".join(f"{name}*" if name.endswith(".") else name.rstrip("=") for name in MAY_SET)
-            raise InputError(f"--set {setting}: an evaluation may change {known} only")
+            raise InputError(f"--set {setting}: an evaluation may change {NAMES} only")
     config = load_classifiers(study, settings)
     return dataclasses.replace(config, code=import_user_code(dump(config), code)) if needs_code else config
 

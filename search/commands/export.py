@@ -1,6 +1,6 @@
 """Exports a trained model for use outside this project.
 
-python -m search export MODEL --format onnx [--output PATH]
+python -m search export MODEL --format onnx [--output PATH] [--code FOLDER]
 """
 
 import importlib
@@ -15,11 +15,10 @@ import torch
 import typer
 from numpy.typing import NDArray
 
-from search.commands.terminal import CodeOption, explain_errors
+from search.commands.terminal import CodeOption, check_target, explain_errors
 from search.config.printable import escape
 from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import TrainedModel, load_model
-from search.record.provenance import check_target
 from trainables.classifier import Classifier
 from trainables.durable import replace_file
 from trainables.errors import InputError

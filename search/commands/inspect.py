@@ -16,11 +16,11 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from search.commands.terminal import build_console, explain_errors
+from search.commands.terminal import build_console, check_target, explain_errors
 from search.config.printable import escape, format_params
-from search.listeners.status import Status, estimate_left_s, find_best, list_changed, rank_trials
+from search.listeners.status import Status, estimate_left_s, list_differing
 from search.record.reading import StudyReader, read_study
-from search.record.trial import State, Trial
+from search.record.trial import State, Trial, find_best, rank_trials
 from search.report.ending import describe_ending
 from search.report.trials import write_trials
 from trainables.errors import InputError
@@ -77,7 +77,7 @@ class Inspected:
             self.trials, self.elapsed_s = journal.load(), journal.elapsed_s
 
     @property
-    def is_finished(self) -> bool:
+    def is_over(self) -> bool:
         """Whether every trial has ended, and no other will start."""
         ended = sum(trial.state is not State.RUNNING for trial in self.trials)
         is_enough = ended >= self.config.search.num_trials or self.spent is not None
@@ -108,11 +108,11 @@ class Inspected:
     def describe_progress(self) -> str:
         """Return in a sentence whether a process searches it, and how to continue it."""
         if (holder := self.reader.find_holder()) is not None:
-            return f"{'Being evaluated' if self.is_finished else 'Being searched'} by {holder}."
-        if self.is_finished:
+            return f"{'Being evaluated' if self.is_over else 'Being searched'} by {holder}."
+        if self.is_over:
             spent = self.spent
-            other = "a larger one" if (spent or "").startswith("the budget") else "another value"
-            more = f", because {spent}: {other} and --resume continue it" if spent else ""
+            change = "raise it" if (spent or "").startswith("the budget") else "change that key"
+            more = f", because {spent}; to continue, {change} and pass --resume" if spent else ""
             return f"All trials have ended{more}."
         ended = sum(trial.state is not State.RUNNING for trial in self.trials)
         left = max(self.config.search.num_trials, len(self.trials)) - ended
@@ -131,7 +131,7 @@ def show_top(trials: Sequence[Trial], count: int, console: Console) -> None:
     table.add_column("parameters")
     for trial in ranked:
         value, epoch = trial.get_peak()
-        params = f"{trial.architecture} {format_params(list_changed(trial))}"
+        params = f"{trial.architecture} {format_params(list_differing(trial))}"
         table.add_row(str(trial.number), f"{value:.4f}", str(epoch), trial.state.value, params)
     console.print(table)
 
@@ -176,7 +176,7 @@ def describe_study(study: Inspected) -> dict[str, Any]:
         "study": study.config.name,
         "metric": search.metric,
         "goal": "min" if search.sign < 0 else "max",
-        "finished": study.is_finished,
+        "finished": study.is_over,
         "searched_by": study.reader.find_holder(),
         "num_trials": search.num_trials,
         "states": dict(Counter(trial.state.value for trial in trials)),
@@ -205,7 +205,7 @@ def _watch(study: Inspected, console: Console) -> None:
     """Show the state until every trial has ended or Ctrl-C is pressed."""
     with Live(study.get_status(), console=console, auto_refresh=False) as live:
         try:
-            while not study.is_finished:
+            while not study.is_over:
                 time.sleep(INTERVAL_S)
                 study.refresh()
                 live.update(study.get_status(), refresh=True)
@@ -221,8 +221,7 @@ def _write_table(trials: Sequence[Trial], path: Path) -> None:
     """
     if path.suffix not in (".csv", ".parquet"):
         raise InputError(f"--table {path}: expected a name that ends in .csv or .parquet")
-    if path.exists():
-        raise InputError(f"{path} exists: remove it, or give another name")
+    check_target(path)
     try:
         write_trials(trials, path)
     except OSError as error:

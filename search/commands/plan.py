@@ -131,7 +131,11 @@ def list_repetitions(config: StudyConfig) -> list[str]:
         known = [count for count in points.values() if count is not None]
         points = {"the study": sum(known) if len(known) == len(points) else None}
         due = {"the study": search.num_trials}
-    then = "some are trained more than once" if search.repeat else "none is tried twice (search.repeat)"
+    then = (
+        "some are trained more than once"
+        if search.repeat
+        else "each is trained at most once; search.repeat=true allows more"
+    )
     return [
         f"Space: {name} has {count:,} distinct configuration{'' if count == 1 else 's'}, fewer than its share of "
         f"{due[name]:,} trials: {then}"

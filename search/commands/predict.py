@@ -1,6 +1,6 @@
 """Classifies pictures with a trained model.
 
-python -m search predict [MODEL] IMAGE|FOLDER ... [--json|--csv] [--abstain CONFIDENCE]
+python -m search predict [MODEL] IMAGE|FOLDER ... [--json|--csv] [--abstain CONFIDENCE] [--code FOLDER]
 """
 
 import collections
@@ -69,7 +69,9 @@ def main(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     abstain: Annotated[
         str | None,
-        typer.Option(metavar="CONFIDENCE", help=f"Answer {UNSURE} where no class has this probability, such as 0.95."),
+        typer.Option(
+            metavar="CONFIDENCE", help=f"Answer {UNSURE} where no class has at least this probability, such as 0.95."
+        ),
     ] = None,
     code: CodeOption = None,
 ) -> None:
@@ -221,7 +223,7 @@ def _list_notes(trained: TrainedModel, answers: Sequence[Answer], confidence: fl
     size = trained.record.size
     found = (f"{counts[name]:,} of {len(answers):,} {NOTES[name].format(size=size)}" for name in NOTES if counts[name])
     num_unsure = sum(found.label == UNSURE for found in answers)
-    unsure = f"{num_unsure:,} of {len(answers):,} {UNSURE}: no class has a probability of {confidence}"
+    unsure = f"{num_unsure:,} of {len(answers):,} {UNSURE}: no class has a probability of at least {confidence}"
     return [f"{describe_limits(size)}.", *found, *([] if confidence is None else [unsure])]
 
 

@@ -1,6 +1,7 @@
 """Trains stored models again from their records alone, and compares.
 
-python -m search reproduce results/NAME [--model ARCH] [--seed K]
+python -m search reproduce results/NAME [--model ARCH|LABEL] [--seed K] [--data PATH] [--cache FOLDER]
+    [--code FOLDER]
 """
 
 import json

@@ -26,7 +26,7 @@ def main(
         if reader.find_holder() is None:
             cure = f"python -m search evaluate {place} evaluates its trials"
             raise InputError(f"{place} is not being searched, so there is nothing to stop: {cure}")
-        if study.is_finished:
+        if study.is_over:
             raise InputError(
                 f"the search of {place} has ended, its winners are being evaluated: Ctrl-C there ends that"
             )

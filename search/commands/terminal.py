@@ -74,6 +74,18 @@ def explain_errors(again: str | None = None) -> Iterator[None]:
             sys.stdout.flush()  # a closed pipe can still be handled here
 
 
+def check_target(path: Path) -> None:
+    """Check, before the work begins, that a new file can be written.
+
+    Raises:
+        InputError: If the file exists, or its folder does not.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists: remove it, or give another name")
+    if not path.parent.is_dir():
+        raise InputError(f"{path.parent} is not a folder: make it, or write elsewhere")
+
+
 @contextmanager
 def _put_into_words(again: str | None) -> Iterator[None]:
     try:
@@ -85,7 +97,7 @@ def _put_into_words(again: str | None) -> Iterator[None]:
         _complain(str(error))
         raise typer.Exit(1) from None
     except StorageLost as error:
-        _complain(f"the database was lost ({describe_loss(error)}); {again} continues from here")
+        _complain(f"the database was lost ({describe_loss(error)}); {again or 'the same command'} continues from here")
         raise typer.Exit(1) from None
     except (NodeError, StoreError) as error:
         _complain(f"{error}; {again or 'the same command'} continues from here")
@@ -106,7 +118,7 @@ def _explain_fault(error: OSError, again: str | None) -> int:
         return 2
     if error.errno not in DISK_FAULTS:
         raise error
-    what, cure = ("no space left", "free some") if error.errno in DISK_FULL else ("a disk failed", "mend it")
+    what, cure = ("no space left", "free some space") if error.errno in DISK_FULL else ("a disk failed", "repair it")
     _complain(f"{what} ({error}); {cure}, then {again or 'the same command'} continues")
     return 1
 

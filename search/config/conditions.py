@@ -27,7 +27,7 @@ def list_conditions(specs: Mapping[str, Any]) -> Conditions:
 
 
 def is_active(when: Mapping[str, Sequence[Any]], params: Mapping[str, Any]) -> bool:
-    """Answer whether a condition holds; it does not if it names a parameter without a value in this trial."""
+    """Return whether a condition holds; it does not if it names a parameter without a value in this trial."""
     return all(name in params and params[name] in values for name, values in when.items())
 
 

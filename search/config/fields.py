@@ -19,7 +19,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Amount = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 OwnName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z][A-Za-z0-9_]*$")]
-"""A class or function of a module beside the study's file, or of an installed package, as module:Name."""
+"""A class or function of a module in the folder of the study's file, or of an installed package, as module:Name."""
 Architecture = Annotated[
     Annotated[Literal["cnn", "resnet50"], Tag("ours")] | Annotated[OwnName, Tag("own")],
     Discriminator(lambda value: "own" if ":" in str(value) else "ours"),

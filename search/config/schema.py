@@ -110,8 +110,8 @@ class ClusterConfig:
     min_nodes: Count = 1
     """Nodes that can run a trial and must be up before the search starts."""
     max_nodes: Count | None = None
-    """Number of nodes that can run a trial to which an autoscaler may grow the cluster; null is the number of nodes
-    that are up when the search starts."""
+    """Most nodes that an autoscaler may reach; only nodes on which a trial fits count. null is the number of nodes that
+    are up when the search starts."""
     wait_s: Amount = 300.0
     """Seconds to wait at the start until `min_nodes` nodes are up and a trial of each architecture fits on one."""
 

@@ -22,9 +22,10 @@ class SearchConfig:
     shares: dict[Label, Positive] | None = None
     """Weight of each architecture when the search divides what `divide` names; null gives all the same weight."""
     divide: Literal["trials", "epochs", "seconds", "value"] = "trials"
-    """What the shares divide: the number of trials, the epochs trained, or the seconds of training times the granted
-    GPUs (CPUs if an architecture has no GPU). value divides trials, but after `min_trials` gives none to an
-    architecture that is so far behind that the remaining trials cannot make it the best (search/samplers/rising.py)."""
+    """What the shares divide: the number of trials, the epochs trained, or the seconds of training, multiplied by the
+    granted GPUs (by the CPUs if an architecture has no GPU). value divides trials, but gives none to an architecture
+    that has finished `min_trials` and at least 8 trials and is so far behind that the remaining trials cannot make it
+    the best (search/samplers/rising.py)."""
     min_trials: Count = 1
     """Trials that each architecture gets before the shares apply."""
     metric: MetricName = "accuracy"
@@ -58,9 +59,9 @@ class SearchConfig:
     sampler: (
         Literal["tpe", "tpe_multivariate", "tpe_tame", "random", "gp", "gp_rungs", "portfolio", "qmc"] | OwnName
     ) = "portfolio"
-    """How parameters are proposed. portfolio draws one of random, tpe_tame and gp_rungs for each proposal. It finds
-    better trials than tpe, even on trainings on which it was not tuned (LOG.md, 2026-11-29). `module:Name` is any
-    sampler with Optuna's interface."""
+    """How parameters are proposed. portfolio draws one of random, tpe_tame and gp_rungs for each proposal. On trainings
+    on which it was not tuned, it was clearly better than random search with ASHA, and nowhere worse than tpe (LOG.md,
+    2026-11-29). `module:Name` is any sampler with Optuna's interface."""
     repeat: bool = False
     """Whether a configuration that was a trial may be proposed again; with false the search ends if none is left."""
     num_startup_trials: Count = 10
@@ -69,9 +70,10 @@ class SearchConfig:
     scheduler: Literal["asha", "hyperband", "median", "none"] | OwnName = "asha"
     """How trials that are worse than others are stopped early. `module:Name` is a class of your own."""
     grace_epochs: Count | Literal["auto"] | None = "auto"
-    """First rung: no trial is stopped before this epoch. null is max_epochs / reduction_factor, rounded up, because
-    early epochs mislead the sampler (LOG.md, 2026-11-24); with hyperband it is 1. auto is the same, but with asha
-    `max_epochs / reduction_factor**2` for an architecture whose share of max_total_epochs is below 10 max_epochs."""
+    """First rung: no trial is stopped before this epoch. auto is max_epochs / reduction_factor, rounded up, because
+    early epochs mislead the sampler (LOG.md, 2026-11-24); with hyperband it is 1. With asha, an architecture whose
+    share of max_total_epochs is less than ten full trainings gets max_epochs / reduction_factor**2. null is as auto,
+    without this exception."""
     reduction_factor: Annotated[float, Field(ge=1.01, lt=1000)] = 3.0
     """One in this many trials survives a rung, and each rung is this many times as late as the one before."""
     patience_epochs: Count | None = None

@@ -64,7 +64,7 @@ def build_distributions(specs: Mapping[str, Spec], architecture: str) -> dict[st
 
 
 def contains(spec: Spec, value: Value) -> bool:
-    """Answer whether a parameter may take a value."""
+    """Return whether a parameter may take a value."""
     if isinstance(spec, Choice):
         return any(type(value) is type(option) and value == option for option in spec.choice)
     if not isinstance(spec, Range):

@@ -62,9 +62,7 @@ def check_params(params: Mapping[str, Value], architecture: str, where: str) -> 
         _check_type(value, get_hint(architecture, name), f"{where}.{name}")
 
 
-def check_point(
-    specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value], size: int = IMAGE_SIZE
-) -> None:
+def check_point(specs: Mapping[str, Spec], architecture: str, params: Mapping[str, Value], size: int) -> None:
     """Check that parameters, all or some of them, are in the space.
 
     Raises:
@@ -141,7 +139,7 @@ def _build(params: Mapping[str, Value], architecture: str, size: int) -> None:
     try:
         build_train_config(architecture, params, epochs=1, seed=0, size=size)
     except InputError as error:
-        raise InputError(f"space.{architecture} has a corner that cannot be built: {error}") from None
+        raise InputError(f"space.{shorten(architecture)} has a corner that cannot be built: {error}") from None
 
 
 def _check_range(spec: Range, hint: Any, where: str) -> None:

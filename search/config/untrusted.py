@@ -164,7 +164,7 @@ def check_address(address: str, settings: Collection[str]) -> None:
 
 
 def _is_folder(entry: os.DirEntry[str], study: Path) -> bool:
-    """Answer whether an entry of a study's folder is a folder; raise InputError if it leads out of the study."""
+    """Return whether an entry of a study's folder is a folder; raise InputError if it leads out of the study."""
     if entry.is_dir(follow_symlinks=False):
         return True
     if entry.is_symlink() and not Path(entry.path).relative_to(study).match(WANDB_LOG):

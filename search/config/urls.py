@@ -15,7 +15,7 @@ PASSWORD = "CIFAKE_SEARCH_STORAGE_PASSWORD"
 
 
 def is_url(text: str) -> bool:
-    """Answer whether a text is a URL and not a path."""
+    """Return whether a text is a URL and not a path."""
     return "://" in text
 
 

@@ -19,7 +19,8 @@ from trainables.errors import InputError
 from trainables.layout import Settings
 from trainables.names import is_own
 from trainables.pack import pack
-from trainables.pack_info import describe_images, draw_train, load_info, split_train
+from trainables.pack_info import describe_images, load_info
+from trainables.partition import draw_train, split_train
 
 
 def prepare_data(config: StudyConfig, console: Console) -> Path:

@@ -22,7 +22,8 @@ from search.datasets.prepare import show_packing
 from search.record.choices import Source
 from trainables.errors import InputError
 from trainables.layout import SOURCE, Settings
-from trainables.pack_info import draw_train, load_info, locate, read_hashes, read_pack_json
+from trainables.pack_info import load_info, locate, read_hashes, read_pack_json
+from trainables.partition import draw_train
 from trainables.source import open_source
 from trainables.splits import Split, open_elsewhere
 

@@ -36,10 +36,12 @@ from trainables.pack_info import load_info
 
 
 def is_trained(
-    config: StudyConfig, record: dict[str, Any], trials: Sequence[Trial], sources: Sequence[PackedSource]
+    config: StudyConfig, manifest: dict[str, Any], trials: Sequence[Trial], sources: Sequence[PackedSource]
 ) -> bool:
-    """Answer whether every retraining of the evaluation already has its model, so that no worker is needed."""
-    choices = reuse_calibration(record["evaluations"], _choose(config, trials, record["data"]["fingerprint"], sources))
+    """Return whether every retraining of the evaluation already has its model, so that no worker is needed."""
+    choices = reuse_calibration(
+        manifest["evaluations"], _choose(config, trials, manifest["data"]["fingerprint"], sources)
+    )
     if any(map(choices.needs_calibration, choices.winners)):
         return False
     folder, retrainings = _get_folder(config), list_retrainings(config, trials, choices)

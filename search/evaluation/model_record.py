@@ -34,7 +34,7 @@ class Retraining:
     max_epochs: Count
     """Length of the schedule."""
     epochs: Count
-    """Epochs to train: the epoch at which the trial was best on validation."""
+    """Epochs to train: up to the best epoch of the trial on validation, or all of the schedule."""
     max_train_images: Count | None
     split_seed: Index
     fingerprint: str

@@ -1,8 +1,8 @@
 """The openings of the test split, in study.yaml and in the journal: each has the hash of the previous one.
 
 An opening is recorded in the journal, then in study.yaml; then the test split is opened. After a kill between the first
-two steps, the entry in study.yaml is completed from the journal. So if only one of the two has an opening, somebody
-removed it from the other. Removal from both is noticed if a later opening follows. Removal of the last one from both is
+two steps, the entry in study.yaml is completed from the journal. So if only one of the two has an opening, it was
+removed from the other. Removal from both is noticed if a later opening follows. Removal of the last one from both is
 not noticed here, but its hash is in W&B's run of the evaluation and in the report.
 """
 

@@ -96,7 +96,7 @@ class Retrainer:
         columns = TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with (
             Progress(*columns, console=self.console, disable=not self.console.is_terminal) as bars,
-            Silence(self.config.search.trial_timeout_s, self.console.print) as silence,
+            Silence(None, self.console.print, "Ctrl-C ends the command, which can be continued") as silence,
         ):
             queue = _Queue(jobs, bars, self.console, silence)
             run_jobs(queue, work, self.config, slots=len(jobs))
@@ -113,7 +113,7 @@ class Retrainer:
         return self.run(jobs, functools.partial(run_job, build_delivery(self.config, self.pack), finish))
 
     def _build_jobs(self, retrainings: Sequence[Retraining], val_fraction: float | None) -> list[Job]:
-        sources = hash_own(self.config.code)
+        own_hashes = hash_own(self.config.code)
         return [
             build_job(
                 retraining,
@@ -123,7 +123,7 @@ class Retrainer:
                 folder=self.folder,
                 val_fraction=val_fraction,
                 code=self.config.code,
-                sources=sources,
+                own_hashes=own_hashes,
             )
             for number, retraining in enumerate(retrainings)
         ]

@@ -94,7 +94,7 @@ def build_job(
     folder: ModelFolder | None = None,
     val_fraction: float | None = None,
     code: str | None = None,
-    sources: Mapping[str, str] | None = None,
+    own_hashes: Mapping[str, str] | None = None,
 ) -> Job:
     """Return the job of a retraining.
 
@@ -106,7 +106,7 @@ def build_job(
         folder: Folder of the checkpoint; None keeps none.
         val_fraction: Share of the images that is for validation; None trains on all.
         code: Folder of the user's own modules.
-        sources: SHA-256 of these modules, as `hash_own` gives it.
+        own_hashes: SHA-256 of these modules, as `hash_own` gives it.
     """
     require_imported(retraining.architecture, retraining.params.get("optimizer"))
     return Job(
@@ -118,7 +118,7 @@ def build_job(
         max_epochs=retraining.max_epochs,
         epochs=retraining.epochs,
         code=code,
-        sources=dict(sources or {}),
+        own_hashes=dict(own_hashes or {}),
         pack=str(pack.resolve()),
         val_fraction=val_fraction,
         max_train_images=retraining.max_train_images,

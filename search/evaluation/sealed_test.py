@@ -83,7 +83,7 @@ def measure_on_validation(
     job: Job,  # noqa: ARG001 the names of a Finish
     trained: Trained,
     *,
-    temperature: float | Literal["validation"] = 1.0,
+    temperature: float | Literal["validation"],
 ) -> Calibration:
     """Return the values from validation of a winner that was trained on train alone; no test image is read.
 

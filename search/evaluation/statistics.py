@@ -109,7 +109,7 @@ def measure(labels: NDArray[np.uint8], probabilities: NDArray[np.float32], thres
 
 
 def choose_threshold(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> float:
-    """Return the threshold on probabilities (M,) of REAL with the most correct images; nearest to 0.5 in a tie.
+    """Return the threshold on probabilities (M,) of label 1 with the most correct images; nearest to 0.5 in a tie.
 
     It is halfway between two neighbouring probabilities, or between the outermost and 0 or 1, as float32, since
     `call_positive` compares float32. Between two adjacent float32 numbers it is the lower one.

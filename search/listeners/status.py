@@ -20,7 +20,7 @@ from rich.text import Text
 from search.config.printable import escape, format_params
 from search.config.rungs import list_rungs
 from search.config.search import SearchConfig
-from search.record.trial import State, Trial
+from search.record.trial import State, Trial, find_best
 from search.schedulers.scheduler import HALVING
 from trainables.config import list_defaults
 
@@ -109,7 +109,7 @@ class Status:
         """Return the table of architectures whose trials have the same length, with at most so many rungs."""
         search, whole = self.search, self.search.count_epochs(names[0])
         rungs = list_rungs(search.find_first_rung(names[0]), search.reduction_factor, whole)[:most]
-        table = _build_table("reached (cut)", *(f"epoch {rung}" for rung in rungs), f"end {whole}")
+        table = _build_table("rung (pruned)", *(f"epoch {rung}" for rung in rungs), f"end {whole}")
         for name in names:
             mine = [(state, epochs, count) for (known, state, epochs), count in counts.items() if known == name]
             cells = []
@@ -137,20 +137,6 @@ class Status:
         return table
 
 
-def find_best(trials: Sequence[Trial]) -> dict[str, Trial]:
-    """Return each architecture's best trial on validation, by name, without failed ones."""
-    best: dict[str, Trial] = {}
-    for trial in rank_trials(trials):
-        best.setdefault(trial.architecture, trial)
-    return dict(sorted(best.items()))
-
-
-def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
-    """Return the trials that have an epoch and did not fail, best on validation first, the earlier one in a tie."""
-    able = [trial for trial in trials if trial.epochs and trial.state is not State.FAIL]
-    return sorted(able, key=lambda trial: (-trial.score, trial.number))
-
-
 def estimate_left_s(search: SearchConfig, trials: Sequence[Trial], elapsed_s: float) -> float | None:
     """Return the seconds left at the pace so far, at most those of the budget; None before the first epoch."""
     ended = sum(trial.state is not State.RUNNING for trial in trials)
@@ -162,7 +148,7 @@ def estimate_left_s(search: SearchConfig, trials: Sequence[Trial], elapsed_s: fl
     return max(min(left), 0.0) if left else None
 
 
-def list_changed(trial: Trial) -> dict[str, Any]:
+def list_differing(trial: Trial) -> dict[str, Any]:
     """Return the parameters of a trial that differ from the architecture's defaults."""
     defaults = list_defaults(trial.architecture)
     return {name: value for name, value in trial.params.items() if defaults.get(name) != value}
@@ -183,7 +169,7 @@ def _draw_best(metric: str, best: Mapping[str, Trial], params: Sequence[Sequence
 
 
 def _list_params(trial: Trial, width: int, lines: int) -> list[str]:
-    text = format_params(list_changed(trial)) or "nothing"
+    text = format_params(list_differing(trial)) or "nothing"
     return textwrap.wrap(
         text, width - 2, max_lines=lines, placeholder=" ...", initial_indent="  ", subsequent_indent="  "
     )

@@ -71,9 +71,7 @@ def open_database(url: str, arguments: dict[str, dict[str, str]], *, skip_table_
     try:
         return Database(full.render_as_string(hide_password=False), kwargs, skip_table_creation=skip_table_creation)
     except ImportError:
-        raise InputError(
-            f"storage: {known.drivername} needs a library: pip install 'cifake-search[database]'"
-        ) from None
+        raise InputError(f"storage: {known.drivername} needs a library: pip install '.[database]'") from None
     except (SQLAlchemyError, StorageLost) as error:
         raise InputError(f"storage: cannot use the database {where}: {describe_loss(error)}") from None
 

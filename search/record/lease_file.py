@@ -22,7 +22,7 @@ class FileSlot:
     """A lease that is a file.
 
     The heartbeat is written into the file that this process created, which stays open. When another file gets its name,
-    nobody reads these heartbeats any more.
+    no process reads these heartbeats any more.
     """
 
     def __init__(self, path: Path) -> None:

@@ -75,11 +75,11 @@ class Mirror(Listener):
             if lacking:
                 self._write_index()
 
-    def put(self, *names: str) -> None:
-        """Ship the journal, then files; when this returns, the store has them."""
+    def put(self, name: str) -> None:
+        """Ship the journal, then a file; when this returns, the store has both."""
         self._ship_journal()
         self._check()
-        self._send({name: self.directory / name for name in names})
+        self._send({name: self.directory / name})
 
     def start(self, check: Callable[[], None]) -> None:
         """Start to ship in the background; `check` does not return if the lease was lost."""

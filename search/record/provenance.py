@@ -12,8 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from trainables.errors import InputError
-
 PACKAGES = ("torch", "torchvision", "ray", "optuna", "wandb", "numpy", "pandas", "scikit-learn")
 """Packages on whose versions a result may depend."""
 ROOT = Path(__file__).parents[2]
@@ -104,18 +102,6 @@ def describe_command() -> str:
     """Return the command line of this process for a shell, with only the name of the interpreter."""
     program, *arguments = sys.orig_argv or ["python"]
     return shlex.join([Path(program).name, *arguments])
-
-
-def check_target(path: Path) -> None:
-    """Check, before the work begins, that a new file can be written.
-
-    Raises:
-        InputError: If the file exists, or its folder does not.
-    """
-    if path.exists():
-        raise InputError(f"{path} exists: remove it, or give another name")
-    if not path.parent.is_dir():
-        raise InputError(f"{path.parent} is not a folder: make it, or write elsewhere")
 
 
 def _ask_git(*arguments: str) -> str | None:

@@ -63,7 +63,7 @@ class Inbox:
 
 
 def has_requests(folder: Path) -> bool:
-    """Answer whether a study's folder has requests that its search has not recorded."""
+    """Return whether a study's folder has requests that its search has not recorded."""
     return any((folder / REQUESTS).glob("*.json"))
 
 

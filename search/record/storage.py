@@ -21,7 +21,7 @@ from trainables.errors import InputError
 
 
 def open_storage(
-    place: JournalLocation, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None = None
+    place: JournalLocation, study: str, *, note: Callable[[str], None], check: Callable[[], None] | None
 ) -> BaseStorage:
     """Open a journal for its one writer.
 

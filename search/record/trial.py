@@ -1,8 +1,8 @@
-"""One trial, as the journal has it."""
+"""One trial, as the journal has it; the best ones of several."""
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -123,3 +123,17 @@ class Listener:
 
     def close(self) -> None:
         """No event will follow."""
+
+
+def find_best(trials: Sequence[Trial]) -> dict[str, Trial]:
+    """Return each architecture's best trial on validation, by name, without failed ones."""
+    best: dict[str, Trial] = {}
+    for trial in rank_trials(trials):
+        best.setdefault(trial.architecture, trial)
+    return dict(sorted(best.items()))
+
+
+def rank_trials(trials: Sequence[Trial]) -> list[Trial]:
+    """Return the trials that have an epoch and did not fail, best on validation first, the earlier one in a tie."""
+    able = [trial for trial in trials if trial.epochs and trial.state is not State.FAIL]
+    return sorted(able, key=lambda trial: (-trial.score, trial.number))

@@ -24,7 +24,7 @@ EPOCH = "epoch:"
 POINT = "fixed_params"
 """System attribute in which Optuna's `enqueue_trial` stores the point."""
 REQUEST = "request"
-"""System attribute with the name of the request by which somebody asked for the point."""
+"""System attribute with the name of the request that asked for the point."""
 KINDS: dict[str, tuple[type, ...]] = {
     "reason": (str, type(None)),
     "traceback": (str,),
@@ -112,7 +112,7 @@ def list_rows(frozen: FrozenTrial, where: str, metric: str) -> list[dict[str, An
     return [dict(rows[epoch]) for epoch in recorded]
 
 
-def read_point(point: Any, searched: Sequence[str] = ()) -> tuple[str, dict[str, Value]]:
+def read_point(point: Any, searched: Sequence[str]) -> tuple[str, dict[str, Value]]:
     """Return architecture and parameters of a point such as {"cnn.learning_rate": 0.001}.
 
     Args:

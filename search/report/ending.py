@@ -10,7 +10,7 @@ from search.record.journal import Journal
 from search.record.trial import State, Trial
 from search.samplers.candidates import EXHAUSTED
 from search.samplers.repeats import Repeats
-from search.schedulers.budget import Progress, count_elapsed, describe_spent, describe_stop
+from search.schedulers.search_end import Progress, count_elapsed, describe_spent, describe_stop
 
 
 def describe_ending(config: StudyConfig, trials: Sequence[Trial], journal: Journal) -> str | None:
@@ -33,7 +33,7 @@ def list_ending(config: StudyConfig, trials: Sequence[Trial], journal: Journal) 
 
 
 def _is_exhausted(config: StudyConfig, trials: Sequence[Trial]) -> bool:
-    """Answer whether every configuration of the space was a trial, as far as the code that the space names is known."""
+    """Return whether every configuration of the space was a trial, as far as the code that the space names is known."""
     for name in config.search.architectures if not config.search.repeat else ():
         specs = list_specs(config.space, name)
         repeats = Repeats(name, build_distributions(specs, name), list_conditions(specs), config.data.size)

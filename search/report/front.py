@@ -7,7 +7,7 @@ from search.config.printable import escape, format_params
 from search.config.schema import StudyConfig
 from search.evaluation.front import find_front, list_points
 from search.evaluation.result import Result
-from search.listeners.status import list_changed
+from search.listeners.status import list_differing
 from search.record.trial import Trial
 from search.report.cells import Table, format_count, format_duration, format_metric
 from trainables.names import shorten
@@ -24,7 +24,7 @@ def tabulate_front(result: Result) -> list[Table]:
             format_count(point.costs.get("parameters")),
             format_count(point.costs.get("multiply_accumulates")),
             format_duration(point.costs.get("seconds", math.nan)),
-            format_params(list_changed(point.trial)),
+            format_params(list_differing(point.trial)),
         ]
         for point in find_front(list_points(result.config, result.trials), cost)
     ]

@@ -17,8 +17,8 @@ from PIL import Image
 
 from search.config.printable import escape_lines
 from search.evaluation.result import Mistake, Result
-from search.listeners.status import rank_trials
 from search.record.provenance import describe_commit
+from search.record.trial import rank_trials
 from search.report import charts, figures
 from search.report.cells import Table, format_duration, format_metric
 from search.report.coverage import trace_coverage

@@ -17,7 +17,7 @@ from trainables.config import list_defaults
 from trainables.errors import InputError
 from trainables.seed import derive_seed
 
-EXHAUSTED = "every configuration of the space was tried (search.repeat)"
+EXHAUSTED = "every configuration of the space was tried; search.repeat=true allows repetitions"
 """Why a search ends that has no configuration left to propose."""
 
 
@@ -55,7 +55,7 @@ class Candidates:
         self.sampler.end(trial)
 
     def has(self, params: Mapping[str, Any]) -> bool:
-        """Answer whether the space has a configuration."""
+        """Return whether the space has a configuration."""
         return find_outside(self._specs, self._architecture, params) is None
 
     def propose(self, number: int) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ class History(optuna.storages.InMemoryStorage):
 
     get_best_trial = BaseStorage.get_best_trial
 
-    def __init__(self, sign: int = 1, levels: Sequence[int] = (1,)) -> None:
+    def __init__(self, sign: int, levels: Sequence[int]) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.create_new_study([StudyDirection.MINIMIZE if sign < 0 else StudyDirection.MAXIMIZE], "study")

@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from search.config.schema import StudyConfig
 from search.config.space import list_specs
 from search.record.trial import State, Trial
-from search.samplers.sampler import Sampler, derive_seed
+from search.samplers.sampler import Sampler, derive_proposal_seed
 from trainables.errors import InputError
 from trainables.names import build
 
@@ -59,7 +59,7 @@ class OwnSampler(Sampler):
 
     @contextlib.contextmanager
     def _open(self, number: int) -> Iterator[tuple[BaseSampler, optuna.Study]]:
-        offered = {"seed": derive_seed(self.seed, number), "n_startup_trials": self.startup}
+        offered = {"seed": derive_proposal_seed(self.seed, number), "n_startup_trials": self.startup}
         with warnings.catch_warnings(action="ignore"):  # it would warn at every proposal
             sampler = build(self._name, {**offered, "warn_independent_sampling": False}, "search.sampler")
             if not isinstance(sampler, BaseSampler):

@@ -166,14 +166,14 @@ class Sampler:
 
 
 SAMPLERS: dict[str, Callable[[Sampler, int], BaseSampler]] = {
-    "tpe": lambda own, number: IndependentTPESampler(derive_seed(own.seed, number), own.startup),
+    "tpe": lambda own, number: IndependentTPESampler(derive_proposal_seed(own.seed, number), own.startup),
     "tpe_multivariate": lambda own, number: TPESampler(
-        seed=derive_seed(own.seed, number), n_startup_trials=own.startup, multivariate=True
+        seed=derive_proposal_seed(own.seed, number), n_startup_trials=own.startup, multivariate=True
     ),
-    "tpe_tame": lambda own, number: TameTPESampler(derive_seed(own.seed, number), own.startup),
-    "random": lambda own, number: RandomSampler(seed=derive_seed(own.seed, number)),
+    "tpe_tame": lambda own, number: TameTPESampler(derive_proposal_seed(own.seed, number), own.startup),
+    "random": lambda own, number: RandomSampler(seed=derive_proposal_seed(own.seed, number)),
     "gp": lambda own, number: GPSampler(
-        seed=derive_seed(own.seed, number), n_startup_trials=own.startup, warn_independent_sampling=False
+        seed=derive_proposal_seed(own.seed, number), n_startup_trials=own.startup, warn_independent_sampling=False
     ),
     "gp_rungs": lambda own, number: _build_gp_rungs(own, number),
     "portfolio": lambda own, number: SAMPLERS[_draw_part(own.seed, number)](own, number),
@@ -191,7 +191,7 @@ def _get_only(distribution: BaseDistribution) -> float:
     return float(distribution.low) if isinstance(distribution, IntDistribution | FloatDistribution) else 0.0
 
 
-def derive_seed(root: int, number: int) -> int:
+def derive_proposal_seed(root: int, number: int) -> int:
     """Return the seed of one trial's proposal, 32 bits."""
     return int(np.random.SeedSequence([root, number]).generate_state(1)[0])
 
@@ -205,10 +205,10 @@ def _draw_part(root: int, number: int) -> str:
 def _build_qmc(own: Sampler, number: int) -> BaseSampler:
     from search.samplers.qmc import QuasiRandomSampler
 
-    return QuasiRandomSampler(own.seed, derive_seed(own.seed, number), number)
+    return QuasiRandomSampler(own.seed, derive_proposal_seed(own.seed, number), number)
 
 
 def _build_gp_rungs(own: Sampler, number: int) -> BaseSampler:
     from search.samplers.gp import GpRungsSampler  # imports scipy, so the first trial does not wait for it
 
-    return GpRungsSampler(derive_seed(own.seed, number), own.startup, own.conditions)
+    return GpRungsSampler(derive_proposal_seed(own.seed, number), own.startup, own.conditions)

@@ -89,7 +89,7 @@ def measure_trial(config: StudyConfig, trial: Trial) -> float:
 
 
 def measure_seconds(config: StudyConfig, trial: Trial) -> float:
-    """Return a trial's seconds of training times its GPUs, or its CPUs if an architecture has no GPU."""
+    """Return a trial's seconds of training, multiplied by its GPUs, or by its CPUs if an architecture has no GPU."""
     granted = config.get_resources(trial.architecture)
     width = granted.cpus if name_device(config) == "CPU" else granted.gpus
     return width * sum(metrics.get("seconds", 0.0) for metrics in trial.epochs)

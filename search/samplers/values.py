@@ -62,7 +62,7 @@ def extrapolate(bests: Array) -> Array:
 class Values:
     """The values of one architecture's trials, kept up to date while they run."""
 
-    def __init__(self, levels: Sequence[int] = (1,)) -> None:
+    def __init__(self, levels: Sequence[int]) -> None:
         self._levels = tuple(levels)
         self._running: dict[int, Trial] = {}
         self._ended: dict[int, list[float]] = {}

@@ -38,7 +38,7 @@ def search(config, folder, limit=None):
 def test_the_sampler_climbs_and_is_exact_when_it_is_killed(config, tmp_path):
     check_sampler(config)
     straight = search(config, tmp_path / "straight")
-    while not (killed := search(config, tmp_path / "killed", 7)).is_finished:
+    while not (killed := search(config, tmp_path / "killed", 7)).is_over:
         pass
     assert [trial.params for trial in killed.trials] == [trial.params for trial in straight.trials]
     late = [trial.params["filters"] for trial in straight.trials[10:]]

@@ -33,7 +33,7 @@ def run(study, limit=None, slots=1, levels=LEVELS):
     while True:
         while len(running) < slots and (trial := study.ask()) is not None:
             running.append(trial)
-        if not running or (study.halt_reason and not study.is_finished):
+        if not running or (study.halt_reason and not study.is_over):
             break
         if trained == limit:
             return False
@@ -41,7 +41,7 @@ def run(study, limit=None, slots=1, levels=LEVELS):
         trial = running.pop(0)
         if not study.report(trial.number, measure(trial, len(trial.epochs) + 1, levels), "cpu"):
             running.append(trial)
-    if not study.is_finished:
+    if not study.is_over:
         study.halt(study.halt_reason)
     return True
 
@@ -174,7 +174,7 @@ def test_the_report_says_why_a_search_ended_early_and_nothing_of_one_that_did_no
     whole = tmp_path / "whole"
     whole.mkdir()
     run(study := open_study(whole, target=0.9))
-    assert study.is_finished
+    assert study.is_over
     assert list_ending(study.config, study.trials, study._journal) == []
 
 

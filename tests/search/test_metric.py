@@ -10,10 +10,9 @@ from optuna.study import StudyDirection
 
 from search.config.load import parse
 from search.evaluation.choices import choose, choose_winners
-from search.listeners.status import rank_trials
 from search.record.journal import Journal
 from search.record.metric import METRIC_NAMES, Metric
-from search.record.trial import State
+from search.record.trial import State, rank_trials
 from search.study import Study
 from trainables.errors import InputError
 

@@ -59,11 +59,11 @@ def test_a_point_that_was_asked_for_is_the_next_trial_and_the_sampler_adds_the_r
 def test_a_point_is_trained_although_all_trials_were_handed_out(tmp_path):
     driver = Driver(tmp_path, num_trials=1)
     driver.run()
-    assert driver.study.is_finished
+    assert driver.study.is_over
     send_request(tmp_path, Request(ask={"cnn.filters": 32}, trial=None))
     resumed = Driver(tmp_path, num_trials=1)
     resumed.look()
-    assert not resumed.study.is_finished
+    assert not resumed.study.is_over
     resumed.run()
     assert resumed.study.trials[1].state is State.COMPLETE
     assert resumed.study.trials[1].params["filters"] == 32
@@ -135,7 +135,7 @@ def test_a_trial_is_ended_with_what_it_has_and_the_search_continues(tmp_path):
     resumed = Driver(tmp_path)
     assert [(trial.state, trial.reason) for trial in resumed.study.trials[:2]] == ended
     resumed.run()
-    assert resumed.study.is_finished
+    assert resumed.study.is_over
 
 
 @pytest.mark.parametrize("is_handed_out", [False, True])

@@ -7,8 +7,8 @@ from search.record.journal import Journal
 from search.record.trial import State
 from search.report.ending import describe_ending
 from search.samplers.sampler import SAMPLERS
-from search.schedulers.patience import is_converged
 from search.schedulers.scheduler import SCHEDULERS
+from search.schedulers.trial_end import is_converged
 from search.study import Study
 
 SPACE = {
@@ -69,7 +69,7 @@ def summarize(study):
 def test_a_study_ends_with_the_configured_number_of_trials_none_running(tmp_path):
     study = open_study(tmp_path)
     assert run(study)
-    assert study.is_finished
+    assert study.is_over
     assert [trial.number for trial in study.trials] == list(range(24))
     assert {trial.state for trial in study.trials} == {State.COMPLETE, State.PRUNED}
 
@@ -146,7 +146,7 @@ def test_a_failed_trial_keeps_its_reason_and_the_search_continues(tmp_path):
     failed = open_study(tmp_path, num_trials=3).trials[0]
     assert (failed.state, failed.reason) == (State.FAIL, "loss is nan in epoch 1")
     assert failed.attributes["traceback"] == "the traceback"
-    assert study.is_finished
+    assert study.is_over
 
 
 def test_a_stop_that_was_decided_but_not_recorded_is_decided_again(tmp_path):

@@ -13,7 +13,8 @@ from trainables.errors import InputError
 from trainables.layout import Settings, read_layout
 from trainables.models.cnn.config import CnnConfig
 from trainables.pack import pack
-from trainables.pack_info import describe_images, load_info, split_train
+from trainables.pack_info import describe_images, load_info
+from trainables.partition import split_train
 from trainables.source import Folder
 from trainables.splits import open_full_train, open_test, open_train
 from trainables.train import predict, train
@@ -50,7 +51,7 @@ def test_the_positive_class_has_label_1(pets, cache, positive, classes):
 
 
 def test_a_positive_class_that_is_none_is_refused_with_the_names_found(pets, cache):
-    with pytest.raises(InputError, match=r"positive = 'REAL': .*pets has the classes cat and dog"):
+    with pytest.raises(InputError, match=r"^data.positive = 'REAL': .*pets has the classes cat and dog"):
         pack(pets({"train": 6, "test": 4}), cache)
 
 
@@ -110,7 +111,7 @@ def test_a_test_split_is_carved_once_by_content_and_copies_fall_together(pets, c
 
 
 def test_a_carved_fraction_that_leaves_a_class_without_images_is_refused(pets, cache):
-    with pytest.raises(InputError, match=r"with test_fraction = 1e-09 has no images in test/cat, test/dog"):
+    with pytest.raises(InputError, match=r"with data.test_fraction = 1e-09 has no images in test/cat, test/dog"):
         pack(pets({"": 5}), cache, Settings(positive="dog", test_fraction=1e-9))
 
 

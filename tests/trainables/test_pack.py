@@ -458,7 +458,7 @@ def test_a_full_disk_is_one_sentence_with_the_size_that_is_needed(image_folder, 
         "try: pack(Path(sys.argv[2]), Path(sys.argv[1]))\n"
         "except ValueError as error: print(str(error).replace(sys.argv[1], 'DISK'))"
     )
-    message = "no space left in DISK: free 1 MB there or choose another folder\n"
+    message = "no space left in DISK: free 1 MB there, or set another data.cache\n"
     assert run_on_small_disk(script, "64k", image_folder) == message
 
 

@@ -126,14 +126,14 @@ def test_a_split_that_is_in_no_file_moves_too():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"val_fraction": 0.0}, "val_fraction = 0.0"),
-        ({"val_fraction": 1.0}, "val_fraction = 1.0"),
-        ({"val_fraction": float("nan")}, "val_fraction = nan"),
-        ({"val_fraction": 0.01}, "val_fraction = 0.01 of 13 FAKE"),
-        ({"val_fraction": 0.99}, "val_fraction = 0.99 of 13 FAKE"),
-        ({"max_images": 1}, "max_images = 1 leaves train without FAKE"),
-        ({"max_images": 0}, "max_images = 0"),
-        ({"max_images": -5}, "max_images = -5"),
+        ({"val_fraction": 0.0}, "data.val_fraction = 0.0"),
+        ({"val_fraction": 1.0}, "data.val_fraction = 1.0"),
+        ({"val_fraction": float("nan")}, "data.val_fraction = nan"),
+        ({"val_fraction": 0.01}, "data.val_fraction = 0.01 of 13 FAKE"),
+        ({"val_fraction": 0.99}, "data.val_fraction = 0.99 of 13 FAKE"),
+        ({"max_images": 1}, "data.max_train_images = 1 leaves train without FAKE"),
+        ({"max_images": 0}, "data.max_train_images = 0"),
+        ({"max_images": -5}, "data.max_train_images = -5"),
     ],
 )
 def test_a_draw_that_leaves_a_class_without_images_is_refused(packed, arguments, words):

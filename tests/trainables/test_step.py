@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from trainables.config import OPTIMIZERS, WITHOUT_GRAPH, TrainConfig
+from trainables.config import OPTIMIZER_NAMES, WITHOUT_GRAPH, TrainConfig
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.resnet50.config import ResNet50Config
 from trainables.names import IMPORTED
@@ -203,7 +203,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 def test_a_replayed_training_equals_the_plain_one(
     model: CnnConfig, optimizer: Any, graphs: list[Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,7 +224,7 @@ def test_validation_leaves_the_weights_where_the_recorded_step_reads_them(graphs
     assert not any(torch.equal(first[name], second[name]) for name in first if name.endswith("weight"))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("cut", [1, 2])
 def test_a_replayed_training_resumes_to_the_bit(cut: int, optimizer: Any, graphs: list[Graph]) -> None:
     config = dataclasses.replace(EXACT, optimizer=optimizer, schedule="one_cycle", warmup_frac=0.3)
@@ -368,7 +368,7 @@ def test_on_cuda_frozen_stages_stay_in_a_replayed_training(
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("model", CUDA_MODELS.values(), ids=CUDA_MODELS.keys())
 def test_on_cuda_a_replayed_training_equals_the_plain_one(
     model: Any, optimizer: Any, monkeypatch: pytest.MonkeyPatch
@@ -382,7 +382,7 @@ def test_on_cuda_a_replayed_training_equals_the_plain_one(
 
 @pytest.mark.gpu
 @needs_cuda
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", OPTIMIZER_NAMES)
 @pytest.mark.parametrize("cut", [1, 2])
 @pytest.mark.parametrize("model", [EXACT.model, CUDA_MODELS["resnet50"]], ids=["cnn", "resnet50"])
 def test_on_cuda_a_replayed_training_resumes_to_the_bit(model: Any, cut: int, optimizer: Any) -> None:

@@ -1,4 +1,4 @@
-"""Builds and restores networks, which map images (N, 3, size, size) in [0, 1] to logits (N,), above 0 for REAL."""
+"""Builds and restores networks, which map images (N, 3, size, size) in [0, 1] to logits (N,), above 0 for label 1."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -107,7 +107,7 @@ def _draw_curves(result: Result) -> Any:
 
 
 def _pack(result: Result, tested: TestedModel, folder: Path) -> Any:
-    """Return a model artifact with its origin; its files are referenced, not copied."""
+    """Return a model artifact with its origin; its files are uploaded from where they are."""
     manifest = result.manifest
     metadata = {
         "study": result.study,

@@ -1,4 +1,4 @@
-"""Weights & Biases: one process has all runs of a study open, and the search never waits for it.
+"""Weights & Biases: one process has all runs of a study open. No trial waits for it; the end waits some seconds.
 
 Events go through a queue to one thread, which alone opens runs and logs. If online tracking fails, it continues
 offline; if that fails too, it ends. Each of these changes is printed in one sentence; no error reaches the search.

@@ -307,7 +307,7 @@ def test_a_node_without_images_from_elsewhere_is_brought_them_like_the_pack(imag
 def test_a_process_with_other_code_trains_nothing_and_fails_no_trial(packed, tmp_path):
     """The driver's code is another one here, which is the same to a process as code of its own that is."""
     delivery = offer(build_config(tmp_path), packed)
-    versions = (*delivery.requirements.versions[:-1], ("project", "other"))
+    versions = (*delivery.requirements.versions[:-1], ("code", "other"))
     requirements = dataclasses.replace(delivery.requirements, versions=versions)
 
     @ray.remote
@@ -316,7 +316,7 @@ def test_a_process_with_other_code_trains_nothing_and_fails_no_trial(packed, tmp
 
         return list(run_job(dataclasses.replace(delivery, requirements=requirements), None, None))
 
-    with pytest.raises(NodeError, match=r"has project .* and the driver other: install the same on both"):
+    with pytest.raises(NodeError, match=r"has code .* and the driver other: install the same on both"):
         ray.get(train.remote())
 
 

@@ -74,8 +74,15 @@ def test_a_cluster_without_a_worker_that_came_up_is_named_as_the_reason():
 def test_nodes_on_which_no_trial_fits_do_not_count_as_up():
     config = build_config({"min_nodes": 2}, cnn={"gpus": 1}, resnet50={"gpus": 1})
     problem = find_problem(config, make_nodes((8, 0), (8, 1)))
-    assert problem.startswith("cluster.min_nodes = 2: after 300 seconds 1 are up on which a trial fits (10.0.0.2)")
+    assert problem.startswith("cluster.min_nodes = 2: after 300 seconds a trial fits on 1 of 2 nodes (10.0.0.2)")
     assert find_problem(config, make_nodes((8, 0), (8, 1), (8, 1))) is None
+
+
+def test_a_local_search_that_asks_for_two_nodes_is_told_that_there_is_one():
+    problem = find_problem(build_config({"min_nodes": 2, "address": "local"}), make_nodes((64, 0)))
+    assert (
+        problem == "cluster.min_nodes = 2: a local Ray has one node: set it to 1, or set cluster.address to a cluster"
+    )
 
 
 @pytest.mark.ray

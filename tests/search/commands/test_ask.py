@@ -89,7 +89,7 @@ def test_a_point_waits_for_the_next_search_if_none_runs(call, folder):
         (("cnn", "filters=[8]"), "cnn.filters = [8]: expected int, not list"),
         (("cnn", "filters="), "cnn.filters = None: expected int, not NoneType"),
         (("cnn", "learning_rate=.nan"), "cnn.learning_rate = nan: expected a finite number"),
-            (("cnn", "learning_rate=9.0"), "cnn.learning_rate = 9.0 is outside the space"),
+        (("cnn", "learning_rate=9.0"), "cnn.learning_rate = 9.0 is outside the space"),
         (("cnn", "flip=false"), "cnn.flip = False is outside the space"),
         (("cnn", "dense_units=16"), "dense_units has a condition in the space: give the parameters of its `when` too"),
         (("cnn", "dense_units=16", "dense_layers=0"), "cnn.dense_units has a condition in the space"),

@@ -177,7 +177,7 @@ def test_a_search_that_used_its_budget_has_ended(inspect, folder, journal):
     assert "trials left" in inspect(folder)[1]
     add_epoch(journal, trial, 0.9)
     journal.end_trial(trial, State.PRUNED, "the budget of 4 epochs is used", {})
-    told = "All trials have ended, because the budget of 4 epochs is used: a larger one and --resume continue it.\n"
+    told = "All trials have ended, because the budget of 4 epochs is used; to continue, raise it and pass --resume.\n"
     assert inspect(folder)[1].endswith(told)
 
 

@@ -77,7 +77,7 @@ FINITE = {
 )
 def test_the_plan_says_where_there_are_more_trials_than_points(search, told):
     study = parse({"name": "x", "search": search, "space": {"cnn": FINITE}})
-    then = ": none is tried twice (search.repeat)"
+    then = ": each is trained at most once; search.repeat=true allows more"
     assert list_repetitions(study) == [f"Space: {sentence}{then}" for sentence in told]
     study = parse({"name": "x", "search": {**search, "repeat": True}, "space": {"cnn": FINITE}})
     then = ": some are trained more than once"

@@ -10,12 +10,14 @@ import typer
 
 from search.cluster.job import NodeError
 from search.commands.terminal import explain_errors
+from search.record.errors import StorageLost
 from trainables.durable import write_file
 
 SCRIPT = """
 import os, signal, time
 import typer
 from search.commands.terminal import explain_errors
+from search.record.errors import StorageLost
 
 def main():
     with explain_errors("the same command"):
@@ -32,6 +34,14 @@ def test_an_interrupt_counts_although_a_shell_started_the_command_in_the_backgro
     assert (answer.returncode, answer.stderr) == (130, "interrupted; the same command continues from here\n")
 
 
+def test_a_lost_database_ends_a_command_that_has_nothing_to_continue(capsys):
+    with pytest.raises(typer.Exit) as end, explain_errors():
+        raise StorageLost("server closed the connection")
+    assert end.value.exit_code == 1
+    said = "error: the database was lost (server closed the connection); the same command continues from here"
+    assert capsys.readouterr().err == f"{said}\n"
+
+
 def test_a_node_that_is_to_be_mended_ends_a_search_that_can_be_resumed(capsys):
     with pytest.raises(typer.Exit) as end, explain_errors("the same command with --resume"):
         raise NodeError("node 10.0.0.7 has other code")
@@ -43,12 +53,12 @@ def test_a_node_that_is_to_be_mended_ends_a_search_that_can_be_resumed(capsys):
 @pytest.mark.parametrize(
     ("number", "said"),
     [
-        (errno.ENOSPC, "error: no space left ([Errno 28] No space left on device: 'here'); free some, then"),
-        (errno.EDQUOT, "error: no space left ([Errno 122] Disk quota exceeded: 'here'); free some, then"),
-        (errno.EIO, "error: a disk failed ([Errno 5] Input/output error: 'here'); mend it, then"),
-        (errno.EROFS, "error: a disk failed ([Errno 30] Read-only file system: 'here'); mend it, then"),
-        (errno.ESTALE, "error: a disk failed ([Errno 116] Stale file handle: 'here'); mend it, then"),
-        (errno.EPERM, "error: a disk failed ([Errno 1] Operation not permitted: 'here'); mend it, then"),
+        (errno.ENOSPC, "error: no space left ([Errno 28] No space left on device: 'here'); free some space, then"),
+        (errno.EDQUOT, "error: no space left ([Errno 122] Disk quota exceeded: 'here'); free some space, then"),
+        (errno.EIO, "error: a disk failed ([Errno 5] Input/output error: 'here'); repair it, then"),
+        (errno.EROFS, "error: a disk failed ([Errno 30] Read-only file system: 'here'); repair it, then"),
+        (errno.ESTALE, "error: a disk failed ([Errno 116] Stale file handle: 'here'); repair it, then"),
+        (errno.EPERM, "error: a disk failed ([Errno 1] Operation not permitted: 'here'); repair it, then"),
     ],
 )
 def test_any_fault_of_a_disk_is_a_sentence(capsys, number, said):

@@ -121,11 +121,11 @@ def test_a_point_enqueued_on_a_finished_study_is_trained_by_resuming_it(folder):
     run(open_study(folder))
     open_plain(folder).enqueue_trial(POINT)
     before = look(folder)
-    assert not before.is_finished
+    assert not before.is_over
     assert before.trials[-1].waits
     run(open_study(folder))
     after = look(folder)
-    assert after.is_finished
+    assert after.is_over
     assert after.trials[NUM_TRIALS].params["filters"] == 17
     assert after.trials[NUM_TRIALS].state in (State.COMPLETE, State.PRUNED)
 
@@ -168,7 +168,7 @@ def test_an_enqueued_point_that_cannot_be_trained_fails_with_its_reason_and_the_
     number = len(open_study(folder).trials) - 1
     study = open_study(folder)
     run(study)
-    assert study.is_finished
+    assert study.is_over
     for trials in (study.trials, look(folder).trials):
         assert trials[number].state is State.FAIL
         assert reason in trials[number].reason
@@ -194,7 +194,7 @@ def test_a_trial_that_plain_optuna_asked_reported_or_added_counts_as_failed_and_
     plain.trials[0].user_attrs["architecture"]
     study = open_study(folder)
     run(study)
-    assert study.is_finished
+    assert study.is_over
     for trials in (study.trials, look(folder).trials):
         foreign = trials[first : first + 4]
         assert {(trial.is_foreign, trial.state, len(trial.epochs)) for trial in foreign} == {(True, State.FAIL, 0)}
@@ -228,7 +228,7 @@ def test_a_value_that_plain_optuna_reported_is_no_epoch(folder):
     assert len(look(folder).trials[0].epochs) == 1
     study = open_study(folder)
     run(study)
-    assert study.is_finished
+    assert study.is_over
 
 
 def test_what_plain_optuna_writes_while_the_search_runs_moves_no_trial(folder):
@@ -238,7 +238,7 @@ def test_what_plain_optuna_writes_while_the_search_runs_moves_no_trial(folder):
     optuna.create_study(study_name="y", storage=open_plain(folder)._storage).ask()
     study.fail(0, "gone")
     run(study)
-    assert study.is_finished
+    assert study.is_over
     assert [trial.number for trial in study.trials] == list(range(NUM_TRIALS))
     assert sum(trial.params.get("filters") == 17 for trial in study.trials) == 1
     assert not any(trial.is_foreign for trial in study.trials)

@@ -107,7 +107,7 @@ def test_a_study_that_may_repeat_proposes_as_before(tmp_path):
     study = open_study(tmp_path, sampler="random", repeat=True)
     run(study)
     assert len(study.trials) == 60
-    assert study.is_finished
+    assert study.is_over
     assert max(Counter(list_points(study)).values()) > 1
 
 
@@ -179,7 +179,7 @@ def test_an_architecture_without_a_configuration_leaves_its_trials_to_the_other(
     config = parse({"name": "x", "search": {"num_trials": 10, "max_epochs": 1, "scheduler": "none"}, "space": space})
     study = Study(config, Journal(tmp_path / "study.journal", "x", note=print))
     run(study)
-    assert study.is_finished
+    assert study.is_over
     assert Counter(trial.architecture for trial in study.trials) == {"cnn": 2, "resnet50": 8}
 
 

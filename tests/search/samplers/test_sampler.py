@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_info
 from search.record.trial import State, Trial
 from search.samplers import gp, tpe
 from search.samplers.own import OwnSampler
-from search.samplers.sampler import PARTS, SAMPLERS, Sampler, _draw_part, derive_seed
+from search.samplers.sampler import PARTS, SAMPLERS, Sampler, _draw_part, derive_proposal_seed
 
 NAMES = [*sorted(SAMPLERS), "optuna.samplers:CmaEsSampler", "optuna.samplers:NSGAIISampler"]
 DISTRIBUTIONS = {
@@ -100,7 +100,7 @@ def test_tpe_proposes_what_optunas_own_does_for_each_parameter_by_itself(monkeyp
     shared = run(build("tpe"), [], 40)
 
     def build_plain(own, number):
-        return TPESampler(seed=derive_seed(own.seed, number), n_startup_trials=own.startup, multivariate=False)
+        return TPESampler(seed=derive_proposal_seed(own.seed, number), n_startup_trials=own.startup, multivariate=False)
 
     monkeypatch.setitem(SAMPLERS, "tpe", build_plain)
     monkeypatch.setattr(Sampler, "_list_relative", lambda *_: {})

@@ -6,7 +6,7 @@ import pytest
 
 from trainables.errors import InputError
 from trainables.pack import pack
-from trainables.pack_info import draw_train, split_train
+from trainables.partition import draw_train, split_train
 from trainables.splits import open_full_train, open_train
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ def test_a_pack_is_found_and_split_without_torch(image_folder: Path, packed: Pat
         "import sys\n"
         "from pathlib import Path\n"
         "from trainables.pack import pack\n"
-        "from trainables.pack_info import split_train\n"
+        "from trainables.partition import split_train\n"
         f"packed = pack(Path({str(image_folder)!r}), Path({str(packed.parent)!r}))\n"
         "split_train(packed, val_fraction=0.25, seed=0, max_images=None)\n"
         "sys.exit('torch' in sys.modules)\n"

@@ -26,7 +26,7 @@ def find_end(search: SearchConfig, trial: Trial, *, stop: bool) -> tuple[State, 
 
 
 def is_converged(values: Sequence[float], patience: int, delta: float) -> bool:
-    """Answer whether none of the last `patience` values rose by more than delta above the best before it.
+    """Return whether none of the last `patience` values rose by more than delta above the best before it.
 
     Args:
         values: The validation metric of epoch 1, 2, ..., larger is better.
