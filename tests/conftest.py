@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from hypothesis import settings
 from PIL import Image
 
 from trainables.pack import pack
 
 COUNTS = {"train/FAKE": 14, "train/REAL": 26, "test/FAKE": 4, "test/REAL": 6}
+settings.register_profile("tests", deadline=None, derandomize=True)
+settings.load_profile("tests")
 MARK = "CIFAKE_SEARCH_TEST"
 """Variable by which what a test started is found when it ends."""
 

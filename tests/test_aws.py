@@ -205,7 +205,8 @@ def test_every_node_carries_the_name_of_its_cluster_and_keeps_its_roles_keys(ask
 
 @pytest.mark.slow
 def test_the_accounts_file_is_one_to_cloudformation():
-    done = subprocess.run(["cfn-lint", str(ACCOUNT)], capture_output=True, text=True, check=False)
+    program = Path(sys.executable).with_name("cfn-lint")
+    done = subprocess.run([program, ACCOUNT], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
 
 

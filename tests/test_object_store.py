@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import socket
@@ -90,12 +91,19 @@ def finish(start):
     return finish
 
 
+def listen():
+    """Listen on a port below those that the system gives to any program, so that it is free again after a cut."""
+    while True:
+        with contextlib.suppress(OSError):
+            return socket.create_server(("127.0.0.1", 20_000 + secrets.randbelow(10_000)))
+
+
 class Line:
     """What leads to the store, and can be cut; who calls meanwhile is refused."""
 
     def __init__(self, url):
         self._target = urlsplit(url)
-        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening = listen()
         self._port = self._listening.getsockname()[1]
         self._open = []
         threading.Thread(target=self._accept, args=(self._listening,), daemon=True).start()

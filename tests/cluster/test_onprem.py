@@ -236,7 +236,7 @@ def test_a_host_that_joins_late_gets_work(running):
     late.switch_on(running.switch)
     wait_for(lambda: late.name in list_busy(running) and count_packs(late) == 1, extended)
     running.head.call("pkill", "-INT", "-f", "search.run")
-    assert extended.wait(timeout=60) == 130
+    assert extended.wait(timeout=200) == 130
     ended = start_on_head(running, f"{more} --set search.max_total_epochs=1")
     assert ended.wait(timeout=200) == 0, ended.output.read_text()
     assert "The search ended early: the budget of 1 epochs is used." in " ".join(ended.output.read_text().split())

@@ -117,7 +117,7 @@ def test_memory_is_kept_from_step_to_step_and_given_back_between_trials() -> Non
         "def count_faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(20):\n"
-        "        torch.ones(40 * 2**20, dtype=torch.uint8)\n"
+        "        torch.ones(30 * 2**20, dtype=torch.uint8)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
         "def count_pages():\n"
         "    return int(Path('/proc/self/statm').read_text().split()[1])\n"
@@ -132,7 +132,7 @@ def test_memory_is_kept_from_step_to_step_and_given_back_between_trials() -> Non
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     (plain, kept), [returned] = (map(float, line.split()) for line in run.stdout.splitlines())
     assert kept < plain / 20
-    assert returned > 30
+    assert returned > 20
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])

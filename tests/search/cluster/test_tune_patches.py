@@ -112,7 +112,7 @@ def read_title(process):
 
 
 def test_without_its_patch_a_worker_that_ray_ends_to_free_memory_ends_the_run(monkeypatch):
-    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.0001")
     monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
 
     def work(_):

@@ -138,8 +138,10 @@ def test_a_process_that_is_killed_after_each_file_leaves_only_whole_ones(packed,
     monkeypatch.setattr(worker, "save_logits", save_and_die)
     for left in (2, 1, 0):
         if (child := os.fork()) == 0:
-            list(score(packed, folder))
-            os._exit(0)
+            try:
+                list(score(packed, folder))
+            finally:
+                os._exit(0)
         assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
         assert len(list_due(folder, [LABEL], TESTS).get(LABEL, Due(weights="", tests=())).tests) == left
 

@@ -126,7 +126,7 @@ class Remover(io.StringIO):
 
 
 def add_node(cluster):
-    return cluster.add_node(num_cpus=1, object_store_memory=STORE_BYTES)
+    return cluster.add_node(wait=False, num_cpus=1, object_store_memory=STORE_BYTES)
 
 
 @pytest.mark.parametrize("in_order", [False, True])

@@ -14,10 +14,12 @@ import yaml
 from search.config.load import parse
 from search.listeners.wandb import runs
 from search.listeners.wandb.runs import Target
-from search.listeners.wandb.tracker import PATIENCE_S, Tracker
+from search.listeners.wandb.tracker import Tracker
 from search.record.trial import State, Trial
 
 KEY = "0123456789" * 4
+AMPLE_S = 60.0
+"""Seconds within which even a loaded machine opens W&B and ships what it has."""
 SPACE = {"cnn": {"learning_rate": {"low": 1e-4, "high": 0.1, "log": True}, "filters": {"choice": [16, 32]}}}
 
 
@@ -31,8 +33,8 @@ def build(tmp_path: Path, warnings: list[str]) -> Callable[[str], Tracker]:
     config = parse({"name": "demo", "results": str(tmp_path), "tracking": {"project": "cifake"}, "space": SPACE})
 
     def build(mode: str, **options: Any) -> Tracker:
-        directory = tmp_path / "results"
-        return Tracker(mode, Target(config=config, identity="1d", files=directory, **options), warnings.append)
+        target = Target(config=config, identity="1d", files=tmp_path / "results", **{"timeout_s": 20.0, **options})
+        return Tracker(mode, target, warnings.append)
 
     return build
 
@@ -72,7 +74,7 @@ def test_every_value_of_a_trial_is_in_its_offline_file(build, read_wandb_files, 
     trial.attributes = {"seconds": 6.0, "device": "cpu", "images_per_second": 1800.0, "peak_memory_bytes": 2e6}
     trial.reason = "stopped by asha at epoch 3"
     play(tracker, trial, state=State.PRUNED)
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     [file] = read_wandb_files(tmp_path / "results" / "wandb")
     assert (file.run.run_id, file.run.run_group, file.run.project) == ("demo-1d-0007", "demo", "cifake")
@@ -97,7 +99,7 @@ def test_a_failed_trial_is_a_failed_run_and_an_unfinished_one_a_killed_run(build
     failed.reason = "loss is nan in epoch 3"
     play(tracker, failed, state=State.FAIL)
     play(tracker, make_trial(1), state=State.RUNNING)
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     files = {file.run.run_id: file for file in read_wandb_files(tmp_path)}
     assert (files["demo-1d-0000"].exit_code, files["demo-1d-0000"].summary["reason"]) == (1, "loss is nan in epoch 3")
@@ -110,10 +112,10 @@ def test_a_resumed_trial_continues_its_run_with_the_new_epochs_only(build, read_
     trial = make_trial()
     first = build("offline")
     play(first, trial, num_epochs=2, state=State.RUNNING)
-    first.close()
+    first.close(AMPLE_S)
     second = build("offline")
     play(second, trial, num_epochs=1)
-    second.close()
+    second.close(AMPLE_S)
 
     before, after = read_wandb_files(tmp_path)
     assert before.run.run_id == after.run.run_id == "demo-1d-0000"
@@ -128,7 +130,7 @@ def test_an_end_that_was_not_told_before_a_kill_still_closes_the_run(build, read
     trial.state = State.COMPLETE
     tracker = build("offline")
     tracker.on_end(trial)
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     [file] = read_wandb_files(tmp_path)
     assert (file.summary["state"], file.exit_code, file.history) == ("COMPLETE", 0, [])
@@ -154,7 +156,7 @@ def test_online_runs_reach_the_server_value_by_value(build, wandb_server, warnin
     tracker, trials = build("auto"), [make_trial(0), make_trial(1)]
     for trial in trials:
         play(tracker, trial)
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     for trial in trials:
         assert list_metrics(wandb_server.list_history(f"demo-1d-{trial.number:04d}")) == trial.epochs
@@ -173,11 +175,11 @@ def test_a_resumed_online_run_is_sent_what_the_server_lacks(build, wandb_server)
     trial = make_trial()
     first = build("online")
     play(first, trial, num_epochs=2, state=State.RUNNING)
-    first.close()
+    first.close(AMPLE_S)
     add_epoch(trial)  # journaled, and the search was killed before W&B heard of it
     second = build("online")
     play(second, trial, num_epochs=1)
-    second.close()
+    second.close(AMPLE_S)
 
     assert list_metrics(wandb_server.list_history("demo-1d-0000")) == trial.epochs
     sent = [row for body in wandb_server.list_streamed("demo-1d-0000") for row in list_rows(body)]
@@ -196,7 +198,7 @@ def test_a_server_that_does_not_accept_costs_one_warning_and_no_data(
     for trial in trials:
         play(tracker, trial)
     assert time.monotonic() - begin < timeout_s  # it waits for no answer
-    tracker.close(patience_s=60.0)
+    tracker.close(AMPLE_S)
 
     assert len(warnings) == 1
     assert "continues offline" in warnings[0]
@@ -222,7 +224,7 @@ def test_a_server_that_fails_later_moves_running_trials_offline(
         tracker.on_epoch(add_epoch(trial))
         trial.state = State.COMPLETE
         tracker.on_end(trial)
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     assert len(warnings) == 1
     files = read_wandb_files(tmp_path)
@@ -242,7 +244,7 @@ def test_a_missing_or_malformed_key_continues_offline(
         monkeypatch.setenv("WANDB_API_KEY", key)
     tracker, trial = build(mode), make_trial()
     play(tracker, trial)
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     assert len(warnings) == 1
     assert reason in warnings[0]
@@ -258,7 +260,7 @@ def test_a_folder_that_cannot_be_written_ends_tracking_with_one_warning(build, w
     tracker = build("offline")
     play(tracker, make_trial(0))
     play(tracker, make_trial(1))
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     assert len(warnings) == 1
     assert "tracking ends" in warnings[0]
@@ -270,7 +272,7 @@ def test_a_full_disk_ends_tracking_with_one_warning(build, warnings, monkeypatch
     tracker = build("offline")
     play(tracker, make_trial(0))
     play(tracker, make_trial(1))
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     assert len(warnings) == 1
     assert "MiB are free" in warnings[0]
@@ -278,15 +280,15 @@ def test_a_full_disk_ends_tracking_with_one_warning(build, warnings, monkeypatch
 
 
 def test_a_server_that_stops_answering_is_waited_for_once(build, wandb_server, warnings, read_wandb_files, tmp_path):
-    tracker, trials = build("online"), [make_trial(number) for number in range(3)]
+    tracker, trials = build("online", timeout_s=10.0), [make_trial(number) for number in range(3)]
     for trial in trials:
         play(tracker, trial, state=State.RUNNING)
     wait_until(lambda: len({run["name"] for run in wandb_server.runs}) == 3)
     wandb_server.manner = "hang"
     begin = time.monotonic()
-    tracker.close()
+    tracker.close(AMPLE_S)
 
-    assert time.monotonic() - begin < 3 * PATIENCE_S
+    assert time.monotonic() - begin < 28.0  # 10 s for all runs together, not 10 s for each
     assert len(warnings) == 1
     assert [list_metrics(file.history) for file in read_wandb_files(tmp_path)] == [trial.epochs for trial in trials]
 
@@ -302,7 +304,7 @@ def test_a_user_who_interrupts_waits_no_longer_than_told(build, wandb_server, re
     wait_until(lambda: len({run["name"] for run in wandb_server.runs}) == 3)
     wandb_server.manner = "hang"
     begin = time.monotonic()
-    tracker.close(patience_s=1.5)
+    tracker.close(5.0)
 
     assert time.monotonic() - begin < 30  # the server never answers
     wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("tracking")])
@@ -312,10 +314,10 @@ def test_a_user_who_interrupts_waits_no_longer_than_told(build, wandb_server, re
 def test_runs_belong_to_a_sweep_over_the_space(build, wandb_server, tmp_path):
     tracker = build("auto")
     play(tracker, make_trial())
-    tracker.close()
+    tracker.close(AMPLE_S)
     again = build("auto")
     play(again, make_trial(1))
-    again.close()
+    again.close(AMPLE_S)
 
     [sweep] = wandb_server.list_variables("UpsertSweep")
     config = yaml.safe_load(sweep["config"])
@@ -333,7 +335,7 @@ def test_a_damaged_record_of_the_sweep_is_replaced(build, wandb_server, tmp_path
     path.write_text(content)
     tracker = build("online")
     play(tracker, make_trial())
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     assert warnings == []
     assert wandb_server.describe("demo-1d-0000")["sweep"] == json.loads(path.read_text())["id"] == "sweep0"
@@ -341,9 +343,9 @@ def test_a_damaged_record_of_the_sweep_is_replaced(build, wandb_server, tmp_path
 
 def test_a_server_without_sweeps_still_takes_runs(build, wandb_server, warnings):
     wandb_server.refused = {"UpsertSweep"}
-    tracker, trial = build("online", timeout_s=2.0), make_trial()
+    tracker, trial = build("online", timeout_s=20.0), make_trial()
     play(tracker, trial)
-    tracker.close()
+    tracker.close(AMPLE_S)
 
     assert list_metrics(wandb_server.list_history("demo-1d-0000")) == trial.epochs
     assert warnings == []
@@ -367,6 +369,6 @@ def test_the_death_of_its_process_ends_tracking_with_one_warning(build, warnings
             child.kill()
     wait_until(lambda: tracker.on_epoch(add_epoch(trial)) or warnings)
     play(tracker, make_trial(1))
-    tracker.close()
+    tracker.close(AMPLE_S)
     cure = f"`python -m search sync {tmp_path}/demo` uploads what is missing"
     assert warnings == [f"Weights & Biases: its service died; tracking ends; {cure}"]
