@@ -435,6 +435,38 @@ def test_large_images_share_one_limit_however_many_threads_decode():
     assert max(most) <= 2
 
 
+def encode(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def test_a_jpeg_of_any_number_of_segments_or_scans_is_refused_before_it_takes_memory_or_time():
+    content = encode(Image.new("L", (64, 64)), progressive=True)
+    assert content.count(b"\xff\xda") > 5
+    decode(content)
+    head, end = content[:2], content.rindex(b"\xff\xd9")
+    scan = content[content.rindex(b"\xff\xda") : end]
+    for bad in (head + b"\xff\xe5\x00\x02" * 10_000 + content[2:], content[:end] + scan * 100 + content[end:]):
+        with pytest.raises(ImageError, match="is not a sound JPEG"):
+            decode(bad)
+
+
+def test_markers_in_the_metadata_or_behind_the_image_are_no_scans():
+    content = encode(Image.new("RGB", (64, 64)), comment=b"\xff\xda" * 1000)
+    decode(content + b"\xff\xda" * 1000)
+
+
+def test_a_png_of_any_number_of_chunks_is_refused_before_it_takes_memory():
+    buffer = io.BytesIO()
+    Image.new("L", (32, 32)).save(buffer, "PNG")
+    content = buffer.getvalue()
+    chunk = bytes(4) + b"teSt" + zlib.crc32(b"teSt").to_bytes(4)
+    decode(content[:33] + chunk * 1000 + content[33:])
+    with pytest.raises(ImageError, match="is not a sound JPEG"):
+        decode(content[:33] + chunk * 100_000 + content[33:])
+
+
 def test_a_png_with_sound_chunks_and_a_corrupt_stream_is_a_bad_image():
     sound = save(RGB, "PNG")
     start = sound.index(b"IDAT")

@@ -2,15 +2,17 @@
 
 import contextlib
 import fcntl
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
 from trainables.durable import make_folder
 from trainables.errors import InputError
+from trainables.files import get_status
 from trainables.layout import Settings
 from trainables.pack_info import FORMAT, load_info
-from trainables.source import Folder, describe_bad, open_source, require_source, sign_source
+from trainables.source import Folder, describe_bad, open_source, require_source
 
 Progress = Callable[[int, int], None]
 
@@ -44,7 +46,7 @@ def pack(
     try:
         require_source(source)
         paths = settings.read_layout(Folder(source)).files if source.is_dir() else ("",)
-        link = cache / f"source{FORMAT}-{sign_source(source, settings.describe(), paths)}"
+        link = cache / f"source{FORMAT}-{_sign_source(source, settings.describe(), paths)}"
         if not link.is_dir():
             make_folder(cache)
             with lock_cache(cache):
@@ -70,3 +72,21 @@ def lock_cache(cache: Path) -> Iterator[None]:
     with (cache / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def _sign_source(source: Path, settings: str, paths: Iterable[str]) -> str:
+    """Return a hash of names, sizes and times, which stays the same as long as the source is not changed.
+
+    The change time is part of it, because copying tools restore the modification time.
+
+    Args:
+        source: Folder or zip.
+        settings: The settings of the pack, as text.
+        paths: Files in a folder that count; "" is the source itself.
+    """
+    digest = hashlib.sha256(f"{source.resolve()}{settings}".encode(errors="surrogateescape"))
+    for name in paths:
+        state = get_status(source / name)
+        line = f"\0{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
+        digest.update(line.encode(errors="surrogateescape"))
+    return digest.hexdigest()[:32]

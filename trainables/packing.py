@@ -22,7 +22,7 @@ from trainables.durable import sync, write_file
 from trainables.errors import InputError
 from trainables.files import hash_file
 from trainables.layout import SOURCE, WHOLE, Layout, Settings, require_classes
-from trainables.pack_info import FORMAT, PACK_JSON
+from trainables.pack_info import FORMAT, PACK_JSON, read_pack_json
 from trainables.source import Batch, Member, Source, make_chunks
 
 FILES = {"train": "train", "val": "train", "test": "test"}
@@ -36,17 +36,17 @@ def write_pack(
     on_bad_image: str,
     progress: Callable[[int, int], None] | None,
 ) -> Path:
-    """Write the pack, unless it exists; it gets its name when all of it is on the disk."""
+    """Write the pack, and return it, or an earlier one with the same content; it gets its name when it is on the disk.
+
+    A forged file can have the name, size and CRC of another. So the pack is written even if there is one, and compared.
+    """
     temporary = cache / "packing"
     shutil.rmtree(temporary, ignore_errors=True)
     layout = settings.read_layout(source)
     members = _divide(source, layout, settings.test_fraction)
     lines = "".join(f"{member.name}\0{member.crc:08x}\0{member.size}\n" for member in members)
-    known = (lines + settings.describe()).encode(errors="surrogateescape")
-    fingerprint = hashlib.sha256(known).hexdigest()
+    fingerprint = hashlib.sha256((lines + settings.describe()).encode(errors="surrogateescape")).hexdigest()
     target = cache / f"pack{FORMAT}-{fingerprint[:32]}"
-    if target.is_dir():
-        return target
     temporary.mkdir()
     try:
         splits = layout.splits if SOURCE in layout.splits else FILES
@@ -59,9 +59,7 @@ def write_pack(
         present = {f"{split}/{label}" for split, own in info["counts"].items() for label in own if own[label]}
         require_classes(source, dict.fromkeys("/".join(each.name.split("/")[:2]) for each in members), present)
         info |= {"fingerprint": fingerprint, "source": str(source.path.resolve()), "size": settings.size}
-        write_file(temporary / PACK_JSON, json.dumps(info).encode())
-        temporary.rename(target)
-        sync(cache)
+        _place(temporary, target, info)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -70,6 +68,19 @@ def write_pack(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _place(temporary: Path, target: Path, info: Mapping[str, Any]) -> None:
+    """Give a pack its name, unless an equal one has it."""
+    if not target.is_dir():
+        write_file(temporary / PACK_JSON, json.dumps(info).encode())
+        temporary.rename(target)
+        sync(target.parent)
+    elif read_pack_json(target)["files"] != info["files"]:
+        raise InputError(
+            f"{info['source']} has the names, sizes and checksums of the images in {target}, but other images: one of "
+            "the two is forged, or the pack is damaged; delete the folder, or set another data.cache"
+        )
 
 
 def _divide(source: Source, layout: Layout, test_fraction: float | None) -> list[Member]:

@@ -9,7 +9,6 @@ import dataclasses
 import io
 import threading
 import warnings
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,6 +24,7 @@ from PIL import (
     WebPImagePlugin,  # noqa: F401
 )
 
+from trainables import jpeg, png
 from trainables.config import IMAGE_SIZE
 from trainables.errors import ImageError
 from trainables.tiff import measure_tile
@@ -51,7 +51,6 @@ SMALL = 1_000_000
 UNSOUND = "is not a sound JPEG, PNG, GIF, WebP, BMP or TIFF image"
 TOO_LARGE = f"has more than {MAX_PIXELS:,} pixels, as a decompression bomb has"
 NO_RANGE = "pixels, whose range is not known"
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112
 """Tag of the orientation in EXIF."""
 TURNS = {
@@ -130,8 +129,10 @@ def decode(data: bytes, size: int = IMAGE_SIZE) -> Decoded:
         ImageError: If it is not an image of an accepted format, is damaged or too large, or has no known range.
     """
     try:
-        if data.startswith(PNG_SIGNATURE):
-            _check_png(data)
+        if data.startswith(png.SIGNATURE) and not png.is_sound(data):
+            raise ImageError(UNSOUND)
+        if data.startswith(jpeg.SIGNATURE) and not jpeg.is_bounded(data):
+            raise ImageError(UNSOUND)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             pixels = image.width * image.height
             if isinstance(image, TiffImagePlugin.TiffImageFile):
@@ -232,18 +233,3 @@ def _clear(image: Image.Image, key: tuple[int, int, int], data: bytes) -> Image.
     colour = np.array(key)
     upper[((upper == colour >> 8) & (lower == colour & 255)).all(axis=2)] = 255
     return Image.fromarray(upper)
-
-
-def _check_png(data: bytes) -> None:
-    """Verify the checksums inside a PNG; Pillow ignores most of them.
-
-    Raises:
-        ImageError: If a chunk is damaged or the last one is missing.
-    """
-    start, kind = len(PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        end = start + 8 + int.from_bytes(data[start : start + 4])
-        kind = data[start + 4 : start + 8]
-        if len(data) < end + 4 or zlib.crc32(data[start + 4 : end]) != int.from_bytes(data[end : end + 4]):
-            raise ImageError(UNSOUND)
-        start = end + 4

@@ -7,7 +7,6 @@ from a stranger: only regular files are opened, and no file is read beyond MAX_B
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import itertools
 import lzma
 import stat
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainables.errors import ImageError, InputError
-from trainables.files import MAX_BYTES, TOO_LONG, find_files, get_status, read_file
+from trainables.files import MAX_BYTES, TOO_LONG, find_files, read_file
 
 CHUNK = 512
 """Number of files that a thread reads or decodes at a time."""
@@ -112,6 +111,7 @@ class Archive:
         self.path = path
         self._file = file
         self._entries: dict[str, zipfile.ZipInfo] = {}
+        self._children: dict[str, set[str]] = {}
         names = set()
         for entry in file.infolist():
             name = PurePosixPath(entry.orig_filename)
@@ -123,16 +123,33 @@ class Archive:
             names.add(name)
             if not is_hidden(str(name)):
                 self._entries[str(name)] = entry
+                self._add(name)
+        _check_overlap(path, file.infolist())
+
+    def _add(self, name: PurePosixPath) -> None:
+        """Take in the folders above a file."""
+        while name.parts:
+            folder = str(name.parent) if name.parent.parts else ""
+            known = self._children.setdefault(folder, set())
+            if name.name in known:
+                return
+            known.add(name.name)
+            name = name.parent
 
     def list_folders(self, folder: str) -> list[str]:
         """Return the names of the folders in a folder that are not empty."""
         start = f"{folder}/" if folder else ""
-        below = (name.removeprefix(start) for name in self._entries if name.startswith(start))
-        return sorted({name.split("/")[0] for name in below if "/" in name})
+        return sorted(name for name in self._children.get(folder, ()) if start + name in self._children)
 
     def list_files(self, folder: str) -> list[str]:
         """Return the files below a folder, sorted."""
-        return sorted(name for name in self._entries if name.startswith(f"{folder}/"))
+        found: list[str] = []
+        left = [folder]
+        while left:
+            folder = left.pop()
+            for name in self._children.get(folder, ()):
+                (left if (path := f"{folder}/{name}") in self._children else found).append(path)
+        return sorted(found)
 
     def measure(self, files: Mapping[str, str]) -> list[Member]:
         """Return files, given their names by their paths, as members, as the zip's central directory lists them."""
@@ -169,6 +186,16 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part in CLUTTER for part in path.split("/"))
 
 
+def _check_overlap(path: Path, entries: Iterable[zipfile.ZipInfo]) -> None:
+    """Raise InputError if members of a zip share bytes: then a small file can unpack to any size."""
+    num_bytes = path.stat().st_size  # members beyond it are found corrupt when they are read
+    known = (entry for entry in entries if 0 <= entry.header_offset < num_bytes)
+    ordered = sorted(known, key=lambda entry: entry.header_offset)
+    for entry, following in itertools.pairwise(ordered):
+        if entry.header_offset + entry.compress_size > following.header_offset:
+            raise InputError(f"{path}: its member {following.orig_filename!r} overlaps another: make the zip again")
+
+
 def _find_problem(entry: zipfile.ZipInfo, name: PurePosixPath) -> str | None:
     """Return why a member of a zip is refused, or None."""
     if name.is_absolute() or ".." in name.parts or "\\" in str(name) or str(name)[1:2] == ":":
@@ -184,24 +211,6 @@ def require_source(source: Path) -> None:
     """Raise InputError unless a source exists."""
     if not source.exists():
         raise InputError(f"{source} does not exist: give the folder or zip of the images")
-
-
-def sign_source(source: Path, settings: str, paths: Iterable[str]) -> str:
-    """Return a hash of names, sizes and times, which stays the same as long as the source is not changed.
-
-    The change time is part of it, because copying tools restore the modification time.
-
-    Args:
-        source: Folder or zip.
-        settings: The settings of the pack, as text.
-        paths: Files in a folder that count; "" is the source itself.
-    """
-    digest = hashlib.sha256(f"{source.resolve()}{settings}".encode(errors="surrogateescape"))
-    for name in paths:
-        state = get_status(source / name)
-        line = f"\0{name}\0{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
-        digest.update(line.encode(errors="surrogateescape"))
-    return digest.hexdigest()[:32]
 
 
 @contextlib.contextmanager

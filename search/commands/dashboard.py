@@ -3,6 +3,7 @@
 python -m search dashboard results/NAME [--port 8080] [--host 127.0.0.1] [--allow NAME ...]
 """
 
+import csv
 import io
 import logging
 from collections.abc import Callable, Collection, Iterable
@@ -17,6 +18,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from optuna_dashboard import wsgi  # type: ignore[attr-defined]  # imported there, not exported for type checkers
 
 from search.commands.terminal import explain_errors
+from search.config.printable import defuse
 from search.config.untrusted import read_file
 from search.config.urls import is_url
 from search.record.reading import load_study
@@ -65,7 +67,7 @@ def main(
         config, _ = load_study(directory)
         storage = read_storage(config.journal)
         application = wsgi(storage, artifact_store=Artifacts(directory / "artifacts"))
-        application = answer_to({*LOCAL, host, *(names or ())}, protect(refuse_changes(application)))
+        application = answer_to({*LOCAL, host, *(names or ())}, protect(defuse_tables(refuse_changes(application))))
         try:
             server = make_server(host, port, application, server_class=_Server, handler_class=_Quiet)
         except (OSError, OverflowError) as error:
@@ -87,6 +89,27 @@ def refuse_changes(application: Application) -> Application:
             return application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "application/json")])
         return [b'{"reason": "the study is shown for reading only"}']
+
+    return guarded
+
+
+def defuse_tables(application: Application) -> Application:
+    """Let no cell of a CSV file that is downloaded be a formula."""
+
+    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if not environ["PATH_INFO"].startswith("/csv/"):
+            return application(environ, start_response)
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+        answer = b"".join(application(environ, lambda status, headers, *_: started.append((status, headers))))
+        [(status, headers)] = started
+        table = io.StringIO(newline="")
+        csv.field_size_limit(2**31 - 1)
+        rows = csv.reader(io.StringIO(answer.decode(errors="replace"), newline=""))
+        csv.writer(table).writerows([defuse(cell) for cell in row] for row in rows)
+        content = table.getvalue().encode()
+        kept = [header for header in headers if header[0].title() != "Content-Length"]
+        start_response(status, [*kept, ("Content-Length", str(len(content)))])
+        return [content]
 
     return guarded
 

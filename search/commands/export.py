@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from search.commands.terminal import CodeOption, check_target, explain_errors
 from search.config.printable import escape
+from search.evaluation.cost import count_batch
 from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import TrainedModel, load_model
 from trainables.classifier import Classifier
@@ -64,8 +65,9 @@ def export_onnx(trained: TrainedModel, path: Path) -> float:
     temperature = trained.record.tested["temperature"]
     classifier = Classifier(trained.model, flip_average=trained.config.flip_average, temperature=temperature).eval()
     size = trained.record.size
-    brightness = np.linspace(1, 256, 16, dtype=np.int64)[:, None, None, None]
-    noise = np.random.default_rng(0).integers(brightness, size=(16, size, size, 3), dtype=np.uint8)
+    num = max(2, min(16, count_batch(trained.config.model, size=trained.record.size)))
+    brightness = np.linspace(1, 256, num, dtype=np.int64)[:, None, None, None]
+    noise = np.random.default_rng(0).integers(brightness, size=(num, size, size, 3), dtype=np.uint8)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".exporting-") as scratch:
             staged = Path(scratch) / path.name

@@ -7,10 +7,8 @@ import collections
 import csv
 import dataclasses
 import json
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +21,9 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from search.commands.terminal import CodeOption, explain_errors
 from search.config.printable import defuse, escape
-from search.datasets.pictures import NOTES, BadPicture, Picture, list_pictures, read_picture
+from search.datasets.pictures import NOTES, BadPicture, Picture, list_pictures, read_pictures
 from search.evaluation.calibration import is_sure
+from search.evaluation.cost import count_batch
 from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import WEIGHTS, TrainedModel, describe_bundled, find_bundled, load_model
 from search.evaluation.statistics import call_positive
@@ -35,8 +34,6 @@ from trainables.runtime import pick_device
 from trainables.splits import Split
 from trainables.train import predict
 
-BATCH = 256
-"""Number of pictures that are read and scored at a time."""
 UNSURE = "UNSURE"
 """Label of a picture for which no class has the confidence of --abstain."""
 
@@ -138,9 +135,10 @@ def answer(
     """
     answers: list[Answer] = []
     bad: list[BadPicture] = []
-    device = pick_device()
+    device, size = pick_device(), trained.record.size
+    num = count_batch(trained.config.model, size=size) if len(paths) > 1 else 1
     with quiet_pillow():
-        for batch in _read_ahead(paths, trained.record.size):
+        for batch in read_pictures(paths, size, num):
             good = [picture for picture in batch if isinstance(picture, Picture)]
             bad += [picture for picture in batch if isinstance(picture, BadPicture)]
             if good:
@@ -174,25 +172,6 @@ def _ask(
     return answers, [*empty, *bad]
 
 
-def _read_ahead(paths: Sequence[Path], size: int) -> Iterator[list[Picture | BadPicture]]:
-    """Read pictures on all cores, in order, a few batches ahead."""
-    pool = ThreadPoolExecutor()
-    waiting: collections.deque[Future[list[Picture | BadPicture]]] = collections.deque()
-    try:
-        for start in range(0, len(paths), BATCH):
-            waiting.append(pool.submit(_read_batch, paths[start : start + BATCH], size))
-            if len(waiting) > 2 * (os.cpu_count() or 1):
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read_batch(paths: Sequence[Path], size: int) -> list[Picture | BadPicture]:
-    return [read_picture(path, size) for path in paths]
-
-
 def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.device) -> NDArray[np.float32]:
     """Compute the probabilities of label 1 (N,) of images (N, size, size, 3)."""
     count = len(images)
@@ -203,6 +182,8 @@ def _score(trained: TrainedModel, images: NDArray[np.uint8], device: torch.devic
         trained.model, split, device=device, flip_average=config.flip_average, deterministic=config.deterministic
     )
     probabilities: NDArray[np.float32] = to_probabilities(logits, trained.record.tested["temperature"]).numpy()
+    if np.isnan(probabilities).any():
+        raise InputError(f"{trained.record.label} gives no number for some pictures: its weights are unusable")
     return probabilities
 
 

@@ -102,6 +102,9 @@ def _put_into_words(again: str | None) -> Iterator[None]:
     except (NodeError, StoreError) as error:
         _complain(f"{error}; {again or 'the same command'} continues from here")
         raise typer.Exit(1) from None
+    except MemoryError:
+        _complain(f"there is not enough memory; free some, then {again or 'the same command'} continues")
+        raise typer.Exit(1) from None
     except OSError as error:
         raise typer.Exit(_explain_fault(error, again)) from None
     except KeyboardInterrupt as error:

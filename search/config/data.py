@@ -18,7 +18,7 @@ Counts = tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]]
 class PublishedModel:
     """One published result on the test split of a data set."""
 
-    model: str
+    model: Annotated[str, Field(min_length=1, max_length=200)]
     """Architecture and authors."""
     protocol: Literal["sealed", "untouched test", "peak on test", "not stated"]
     """How epoch and configuration were chosen: without the test split, which was used once (sealed) or for the final
@@ -38,9 +38,9 @@ class PublishedModel:
 class Published:
     """Results and limits that were published of the data: the content of the file that `evaluation.published` names."""
 
-    models: tuple[PublishedModel, ...] = ()
+    models: Annotated[tuple[PublishedModel, ...], Field(max_length=100)] = ()
     """Published results, which the report shows below those of the study."""
-    notes: tuple[str, ...] = ()
+    notes: Annotated[tuple[Annotated[str, Field(max_length=2000)], ...], Field(max_length=100)] = ()
     """Sentences for the report, such as the limits of the data."""
 
 

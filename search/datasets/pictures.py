@@ -3,7 +3,11 @@
 A bad file gives a reason and does not stop the reading of the others.
 """
 
+import collections
 import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +64,25 @@ def list_pictures(path: Path) -> list[Path]:
         )
     except OSError as error:
         raise InputError(f"cannot read {error.filename} ({error.strerror}): name the pictures one by one") from None
+
+
+def read_pictures(paths: Sequence[Path], size: int, batch: int) -> Iterator[list[Picture | BadPicture]]:
+    """Read pictures on all cores, in order, some batches ahead."""
+    pool = ThreadPoolExecutor()
+    waiting: collections.deque[Future[list[Picture | BadPicture]]] = collections.deque()
+    try:
+        for start in range(0, len(paths), batch):
+            waiting.append(pool.submit(_read_batch, paths[start : start + batch], size))
+            if len(waiting) > 2 * (os.cpu_count() or 1):
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_batch(paths: Sequence[Path], size: int) -> list[Picture | BadPicture]:
+    return [read_picture(path, size) for path in paths]
 
 
 def read_picture(path: Path, size: int = IMAGE_SIZE) -> Picture | BadPicture:

@@ -2,14 +2,18 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.config import IMAGE_SIZE, Architecture, TrainConfig
+from trainables.errors import InputError
 from trainables.models.model import count_parameters
 from trainables.runtime import build_generator
 from trainables.train import score_batch
@@ -17,6 +21,12 @@ from trainables.train import score_batch
 BATCH_SIZES = (1, 256)
 TIMING_S = 0.3
 """Shortest measurement for one batch size, in seconds; the result is the median."""
+MAX_BATCH = 128
+"""Largest number of images that are predicted at a time."""
+BATCH_BYTES = 2**28
+"""Memory for the largest intermediate result of a batch; that of a small file of weights may have any size."""
+IMAGE_BYTES = 2**30
+"""Largest intermediate result for one image."""
 
 
 def count_weights(config: Architecture, *, size: int = IMAGE_SIZE) -> int:
@@ -32,13 +42,47 @@ def count_work(config: Architecture, *, flip_average: bool, size: int = IMAGE_SI
     model is built on the meta device, because layers of transformers copy tensors, and copies of fake tensors do not
     work together.
     """
-    with torch.device("meta"):
-        model = config.build(size=size).eval()
-    with FakeTensorMode(allow_non_fake_inputs=True), _count_flops() as counter:
-        model.to_empty(device="cpu")
-        images = torch.empty((1, size, size, 3), dtype=torch.uint8)
+    model, images = _build_fake(config, size)
+    with _count_flops() as counter:
         score_batch(model, images, flip_average=flip_average)
     return float(counter.get_total_flops() / 2)
+
+
+def count_batch(config: Architecture, *, size: int = IMAGE_SIZE) -> int:
+    """Return how many images a model predicts at a time, at most MAX_BATCH, so that memory is bounded.
+
+    Raises:
+        InputError: If one image takes too much.
+    """
+    model, images = _build_fake(config, size)
+    with _Largest() as largest:
+        score_batch(model, images, flip_average=False)
+    if largest.num_bytes > IMAGE_BYTES:
+        raise InputError(f"the model needs {largest.num_bytes / 2**30:.1f} GB of memory for one image: use another one")
+    return int(max(1, min(MAX_BATCH, BATCH_BYTES // max(largest.num_bytes, 1))))
+
+
+class _Largest(TorchDispatchMode):
+    """Notes the bytes of the largest tensor that an operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.num_bytes: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self.num_bytes = max(self.num_bytes, tensor.numel() * tensor.element_size())
+        return result
+
+
+def _build_fake(config: Architecture, size: int) -> tuple[nn.Module, Tensor]:
+    """Return a model and one image as fake tensors of a CPU, which have shapes and no values."""
+    with torch.device("meta"):
+        model: nn.Module = config.build(size=size).eval()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return model.to_empty(device="cpu"), torch.empty((1, size, size, 3), dtype=torch.uint8)
 
 
 def measure_cost(model: nn.Module, config: TrainConfig, *, device: torch.device) -> dict[str, float]:

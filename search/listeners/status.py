@@ -24,6 +24,9 @@ from search.record.trial import State, Trial, find_best
 from search.schedulers.scheduler import HALVING
 from trainables.config import list_defaults
 
+LONG_S = 100 * 365.25 * 24 * 3600
+"""Longest time that is printed, in seconds; a study of a stranger may name any."""
+
 STYLES = {State.COMPLETE: "green", State.PRUNED: "yellow", State.FAIL: "red"}
 NUM_RUNNING = 4
 """Number of running trials that are always shown; parameters of the best trials are dropped for them."""
@@ -155,8 +158,8 @@ def list_differing(trial: Trial) -> dict[str, Any]:
 
 
 def format_clock(seconds: float) -> str:
-    """Return h:mm:ss."""
-    return str(timedelta(seconds=int(seconds)))
+    """Return h:mm:ss, or that it is very long."""
+    return str(timedelta(seconds=int(seconds))) if seconds < LONG_S else "more than 100 years"
 
 
 def _draw_best(metric: str, best: Mapping[str, Trial], params: Sequence[Sequence[str]]) -> Iterator[RenderableType]:

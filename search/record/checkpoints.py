@@ -7,6 +7,7 @@ again with other parameters. The old checkpoint then belongs to another training
 import dataclasses
 import hashlib
 import os
+import re
 import secrets
 import tempfile
 from contextlib import suppress
@@ -22,6 +23,8 @@ FOLDER = "checkpoints/"
 """Prefix of a checkpoint in a store; the training's name, a hash of its identity, and the epoch follow."""
 NUM_KEPT = 2
 """Number of checkpoints of a training in the store, as on the disk."""
+KEY_BYTES = 32
+"""Length of the key with which the checkpoints of training functions are signed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +83,8 @@ class Checkpoint:
         """Return epoch and name of the stored checkpoints of this training, newest first."""
         if self.url is None:
             return []
-        return sorted(((int(name[-6:]), name) for name in self._store.list(self._prefix)), reverse=True)
+        names = [name for name in self._store.list(self._prefix) if re.fullmatch("[0-9]{6}", name.rpartition("/")[2])]
+        return sorted(((int(name[-6:]), name) for name in names), reverse=True)
 
     @property
     def _store(self) -> Any:
@@ -134,14 +138,17 @@ def load_key() -> bytes:
         if not path.exists():
             make_folder(folder)
             with tempfile.NamedTemporaryFile(dir=folder) as file:  # of mode 0600
-                file.write(secrets.token_bytes(32))
+                file.write(secrets.token_bytes(KEY_BYTES))
                 file.flush()
                 sync(Path(file.name))
                 with suppress(FileExistsError):  # another search was faster
                     os.link(file.name, path)
-        return path.read_bytes()
+        key = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot store a key in {path} ({error.strerror}): set XDG_STATE_HOME to a folder") from None
+    if len(key) != KEY_BYTES:
+        raise InputError(f"{path} has {len(key)} bytes and not {KEY_BYTES}: copy it again, or delete it for a new key")
+    return key
 
 
 def delete_files(path: Path) -> None:

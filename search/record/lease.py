@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 import psutil
 
+from search.config.fields import Count
+from search.config.load import check
 from search.config.printable import escape
 from search.record.errors import explain_denied
 from search.record.exit import leave
@@ -66,7 +68,7 @@ class Holder:
     host: str
     machine: str
     """Boot of its machine and its process namespace; they decide which other processes it sees."""
-    pid: int
+    pid: Count
     process_started: float
     """Start of its process in units of its machine, since a later process may get the same number."""
     since: str
@@ -90,9 +92,8 @@ class Holder:
     def parse(cls, content: bytes) -> Self | None:
         """Return the holder that a lease names, None if the content is not a lease."""
         try:
-            known: dict[str, Any] = json.loads(content)
-            return cls(**{field.name: known[field.name] for field in dataclasses.fields(cls)})
-        except (ValueError, KeyError, TypeError, RecursionError):
+            return check(cls, json.loads(content), "the lease")
+        except (ValueError, RecursionError):
             return None
 
     def write(self, beat: int) -> bytes:

@@ -53,7 +53,7 @@ class Inbox:
         if time.monotonic() - self._looked < LOOK_S:
             return
         self._looked = time.monotonic()
-        for path in sorted(self._folder.glob("*.json")):
+        for path in sorted(filter(Path.is_file, self._folder.glob("*.json"))):
             try:
                 yield path.stem, check(Request, parse_json(read_file(path, REQUEST_BYTES)), str(path))
             except (OSError, ValueError) as error:

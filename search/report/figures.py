@@ -192,7 +192,7 @@ def render_svg(figure: Figure, *, name: str, description: str) -> str:
     width, height = re.findall(r'viewBox="0 0 (\S+) (\S+)"', svg)[0]
     body = svg[svg.index("<defs>") :].replace("#000000", "currentColor")
     body = re.sub(r'<g id="[^"]*"', "<g", body)  # identifiers are unique on a page
-    body = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", body)
+    body = re.sub(r'(style="[^"]*)font: ([\d.]+px)[^;"]*', r"\1font-size: \2", body)
     for colour, place in ((TRAIN_COLOUR, "--first"), (VAL_COLOUR, "--second")):
         body = body.replace(colour.lower(), f"var({place}, {colour})")
     label = html.escape(description)

@@ -19,17 +19,19 @@ TYPES: dict[str, Any] = {"number": "int64", "epochs": "int64", "best_epoch": "In
 def write_trials(trials: Sequence[Trial], path: Path) -> Path:
     """Write a row for each trial: its result, then its parameters; those that its architecture lacks are empty.
 
-    A path that ends in .parquet gives Parquet, which keeps the types, any other one CSV; it is written in one step.
+    A parameter with the name of a result, such as `epochs`, has the column `param_epochs`. A path that ends in .parquet
+    gives Parquet, which keeps the types, any other one CSV; it is written in one step.
     """
     import pandas as pd  # imported here, so that no trial waits for it
 
     names = list(dict.fromkeys(name for trial in trials for name in trial.params))
     results = list(_describe(trials[0] if trials else Trial(number=0, architecture="", params={})))
-    rows = [_describe(trial) | _list_params(trial, names) for trial in trials]
+    columns = _name_columns(names, results)
+    rows = [_describe(trial) | dict(zip(columns, _list_params(trial, names), strict=True)) for trial in trials]
     is_parquet = path.suffix == ".parquet"
     show = _escape if is_parquet else defuse
     plain = [{show(name): show(value) for name, value in row.items()} for row in rows]
-    table = pd.DataFrame(plain, columns=[show(name) for name in (*results, *names)], dtype=object)
+    table = pd.DataFrame(plain, columns=[show(name) for name in (*results, *columns)], dtype=object)
     if not is_parquet:
         return write_file(path, table.to_csv(index=False, lineterminator="\n").encode())
     for name in results:
@@ -37,11 +39,23 @@ def write_trials(trials: Sequence[Trial], path: Path) -> Path:
             TYPES.get(name, "float64" if name.startswith(("best_", "last_")) else "string")
         )
     for name in table.columns[len(results) :]:
-        is_text = any(isinstance(value, str) for value in table[name])
+        kinds = {float if type(value) is int else type(value) for value in table[name] if value is not None}
+        is_text = str in kinds or len(kinds) > 1
         table[name] = table[name].astype("string") if is_text else table[name].convert_dtypes()
     buffer = io.BytesIO()
     table.to_parquet(buffer, index=False)
     return write_file(path, buffer.getvalue())
+
+
+def _name_columns(names: Sequence[str], results: Sequence[str]) -> list[str]:
+    """Return a column for each parameter; a name that is taken gets a prefix."""
+    columns: list[str] = []
+    for name in names:
+        column = name
+        while column in (*results, *columns):
+            column = f"param_{column}"
+        columns.append(column)
+    return columns
 
 
 def _escape(value: Any) -> Any:
@@ -65,7 +79,7 @@ def _describe(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
+def _list_params(trial: Trial, names: Iterable[str]) -> list[Any]:
     """Return a trial's values of the named parameters, None if its architecture lacks one.
 
     In place of the precision `auto` it has the precision that was used.
@@ -73,4 +87,4 @@ def _list_params(trial: Trial, names: Iterable[str]) -> dict[str, Any]:
     values = {**({} if trial.is_foreign else list_defaults(trial.architecture)), **trial.params}
     if "precision" in trial.attributes:
         values["precision"] = trial.attributes["precision"]
-    return {name: values.get(name) for name in names}
+    return [values.get(name) for name in names]

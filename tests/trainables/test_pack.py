@@ -1,3 +1,4 @@
+import copy
 import io
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import threading
 import zipfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -95,10 +97,47 @@ def test_an_unchanged_source_is_found_without_reading_it_again(image_folder, ima
 
 def test_a_copied_source_is_recognised_by_its_content(image_folder, cache, tmp_path):
     packed = pack(image_folder, cache)
-    calls = []
-    copy = shutil.copytree(image_folder, tmp_path / "copy")
-    assert pack(copy, cache, progress=lambda *call: calls.append(call)) == packed
-    assert calls == []
+    before = {path: path.stat().st_mtime_ns for path in packed.iterdir()}
+    copied = shutil.copytree(image_folder, tmp_path / "copy")
+    assert pack(copied, cache) == packed
+    assert {path: path.stat().st_mtime_ns for path in packed.iterdir()} == before
+
+
+def forge(content, crc):
+    """Return the content with four bytes at its end with which it has another CRC-32."""
+    table = [zlib.crc32(bytes([first])) ^ zlib.crc32(b"\0") for first in range(256)]
+    steps = {entry >> 24: number for number, entry in enumerate(table)}
+    wanted, bits = crc ^ 0xFFFFFFFF, []
+    for _ in range(4):
+        number = steps[wanted >> 24]
+        bits.append(number)
+        wanted = ((wanted ^ table[number]) << 8) & 0xFFFFFFFF
+    have, end = zlib.crc32(content) ^ 0xFFFFFFFF, bytearray()
+    for number in reversed(bits):
+        end.append((have ^ number) & 0xFF)
+        have = table[(have ^ end[-1]) & 0xFF] ^ (have >> 8)
+    return content + bytes(end)
+
+
+def test_a_forged_zip_does_not_take_the_place_of_the_data_set_with_its_checksums(image_zip, cache, tmp_path):
+    forged = tmp_path / "forged.zip"
+    with zipfile.ZipFile(image_zip) as known, zipfile.ZipFile(forged, "w") as file:
+        other = io.BytesIO()
+        Image.new("RGB", (32, 32), "red").save(other, "PNG")
+        for entry in known.infolist():
+            content = known.read(entry)
+            if entry.filename == "train/REAL/7.png":
+                content = forge(other.getvalue().ljust(len(content) - 4, b"\0"), entry.CRC)
+            file.writestr(entry, content)
+    with zipfile.ZipFile(image_zip) as known, zipfile.ZipFile(forged) as file:
+        assert [(entry.CRC, entry.file_size) for entry in known.infolist()] == [
+            (entry.CRC, entry.file_size) for entry in file.infolist()
+        ]
+    pack(forged, cache)
+    with pytest.raises(
+        InputError, match=r"zipped\.zip has the names, sizes and checksums of the images in .*, but other"
+    ):
+        pack(image_zip, cache)
 
 
 def test_a_change_is_noticed_even_when_size_and_modification_time_stay(image_folder, cache):
@@ -353,6 +392,17 @@ def test_two_members_of_one_name_in_a_zip_are_refused_and_named(image_zip, cache
     with zipfile.ZipFile(image_zip, "a") as file:
         file.writestr("./train/REAL/7.png", b"x")
     with pytest.raises(InputError, match=r"'\./train/REAL/7\.png' is there twice"):
+        pack(image_zip, cache)
+
+
+def test_members_of_a_zip_that_share_bytes_are_refused(image_zip, cache):
+    with zipfile.ZipFile(image_zip, "a") as file:
+        known = file.getinfo("train/REAL/7.png")
+        again = copy.copy(known)
+        again.filename = again.orig_filename = "train/REAL/again.png"
+        file.filelist.append(again)
+        file._didModify = True
+    with pytest.raises(InputError, match=r"'train/REAL/again\.png' overlaps another"):
         pack(image_zip, cache)
 
 

@@ -30,12 +30,15 @@ def restore_model(config: Architecture, weights: Mapping[str, Tensor], *, size: 
     Shapes are compared before the model is built, so a file's configuration cannot make it larger than its weights.
 
     Raises:
-        RuntimeError: If the names or shapes of the weights are not those of the model.
+        RuntimeError: If the names, shapes or types of the weights are not those of the model.
     """
     with torch.device("meta"):
         outline = config.build(size=size).state_dict()
-    if {name: tensor.shape for name, tensor in outline.items()} != {n: tensor.shape for n, tensor in weights.items()}:
-        raise RuntimeError("the weights have other names or shapes")
+    expected, found = (
+        {name: (tensor.shape, tensor.dtype) for name, tensor in each.items()} for each in (outline, weights)
+    )
+    if found != expected:
+        raise RuntimeError("the weights have other names, shapes or types")
     with seed_block(0, torch.device("cpu")):
         model: nn.Module = config.build(size=size)
     model.load_state_dict(weights)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from trainables.config import IMAGE_SIZE
@@ -58,7 +59,7 @@ def read_images(path: Path, progress: Callable[[int, int], None] | None = None, 
             listed = ((places["/".join(each.name.split("/")[:2])], each) for each in source.measure(layout.files))
             numbered = sorted(listed, key=lambda pair: (pair[0], pair[1].name))
             members = [member for _, member in numbered]
-            pixels = np.empty((len(members), size, size, 3), dtype=np.uint8)
+            pixels = _reserve(path, len(members), size)
             hashes, bad, resized = bytearray(), set[str](), list[str]()
             for batch in decode_chunks(source, make_chunks(members), "skip", progress, size):
                 start = len(hashes) // 8
@@ -81,6 +82,21 @@ def read_images(path: Path, progress: Callable[[int, int], None] | None = None, 
         bad=[member.path for member in members if member.path in bad],
         resized=resized,
     )
+
+
+def _reserve(path: Path, num: int, size: int) -> NDArray[np.uint8]:
+    """Return memory for images (num, size, size, 3).
+
+    Raises:
+        InputError: If the machine has not so much free memory.
+    """
+    needed, free = num * size**2 * 3, psutil.virtual_memory().available
+    if needed > free:
+        raise InputError(
+            f"{path}: {num:,} images of {size} pixels need {needed / 2**30:.1f} GB of memory; "
+            f"{free / 2**30:.1f} GB are free: give a smaller --size"
+        )
+    return np.empty((num, size, size, 3), dtype=np.uint8)
 
 
 def _find_firsts(members: list[Member], hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from trainables.errors import InputError
+
 MAX_DISTANCE = 8
 """Largest number of bits, of 64, in which the perceptual hashes of two near-duplicates differ.
 
@@ -27,6 +29,8 @@ BANDS = 4
 """Parts of a hash, 16 bits each, that are looked up separately."""
 BATCH = 1024
 """Images, or pairs of images, in one computation."""
+MAX_PAIRS = 1_000_000
+"""Largest number of pairs with close hashes; each is compared pixel by pixel. CIFAKE has some 20,000."""
 BLOCK = 1 << 22
 """Candidate pairs in one comparison; bounds the memory."""
 
@@ -72,6 +76,9 @@ def find_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int6
     Returns:
         (K, 2) indices in ascending order; the smaller one of each pair comes first.
 
+    Raises:
+        InputError: If there are more than some MAX_PAIRS.
+
     Source: Norouzi, Punjani and Fleet 2012, Fast Search in Hamming Space with Multi-Index Hashing (arXiv:1307.2982),
     proposition 1.
     """
@@ -92,8 +99,13 @@ def find_pairs(hashes: NDArray[np.uint64], max_distance: int) -> NDArray[np.int6
                 close = np.bitwise_count(ordered[left] ^ ordered[right]) <= max_distance
                 ends = np.stack([order[left[close]], order[right[close]]])
                 codes.append(ends.min(axis=0) * len(hashes) + ends.max(axis=0))
-    found = np.unique(np.concatenate(codes))
-    return np.stack(np.divmod(found, max(len(hashes), 1)), axis=1)
+        codes = [np.unique(np.concatenate(codes))]
+        if len(codes[0]) > MAX_PAIRS:
+            raise InputError(
+                f"more than {MAX_PAIRS:,} pairs of different images have the same coarse structure, as pictures of one "
+                "colour have: remove those, because so many pairs cannot be compared"
+            )
+    return np.stack(np.divmod(codes[0], max(len(hashes), 1)), axis=1)
 
 
 def find_alike(

@@ -54,7 +54,7 @@ try:
     check_process(Requirements(versions=tuple(before.items()), folder="any"), "10.0.0.7", arrives=None, reaches=None)
 except NodeError as error:
     assert str(error) == (
-        f"node 10.0.0.7 has project {now['project']} and the driver {before['project']}: install the same on both"
+        f"node 10.0.0.7 has code {now['code']} and the driver {before['code']}: install the same on both"
     )
     print("refused")
 """

@@ -138,10 +138,10 @@ def test_an_error_of_the_function_is_the_failure_of_its_trial_with_its_traceback
 
 
 def test_a_node_whose_module_differs_from_the_drivers_trains_nothing(job, tmp_path):
-    sources = {"walking.py": hashlib.sha256((tmp_path / "walking.py").read_bytes()).hexdigest()}
-    assert len(list(run(dataclasses.replace(job, sources=sources)))) == 4
+    own_hashes = {"walking.py": hashlib.sha256((tmp_path / "walking.py").read_bytes()).hexdigest()}
+    assert len(list(run(dataclasses.replace(job, own_hashes=own_hashes)))) == 4
     with pytest.raises(NodeError, match=r"walking.py in .* differs from the driver's"):
-        next(run(dataclasses.replace(job, sources={"walking.py": "0" * 64})))
+        next(run(dataclasses.replace(job, own_hashes={"walking.py": "0" * 64})))
 
 
 def test_a_function_that_yields_no_metric_is_refused_and_leaves_no_checkpoint(job, tmp_path):

@@ -109,7 +109,7 @@ def test_a_search_that_has_ended_by_itself_takes_no_point(call, folder):
     for epoch in range(8):
         journal.add_epoch(trial, {"epoch": epoch + 1, "accuracy": 0.5}, device="cpu", elapsed_s=1.0)
     code, _, stderr = call(ask, "results/mine", "cnn", "filters=16")
-    told = "the budget of 9 epochs is used: resume it with another value, then ask"
+    told = "the budget of 9 epochs is used: change that key, resume, then ask"
     assert (code, stderr) == (2, f"error: results/mine has ended, because {told}\n")
 
 

@@ -1,5 +1,7 @@
 """The page in a real Chromium, while another process writes the record."""
 
+import csv
+import io
 import json
 import shutil
 import subprocess
@@ -154,6 +156,21 @@ def test_a_further_name_is_answered_to_where_it_is_allowed():
         environ = {"HTTP_HOST": "A.example:8080"}
         answer_to(names, application)(environ, lambda status, _, heard=heard: heard.append(status))
         assert heard == [status]
+
+
+def test_a_table_that_is_downloaded_has_no_formula(folder, spawn):
+    journal = Journal(folder / "study.journal", "mine", note=print)
+    trial = journal.add_trial("cnn", {"filters": 16}, {})
+    journal.end_trial(trial, State.FAIL, '=HYPERLINK("http://x")', {"@SUM(1)": 1.0})
+    journal.close()
+    with urllib.request.urlopen(f"{serve(folder, spawn)}/csv/0", timeout=60) as answer:
+        content = answer.read()
+    assert int(answer.headers["Content-Length"]) == len(content)
+    header, *rows = csv.reader(io.StringIO(content.decode(), newline=""))
+    assert len(rows) == 2
+    cells = [cell for row in (header, *rows) for cell in row]
+    assert [cell for cell in cells if "HYPERLINK" in cell or "SUM" in cell]
+    assert not [cell for cell in cells if cell.startswith(("=", "@", "+"))]
 
 
 def test_an_artifact_is_stored_and_not_shown(address):

@@ -159,7 +159,7 @@ def test_the_trials_are_written_as_a_table_at_any_time(inspect, folder, name, re
         (["results/mine", "--trial", "4"], "has no trial 4: its trials are 0 to 3"),
         (["results/mine", "--trial", "-1"], "has no trial -1"),
         (["results/mine", "--table", "trials.xlsx"], "ends in .csv or .parquet"),
-        (["results/mine", "--table", "results/mine/study.yaml/x.csv"], "cannot write"),
+        (["results/mine", "--table", "results/mine/study.yaml/x.csv"], "is not a folder: make it, or write elsewhere"),
     ],
 )
 def test_bad_input_is_one_sentence(inspect, arguments, message):

@@ -1,6 +1,7 @@
 """The command line that says REAL or FAKE: what it prints, skips and refuses."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from search.commands.predict import BATCH, answer, main
+from search.commands.predict import answer, main
+from search.evaluation.cost import MAX_BATCH
 from search.evaluation.model_card import describe_limits
 from search.evaluation.model_file import load_model
 from search.evaluation.statistics import call_positive
@@ -40,6 +43,21 @@ def ask(saved_model, tmp_path, monkeypatch):
         return result.exit_code, result.stdout, result.stderr
 
     return call
+
+
+@pytest.fixture
+def rewrite_weights():
+    """Return a function that changes a model's tensors and puts the new checksum into its record."""
+
+    def rewrite(path, change):
+        weights = safetensors.torch.load_file(path)
+        content = safetensors.torch.save({name: change(tensor) for name, tensor in weights.items()})
+        path.write_bytes(content)
+        record = json.loads(path.with_suffix(".json").read_text())
+        record["sha256"]["weights"] = hashlib.sha256(content).hexdigest()
+        path.with_suffix(".json").write_text(json.dumps(record))
+
+    return rewrite
 
 
 def write_pictures(folder, write_noise, count):
@@ -121,7 +139,7 @@ def test_a_picture_of_which_no_class_has_the_confidence_is_unsure_in_every_form(
     confidence = (sureness[3] + sureness[4]) / 2
     document = json.loads(ask("many", "--json", "--abstain", confidence)[1])
     assert document["abstain"] == confidence
-    assert f"4 of 8 UNSURE: no class has a probability of {confidence}" in document["limits"]
+    assert f"4 of 8 UNSURE: no class has a probability of at least {confidence}" in document["limits"]
     for before, after in zip(plain, document["images"], strict=True):
         is_unsure = max(before["probability"], 1 - before["probability"]) < confidence
         assert after == before | ({"label": "UNSURE"} if is_unsure else {})
@@ -166,15 +184,33 @@ def test_more_pictures_than_a_batch_come_in_order_and_are_counted(saved_model, w
     other = write_noise(tmp_path / "1.png", 1)
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"")
-    paths = [one, other, broken] * BATCH
+    paths = [one, other, broken] * MAX_BATCH
     counts = []
     trained = load_model(saved_model)
     answers, bad = answer(trained, paths, counts.append)
-    assert counts == [BATCH] * 3
-    assert [found.file for found in answers] == [str(one), str(other)] * BATCH
-    assert len(bad) == BATCH
+    assert counts == [MAX_BATCH] * 3
+    assert [found.file for found in answers] == [str(one), str(other)] * MAX_BATCH
+    assert len(bad) == MAX_BATCH
     expected = compute(trained.model, [one, other]).tolist()
-    assert [found.probability for found in answers] == pytest.approx(expected * BATCH, abs=1e-6)
+    assert [found.probability for found in answers] == pytest.approx(expected * MAX_BATCH, abs=1e-6)
+
+
+def test_a_model_that_gives_no_number_is_refused(ask, saved_model, rewrite_weights, write_noise, tmp_path):
+    write_pictures(tmp_path / "many", write_noise, 2)
+    signs = torch.tensor([1.0, -1.0])
+    rewrite_weights(saved_model, lambda tensor: 3e38 * signs[torch.arange(tensor.numel()) % 2].view(tensor.shape))
+    code, stdout, stderr = ask("many")
+    assert (code, stdout) == (2, "")
+    assert stderr == "error: cnn-seed0 gives no number for some pictures: its weights are unusable\n"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float64])
+def test_weights_of_another_type_are_refused(ask, saved_model, rewrite_weights, write_noise, tmp_path, dtype):
+    write_pictures(tmp_path / "many", write_noise, 1)
+    rewrite_weights(saved_model, lambda tensor: tensor.to(dtype))
+    code, _, stderr = ask("many")
+    assert code == 2
+    assert "the weights have other names, shapes or types" in stderr
 
 
 def test_bad_files_are_named_and_skipped(ask, write_noise, tmp_path):

@@ -42,6 +42,14 @@ def test_a_lost_database_ends_a_command_that_has_nothing_to_continue(capsys):
     assert capsys.readouterr().err == f"{said}\n"
 
 
+def test_too_little_memory_is_one_sentence(capsys):
+    with pytest.raises(typer.Exit) as end, explain_errors():
+        raise MemoryError
+    assert end.value.exit_code == 1
+    said = "error: there is not enough memory; free some, then the same command continues"
+    assert capsys.readouterr().err == f"{said}\n"
+
+
 def test_a_node_that_is_to_be_mended_ends_a_search_that_can_be_resumed(capsys):
     with pytest.raises(typer.Exit) as end, explain_errors("the same command with --resume"):
         raise NodeError("node 10.0.0.7 has other code")

@@ -5,13 +5,15 @@ import torch
 from torch import nn
 
 from search.config.load import parse
+from search.evaluation import cost
 from search.evaluation.choices import choose
-from search.evaluation.cost import count_weights, count_work, measure_cost
+from search.evaluation.cost import MAX_BATCH, count_batch, count_weights, count_work, measure_cost
 from search.evaluation.front import Point, find_front, list_points
 from search.record.trial import State, Trial
 from search.report.charts import build_front_chart
 from search.report.front import describe_uncounted
 from trainables.config import build_train_config
+from trainables.errors import InputError
 from trainables.models.model import build_model, count_parameters
 from trainables.names import import_own
 
@@ -87,6 +89,23 @@ def test_parameters_are_counted_without_building_the_model(architecture, params)
     config = build_train_config(architecture, params, epochs=1, seed=0).model
     assert count_weights(config) == count_parameters(build_model(config))
     assert count_work(config, flip_average=True) == 2 * count_work(config, flip_average=False)
+
+
+@pytest.mark.parametrize(
+    ("params", "size", "num"),
+    [
+        ({}, 32, MAX_BATCH),
+        ({"filters": 96, "convs_per_block": 2}, 256, 10),  # 96 x 256 x 256 numbers are 24 MiB
+        ({"filters": 2048, "num_blocks": 1, "kernel_size": 1, "head": "gap", "dense_layers": 0}, 256, 1),
+    ],
+)
+def test_fewer_images_are_predicted_at_a_time_if_a_model_needs_much_memory_for_one(monkeypatch, params, size, num):
+    config = build_train_config("cnn", params, epochs=1, seed=0, size=size).model
+    assert count_batch(config, size=size) == num
+    monkeypatch.setattr(cost, "IMAGE_BYTES", 2**28)
+    if num == 1:
+        with pytest.raises(InputError, match=r"the model needs 0\.5 GB of memory for one image"):
+            count_batch(config, size=size)
 
 
 class Attention(nn.Module):

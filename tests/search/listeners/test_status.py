@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from search.config.search import SearchConfig
-from search.listeners.status import Status, estimate_left_s
+from search.listeners.status import Status, estimate_left_s, format_clock
 from search.record.trial import State, Trial
 
 ASHA = SearchConfig(grace_epochs=1, num_trials=8, max_epochs=9, reduction_factor=3)
@@ -55,7 +55,7 @@ def test_the_picture_has_the_budget_the_best_the_rungs_and_what_runs(width):
     assert ["cnn", "0.8750", "0", "2"] in rows
     assert ["resnet50", "0.9000", "1", "1"] in rows
     assert ["filters=64", "learning_rate=0.0012"] in rows
-    assert ["reached", "(cut)", "epoch", "1", "epoch", "3", "end", "9"] in rows
+    assert ["rung", "(pruned)", "epoch", "1", "epoch", "3", "end", "9"] in rows
     assert ["cnn", "4", "(0)", "2", "(1)", "1"] in rows
     assert ["resnet50", "1", "(1)"] in rows
     assert ["cnn", "2", "2/9", "0.5000", "0.7500", "0.4321", "1,800"] in rows
@@ -87,14 +87,14 @@ def test_more_rungs_than_a_terminal_is_wide_are_cut_off():
 )
 def test_rungs_are_shown_where_the_scheduler_has_some(scheduler, shown):
     lines = show(build(TRIALS, SearchConfig(num_trials=8, max_epochs=9, scheduler=scheduler)))
-    assert any("reached" in line for line in lines) is shown
+    assert any("rung (pruned)" in line for line in lines) is shown
 
 
 def test_architectures_with_trials_of_other_lengths_have_rungs_of_their_own():
     search = SearchConfig(num_trials=8, max_epochs={"cnn": 9, "resnet50": 2}, reduction_factor=3)
     rows = [line.split() for line in show(build(TRIALS, search), height=40)]
-    assert ["reached", "(cut)", "epoch", "3", "end", "9"] in rows
-    assert ["reached", "(cut)", "epoch", "1", "end", "2"] in rows
+    assert ["rung", "(pruned)", "epoch", "3", "end", "9"] in rows
+    assert ["rung", "(pruned)", "epoch", "1", "end", "2"] in rows
     assert ["cnn", "2", "(1)", "1"] in rows
     assert rows[-2][:3] == ["cnn", "2", "2/9"]
 
@@ -126,3 +126,10 @@ def test_time_left_is_the_pace_of_what_ended_and_bounded_by_the_budget(search, e
     ]
     config = SearchConfig(num_trials=8, **search)
     assert estimate_left_s(config, trials, 100.0) == pytest.approx(left_s)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(59.9, "0:00:59"), (90_000, "1 day, 1:00:00"), (1e300, "more than 100 years")]
+)
+def test_any_time_is_shown(seconds, shown):
+    assert format_clock(seconds) == shown

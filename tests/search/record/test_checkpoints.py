@@ -2,12 +2,13 @@ import pytest
 import torch
 
 from search.config.load import parse
-from search.record.checkpoints import Checkpoint, TrialCheckpoints
+from search.record.checkpoints import Checkpoint, TrialCheckpoints, load_key
 from search.record.journal import Journal
 from search.record.object_store import Store
 from search.record.trial import State, Trial
 from search.study import Study
 from trainables.checkpoint import save
+from trainables.errors import InputError
 
 
 def make_state(epoch):
@@ -145,3 +146,23 @@ def test_a_study_never_holds_more_than_two_checkpoints_a_trial_under_way_and_non
                 del running[trial.number]
     assert most == 2 * slots
     assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_foreign_object_among_the_checkpoints_is_left_alone(tmp_path, url):
+    checkpoint = Checkpoint(path=tmp_path / "c", name="t", identity="mine", url=url)
+    checkpoint.save(make_state(1))
+    [name] = Store(url).list("checkpoints/t/")
+    Store(url).write(f"{name.rpartition('/')[0]}/backup.txt", b"x")
+    checkpoint.save(make_state(2))
+    (tmp_path / "c").unlink()
+    assert checkpoint.load()["epoch"] == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 31, b"x" * 33])
+def test_a_key_of_another_length_signs_nothing(tmp_path, monkeypatch, content):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    path = tmp_path / "cifake-search" / "checkpoint.key"
+    assert load_key() == path.read_bytes()
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"checkpoint\.key has {len(content)} bytes and not 32: copy it again"):
+        load_key()

@@ -215,9 +215,15 @@ def test_a_claim_that_a_kill_left_is_cleared(tmp_path, start):
         assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("content", ["{", "[" * 4096])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[" * 4096, "[]", *({name: value} for name, value in (("pid", "x"), ("pid", -5), ("process_started", None)))],
+)
 def test_a_lock_that_cannot_be_read_is_watched_too(tmp_path, content):
     path = tmp_path / "study.lock"
+    if isinstance(content, dict):
+        with hold(path, pytest.fail):
+            content = json.dumps(json.loads(path.read_text()) | content)
     path.write_text(content)
     notes = []
     with hold(path, notes.append, watch_s=0.2):

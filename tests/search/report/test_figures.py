@@ -1,7 +1,7 @@
 import pytest
 
 from search.record.trial import Trial
-from search.report.figures import draw_confusion, draw_curves
+from search.report.figures import draw_confusion, draw_curves, render_svg
 
 
 def test_a_confusion_matrix_sums_over_the_seeds():
@@ -23,3 +23,11 @@ def test_curves_show_train_and_validation_and_the_epoch_that_won():
     assert drawn["validation"] == pytest.approx(validation)
     assert [line.get_label() for line in loss.get_lines()] == ["train", "validation", "best on validation"]
     assert set(accuracy.get_lines()[-1].get_xdata()) == {2}
+
+
+def test_a_class_named_like_a_style_stays_in_its_figure():
+    figure = draw_confusion([((90, 10), (7, 93))], "cnn", ("font: 1px x", "REAL"))
+    svg = render_svg(figure, name="a", description="b")
+    assert svg.count("<text") == svg.count("</text>") > 0
+    assert svg.count("font: 1px x") >= 2
+    assert "font-size: " in svg

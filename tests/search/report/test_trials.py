@@ -71,3 +71,14 @@ def test_a_study_without_trials_is_an_empty_parquet_table(tmp_path):
     frame = pd.read_parquet(write_trials([], tmp_path / "trials.parquet"))
     assert len(frame) == 0
     assert "best_accuracy" in frame.columns
+
+
+def test_parameters_with_the_names_of_results_and_of_several_types_are_kept(tmp_path):
+    first = {"epochs": 2, "device": "x", "param_epochs": 5, "mixed": True}
+    trials = [make_trial(0, params=first), make_trial(1, params={"mixed": 0.5})]
+    csv = pd.read_csv(write_trials(trials, tmp_path / "trials.csv"))
+    frame = pd.read_parquet(write_trials(trials, tmp_path / "trials.parquet"))
+    for table in (csv, frame):
+        assert list(table.columns[-4:]) == ["param_epochs", "param_device", "param_param_epochs", "mixed"]
+        assert (table.loc[0, "epochs"], table.loc[0, "param_epochs"], table.loc[0, "param_device"]) == (3, 2, "x")
+        assert table["mixed"].tolist() == ["True", "0.5"]

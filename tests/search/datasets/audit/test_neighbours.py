@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from search.datasets.audit import neighbours
 from search.datasets.audit.neighbours import compare, find_pairs, hash_images
+from trainables.errors import InputError
 
 WORDS = st.integers(0, 2**64 - 1)
 FLIPS = st.lists(st.integers(0, 63), max_size=12)
@@ -107,3 +108,10 @@ def test_flat_images_correlate_with_each_other_alone():
     images[1] = 9
     images[2, ::2] = 100
     assert compare(images, np.array([[0, 1], [0, 2]]))[1] == pytest.approx([1, 0], abs=0.03)
+
+
+def test_too_many_pairs_are_refused(monkeypatch):
+    monkeypatch.setattr(neighbours, "MAX_PAIRS", 100)
+    assert len(find_pairs(np.zeros(14, dtype=np.uint64), 8)) == 91
+    with pytest.raises(InputError, match="more than 100 pairs of different images have the same coarse structure"):
+        find_pairs(np.zeros(15, dtype=np.uint64), 8)
