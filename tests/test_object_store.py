@@ -17,11 +17,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import optuna
+import psutil
 import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
+from benchmarks.processes import list_family
 from search.record.object_store import Store
 from search.record.remote import read_parts
 from trainables.seed import derive_seed
@@ -89,6 +91,16 @@ def finish(start):
         return output
 
     return finish
+
+
+def lose(head):
+    """Kill all processes of a search: those of Ray have groups of their own, and write for a while after its end."""
+    family = list_family(head.pid)
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    head.communicate()
+    psutil.wait_procs(family, 60)
 
 
 def listen():
@@ -159,8 +171,7 @@ def test_a_study_whose_head_is_lost_continues_from_the_bucket_on_another_machine
     refused = finish("search.run", study, *first, "--resume", code=2)
     assert f"{url} is in use by process {head.pid} on " in refused
     assert json.loads(finish("search", "inspect", url, "--json"))["searched_by"].startswith(f"process {head.pid} ")
-    os.killpg(head.pid, signal.SIGKILL)
-    head.communicate()
+    lose(head)
     shutil.rmtree(tmp_path / "first" / "studies")
 
     shipped = read_parts(store)
@@ -222,8 +233,7 @@ def test_a_training_function_continues_from_its_checkpoint_in_the_bucket_on_anot
     head = start("search.run", study, "--plain", "--set", f"data.cache={tmp_path / 'first'}")
     while head.poll() is None and b'"intermediate_value"' not in read_parts(store):
         time.sleep(0.05)
-    os.killpg(head.pid, signal.SIGKILL)
-    head.communicate()
+    lose(head)
     shutil.rmtree(tmp_path / "first")
     (before,) = load_trials(store, tmp_path, "sums")
     known = len(before.intermediate_values)
