@@ -7,12 +7,13 @@ ValueError
 +-- ImageError      a file is not an image: packing stops, or skips and lists it
 RuntimeError
 +-- TrainingError   a trial cannot continue: the reason is recorded, the search continues
-+-- StorageLost     the connection to the database was lost (search/record/errors.py)
 +-- NodeError       a node cannot run trials: the search stops, --resume continues it (search/cluster/job.py)
 InputError
 +-- FunctionError   a training function is wrong for every trial: the search stops, --accept-changes continues it
 KeyboardInterrupt
 +-- Interrupted     a signal ends the command; --resume continues the study (search/cluster/signals.py)
+
+A lost database is Optuna's own StorageInternalError, here StorageLost (search/record/errors.py).
 """
 
 import errno
