@@ -139,7 +139,7 @@ def test_a_study_that_cannot_run_is_refused_in_one_sentence(running):
     changed = running.hosts[1].home / "cifake-search" / "search" / "study.py"
     before = changed.read_text()
     changed.write_text(f"{before}# another version\n")
-    check_refusal(start_on_head(running, ""), "node 10.77.0.2 has project ")
+    check_refusal(start_on_head(running, ""), "node 10.77.0.2 has code ")
     changed.write_text(before)
     assert not find_folder(running, "refused").exists()
 
