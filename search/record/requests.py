@@ -53,7 +53,7 @@ class Inbox:
         if time.monotonic() - self._looked < LOOK_S:
             return
         self._looked = time.monotonic()
-        for path in sorted(filter(Path.is_file, self._folder.glob("*.json"))):
+        for path in _list_files(self._folder):
             try:
                 yield path.stem, check(Request, parse_json(read_file(path, REQUEST_BYTES)), str(path))
             except (OSError, ValueError) as error:
@@ -64,7 +64,11 @@ class Inbox:
 
 def has_requests(folder: Path) -> bool:
     """Return whether a study's folder has requests that its search has not recorded."""
-    return any((folder / REQUESTS).glob("*.json"))
+    return bool(_list_files(folder / REQUESTS))
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return sorted(filter(Path.is_file, folder.glob("*.json")))
 
 
 def send_request(place: Path | str, request: Request) -> None:

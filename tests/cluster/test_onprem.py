@@ -34,7 +34,7 @@ SEARCH = "cd ~/cifake-search && python -m search.run ~/study.yaml --plain"
 
 REFUSALS = {
     "--set resources.cnn.cpus=100 --set cluster.wait_s=1": "resources.cnn: a trial asks for 100 CPUs",
-    "--set cluster.min_nodes=4 --set cluster.wait_s=1": "cluster.min_nodes = 4: after 1 seconds a trial fits on 3 of 3 nodes",
+    "--set cluster.min_nodes=4 --set cluster.wait_s=1": "cluster.min_nodes = 4: after 1 seconds a trial fits on 3 of",
     "--set results=/tmp/private": "results: node 10.77.0.2 does not share /tmp/private",
 }
 """What is not as a study needs it, and how it is told."""
