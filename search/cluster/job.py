@@ -100,6 +100,8 @@ class Failure:
     """Number of the error if a disk failed. The run then ends, can be resumed, and the job does not count as failed."""
     blames_function: bool = False
     """Whether a training function is wrong for every trial. The run then ends in the same way."""
+    is_breakdown: bool = False
+    """Whether its worker broke down too often: it was killed or lost its GPU. Started again, the job may succeed."""
 
 
 Work = Callable[[Job], Iterator[Report | Finished | Failure]]

@@ -158,7 +158,8 @@ class SchedulerAdapter(_Driver, FIFOScheduler):
         if times > self._max_failures:
             text = str(error)
             last_line = text.strip().splitlines()[-1]
-            self._fail(trial, Failure(f"its worker broke down {times} times, last: {last_line}", text))
+            reason = f"its worker broke down {times} times, last: {last_line}"
+            self._fail(trial, Failure(reason, text, is_breakdown=True))
             tune_controller.stop_trial(trial)
 
     def _fail(self, trial: Trial, failure: Failure) -> None:

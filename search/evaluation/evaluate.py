@@ -139,6 +139,8 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
         match found.get(runs[winner.label].label):
             case Calibration(threshold=threshold, temperature=temperature, curve=curve):
                 winners.append(winner.complete(threshold, temperature, curve if has_curve else None))
+            case Failure(reason=reason, is_breakdown=True):
+                raise InputError(f"validation of {winner.label}: {reason}; evaluate again to continue the training")
             case Failure() if winner.threshold is not None:
                 winners.append(winner.complete(None, 1.0, () if has_curve else None))
             case failure:

@@ -168,6 +168,15 @@ def test_a_training_on_train_alone_that_fails_leaves_a_winner_without_temperatur
     assert (winner.threshold, winner.temperature, winner.curve) == (0.4, 1.3, (0.5, 0.6, 0.7))
 
 
+@pytest.mark.parametrize("threshold", [0.5, "validation"])
+def test_a_training_on_train_alone_whose_worker_broke_down_is_continued_before_any_choice_is_final(threshold):
+    failure = Failure("its worker broke down 3 times, last: killed", "", is_breakdown=True)
+    with pytest.raises(
+        InputError, match=r"validation of cnn: its worker broke down 3 times, .*: killed; evaluate again"
+    ):
+        calibrate(threshold, failure)
+
+
 @pytest.mark.parametrize(("threshold", "baseline"), [(0.5, 1.0), ("validation", None)])
 def test_a_baseline_has_a_temperature_of_validation_only_with_such_a_threshold(threshold, baseline):
     config = make_config(temperature="validation", threshold=threshold, top_k=1, front=True)

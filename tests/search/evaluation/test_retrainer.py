@@ -98,6 +98,7 @@ def test_a_retraining_whose_worker_breaks_down_is_started_again_so_often_and_the
     found = strict.run(jobs, make_work(tmp_path / "strict", end))
     assert found["other"] == 0.25
     assert found["breaks"].reason.startswith("its worker broke down 2 times, last: ")
+    assert found["breaks"].is_breakdown
     assert (tmp_path / "patient" / "breaks").read_text() == "xxx"
     assert (tmp_path / "strict" / "breaks").read_text() == "xx"
 
