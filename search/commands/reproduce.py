@@ -1,6 +1,6 @@
 """Trains stored models again from their records alone, and compares.
 
-python -m search reproduce results/NAME [--model ARCH|LABEL] [--seed K] [--data PATH] [--cache FOLDER]
+python -m search reproduce results/NAME [--model ARCH|ARCH-rankN|LABEL] [--seed K] [--data PATH] [--cache FOLDER]
     [--code FOLDER]
 """
 
@@ -28,7 +28,6 @@ from search.evaluation.sealed_test import train_and_test
 from search.record.provenance import describe_code, describe_commit, list_changed
 from search.record.reading import fetch_folder, load_classifiers, load_study
 from trainables.errors import InputError
-from trainables.names import shorten
 from trainables.pack_info import load_info
 from trainables.runtime import describe_hardware, pick_device
 from trainables.train import EVAL_PRECISIONS
@@ -45,7 +44,12 @@ def main(
     place: Annotated[
         str, typer.Argument(metavar="results/NAME", help="Folder of an evaluated study, or its URL in a store.")
     ],
-    model: Annotated[str | None, typer.Option(help="Only this architecture, or one model such as cnn-seed0.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Only the winner of this architecture, another one such as cnn-rank2, or a single cnn-seed0."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder or zip of the images, if they were moved.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder for the packed images; by default the user's.")] = None,
@@ -76,7 +80,7 @@ def choose_records(study: Path, place: str, model: str | None, seed: int | None)
     chosen = [
         record
         for record in records
-        if model in (None, shorten(record.retraining["architecture"]), record.label)
+        if model in (None, record.label, record.label.removesuffix(f"-seed{record.retraining['seed']}"))
         and seed in (None, record.retraining["seed"])
     ]
     if not chosen:

@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from search.cluster.worker import run_job
-from search.commands.reproduce import compare, list_obstacles, main
+from search.commands.reproduce import choose_records, compare, list_obstacles, main
 from search.config.load import parse
 from search.config.schema import ResourceConfig
 from search.evaluation.model_file import load_record
@@ -78,6 +78,23 @@ def test_the_same_machine_gives_the_same_bits_and_nothing_is_changed(study):
     assert "the same, weights and metrics, bit for bit" in stdout
     assert stdout.endswith("1 of 1 models reproduced.\n")
     assert {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in study.rglob("*") if path.is_file()} == before
+
+
+def test_an_architecture_names_the_models_of_its_winner_alone(study):
+    stored = study / "models" / "cnn-seed0.json"
+    for label, known in (("cnn-rank2-seed0", {"rank": 2, "seed": 0}), ("cnn-seed1", {"rank": 1, "seed": 1})):
+        content = json.loads(stored.read_text())
+        for part in ("retraining", "tested"):
+            content[part].update(known, label=label)
+        stored.with_stem(label).write_text(json.dumps(content))
+
+    def choose(model, seed=None):
+        return [record.label for record in choose_records(study, "x", model, seed)]
+
+    assert choose("cnn") == ["cnn-seed0", "cnn-seed1"]
+    assert choose("cnn", 0) == choose("cnn-seed0") == ["cnn-seed0"]
+    assert choose("cnn-rank2") == ["cnn-rank2-seed0"]
+    assert choose(None) == ["cnn-rank2-seed0", "cnn-seed0", "cnn-seed1"]
 
 
 def test_a_study_in_an_object_store_is_read_from_it(study, bucket):
