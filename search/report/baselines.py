@@ -5,13 +5,21 @@ from typing import Any
 
 from search.config.schema import StudyConfig
 from search.evaluation.choices import is_finished, name_recipes
+from search.evaluation.result import TestedModel
 from search.record.trial import State, Trial
 from search.report.cells import format_rank
 
 
-def describe_recipes(config: StudyConfig, choices: Mapping[str, Any], trials: Sequence[Trial]) -> list[str]:
-    """Return notes on the baselines, those that were stopped early as trials, and recipes that won."""
-    known = [winner for winner in choices.get("winners", ()) if winner.get("recipe")]
+def describe_recipes(
+    config: StudyConfig, choices: Mapping[str, Any], trials: Sequence[Trial], models: Sequence[TestedModel]
+) -> list[str]:
+    """Return notes on the retrained baselines, those that were stopped early as trials, and recipes that won."""
+    retrained = {(model.architecture, model.rank) for model in models}
+    known = [
+        winner
+        for winner in choices.get("winners", ())
+        if winner.get("recipe") and (winner["architecture"], winner["rank"]) in retrained
+    ]
     baselines = [winner for winner in known if winner["rank"] > choices["top_k"]]
     notes = [
         f"{winner['architecture']}{format_rank(winner['rank'])} is the recipe {winner['recipe']} itself."

@@ -67,7 +67,7 @@ def write_page(
         search=search,
         overview=overview,
         quotes=quotes,
-        curves=[*_draw_curves(result), *draw_schedules(result.choices, result.config.search.metric)],
+        curves=[*_draw_curves(result), *draw_schedules(result.choices, result.models, result.config.search.metric)],
         matrices=_list_matrices(result),
         robustness=show_robustness(result),
         qualities=_draw_qualities(result),

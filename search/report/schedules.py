@@ -1,14 +1,15 @@
 """Whether a schedule was long enough, by a training of each winner on train alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from search.evaluation.result import TestedModel
 from search.report import figures
 from search.report.cells import format_rank
 
 
-def describe_schedules(choices: Mapping[str, Any], metric: str) -> list[str]:
-    """Return a note for each winner whose retrainings have other images than the search.
+def describe_schedules(choices: Mapping[str, Any], models: Sequence[TestedModel], metric: str) -> list[str]:
+    """Return a note for each retrained winner whose retrainings have other images than the search.
 
     Trials say nothing about the best number of epochs with these images.
     """
@@ -16,7 +17,7 @@ def describe_schedules(choices: Mapping[str, Any], metric: str) -> list[str]:
         f"{name} was retrained for all {len(curve)} epochs. A training on train alone, without the validation images, "
         f"says whether that is enough: validation {metric} {curve[early - 1]:.4f} at epoch {early}, {curve[-1]:.4f} "
         "at the last."
-        for name, curve, early in _list_curves(choices)
+        for name, curve, early in _list_curves(choices, models)
     ]
 
 
@@ -30,18 +31,19 @@ def describe_lost_schedules(choices: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def draw_schedules(choices: Mapping[str, Any], metric: str) -> list[tuple[str, str]]:
+def draw_schedules(choices: Mapping[str, Any], models: Sequence[TestedModel], metric: str) -> list[tuple[str, str]]:
     """Return a caption and a figure for each of these notes."""
-    drawn = []
-    for (name, curve, early), note in zip(_list_curves(choices), describe_schedules(choices, metric), strict=True):
+    drawn, notes = [], describe_schedules(choices, models, metric)
+    for (name, curve, early), note in zip(_list_curves(choices, models), notes, strict=True):
         caption = f"{name}, trained on train alone: was the schedule long enough?"
         figure = figures.draw_schedule(curve, metric, early)
         drawn.append((caption, figures.render_svg(figure, name=caption, description=note)))
     return drawn
 
 
-def _list_curves(choices: Mapping[str, Any]) -> Iterator[tuple[str, list[float], int]]:
+def _list_curves(choices: Mapping[str, Any], models: Sequence[TestedModel]) -> Iterator[tuple[str, list[float], int]]:
     """Yield name, values by epoch, and the epoch at three quarters of the schedule."""
+    retrained = {(model.architecture, model.rank) for model in models}
     for winner in choices.get("winners", ()):
-        if curve := winner.get("curve"):
+        if (curve := winner.get("curve")) and (winner["architecture"], winner["rank"]) in retrained:
             yield winner["architecture"] + format_rank(winner["rank"]), curve, max(1, 3 * len(curve) // 4)

@@ -113,13 +113,16 @@ def test_baselines_are_told_with_those_that_had_no_fair_trial():
     winners = [choose(1, 0, "small_cnn"), choose(2, 2, None), choose(9, 1, "paper_cnn")]
     record = RECORD | {"evaluations": [{"top_k": 2, "winners": winners}]}
     cut = dataclasses.replace(make_trial(1), state=State.PRUNED, reason="stopped by asha at epoch 1")
-    notes = list_notes(CONFIG, record, [make_trial(0), cut, make_trial(2)], [make_model()])
+    models = [make_model(), make_model(1, rank=9)]
+    notes = list_notes(CONFIG, record, [make_trial(0), cut, make_trial(2)], models)
     assert "cnn is the recipe small_cnn itself." in notes
     assert any(note.startswith("Baselines: paper_cnn (cnn, rank 9, trial 1). They were tried first") for note in notes)
     assert any(note.startswith("Stopped early as trials") and "paper_cnn (3 epochs)" in note for note in notes)
     whole = dataclasses.replace(CONFIG, search=dataclasses.replace(CONFIG.search, max_epochs=3))
-    notes = list_notes(whole, record, [make_trial(0), cut, make_trial(2)], [make_model()])
+    notes = list_notes(whole, record, [make_trial(0), cut, make_trial(2)], models)
     assert not any(note.startswith("Stopped early as trials") for note in notes)
+    notes = list_notes(CONFIG, record, [make_trial(0), cut, make_trial(2)], [make_model()])
+    assert not any("paper_cnn" in note for note in notes), "a baseline without a model is not called retrained"
 
 
 def test_shares_that_were_changed_are_not_told_as_those_of_the_whole_search():

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 
 from search.report.figures import draw_schedule
@@ -9,16 +11,18 @@ CHOICES = {
         {"architecture": "cnn", "rank": 1, "curve": CURVE},
         {"architecture": "cnn", "rank": 2, "curve": [0.7]},
         {"architecture": "resnet50", "rank": 1, "curve": None},
+        {"architecture": "Vit", "rank": 1, "curve": [0.6]},
     ]
 }
+MODELS = [SimpleNamespace(architecture=name, rank=rank) for name, rank in (("cnn", 1), ("cnn", 2), ("resnet50", 1))]
 
 
-def test_each_training_on_train_alone_has_a_note_and_a_figure():
-    first, second = describe_schedules(CHOICES, "accuracy")
+def test_each_training_on_train_alone_has_a_note_and_a_figure_if_its_winner_is_retrained():
+    first, second = describe_schedules(CHOICES, MODELS, "accuracy")
     assert "cnn was retrained for all 8 epochs" in first
     assert "0.9350 at epoch 6, 0.9365 at the last" in first
     assert second.startswith("cnn (rank 2) was retrained for all 1 epochs")
-    captions, drawn = zip(*draw_schedules(CHOICES, "accuracy"), strict=True)
+    captions, drawn = zip(*draw_schedules(CHOICES, MODELS, "accuracy"), strict=True)
     assert [caption.split(",")[0] for caption in captions] == ["cnn", "cnn (rank 2)"]
     assert all(svg.startswith("<svg") and "0.9365" in svg for svg in drawn[:1])
 
@@ -27,11 +31,11 @@ def test_a_training_on_train_alone_that_failed_is_told():
     choices = {"winners": [{"architecture": "cnn", "rank": 1, "curve": []}, *CHOICES["winners"]]}
     (note,) = describe_lost_schedules(choices)
     assert note.startswith("The training of cnn on train alone failed")
-    assert len(draw_schedules(choices, "accuracy")) == 2
+    assert len(draw_schedules(choices, MODELS, "accuracy")) == 2
 
 
 def test_without_such_a_training_there_is_none():
-    assert draw_schedules({}, "accuracy") == describe_schedules({}, "accuracy") == []
+    assert draw_schedules({}, MODELS, "accuracy") == describe_schedules({}, MODELS, "accuracy") == []
 
 
 def test_the_figure_marks_three_quarters_of_the_schedule():
