@@ -45,9 +45,10 @@ COPIED = ("study.journal", "artifacts/*", "report/*.csv", "report/*.tex", "repor
 
 
 def publish(study: Path, root: Path, console: Console, *, accept_missing: bool = False) -> Path:
-    """Write reference/NAME and configs/recipes/NAME_ARCH.yaml below a folder, and delete reference/open/NAME.
+    """Write reference/NAME and configs/recipes/NAME_ARCH.yaml below a folder.
 
     An earlier publication is replaced when the new one is complete.
+    Unless something is missing, reference/open/NAME is deleted.
 
     Args:
         study: Folder of an evaluated study; its report is written again.
@@ -84,7 +85,8 @@ def publish(study: Path, root: Path, console: Console, *, accept_missing: bool =
     recipe = root / "configs" / "recipes" / f"{config.name}_{shorten(winner.architecture)}.yaml"
     recipe.write_text(format_recipe(result, winner))
     published = _replace(target, folder)
-    shutil.rmtree(root / "reference" / "open" / config.name, ignore_errors=True)
+    if not missing:
+        shutil.rmtree(root / "reference" / "open" / config.name, ignore_errors=True)
     return published
 
 

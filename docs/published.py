@@ -75,6 +75,7 @@ def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> st
     """Return the README of a published study."""
     name, searches = result.study, summarize_search(result.config, result.trials)
     architecture = shorten(next(iter(result.winners)))
+    changes = describe_changes(journal.list_changes())
     lines = [
         f"# Published study {name}",
         *("", SUMMARY, *(line for quote in list_quotes(result) for line in (f"{quote}.", ""))),
@@ -84,7 +85,8 @@ def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> st
         *("", "![Accuracies](report/figures/accuracy.png)", "", "## How it was made", ""),
         *("```bash", str(name_no_machine(result.manifest)["command"]), "```", ""),
         *(f"- {fact}" for fact in list_facts(result, journal, folder)),
-        *(f"- {change}" for change in describe_changes(journal.list_changes())),
+        *(f"- {change}" for change in changes),
+        *(["- So the command above is the last one; the search began with other settings or code."] if changes else []),
         *("", "## What the scheduler saved", ""),
         *(f"- {_describe_saving(search)}" for search in searches),
         *("", "## What mattered most", ""),
@@ -94,7 +96,7 @@ def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> st
         *("", "## Use it", "", "```bash"),
         f"python -m search inspect reference/{name}",
         f"python -m search dashboard reference/{name}",
-        f"python -m search reproduce reference/{name} --model {architecture}-seed0 --data PATH",
+        f"python -m search reproduce reference/{name} --model {architecture} --seed 0 --data PATH",
         f"python -m search predict reference/{name}/models/{bundled}{WEIGHTS} photo.jpg",
         *("```", ""),
         "`study.journal` is a journal of Optuna; `trials.parquet` is a table with a row for each trial. `models/` has",
@@ -144,8 +146,7 @@ def _describe_seal(manifest: Mapping[str, Any], missing: Sequence[str]) -> str:
 def list_facts(result: Result, journal: Journal, folder: Path) -> list[str]:
     """Return machines, images, times and code of a study."""
     records = [json.loads((folder / "models" / f"{each.label}{RECORD}").read_text()) for each in result.models]
-    hardware = [record["hardware"] for record in records]
-    machines = {f"{each['name']} ({each['type']}), threads of a training: {each['threads']}" for each in hardware}
+    machines = {_describe_machine(record) for record in records}
     seconds = sum(each.cost["training_seconds"] for each in result.models)
     searched = sum(search.device_seconds for search in summarize_search(result.config, result.trials))
     resumptions = format_amount(count_resumptions(folder / "study.journal"), "time")
@@ -157,13 +158,20 @@ def list_facts(result: Result, journal: Journal, folder: Path) -> list[str]:
         f"Search: {len(result.trials)} trials in {format_duration(journal.elapsed_s)}, {format_duration(searched)} of "
         f"{name_device(result.config)} time; continued {resumptions}.",
         f"Trials by machine: {_count_machines(result)}.",
-        f"Evaluation: {len(result.models)} models, {format_duration(seconds)} of training.",
+        f"Evaluation: {len(result.models)} models, {format_duration(seconds)} of training, without the trainings on "
+        "train alone and the scoring.",
         f"Machine of the evaluation: {'; '.join(sorted(machines))}.",
         f"Images for train and validation: {images} in the search, {result.choices['max_train_images'] or images} in "
         "the retrainings.",
         f"From {first:%Y-%m-%d %H:%M} to the opening of the test split at {last:%Y-%m-%d %H:%M}, in UTC.",
         f"Code: commit {', '.join(sorted(commits))}.",
     ]
+
+
+def _describe_machine(record: Mapping[str, Any]) -> str:
+    hardware = record["hardware"]
+    precision = record["parameters"].get("precision", "unknown precision")
+    return f"{hardware['name']} ({hardware['type']}, {precision}), threads of a training: {hardware['threads']}"
 
 
 def _count_machines(result: Result) -> str:
@@ -187,7 +195,11 @@ def list_failures(result: Result) -> list[str]:
     ]
     models = {model.label for model in result.models}
     retrainings = list_retrainings(result.config, result.trials, read_entry(result.choices))
-    failed += [f"The retraining {each.label} left no model." for each in retrainings if each.label not in models]
+    failed += [
+        f"The retraining {each.label} has no model: it failed, or is not done yet."
+        for each in retrainings
+        if each.label not in models
+    ]
     return failed or ["No trial and no retraining failed."]
 
 

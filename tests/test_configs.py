@@ -71,7 +71,7 @@ def test_the_paper_study_trains_each_network_once():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_is_a_point_of_the_reference_space(path, tmp_path):
+def test_every_recipe_can_be_a_baseline_of_the_reference_study(path, tmp_path):
     study = tmp_path / "study.yaml"
     study.write_text(f"extends: {REFERENCE}\nname: x\nsearch: {{first: [{path}]}}\n")
     assert load(study).recipes[0].architecture in path.stem

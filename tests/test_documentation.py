@@ -123,7 +123,7 @@ def test_every_command_that_looks_at_a_study_parses(command, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(app, arguments)
     assert (result.exit_code, result.stderr.partition(":")[0]) == (2, "error"), result.output
-    assert "there is no study in results/mine" in result.stderr
+    assert f"there is no study in {arguments[0]}" in result.stderr
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
