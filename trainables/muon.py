@@ -75,9 +75,15 @@ def group_weights(model: nn.Module) -> list[dict[str, Any]]:
     """Return the weights that learn in groups for `Muon`: hidden matrices and convolutions, and the others.
 
     AdamW updates the first and the last matrix of the model, biases and normalisation, as in Jordan et al.: inputs and
-    outputs of a network are not hidden features, so the size of an orthogonal update does not suit them.
+    outputs of a network are not hidden features, so the size of an orthogonal update does not suit them. A parameter
+    without `weight` in its name, such as an embedding of positions, is no matrix of a layer.
     """
-    hidden = {id(weight) for weight in [each for each in model.parameters() if each.ndim in (2, 4)][1:-1]}
+    matrices = [
+        weight
+        for name, weight in model.named_parameters()
+        if weight.ndim in (2, 4) and "weight" in name.rpartition(".")[2]
+    ]
+    hidden = {id(weight) for weight in matrices[1:-1]}
     learning = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [weight for weight in learning if (id(weight) in hidden) is use_muon], "use_muon": use_muon}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainables.augment import crop, cutout, flip, to_float
-from trainables.config import OPTIMIZER_NAMES, WITHOUT_GRAPH, TrainConfig
+from trainables.config import ARCHITECTURES, OPTIMIZER_NAMES, WITHOUT_GRAPH, TrainConfig
 from trainables.optim import set_capturable
 from trainables.runtime import autocast, seed_block
 from trainables.seed import derive_seed
@@ -75,8 +75,8 @@ class RecordedStep(Step):
 
     A graph reads and writes fixed addresses, so each batch is copied to the address of the recorded one. All steps are
     replays, and recording restores weights and optimizer, so a resumed training is equal to the bit. If the recording
-    fails, all steps run one kernel at a time, with the same results. So do those of an optimizer of the user: a graph
-    would repeat the values that its Python code had, and only tensors can be restored.
+    fails, all steps run one kernel at a time, with the same results. So do those of an architecture or optimizer of the
+    user: a graph would repeat the values that their Python code had, and only tensors can be restored.
     """
 
     def __init__(self, config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, split: Split) -> None:
@@ -87,10 +87,12 @@ class RecordedStep(Step):
         # Autograd remembers the stream of a weight's first use, so all steps must run on the recording stream.
         self._stream = _get_stream(device)
         self._graph: torch.cuda.CUDAGraph | None = None
-        if config.optimizer in OPTIMIZER_NAMES:
-            set_capturable(optimizer, True)
-        else:
+        if config.optimizer not in OPTIMIZER_NAMES:
             self.remark = f"{WITHOUT_GRAPH}an optimizer of your own"
+        elif type(config.model) not in ARCHITECTURES.values():
+            self.remark = f"{WITHOUT_GRAPH}an architecture of your own"
+        else:
+            set_capturable(optimizer, True)
 
     @contextlib.contextmanager
     def epoch(self, number: int) -> Iterator[None]:

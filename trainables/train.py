@@ -17,7 +17,7 @@ from trainables.errors import InputError, TrainingError
 from trainables.metrics import score
 from trainables.models.model import build_model
 from trainables.optim import build_optimizer, schedule
-from trainables.runtime import autocast, build_generator, choose_precision, deterministic_block
+from trainables.runtime import autocast, build_generator, choose_precision, deterministic_block, seed_block
 from trainables.seed import derive_seed
 from trainables.splits import Split
 from trainables.step import STEPS, Step
@@ -107,7 +107,9 @@ class _Training:
         self.model = build_model(config.model, seed=derive_seed(config.seed, "weights"), size=config.size)
         if resume is None and (fit := getattr(config.model, "fit", None)):
             chosen = split.indices[:: math.ceil(len(split) / NUM_FITTED)]  # of all classes, which follow each other
-            fit(self.model, to_float(split.images.index_select(0, chosen)))
+            images = to_float(split.images.index_select(0, chosen))
+            with seed_block(derive_seed(config.seed, "fit"), torch.device("cpu")):
+                fit(self.model, images)
         self.model.to(device).to(memory_format=torch.channels_last)
         self.optimizer = build_optimizer(config, self.model)
         self.average = Average(self.model, decay=config.ema_decay) if config.ema_decay else None

@@ -149,8 +149,8 @@ def prepare_device(cpus: float, gpus: float) -> torch.device:
         )
     if device.type == "cpu":
         keep_memory()
-    if 0 < gpus < 1:
-        limit_memory(device, gpus)
+    if gpus:
+        limit_memory(device, min(gpus, 1.0))  # the job before may have had another share
     return device
 
 

@@ -15,6 +15,7 @@ from trainables.config import (
     TrainConfig,
     Value,
     build_train_config,
+    check_rules,
     get_architecture,
     is_function,
     list_defaults,
@@ -45,6 +46,7 @@ def check_space(space: Space, architectures: Sequence[str], size: int = IMAGE_SI
         if (unknown := sorted(set(specs) - allowed)) and not is_unknown(names.get(section, section)):
             raise InputError(f"space.{section}.{unknown[0]}: unknown parameter; known: {', '.join(sorted(allowed))}")
     for architecture in (name for name in architectures if not is_unknown(name)):
+        check_rules(architecture, size)
         _check_conditions(list_specs(space, architecture), architecture)
         _check_corners(space, architecture, size)
 

@@ -320,3 +320,4 @@ def test_the_head_has_an_effect_where_five_blocks_leave_more_than_one_pixel() ->
     params: dict[str, Value] = {"num_blocks": 5, "head": "gap"}
     assert complete_params("cnn", params, 32)["head"] == "flatten"
     assert complete_params("cnn", params, 64)["head"] == "gap"
+    assert complete_params("cnn", params | {"whiten": True}, 63)["head"] == "gap", "whitening makes it a pixel larger"

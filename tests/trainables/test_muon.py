@@ -89,6 +89,14 @@ def test_the_first_and_the_last_matrix_and_all_other_weights_are_left_to_adamw(c
     assert len(hidden) + len(others) == len(names)
 
 
+def test_a_parameter_of_the_model_itself_is_not_taken_for_its_first_matrix() -> None:
+    model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    model.places = nn.Parameter(torch.zeros(3, 2))  # of the root, so it comes first
+    hidden, others = (group["params"] for group in group_weights(model))
+    assert [id(weight) for weight in hidden] == [id(model[1].weight)]
+    assert [id(weight) for weight in others] == [id(each) for each in (model.places, model[0].weight, model[2].weight)]
+
+
 def test_frozen_weights_are_in_no_group() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].requires_grad_(False)

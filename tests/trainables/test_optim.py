@@ -2,16 +2,29 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from trainables.config import TrainConfig
+from trainables.errors import InputError
 from trainables.models.cnn.config import CnnConfig
 from trainables.models.model import build_model
 from trainables.models.resnet50.config import ResNet50Config
-from trainables.optim import OPTIMIZERS, SCHEDULES, build_optimizer, constant, cosine, one_cycle, schedule
+from trainables.names import IMPORTED
+from trainables.optim import (
+    OPTIMIZERS,
+    SCHEDULES,
+    build_optimizer,
+    check_optimizer,
+    constant,
+    cosine,
+    one_cycle,
+    schedule,
+)
 
 
 @pytest.mark.parametrize(
@@ -127,6 +140,19 @@ def test_every_optimizer_steps_saves_and_resumes_as_that_of_pytorch_does(name: s
         assert torch.equal(models[0].weight, models[1].weight)
     assert ours.state_dict().keys() == reference.state_dict().keys()
     assert ours.state_dict()["param_groups"] == reference.state_dict()["param_groups"]
+
+
+def test_an_optimizer_whose_state_no_checkpoint_can_give_back_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            self.param_groups[0]["count"] = np.float64(1.0)
+            return super().step(closure)
+
+    monkeypatch.setitem(IMPORTED, "mine:Counting", Counting)
+    with pytest.raises(InputError, match=r"^mine:Counting cannot train \(UnpicklingError: "):
+        check_optimizer("mine:Counting")
+    monkeypatch.setitem(IMPORTED, "mine:Plain", torch.optim.SGD)
+    check_optimizer("mine:Plain")
 
 
 def test_no_step_imports_the_compiler() -> None:

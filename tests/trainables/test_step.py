@@ -405,3 +405,16 @@ def test_on_cuda_every_epoch_is_launched_as_graphs(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", count)
     run(EXACT, torch.device("cuda"))
     assert len(replays) == 3 * 5
+
+
+class Mine(CnnConfig):
+    """An architecture of the user."""
+
+
+def test_an_architecture_of_the_user_trains_without_a_graph_and_the_reason_is_said(graphs: list[Graph]) -> None:
+    mine = dataclasses.replace(EXACT, model=Mine(**dataclasses.asdict(EXACT.model)))
+    epochs = list(train(mine, draw_split(90), None, device=CPU))
+    assert {epoch.remark for epoch in epochs} == {f"{WITHOUT_GRAPH}an architecture of your own"}
+    assert not graphs
+    assert_equal(run(mine, CPU)[-1], run(EXACT, CPU)[-1])
+    assert len(graphs) == 1

@@ -19,8 +19,8 @@ def build_model(config: Architecture, *, seed: int = 0, size: int = IMAGE_SIZE) 
     """
     with seed_block(seed, torch.device("cpu")):
         model: nn.Module = config.build(size=size)
-    if load := getattr(config, "load_weights", None):
-        load(model)
+        if load := getattr(config, "load_weights", None):
+            load(model)
     return model
 
 
@@ -67,7 +67,7 @@ def check_model(name: str, training: TrainConfig, save: Callable[[dict[str, Tens
     try:
         model = build_model(training.model, size=training.size).eval()
         with torch.inference_mode(), autocast(torch.device("cpu"), training.precision):
-            logits = model(torch.zeros(2, 3, training.size, training.size))
+            logits = [model(torch.zeros(count, 3, training.size, training.size)) for count in (2, 1)]
         step = "saved"
         weights = copy_weights(model.state_dict())
         save(weights)
@@ -79,9 +79,12 @@ def check_model(name: str, training: TrainConfig, save: Callable[[dict[str, Tens
         raise InputError(
             f"{name} cannot be {step} for images of {training.size} pixels: {type(error).__name__}: {error}"
         ) from error
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (2,):
-        raise InputError(f"{name}: expected logits of shape (N,) for N images, not {shape} for 2: use .squeeze(1)")
+    for count, found in zip((2, 1), logits, strict=True):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        if shape != (count,):
+            raise InputError(
+                f"{name}: expected logits of shape (N,) for N images, not {shape} for {count}: use .squeeze(1)"
+            )
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from search.cluster.job import Failure, Finished, Job, NodeError, Report
-from search.cluster.worker import catch, run_job
+from search.cluster.worker import catch, prepare_device, run_job
 from trainables.config import WITHOUT_GRAPH
 from trainables.step import Step
 
@@ -71,6 +71,16 @@ def test_a_granted_gpu_that_is_missing_is_no_failure_of_a_trial(packed, tmp_path
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(NodeError, match=r"was granted, but PyTorch .* finds none"):
         next(train(make_job(packed, tmp_path, gpus=0.5)))
+
+
+def test_each_job_of_a_process_has_the_share_of_the_gpu_that_it_was_granted(monkeypatch):
+    limits = []
+    monkeypatch.setattr("search.cluster.worker.pick_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr("search.cluster.worker.limit_memory", lambda _, fraction: limits.append(fraction))
+    monkeypatch.setattr("search.cluster.worker.limit_threads", lambda _: None)
+    for gpus in (0.25, 1, 2, 0):
+        prepare_device(1, gpus)
+    assert limits == [0.25, 1, 1]
 
 
 @pytest.mark.parametrize("val_fraction", [0.25, None])

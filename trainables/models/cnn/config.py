@@ -58,7 +58,8 @@ class CnnConfig:
     @staticmethod
     def without_effect(size: int) -> Mapping[tuple[str, int], tuple[str, ...]]:
         """Return (parameter, value) -> the parameters that have no effect then."""
-        single = [("num_blocks", blocks) for blocks in range(1, 6) if size >> blocks == 1]
+        # The last map is 1x1 with whitening too, which makes it a pixel larger.
+        single = [("num_blocks", blocks) for blocks in range(1, 6) if size >> blocks == (size + 1) >> blocks == 1]
         return {
             ("num_blocks", 1): ("growth",),
             ("dense_layers", 0): ("dense_units",),
