@@ -128,7 +128,9 @@ def run_search(config: StudyConfig, console: Console, *, resume: bool, accept_ch
                 from search.cluster.checks import check_nodes
 
                 check_nodes(config, nodes, console)
-        opened = stack.enter_context(open_study(config, console.print, packed=packed, accept_changes=accept_changes))
+        opened = stack.enter_context(
+            open_study(config, console.print, is_search=True, packed=packed, accept_changes=accept_changes)
+        )
         study, halted = _search(opened, packed, nodes, console, plain=plain)
         from search.report.trials import write_trials
 

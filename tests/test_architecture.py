@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-NUM_LOADED, NUM_LINES_LOADED = 85, 8_520
+NUM_LOADED, NUM_LINES_LOADED = 85, 8_600
 """Most modules, and lines, that `search.run` loads before its first trial. LOG.md has the figures."""
 MODULES = sorted(path for package in ("search", "trainables") for path in (ROOT / package).rglob("*.py"))
 

@@ -314,7 +314,7 @@ def test_what_continues_a_search_is_stored_and_opens(study, tmp_path):
     assert str(tmp_path).encode() not in b"".join(list_files(folder).values())
     copy = shutil.copytree(folder, tmp_path / "copy/tiny")
     moved = dataclasses.replace(load_study(copy)[0], results=str(copy.parent), data=config.data)
-    with open_study(moved, print, packed=pack(Path(config.data.path), tmp_path / "cache")) as opened:
+    with open_study(moved, print, is_search=True, packed=pack(Path(config.data.path), tmp_path / "cache")) as opened:
         assert [(trial.state, len(trial.epochs)) for trial in opened.journal.load()] == [
             (State.COMPLETE, 2),
             (State.RUNNING, 1),

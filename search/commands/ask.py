@@ -38,7 +38,8 @@ def main(
             raise InputError(f"{place} has ended, because {study.spent}: change that key, resume, then ask")
         ask = {f"{shorten(name)}.{key}": value for key, value in point.items()}
         send_request(reader.config.url or reader.directory, Request(ask=ask, trial=None))
-        is_searched = reader.find_holder() is not None and not study.is_over
+        holder = reader.find_holder()
+        is_searched = holder is not None and holder.is_search and not study.is_over
         then = "it is the next trial" if is_searched else "the study trains it when it is continued with --resume"
         console.print(f"{name} {escape(format_params(point))} is enqueued: {then}.", soft_wrap=True)
 

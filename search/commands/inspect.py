@@ -91,8 +91,13 @@ class Inspected:
 
     def get_status(self) -> Status:
         """Return the table of its state."""
-        config = self.config
-        return Status(name=config.name, search=config.search, trials=self.trials, elapsed_s=self.elapsed_s)
+        return Status(
+            name=self.config.name,
+            search=self.config.search,
+            trials=self.trials,
+            elapsed_s=self.elapsed_s,
+            is_over=self.is_over,
+        )
 
     def find(self, number: int) -> Trial:
         """Return a trial.
@@ -108,7 +113,8 @@ class Inspected:
     def describe_progress(self) -> str:
         """Return in a sentence whether a process searches it, and how to continue it."""
         if (holder := self.reader.find_holder()) is not None:
-            return f"{'Being evaluated' if self.is_over else 'Being searched'} by {holder}."
+            is_searched = holder.is_search and not self.is_over
+            return f"{'Being searched' if is_searched else 'Being evaluated or uploaded'} by {holder}."
         if self.is_over:
             spent = self.spent
             change = "raise it" if (spent or "").startswith("the budget") else "change that key"
@@ -171,18 +177,18 @@ def show_trial(trial: Trial, console: Console) -> None:
 
 def describe_study(study: Inspected) -> dict[str, Any]:
     """Return the state of a study as plain values."""
-    search, trials = study.config.search, study.trials
+    search, trials, holder = study.config.search, study.trials, study.reader.find_holder()
     return {
         "study": study.config.name,
         "metric": search.metric,
         "goal": "min" if search.sign < 0 else "max",
         "finished": study.is_over,
-        "searched_by": study.reader.find_holder(),
+        "searched_by": str(holder) if holder is not None and holder.is_search else None,
         "num_trials": search.num_trials,
         "states": dict(Counter(trial.state.value for trial in trials)),
         "epochs": sum(len(trial.epochs) for trial in trials),
         "elapsed_s": study.elapsed_s,
-        "left_s": estimate_left_s(search, trials, study.elapsed_s),
+        "left_s": 0.0 if study.is_over else estimate_left_s(search, trials, study.elapsed_s),
         "best": {name: trial.number for name, trial in find_best(trials).items()},
         "trials": [describe_trial(trial) for trial in trials],
     }

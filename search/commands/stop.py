@@ -23,12 +23,13 @@ def main(
     console = build_console()
     with explain_errors(), read_study(place) as reader:
         study = Inspected(reader)
-        if reader.find_holder() is None:
+        holder = reader.find_holder()
+        if holder is None:
             cure = f"python -m search evaluate {place} evaluates its trials"
             raise InputError(f"{place} is not being searched, so there is nothing to stop: {cure}")
-        if study.is_over:
+        if study.is_over or not holder.is_search:
             raise InputError(
-                f"the search of {place} has ended, its winners are being evaluated: Ctrl-C there ends that"
+                f"{place} is not being searched, but evaluated or uploaded by {holder}: Ctrl-C there ends that"
             )
         if number is not None and (trial := study.find(number)).state is not State.RUNNING:
             running = ", ".join(str(trial.number) for trial in study.trials if trial.state is State.RUNNING) or "none"

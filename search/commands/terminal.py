@@ -78,11 +78,15 @@ def check_target(path: Path) -> None:
     """Check, before the work begins, that a new file can be written.
 
     Raises:
-        InputError: If the file exists, or its folder does not.
+        InputError: If the file exists, or its folder does not or may not be entered.
     """
-    if path.exists():
+    try:
+        exists, has_folder = path.exists(), path.parent.is_dir()
+    except OSError as error:  # Python 3.14 returns False in its place
+        raise InputError(f"cannot write {path} ({error.strerror}): write elsewhere") from None
+    if exists:
         raise InputError(f"{path} exists: remove it, or give another name")
-    if not path.parent.is_dir():
+    if not has_folder:
         raise InputError(f"{path.parent} is not a folder: make it, or write elsewhere")
 
 

@@ -45,6 +45,8 @@ class Status:
     """Seconds of searching, over all resumptions."""
     usage: str = ""
     """Load of the machine, in one line."""
+    is_over: bool = False
+    """Whether the search has ended, so that no time is left."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Draw the lines that fit."""
@@ -79,7 +81,7 @@ class Status:
         epochs = f"epochs {sum(len(trial.epochs) for trial in self.trials)}"
         most = self.search.max_total_epochs
         max_s = None if self.search.max_hours is None else self.search.max_hours * 3600
-        left_s = estimate_left_s(self.search, self.trials, self.elapsed_s)
+        left_s = None if self.is_over else estimate_left_s(self.search, self.trials, self.elapsed_s)
         times = [
             epochs + ("" if most is None else f" of {most}"),
             f"elapsed {format_clock(self.elapsed_s)}" + ("" if max_s is None else f" of {format_clock(max_s)}"),

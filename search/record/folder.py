@@ -56,45 +56,42 @@ class OpenStudy:
 
 @contextmanager
 def open_study(
-    config: StudyConfig, note: Note, *, packed: Path | None = None, accept_changes: bool = False
+    config: StudyConfig,
+    note: Note,
+    *,
+    is_search: bool = False,
+    packed: Path | None = None,
+    accept_changes: bool = False,
 ) -> Iterator[OpenStudy]:
     """Open a study for writing, for as long as the block lasts.
 
     Args:
         config: The study.
         note: Receives sentences for the user, such as that the journal had to be repaired.
-        packed: Folder of the packed images, if a search starts or continues: then a missing study is created, and an
-            existing one must have the same settings, images and code. None opens an existing study as it is. A study of
-            a training function has no images, but only a search opens it for writing.
+        is_search: Whether a search starts or continues: then a missing study is created, and an existing one must have
+            the same settings, images and code. Else an existing study is opened as it is.
+        packed: Folder of the packed images of a search; None for a training function, which has none.
         accept_changes: Whether a search continues although settings, images or code differ; the journal records that.
 
     Raises:
         InputError: If another process writes the study, a part of it is missing or damaged, or it differs.
     """
     mirror = _build_mirror(config, note) if config.url else None
-    is_search = packed is not None or config.trainable is not None
     if is_search:
         _create(config, packed, mirror, note)
-    changes: list[str] = []
     with ExitStack() as stack:
-        lease = stack.enter_context(hold(mirror.slot if mirror else config.directory / LEASE, note))
+        slot = mirror.slot if mirror else config.directory / LEASE
+        lease = stack.enter_context(hold(slot, note, is_search=is_search))
         if mirror:
             mirror.restore()
-        if not is_search:
-            manifest = load_manifest(config.directory)
-            if isinstance(config.journal, Path) and not config.journal.exists():
-                raise InputError(f"{config.location} has no {config.journal.name}: no search has started there")
-        else:
+        if is_search:
             manifest, changes = compare_manifest(config, packed, accept_changes=accept_changes)
+        else:
+            manifest, changes = _load_begun(config), []
         # With an object store the journal is a local file, which must not wait if the store cannot be reached: so not
         # the journal but the mirror checks the lease, before each upload.
-        journal = Journal(
-            config.journal,
-            config.name,
-            note=note,
-            check=None if mirror else lease.check,
-            metric=Metric(config.search.metric, config.search.sign),
-        )
+        check, metric = None if mirror else lease.check, Metric(config.search.metric, config.search.sign)
+        journal = Journal(config.journal, config.name, note=note, check=check, metric=metric)
         stack.callback(journal.close)
         if mirror:
             stack.callback(mirror.close)
@@ -155,6 +152,14 @@ def create_folder(
             save_manifest(staged, build_manifest(config, packed) | known)
             staged.rename(directory)
             sync(directory.parent)
+
+
+def _load_begun(config: StudyConfig) -> dict[str, Any]:
+    """Return the manifest of a study whose search has started."""
+    manifest = load_manifest(config.directory)
+    if isinstance(config.journal, Path) and not config.journal.exists():
+        raise InputError(f"{config.location} has no {config.journal.name}: no search has started there")
+    return manifest
 
 
 def _build_mirror(config: StudyConfig, note: Note) -> "Mirror":

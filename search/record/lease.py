@@ -75,9 +75,11 @@ class Holder:
     """Time at which it took the lease."""
     token: str
     """Random text, new for each lease."""
+    is_search: bool = True
+    """Whether it searches, and takes in requests; else it evaluates the study or uploads it."""
 
     @classmethod
-    def describe_self(cls, machine: str) -> Self:
+    def describe_self(cls, machine: str, *, is_search: bool) -> Self:
         """Return this process as a holder."""
         return cls(
             host=platform.node(),
@@ -86,6 +88,7 @@ class Holder:
             process_started=find_start(os.getpid()),
             since=datetime.now(UTC).isoformat(timespec="seconds"),
             token=os.urandom(8).hex(),
+            is_search=is_search,
         )
 
     @classmethod
@@ -156,6 +159,7 @@ def hold(
     place: Path | Slot,
     note: Callable[[str], None],
     *,
+    is_search: bool = True,
     machine: str | None = None,
     beat_s: float = BEAT_S,
     watch_s: float = WATCH_S,
@@ -165,6 +169,7 @@ def hold(
     Args:
         place: The lease's file, or another slot.
         note: Receives a sentence when a holder on another machine has to be watched.
+        is_search: Whether this process searches, and does not only evaluate the study or upload it.
         machine: Identifier of `describe_machine`; None asks the system.
         beat_s: Seconds between two heartbeats.
         watch_s: Seconds without a heartbeat after which a holder on another machine counts as dead.
@@ -173,7 +178,7 @@ def hold(
         InputError: If another driver holds it; the message names its process, host and time.
     """
     slot = FileSlot(place) if isinstance(place, Path) else place
-    holder = Holder.describe_self(machine or describe_machine())
+    holder = Holder.describe_self(machine or describe_machine(), is_search=is_search)
     cure = "it needs a folder that you may write to, on a file system with hard links"
     with explain_denied(f"cannot create a lease in {slot.folder}", cure):
         _acquire(slot, holder, note, watch_s)
@@ -190,11 +195,11 @@ def hold(
         slot.remove()
 
 
-def find_holder(place: Path | Slot) -> str | None:
+def find_holder(place: Path | Slot) -> Holder | None:
     """Return the process that holds a lease, None if none does; one on another machine may no longer be alive."""
     content = (FileSlot(place) if isinstance(place, Path) else place).read()
     holder = Holder.parse(content) if content is not None else None
-    return None if holder is None or holder.is_dead(describe_machine()) else str(holder)
+    return None if holder is None or holder.is_dead(describe_machine()) else holder
 
 
 def find_start(pid: int) -> float:

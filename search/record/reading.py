@@ -15,7 +15,7 @@ from search.config.untrusted import MANIFEST_BYTES, check_storage
 from search.config.urls import check_store_url, is_url
 from search.record.errors import StoreError
 from search.record.journal import Journal
-from search.record.lease import find_holder
+from search.record.lease import Holder, find_holder
 from search.record.manifest import load_manifest
 from search.record.object_store import Store
 from search.record.remote import JournalView, download_study
@@ -41,7 +41,7 @@ class StudyReader:
         if self.journal is None:
             self.journal = Journal.read(self.config.storage or self.directory / JOURNAL, self.config.name)
 
-    def find_holder(self) -> str | None:
+    def find_holder(self) -> Holder | None:
         """Return which process writes the study, None if none does."""
         return find_holder(self.view.slot if self.view else self.directory / LEASE)
 

@@ -98,8 +98,9 @@ class Trial:
 
     def get_peak(self) -> tuple[float, int]:
         """Return the best value and the first epoch that had it; there must be an epoch."""
-        epoch = self.list_scores().index(self.score)
-        return self.list_values()[epoch], epoch + 1
+        scores = self.list_scores()  # once: while the live view reads, the driver may add an epoch
+        epoch = scores.index(max(scores))
+        return self.sign * scores[epoch], epoch + 1
 
     def find_problem(self, metrics: Mapping[str, float]) -> str | None:
         """Return in words why an epoch cannot be recorded, or None."""

@@ -143,7 +143,16 @@ def test_a_search_that_is_being_evaluated_is_not_stopped(call, folder):
     for trial in trials:
         journal.end_trial(trial, State.FAIL, "for the test", {})
     with hold(folder / "study.lock", print):
-        assert "has ended, its winners are being evaluated" in call(stop, "results/mine")[2]
+        assert "is not being searched, but evaluated or uploaded by process " in call(stop, "results/mine")[2]
+
+
+def test_an_interrupted_search_that_is_evaluated_or_uploaded_takes_no_request_to_end(call, folder):
+    with hold(folder / "study.lock", print, is_search=False):
+        for arguments in ((), ("--trial", "1")):
+            code, _, stderr = call(stop, "results/mine", *arguments)
+            assert (code, "is not being searched, but evaluated or uploaded by process " in stderr) == (2, True)
+        assert list_requests(folder) == []
+        assert call(ask, folder, "cnn", "filters=16")[1].endswith("when it is continued with --resume.\n")
 
 
 @pytest.mark.parametrize("command", [ask, stop])

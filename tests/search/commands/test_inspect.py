@@ -131,7 +131,11 @@ def test_who_searches_is_named_and_not_disturbed(inspect, folder):
     with hold(folder / "study.lock", print):
         before = snapshot(folder)
         assert f"Being searched by process {os.getpid()} on" in inspect(folder)[1]
+        assert json.loads(inspect(folder, "--json")[1])["searched_by"].startswith(f"process {os.getpid()} on ")
         assert snapshot(folder) == before
+    with hold(folder / "study.lock", print, is_search=False):
+        assert f"Being evaluated or uploaded by process {os.getpid()} on" in inspect(folder)[1]
+        assert json.loads(inspect(folder, "--json")[1])["searched_by"] is None
 
 
 def test_a_study_that_has_just_begun_has_no_trials(inspect, folder):

@@ -30,7 +30,7 @@ def configure(tmp_path, name, space=SPACE, learn_from=(), **search):
 
 def search(config, packed, limit=None, said=None):
     """Search a closed form; stop, as if killed, after `limit` epochs. Return the study and whether it has ended."""
-    with open_study(config, (said if said is not None else []).append, packed=packed) as opened:
+    with open_study(config, (said if said is not None else []).append, is_search=True, packed=packed) as opened:
         study, trained = Study(config, opened.journal, learnt=opened.learnt), 0
         while (trial := study.ask()) is not None:
             stop = False
@@ -160,7 +160,13 @@ def test_what_a_study_learns_from_cannot_change(tmp_path, packed):
     for accept in (True, False):
         with (
             pytest.raises(InputError, match=r"started with another search[.]learn_from: undo that, or use"),
-            open_study(configure(tmp_path, "new", learn_from=["old"]), print, packed=packed, accept_changes=accept),
+            open_study(
+                configure(tmp_path, "new", learn_from=["old"]),
+                print,
+                is_search=True,
+                packed=packed,
+                accept_changes=accept,
+            ),
         ):
             pass
 
@@ -178,7 +184,7 @@ def test_a_study_that_cannot_be_learnt_from_is_one_sentence(tmp_path, packed, pl
     (tmp_path / "results" / "damaged" / "study.yaml").write_text("{}")
     with (
         pytest.raises(InputError, match=said),
-        open_study(configure(tmp_path, "new", learn_from=[place]), print, packed=packed),
+        open_study(configure(tmp_path, "new", learn_from=[place]), print, is_search=True, packed=packed),
     ):
         pass
     assert not (tmp_path / "results" / "new").exists()

@@ -90,7 +90,7 @@ def test_a_second_driver_is_refused_and_told_who_the_first_is(tmp_path, start):
         hold(path, print),
     ):
         pass
-    assert find_holder(path).startswith(f"process {holder.pid} on ")
+    assert str(find_holder(path)).startswith(f"process {holder.pid} on ")
 
 
 def test_the_lock_of_a_killed_driver_of_this_machine_is_taken_over_at_once(tmp_path, start):

@@ -169,7 +169,7 @@ def test_a_living_holder_of_the_lock_is_refused_and_shown(store, start):
     holder = start("elsewhere")
     assert holder.stdout.readline() == "held\n"
     slot = StoreSlot(store)
-    assert find_holder(slot).startswith(f"process {holder.pid} on ")
+    assert str(find_holder(slot)).startswith(f"process {holder.pid} on ")
     with pytest.raises(InputError, match=f"{store.url} is in use by process {holder.pid}"), hold(slot, print):
         pass
 
