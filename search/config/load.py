@@ -6,6 +6,7 @@ This is the only file that validates with pydantic. All other code receives the 
 import dataclasses
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,6 +91,7 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
     _check_seeds(study)
+    _check_baselines(study)
     if study.trainable is None:
         _check_metric(study.search)
     if is_url(study.results):
@@ -175,6 +177,18 @@ def _check_seeds(study: StudyConfig) -> None:
         raise InputError(
             "evaluation.seeds: expected a number, or one for each of search.architectures; recipes of search.first may "
             "have their own"
+        )
+
+
+def _check_baselines(study: StudyConfig) -> None:
+    """Check that each row of the tables has a name of its own: baselines are named after their files."""
+    if not study.evaluation.baselines:
+        return
+    counts = Counter(Path(path).stem for path in dict.fromkeys(study.search.first))
+    counts.update(map(shorten, study.search.architectures))
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise InputError(
+            f"search.first: the baseline {twice[0]} has the name of another one, or of an architecture: rename its file"
         )
 
 

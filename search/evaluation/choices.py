@@ -203,7 +203,7 @@ def reuse_calibration(evaluations: Sequence[Mapping[str, Any]], choices: Choices
         return choices
     known = (last.find_measured(winner) if choices.needs_calibration(winner) else None for winner in choices.winners)
     winners = (
-        winner.complete(each.threshold, each.temperature, each.curve) if each else winner
+        winner.complete(each.threshold, each.temperature, each.curve, each.failure) if each else winner
         for winner, each in zip(choices.winners, known, strict=True)
     )
     return dataclasses.replace(choices, winners=tuple(winners))

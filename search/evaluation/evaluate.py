@@ -141,8 +141,8 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
                 winners.append(winner.complete(threshold, temperature, curve if has_curve else None))
             case Failure(reason=reason, is_breakdown=True):
                 raise InputError(f"validation of {winner.label}: {reason}; evaluate again to continue the training")
-            case Failure() if winner.threshold is not None:
-                winners.append(winner.complete(None, 1.0, () if has_curve else None))
+            case Failure(reason=reason) if winner.threshold is not None:
+                winners.append(winner.complete(None, 1.0, () if has_curve else None, reason))
             case failure:
                 reason = failure.reason if isinstance(failure, Failure) else "its worker sent nothing"
                 raise InputError(f"validation of {winner.label}: {reason}; evaluation.threshold=0.5 does without it")

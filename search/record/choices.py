@@ -35,16 +35,25 @@ class Winner:
     curve: tuple[float, ...] | None = None
     """Validation metric by epoch of a training on train alone; empty if that failed. Only if the retrainings have other
     images than the search."""
+    failure: str | None = None
+    """Why the training on train alone failed; temperature and curve are then missing."""
 
     def is_trained_like(self, other: "Winner") -> bool:
         """Return whether its trainings are those of another winner."""
         names = "architecture", "rank", "trial", "epochs"
         return all(getattr(self, name) == getattr(other, name) for name in names)
 
-    def complete(self, threshold: float | None, temperature: float | None, curve: tuple[float, ...] | None) -> "Winner":
-        """Return this winner with those values from validation that it lacks."""
+    def complete(
+        self,
+        threshold: float | None,
+        temperature: float | None,
+        curve: tuple[float, ...] | None,
+        failure: str | None = None,
+    ) -> "Winner":
+        """Return this winner with those values from validation that it lacks, or with why there are none."""
         return dataclasses.replace(
             self,
+            failure=failure,
             threshold=threshold if self.threshold is None else self.threshold,
             temperature=temperature if self.temperature is None else self.temperature,
             curve=curve if self.curve is None else self.curve,

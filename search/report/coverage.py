@@ -54,13 +54,16 @@ def trace_coverage(result: Result) -> dict[str, list[tuple[NDArray[np.float64], 
 
 def describe_temperatures(choices: Mapping[str, Any], models: Sequence[TestedModel]) -> list[str]:
     """Return a note about the temperatures, if any is not 1."""
+    failed = {(each["architecture"], each["rank"]) for each in choices.get("winners", ()) if each.get("failure")}
     known = {(model.architecture, model.rank): model.temperature for model in models}
     if all(temperature == 1.0 for temperature in known.values()):
         return []
     is_fitted = choices.get("temperature") == "validation"
     origin = "fitted on validation by a training on train alone" if is_fitted else "that evaluation.temperature sets"
     others = is_fitted and choices.get("threshold") != "validation"
-    temperatures = {key: value for key, value in known.items() if not others or key[1] <= choices["top_k"]}
+    temperatures = {
+        key: value for key, value in known.items() if not others or (key[1] <= choices["top_k"] and key not in failed)
+    }
     told = ", ".join(f"{name}{format_rank(rank)} {value:.4f}" for (name, rank), value in temperatures.items())
     notes = [f"A probability is the sigmoid of the logit divided by a temperature {origin}: {told}."]
     if len(temperatures) < len(known):

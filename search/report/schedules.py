@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from search.config.printable import escape
 from search.evaluation.result import TestedModel
 from search.report import figures
 from search.report.cells import format_rank
@@ -22,13 +23,18 @@ def describe_schedules(choices: Mapping[str, Any], models: Sequence[TestedModel]
 
 
 def describe_lost_schedules(choices: Mapping[str, Any]) -> list[str]:
-    """Return a note for each winner whose training on train alone failed."""
-    return [
-        f"The training of {winner['architecture']}{format_rank(winner['rank'])} on train alone failed, so its "
-        "temperature is not fitted, and nothing says whether its schedule was long enough."
-        for winner in choices.get("winners", ())
-        if winner.get("curve") is not None and not winner["curve"]
-    ]
+    """Return a note for each winner whose training on train alone failed, with what is missing."""
+    notes = []
+    for winner in choices.get("winners", ()):
+        has_no_curve = winner.get("curve") is not None and not winner["curve"]
+        if not (has_no_curve or winner.get("failure")):
+            continue
+        missing = ["its temperature is not fitted"] if choices.get("temperature") == "validation" else []
+        missing += ["nothing says whether its schedule was long enough"] if has_no_curve else []
+        reason = f" ({escape(winner['failure'])})" if winner.get("failure") else ""
+        name = winner["architecture"] + format_rank(winner["rank"])
+        notes.append(f"The training of {name} on train alone failed{reason}, so {', and '.join(missing)}.")
+    return notes
 
 
 def draw_schedules(choices: Mapping[str, Any], models: Sequence[TestedModel], metric: str) -> list[tuple[str, str]]:

@@ -96,7 +96,7 @@ def test_the_command_writes_its_choices_opens_once_and_returns_what_is_stored(st
                 "threshold": 0.5,
                 "temperature": 1.0,
             },
-            **{"recipe": None, "front": False, "curve": None},
+            **{"recipe": None, "front": False, "curve": None, "failure": None},
         }
     ]
     assert entry["opened"]["time"] >= entry["chosen"]["time"]

@@ -146,6 +146,15 @@ def test_values_from_validation_are_kept_when_only_other_models_or_seeds_are_add
     assert [winner.label for winner in other.winners if other.needs_calibration(winner)] == ["cnn-rank2"]
 
 
+def test_a_training_on_train_alone_that_failed_is_known_to_have_failed_and_not_repeated():
+    config, trials = make_config(temperature="validation", seeds=1), [make_trial(0, 0.7)]
+    fresh = choose(config, trials, FINGERPRINT)
+    failed = dataclasses.replace(fresh, winners=(fresh.winners[0].complete(None, 1.0, None, "loss is nan"),))
+    again = reuse_calibration([build_entry(failed)], fresh)
+    assert again == failed
+    assert (again.winners[0].failure, again.needs_calibration(again.winners[0])) == ("loss is nan", False)
+
+
 def calibrate(threshold, result):
     """Calibrate one winner with a retrainer that returns a result."""
     config, trials = (
@@ -162,6 +171,7 @@ def test_a_training_on_train_alone_that_fails_leaves_a_winner_without_temperatur
     failure = Failure("loss is nan in epoch 1", "")
     winner = calibrate(0.5, failure)
     assert (winner.threshold, winner.temperature, winner.curve) == (0.5, 1.0, ())
+    assert winner.failure == "loss is nan in epoch 1"
     with pytest.raises(InputError, match=r"validation of cnn: loss is nan in epoch 1; evaluation.threshold=0\.5 does"):
         calibrate("validation", failure)
     winner = calibrate("validation", Calibration(threshold=0.4, temperature=1.3, curve=(0.5, 0.6, 0.7)))

@@ -103,6 +103,22 @@ def test_recipes_are_found_beside_the_file_that_names_them(tmp_path):
     assert load(tmp_path / "mine/study.yaml").recipes[0].params == {"filters": 8}
 
 
+@pytest.mark.parametrize(("names", "twice"), [(("a/cnn", "b/small"), "cnn"), (("a/small", "b/small"), "small")])
+def test_baselines_have_names_of_their_own(tmp_path, names, twice):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text("architecture: cnn\nparams: {filters: 8}\n")
+    study = tmp_path / "study.yaml"
+    search = f"search: {{first: [{', '.join(f'{name}.yaml' for name in names)}]}}"
+    study.write_text(f"name: x\n{search}\nevaluation: {{baselines: true}}\n")
+    with pytest.raises(
+        InputError, match=f"search.first: the baseline {twice} has the name of another one, or of an arch"
+    ):
+        load(study)
+    study.write_text(f"name: x\n{search}\nspace: {{cnn: {{filters: {{choice: [8, 16]}}}}}}\n")
+    assert len(load(study).recipes) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

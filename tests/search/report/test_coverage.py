@@ -87,3 +87,15 @@ def test_a_temperature_that_was_not_fitted_is_not_told_as_fitted(threshold, told
     (note,) = describe_temperatures({"temperature": "validation", "top_k": 1, "threshold": threshold}, models)
     assert told in note
     assert ("Other models have none" in note) is (threshold == 0.5)
+
+
+def test_a_winner_whose_training_on_train_alone_failed_has_no_fitted_temperature():
+    failed = {"architecture": "resnet50", "rank": 1, "failure": "loss is nan in epoch 1"}
+    choices = {"temperature": "validation", "top_k": 1, "threshold": 0.5, "winners": [failed]}
+    models = [
+        dataclasses.replace(make_model(), temperature=1.25),
+        dataclasses.replace(make_model(), architecture="resnet50"),
+    ]
+    (note,) = describe_temperatures(choices, models)
+    assert "cnn 1.2500. Other models have none" in note
+    assert "resnet50" not in note

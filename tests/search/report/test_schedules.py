@@ -29,9 +29,18 @@ def test_each_training_on_train_alone_has_a_note_and_a_figure_if_its_winner_is_r
 
 def test_a_training_on_train_alone_that_failed_is_told():
     choices = {"winners": [{"architecture": "cnn", "rank": 1, "curve": []}, *CHOICES["winners"]]}
-    (note,) = describe_lost_schedules(choices)
-    assert note.startswith("The training of cnn on train alone failed")
+    told = "The training of cnn on train alone failed, so nothing says whether its schedule was long enough."
+    assert describe_lost_schedules(choices) == [told]
     assert len(draw_schedules(choices, MODELS, "accuracy")) == 2
+
+
+def test_a_temperature_that_could_not_be_fitted_is_told_with_the_reason():
+    winner = {"architecture": "cnn", "rank": 1, "curve": None, "failure": "loss is nan in epoch 1"}
+    choices = {"temperature": "validation", "winners": [winner]}
+    told = "The training of cnn on train alone failed (loss is nan in epoch 1), so its temperature is not fitted."
+    assert describe_lost_schedules(choices) == [told]
+    choices = {"temperature": "validation", "winners": [{**winner, "curve": []}]}
+    assert "not fitted, and nothing says whether its schedule was long enough." in describe_lost_schedules(choices)[0]
 
 
 def test_without_such_a_training_there_is_none():
