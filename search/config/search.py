@@ -85,8 +85,8 @@ class SearchConfig:
     """Recipe files, relative to the study's file; their configurations are the first trials. With
     `evaluation.baselines` they may be outside the space; samplers do not learn from such a trial."""
     learn_from: tuple[str, ...] = ()
-    """Earlier studies, as folders or URLs: their ended trials in this study's space are history for the samplers and
-    count for `num_startup_trials`, and for nothing else. They are copied when the study starts."""
+    """Earlier studies, as folders or URLs: their COMPLETE and PRUNED trials in this study's space are history for the
+    samplers and count for `num_startup_trials`, and for nothing else. They are copied when the study starts."""
     spare_first: bool = False
     """Whether the scheduler stops none of the trials of `first`, so that their learning curves are complete."""
 
