@@ -30,6 +30,8 @@ FREE_BYTES = 16 * 2**20
 """Fewest free bytes of a disk on which runs are opened: on a full disk W&B's service drops data silently."""
 SWEEP_BYTES = 64 * 2**10
 """Most bytes of sweep.json, which has a hundred."""
+TAG_LENGTH = 64
+"""Most characters of a tag; W&B refuses a run with a longer one."""
 EXIT_CODES = {State.COMPLETE: 0, State.PRUNED: 0, State.FAIL: 1, State.RUNNING: 255}
 """Exit codes of runs: W&B shows 0 as finished, 1 as failed, 255 as killed (an interrupted trial)."""
 SETTINGS = {
@@ -206,7 +208,7 @@ def open_trial(target: Target, trial: Trial, *, is_online: bool, sweep_id: str |
         sweep_id=sweep_id,
         job_type="trial",
         name=f"trial {trial.number} {trial.architecture}",
-        tags=[trial.architecture, State.RUNNING.value],
+        tags=[trial.architecture[:TAG_LENGTH], State.RUNNING.value],
         config={"architecture": trial.architecture, **trial.params},
         resume="allow" if trial.epochs else None,
     )
@@ -225,4 +227,4 @@ def summarize(run: Any, trial: Trial) -> None:
     if trial.epochs:
         summary[f"best_{trial.metric}"], summary["best_epoch"] = trial.get_peak()
     run.summary.update(summary)
-    run.tags = (trial.architecture, trial.state.value)
+    run.tags = (trial.architecture[:TAG_LENGTH], trial.state.value)

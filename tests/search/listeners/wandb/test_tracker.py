@@ -69,6 +69,17 @@ def list_metrics(history: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 @pytest.mark.usefixtures("wandb_home")
+def test_a_name_that_is_too_long_for_a_tag_is_cut(build, read_wandb_files, tmp_path, warnings):
+    tracker, trial = build("offline"), make_trial()
+    trial.architecture = f"my_network:{'V' * 80}"
+    play(tracker, trial)
+    tracker.close(AMPLE_S)
+    [file] = read_wandb_files(tmp_path / "results" / "wandb")
+    assert (list(file.run.tags), warnings) == ([trial.architecture[:64], "COMPLETE"], [])
+    assert file.config["architecture"] == trial.architecture
+
+
+@pytest.mark.usefixtures("wandb_home")
 def test_every_value_of_a_trial_is_in_its_offline_file(build, read_wandb_files, tmp_path, warnings):
     tracker, trial = build("offline"), make_trial(7)
     trial.attributes = {"seconds": 6.0, "device": "cpu", "images_per_second": 1800.0, "peak_memory_bytes": 2e6}
