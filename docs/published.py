@@ -34,6 +34,10 @@ from trainables.names import shorten
 
 NUM_IMPORTANT = 5
 """Most parameters that the README names for each architecture."""
+CHANGED = (
+    "So the search did not use the settings, images, code and versions of the command above from its first trial on."
+)
+"""Stands under the changes of a search."""
 SUMMARY = "<!-- results -->"
 """Stands before and after the lines that the README of the repository repeats."""
 WEIGHTS_BYTES = 6_000_000
@@ -86,7 +90,7 @@ def describe(result: Result, journal: Journal, folder: Path, bundled: str) -> st
         *("```bash", str(name_no_machine(result.manifest)["command"]), "```", ""),
         *(f"- {fact}" for fact in list_facts(result, journal, folder)),
         *(f"- {change}" for change in changes),
-        *(["- So the command above is the last one; the search began with other settings or code."] if changes else []),
+        *([f"- {CHANGED}"] if changes else []),
         *("", "## What the scheduler saved", ""),
         *(f"- {_describe_saving(search)}" for search in searches),
         *("", "## What mattered most", ""),

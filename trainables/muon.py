@@ -81,7 +81,7 @@ def group_weights(model: nn.Module) -> list[dict[str, Any]]:
     matrices = [
         weight
         for name, weight in model.named_parameters()
-        if weight.ndim in (2, 4) and "weight" in name.rpartition(".")[2]
+        if weight.ndim in (2, 4) and "weight" in ".".join(name.split(".")[-2:])  # also under a parametrization
     ]
     hidden = {id(weight) for weight in matrices[1:-1]}
     learning = [weight for weight in model.parameters() if weight.requires_grad]

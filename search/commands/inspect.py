@@ -183,7 +183,7 @@ def describe_study(study: Inspected) -> dict[str, Any]:
         "metric": search.metric,
         "goal": "min" if search.sign < 0 else "max",
         "finished": study.is_over,
-        "searched_by": str(holder) if holder is not None and holder.is_search else None,
+        "searched_by": str(holder) if holder is not None and holder.is_search and not study.is_over else None,
         "num_trials": search.num_trials,
         "states": dict(Counter(trial.state.value for trial in trials)),
         "epochs": sum(len(trial.epochs) for trial in trials),

@@ -59,7 +59,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> StudyConfig:
     for file, layer in read_layers(path):
         values = overlay(values, layer) | _read_named(layer, file.parent)
     apply_settings(values, overrides, path.parent)
-    return parse(values | {"code": import_user_code(values, path.parent)})
+    study = parse(values | {"code": import_user_code(values, path.parent)})
+    _check_baselines(study)  # not of a stored study, whose files can no longer be renamed
+    return study
 
 
 def apply_settings(values: dict[str, Any], settings: Sequence[str], folder: Path) -> None:
@@ -91,7 +93,6 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
     _check_seeds(study)
-    _check_baselines(study)
     if study.trainable is None:
         _check_metric(study.search)
     if is_url(study.results):

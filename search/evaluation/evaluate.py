@@ -9,6 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from search.cluster.job import Failure
+from search.config.printable import escape
 from search.config.schema import StudyConfig
 from search.datasets.sources import PackedSource, prepare_sources
 from search.evaluation.choices import (
@@ -140,9 +141,12 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
             case Calibration(threshold=threshold, temperature=temperature, curve=curve):
                 winners.append(winner.complete(threshold, temperature, curve if has_curve else None))
             case Failure(reason=reason, is_breakdown=True):
-                raise InputError(f"validation of {winner.label}: {reason}; evaluate again to continue the training")
+                raise InputError(
+                    f"validation of {winner.label}: {reason}; evaluate again to continue the training. Without it: "
+                    "evaluation.threshold=0.5, evaluation.temperature=1.0 and evaluation.max_train_images=null"
+                )
             case Failure(reason=reason) if winner.threshold is not None:
-                winners.append(winner.complete(None, 1.0, () if has_curve else None, reason))
+                winners.append(winner.complete(None, 1.0, () if has_curve else None, escape(reason)[:500]))
             case failure:
                 reason = failure.reason if isinstance(failure, Failure) else "its worker sent nothing"
                 raise InputError(f"validation of {winner.label}: {reason}; evaluation.threshold=0.5 does without it")

@@ -12,6 +12,7 @@ from search.evaluation.calibration import TEMPERATURES, is_sure
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.statistics import call_positive
 from search.report.cells import Table, format_percent, format_rank
+from search.report.schedules import is_failed
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Confidences in the rows of the table."""
@@ -54,7 +55,7 @@ def trace_coverage(result: Result) -> dict[str, list[tuple[NDArray[np.float64], 
 
 def describe_temperatures(choices: Mapping[str, Any], models: Sequence[TestedModel]) -> list[str]:
     """Return a note about the temperatures, if any is not 1."""
-    failed = {(each["architecture"], each["rank"]) for each in choices.get("winners", ()) if each.get("failure")}
+    failed = {(each["architecture"], each["rank"]) for each in choices.get("winners", ()) if is_failed(each)}
     known = {(model.architecture, model.rank): model.temperature for model in models}
     if all(temperature == 1.0 for temperature in known.values()):
         return []

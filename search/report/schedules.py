@@ -26,15 +26,21 @@ def describe_lost_schedules(choices: Mapping[str, Any]) -> list[str]:
     """Return a note for each winner whose training on train alone failed, with what is missing."""
     notes = []
     for winner in choices.get("winners", ()):
-        has_no_curve = winner.get("curve") is not None and not winner["curve"]
-        if not (has_no_curve or winner.get("failure")):
+        if not is_failed(winner):
             continue
+        has_no_curve = winner.get("curve") is not None
         missing = ["its temperature is not fitted"] if choices.get("temperature") == "validation" else []
         missing += ["nothing says whether its schedule was long enough"] if has_no_curve else []
         reason = f" ({escape(winner['failure'])})" if winner.get("failure") else ""
         name = winner["architecture"] + format_rank(winner["rank"])
         notes.append(f"The training of {name} on train alone failed{reason}, so {', and '.join(missing)}.")
     return notes
+
+
+def is_failed(winner: Mapping[str, Any]) -> bool:
+    """Return whether a winner's training on train alone failed; early versions recorded only that it has no curve."""
+    has_no_curve = winner.get("curve") is not None and not winner["curve"]
+    return bool(winner.get("failure")) or has_no_curve
 
 
 def draw_schedules(choices: Mapping[str, Any], models: Sequence[TestedModel], metric: str) -> list[tuple[str, str]]:

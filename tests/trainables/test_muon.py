@@ -97,6 +97,15 @@ def test_a_parameter_of_the_model_itself_is_not_taken_for_its_first_matrix() -> 
     assert [id(weight) for weight in others] == [id(each) for each in (model.places, model[0].weight, model[2].weight)]
 
 
+def test_a_matrix_under_a_parametrization_is_one_of_a_layer() -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2, bias=False) for _ in range(3)))
+    nn.utils.parametrizations.orthogonal(model[1])
+    [name] = [name for name, _ in model[1].named_parameters()]
+    hidden, _ = (group["params"] for group in group_weights(model))
+    assert name == "parametrizations.weight.original"
+    assert [id(weight) for weight in hidden] == [id(model[1].get_parameter(name))]
+
+
 def test_frozen_weights_are_in_no_group() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].requires_grad_(False)

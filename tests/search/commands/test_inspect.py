@@ -138,6 +138,19 @@ def test_who_searches_is_named_and_not_disturbed(inspect, folder):
         assert json.loads(inspect(folder, "--json")[1])["searched_by"] is None
 
 
+def test_a_search_that_has_ended_by_itself_has_no_time_left(inspect, folder, journal, describe_record):
+    ending = {"num_trials": 40, "max_epochs": 3, "target": 0.8}
+    save_manifest(folder, describe_record(parse({**SETTINGS, "search": ending})))
+    assert json.loads(inspect(folder, "--json")[1])["left_s"] > 0
+    assert " left" in inspect(folder)[1].splitlines()[1]
+    journal.end_trial(journal.load()[3], State.PRUNED, "the target is reached", {})
+    told = json.loads(inspect(folder, "--json")[1])
+    assert (told["finished"], told["left_s"]) == (True, 0)
+    assert " left" not in inspect(folder)[1].splitlines()[1]
+    with hold(folder / "study.lock", print):  # its winners are evaluated
+        assert json.loads(inspect(folder, "--json")[1])["searched_by"] is None
+
+
 def test_a_study_that_has_just_begun_has_no_trials(inspect, folder):
     code, stdout, _ = inspect(folder)
     assert code == 0

@@ -9,9 +9,10 @@ import pytest
 import typer
 
 from search.cluster.job import NodeError
-from search.commands.terminal import explain_errors
+from search.commands.terminal import check_target, explain_errors
 from search.record.errors import StorageLost
 from trainables.durable import write_file
+from trainables.errors import InputError
 
 SCRIPT = """
 import os, signal, time
@@ -99,3 +100,12 @@ def test_a_file_in_the_way_of_a_folder_is_named(capsys, tmp_path):
 def test_an_error_that_no_disk_caused_is_not_turned_into_a_sentence():
     with pytest.raises(FileNotFoundError), explain_errors("the same command"):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+
+def test_a_folder_that_may_not_be_entered_is_no_failed_disk(monkeypatch, tmp_path):
+    def refuse(self):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "exists", refuse)  # as Python up to 3.13 does
+    with pytest.raises(InputError, match=r"^cannot write .*t\.csv \(Permission denied\): write elsewhere$"):
+        check_target(tmp_path / "t.csv")

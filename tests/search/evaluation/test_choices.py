@@ -169,6 +169,8 @@ def calibrate(threshold, result):
 
 def test_a_training_on_train_alone_that_fails_leaves_a_winner_without_temperature_and_curve():
     failure = Failure("loss is nan in epoch 1", "")
+    hostile = calibrate(0.5, Failure("\udcff" + "x" * 10_000, "")).failure
+    assert (hostile[:7], len(hostile)) == (r"\udcffx", 500)
     winner = calibrate(0.5, failure)
     assert (winner.threshold, winner.temperature, winner.curve) == (0.5, 1.0, ())
     assert winner.failure == "loss is nan in epoch 1"

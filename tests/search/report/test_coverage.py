@@ -89,8 +89,9 @@ def test_a_temperature_that_was_not_fitted_is_not_told_as_fitted(threshold, told
     assert ("Other models have none" in note) is (threshold == 0.5)
 
 
-def test_a_winner_whose_training_on_train_alone_failed_has_no_fitted_temperature():
-    failed = {"architecture": "resnet50", "rank": 1, "failure": "loss is nan in epoch 1"}
+@pytest.mark.parametrize("known", [{"failure": "loss is nan in epoch 1"}, {"curve": []}])
+def test_a_winner_whose_training_on_train_alone_failed_has_no_fitted_temperature(known):
+    failed = {"architecture": "resnet50", "rank": 1, **known}
     choices = {"temperature": "validation", "top_k": 1, "threshold": 0.5, "winners": [failed]}
     models = [
         dataclasses.replace(make_model(), temperature=1.25),
