@@ -190,23 +190,6 @@ def list_rules(architecture: str, size: int) -> Mapping[tuple[str, Value], tuple
     return {**own, **{("optimizer", name): ("muon_learning_rate",) for name in OPTIMIZER_NAMES if name != "muon"}}
 
 
-def check_rules(architecture: str, size: int) -> None:
-    """Check that the rules of an architecture name its parameters.
-
-    Raises:
-        InputError: If one names another, or the `without_effect` of a class of the user fails.
-    """
-    try:
-        named = {each for (other, _), names in list_rules(architecture, size).items() for each in (other, *names)}
-    except Exception as error:
-        raise InputError(
-            f"{architecture}: without_effect({size}) fails ({type(error).__name__}: {error}); it is a static method "
-            "that returns {(parameter, value): (parameter, ...)}"
-        ) from error
-    if unknown := sorted(named - set(get_schema(architecture))):
-        raise InputError(f"{architecture}: without_effect names {unknown[0]}, which is no parameter of it")
-
-
 def list_without_effect(architecture: str, params: Mapping[str, Value], size: int) -> set[str]:
     """Return the names of the parameters that have no effect; `params` needs only those in the keys of `list_rules`."""
     rules = list_rules(architecture, size).items()

@@ -38,8 +38,7 @@ def main(
             raise InputError(f"{place} has ended, because {study.spent}: change that key, resume, then ask")
         ask = {f"{shorten(name)}.{key}": value for key, value in point.items()}
         send_request(reader.config.url or reader.directory, Request(ask=ask, trial=None))
-        holder = reader.find_holder()
-        is_searched = holder is not None and holder.is_search and not study.is_over
+        is_searched = study.is_searched_by(reader.find_holder())
         then = "it is the next trial" if is_searched else "the study trains it when it is continued with --resume"
         console.print(f"{name} {escape(format_params(point))} is enqueued: {then}.", soft_wrap=True)
 

@@ -19,6 +19,7 @@ from rich.table import Table
 from search.commands.terminal import build_console, check_target, explain_errors
 from search.config.printable import escape, format_params
 from search.listeners.status import Status, estimate_left_s, list_differing
+from search.record.lease import Holder
 from search.record.reading import StudyReader, read_study
 from search.record.trial import State, Trial, find_best, rank_trials
 from search.report.ending import describe_ending
@@ -110,11 +111,14 @@ class Inspected:
             raise InputError(f"{self.config.location} has no trial {number}: {known}")
         return self.trials[number]
 
+    def is_searched_by(self, holder: Holder | None) -> bool:
+        """Return whether the holder of the study's lease searches it, and so takes in requests."""
+        return holder is not None and holder.is_search and not self.is_over
+
     def describe_progress(self) -> str:
         """Return in a sentence whether a process searches it, and how to continue it."""
         if (holder := self.reader.find_holder()) is not None:
-            is_searched = holder.is_search and not self.is_over
-            return f"{'Being searched' if is_searched else 'Being evaluated or uploaded'} by {holder}."
+            return f"{'Being searched' if self.is_searched_by(holder) else 'Being evaluated or uploaded'} by {holder}."
         if self.is_over:
             spent = self.spent
             change = "raise it" if (spent or "").startswith("the budget") else "change that key"
@@ -183,7 +187,7 @@ def describe_study(study: Inspected) -> dict[str, Any]:
         "metric": search.metric,
         "goal": "min" if search.sign < 0 else "max",
         "finished": study.is_over,
-        "searched_by": str(holder) if holder is not None and holder.is_search and not study.is_over else None,
+        "searched_by": str(holder) if study.is_searched_by(holder) else None,
         "num_trials": search.num_trials,
         "states": dict(Counter(trial.state.value for trial in trials)),
         "epochs": sum(len(trial.epochs) for trial in trials),

@@ -27,7 +27,7 @@ def main(
         if holder is None:
             cure = f"python -m search evaluate {place} evaluates its trials"
             raise InputError(f"{place} is not being searched, so there is nothing to stop: {cure}")
-        if study.is_over or not holder.is_search:
+        if not study.is_searched_by(holder):
             raise InputError(
                 f"{place} is not being searched, but evaluated or uploaded by {holder}: Ctrl-C there ends that"
             )

@@ -15,10 +15,11 @@ from trainables.config import (
     TrainConfig,
     Value,
     build_train_config,
-    check_rules,
     get_architecture,
+    get_schema,
     is_function,
     list_defaults,
+    list_rules,
 )
 from trainables.errors import InputError
 from trainables.names import is_unknown, shorten
@@ -46,9 +47,22 @@ def check_space(space: Space, architectures: Sequence[str], size: int = IMAGE_SI
         if (unknown := sorted(set(specs) - allowed)) and not is_unknown(names.get(section, section)):
             raise InputError(f"space.{section}.{unknown[0]}: unknown parameter; known: {', '.join(sorted(allowed))}")
     for architecture in (name for name in architectures if not is_unknown(name)):
-        check_rules(architecture, size)
+        _check_rules(architecture, size)
         _check_conditions(list_specs(space, architecture), architecture)
         _check_corners(space, architecture, size)
+
+
+def _check_rules(architecture: str, size: int) -> None:
+    """Check that `without_effect` of a class of the user names its parameters."""
+    try:
+        named = {each for (other, _), names in list_rules(architecture, size).items() for each in (other, *names)}
+    except Exception as error:
+        raise InputError(
+            f"{architecture}: without_effect({size}) fails ({type(error).__name__}: {error}); it is a static method "
+            "that returns {(parameter, value): (parameter, ...)}"
+        ) from error
+    if unknown := sorted(named - set(get_schema(architecture))):
+        raise InputError(f"{architecture}: without_effect names {unknown[0]}, which is no parameter of it")
 
 
 def check_params(params: Mapping[str, Value], architecture: str, where: str) -> None:

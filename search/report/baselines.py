@@ -8,18 +8,14 @@ from search.evaluation.choices import is_finished, name_recipes
 from search.evaluation.result import TestedModel
 from search.record.trial import State, Trial
 from search.report.cells import format_rank
+from search.report.schedules import list_retrained
 
 
 def describe_recipes(
     config: StudyConfig, choices: Mapping[str, Any], trials: Sequence[Trial], models: Sequence[TestedModel]
 ) -> list[str]:
     """Return notes on the retrained baselines, those that were stopped early as trials, and recipes that won."""
-    retrained = {(model.architecture, model.rank) for model in models}
-    known = [
-        winner
-        for winner in choices.get("winners", ())
-        if winner.get("recipe") and (winner["architecture"], winner["rank"]) in retrained
-    ]
+    known = [winner for winner in list_retrained(choices, models) if winner.get("recipe")]
     baselines = [winner for winner in known if winner["rank"] > choices["top_k"]]
     notes = [
         f"{winner['architecture']}{format_rank(winner['rank'])} is the recipe {winner['recipe']} itself."

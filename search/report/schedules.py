@@ -37,6 +37,12 @@ def describe_lost_schedules(choices: Mapping[str, Any]) -> list[str]:
     return notes
 
 
+def list_retrained(choices: Mapping[str, Any], models: Sequence[TestedModel]) -> list[Mapping[str, Any]]:
+    """Return the winners of the choices that have a model."""
+    known = {(model.architecture, model.rank) for model in models}
+    return [each for each in choices.get("winners", ()) if (each["architecture"], each["rank"]) in known]
+
+
 def is_failed(winner: Mapping[str, Any]) -> bool:
     """Return whether a winner's training on train alone failed; early versions recorded only that it has no curve."""
     has_no_curve = winner.get("curve") is not None and not winner["curve"]
@@ -55,7 +61,6 @@ def draw_schedules(choices: Mapping[str, Any], models: Sequence[TestedModel], me
 
 def _list_curves(choices: Mapping[str, Any], models: Sequence[TestedModel]) -> Iterator[tuple[str, list[float], int]]:
     """Yield name, values by epoch, and the epoch at three quarters of the schedule."""
-    retrained = {(model.architecture, model.rank) for model in models}
-    for winner in choices.get("winners", ()):
-        if (curve := winner.get("curve")) and (winner["architecture"], winner["rank"]) in retrained:
+    for winner in list_retrained(choices, models):
+        if curve := winner.get("curve"):
             yield winner["architecture"] + format_rank(winner["rank"]), curve, max(1, 3 * len(curve) // 4)
