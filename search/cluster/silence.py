@@ -84,6 +84,6 @@ class Silence(Listener):
             if heard != said and silent_s > self.get_patience():
                 said = heard
                 self._note(
-                    f"no training has reported for {silent_s:.0f} seconds: an epoch takes long, or a worker hangs; "
-                    f"{self._cure}"
+                    f"no training has reported for {silent_s:.0f} seconds: an epoch or a test takes long, or a worker "
+                    f"hangs; {self._cure}"
                 )

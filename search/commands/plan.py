@@ -109,8 +109,12 @@ def _describe_evaluation(config: StudyConfig) -> str:
     models = sum(pick_seeds(evaluation.seeds, name) * evaluation.top_k for name in search.architectures)
     if evaluation.baselines:  # fewer if a recipe is itself a winner
         named = zip(search.first, config.recipes, strict=True)
-        kept = [(path, recipe) for path, recipe in named if recipe.architecture in search.architectures]
-        models += sum(pick_seeds(evaluation.seeds, recipe.architecture, Path(path).stem) for path, recipe in kept)
+        kept = [each for each in named if each[1].architecture in search.architectures]
+        models += sum(
+            pick_seeds(evaluation.seeds, recipe.architecture, Path(path).stem)
+            for path, recipe in kept
+            if evaluation.is_baseline(path)
+        )
     front = ", and of the trials on the front" if evaluation.front else ""
     images = f" with {evaluation.max_train_images} images" if evaluation.max_train_images else ""
     length = f"{'' if images else 'up to '}{search.describe_epochs()}{images}"

@@ -32,6 +32,8 @@ EXPECTED = {
     "evaluation.temperature": "a number from 0.01 to 100, or validation",
     "evaluation.seeds": "a number from 1 to 1,000, or one for each of search.architectures",
     "evaluation.max_train_images": "a number of at least 4, or all",
+    "evaluation.baselines": "true, false, or a list of names of recipes",
+    "evaluation.calibrate": "all, or a list of architectures",
     "evaluation.perturbations": f"all, or a list of {', '.join(PERTURBATIONS)}",
     "evaluation.also": "NAME: PATH of folders or zips, with letters, digits, - and _ in NAME, or null; to test the "
     "front, set evaluation.front=true and evaluation.also=null",
@@ -92,7 +94,7 @@ def parse(values: Mapping[str, Any]) -> StudyConfig:
     except (RecursionError, TypeError, ValueError) as error:
         raise InputError(f"a value is neither number, text, list nor mapping: {error}") from None
     _check_search(study.search)
-    _check_seeds(study)
+    _check_evaluation(study)
     if study.trainable is None:
         _check_metric(study.search)
     if is_url(study.results):
@@ -171,7 +173,7 @@ def _check_search(search: SearchConfig) -> None:
         raise InputError(f"search.grace_epochs = {search.grace_epochs}: expected at most search.max_epochs")
 
 
-def _check_seeds(study: StudyConfig) -> None:
+def _check_evaluation(study: StudyConfig) -> None:
     seeds, names = study.evaluation.seeds, set(map(shorten, study.search.architectures))
     recipes = {Path(path).stem for path in study.search.first}
     if not isinstance(seeds, int) and not names <= set(seeds) <= names | recipes:
@@ -179,13 +181,19 @@ def _check_seeds(study: StudyConfig) -> None:
             "evaluation.seeds: expected a number, or one for each of search.architectures; recipes of search.first may "
             "have their own"
         )
+    baselines, calibrate = study.evaluation.baselines, study.evaluation.calibrate
+    if isinstance(baselines, tuple) and not recipes.issuperset(baselines):
+        raise InputError("evaluation.baselines: expected true, false, or names of recipes of search.first")
+    if calibrate != "all" and (study.evaluation.threshold == "validation" or not names.issuperset(calibrate)):
+        expected = "all, or a list of search.architectures; with evaluation.threshold=validation only all"
+        raise InputError(f"evaluation.calibrate: expected {expected}")
 
 
 def _check_baselines(study: StudyConfig) -> None:
     """Check that each row of the tables has a name of its own: baselines are named after their files."""
-    if not study.evaluation.baselines:
-        return
-    counts = Counter(Path(path).stem for path in dict.fromkeys(study.search.first))
+    counts = Counter(
+        Path(path).stem for path in dict.fromkeys(study.search.first) if study.evaluation.is_baseline(path)
+    )
     counts.update(map(shorten, study.search.architectures))
     if twice := [name for name, count in counts.items() if count > 1]:
         raise InputError(

@@ -56,8 +56,9 @@ class EvaluationConfig:
     images than the search's, retrainings train all epochs of the schedule."""
     top_k: Few = 1
     """Winners of each architecture: its best distinct configurations by the validation metric."""
-    baselines: bool = False
-    """Whether the recipes of `search.first` are also retrained and tested, for comparison with the winners."""
+    baselines: bool | tuple[Label, ...] = False
+    """Whether the recipes of `search.first` are also retrained and tested, for comparison with the winners; or a list
+    of names, the names of their files without `.yaml`."""
     published: str | None = None
     """File of published results and limits of the data, relative to the file that names it, for the report."""
     front: bool = False
@@ -74,8 +75,16 @@ class EvaluationConfig:
     temperature: Temperature | Literal["validation"] = 1.0
     """Number that divides logits before they become probabilities. `validation` chooses that of the lowest log loss on
     validation, by the threshold's model; for baselines and the front only if the threshold is `validation` too."""
+    calibrate: Literal["all"] | tuple[Label, ...] = "all"
+    """Architectures whose winners are also trained on train alone, if a temperature from validation or other images
+    than the search's need that. It takes as long as a retraining. Other winners have no validation curve, and
+    temperature 1 in place of one from validation."""
     perturbations: Literal["all"] | tuple[Perturbation, ...] = ()
     """Changes of the test images on which each model is scored too, without training: `all`, or a list of names."""
+
+    def is_baseline(self, path: str) -> bool:
+        """Return whether a recipe of `search.first` is also retrained."""
+        return self.baselines if isinstance(self.baselines, bool) else Path(path).stem in self.baselines
 
     def list_perturbations(self) -> tuple[str, ...]:
         """Return the names of `perturbations`, each once, in the order of the report."""

@@ -16,6 +16,7 @@ from search.record.provenance import describe_code
 from search.record.trial import State, Trial
 from trainables.config import IMAGE_SIZE, complete_params
 from trainables.errors import InputError
+from trainables.names import shorten
 from trainables.seed import derive_seed
 
 RULE = (
@@ -86,7 +87,7 @@ def choose(
     wanted = config.evaluation
     # as float32, the type of the probabilities that are compared with it
     threshold = None if isinstance(wanted.threshold, str) else float(np.float32(wanted.threshold))
-    recipes = name_recipes(config, trials) if wanted.baselines else {}
+    recipes = name_recipes(config, trials)
     winners = [
         Winner(
             architecture=architecture,
@@ -95,7 +96,7 @@ def choose(
             value=trial.get_peak()[0],
             epochs=trial.get_peak()[1] if wanted.max_train_images is None else config.search.count_epochs(architecture),
             threshold=threshold,
-            temperature=_choose_temperature(wanted, rank),
+            temperature=_choose_temperature(wanted, architecture, rank),
             recipe=recipes.get(trial.number),
             front=trial.number in front,
         )
@@ -103,13 +104,13 @@ def choose(
         for rank, trial in enumerate(choose_winners(trials, architecture, None, config.data.size), start=1)
         if rank <= wanted.top_k or trial.number in recipes or trial.number in front
     ]
-    front_rule = FRONT.format(metric=config.search.metric, cost=wanted.front_cost) if wanted.front else ""
     return Choices(
-        rule=describe_rule(config) + (DISTINCT if wanted.top_k > 1 else "") + front_rule,
+        rule=describe_rule(config),
         seeds=wanted.seeds,
         top_k=wanted.top_k,
         threshold=wanted.threshold,
         temperature=wanted.temperature,
+        calibrate=wanted.calibrate,
         fingerprint=fingerprint,
         max_train_images=wanted.max_train_images,
         perturbations=wanted.list_perturbations(),
@@ -118,7 +119,7 @@ def choose(
     )
 
 
-def _choose_temperature(wanted: EvaluationConfig, rank: int) -> float | None:
+def _choose_temperature(wanted: EvaluationConfig, architecture: str, rank: int) -> float | None:
     """Return a temperature; None if validation will give it.
 
     That needs a training on train alone, which takes as long as a retraining. So configurations other than the winners
@@ -126,20 +127,25 @@ def _choose_temperature(wanted: EvaluationConfig, rank: int) -> float | None:
     """
     if not isinstance(wanted.temperature, str):
         return wanted.temperature
+    if wanted.calibrate != "all" and shorten(architecture) not in wanted.calibrate:
+        return 1.0
     return None if rank <= wanted.top_k or isinstance(wanted.threshold, str) else 1.0
 
 
 def describe_rule(config: StudyConfig) -> str:
     """Return in words how the winners are chosen and will be tested."""
-    images = config.evaluation.max_train_images
+    wanted, images = config.evaluation, config.evaluation.max_train_images
     until = "up to that epoch" if images is None else f"with {images} images for {config.search.describe_epochs()}"
-    return RULE.format(best="best" if config.search.sign > 0 else "lowest", metric=config.search.metric, until=until)
+    rule = RULE.format(best="best" if config.search.sign > 0 else "lowest", metric=config.search.metric, until=until)
+    front = FRONT.format(metric=config.search.metric, cost=wanted.front_cost) if wanted.front else ""
+    return rule + (DISTINCT if wanted.top_k > 1 else "") + front
 
 
 def name_recipes(config: StudyConfig, trials: Sequence[Trial]) -> dict[int, str]:
-    """Return trial number -> the recipe of `search.first` that the trial has, even if a sampler proposed it."""
+    """Return trial number -> the recipe, of those that may be baselines, that the trial has, whoever proposed it."""
     found: dict[int, str] = {}
-    for path, recipe in zip(config.search.first, config.recipes, strict=False):
+    named = zip(config.search.first, config.recipes, strict=False)
+    for path, recipe in [each for each in named if config.evaluation.is_baseline(each[0])]:
         params = complete_params(recipe.architecture, recipe.params, config.data.size)
         for trial in trials:
             if (

@@ -76,7 +76,7 @@ def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[s
     choices = _calibrate(retrainer, trials, choices)
     _open(study, choices, console)
     retrainings = list_retrainings(config, trials, choices)
-    found = _retrain(retrainer, retrainings, study)
+    found = _retrain(retrainer, retrainings, choices, study)
     models = [model for model in found.values() if isinstance(model, TestedModel)]
     failed = {label: failure.reason for label, failure in found.items() if isinstance(failure, Failure)}
     failures += [f"The retraining {label} failed: {reason}." for label, reason in failed.items()]
@@ -143,7 +143,7 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
             case Failure(reason=reason, is_breakdown=True):
                 raise InputError(
                     f"validation of {winner.label}: {reason}; evaluate again to continue the training. Without it: "
-                    "evaluation.threshold=0.5, evaluation.temperature=1.0 and evaluation.max_train_images=null"
+                    "evaluation.threshold=0.5 and evaluation.calibrate=[]"
                 )
             case Failure(reason=reason) if winner.threshold is not None:
                 winners.append(winner.complete(None, 1.0, () if has_curve else None, escape(reason)[:500]))
@@ -154,7 +154,7 @@ def _calibrate(retrainer: Retrainer, trials: Sequence[Trial], choices: Choices) 
 
 
 def _retrain(
-    retrainer: Retrainer, retrainings: Sequence[Retraining], study: OpenStudy
+    retrainer: Retrainer, retrainings: Sequence[Retraining], choices: Choices, study: OpenStudy
 ) -> dict[str, TestedModel | Failure]:
     """Return label -> tested model, or why there is none; train only the retrainings without a model."""
     stored = {each.label: load_tested(retrainer.folder.path, each) for each in retrainings}
@@ -162,21 +162,24 @@ def _retrain(
     for label in found:  # a kill after the record was written may have left the checkpoint
         retrainer.folder.delete_checkpoint(label)
     if pending := [each for each in retrainings if each.label not in found]:
+        _score_further(retrainer, retrainings, list(stored.values()), choices, study)  # of a scoring that was killed
         retrainer.console.print("Retraining the winners on train and validation, testing each once:")
-        found |= retrainer.retrain(pending)
+        found |= retrainer.retrain(pending, list_tests(choices))
         study.fetch_models()
+        # a worker that broke down in a further test leaves a tested model
+        found |= {each.label: model for each in pending if (model := load_tested(retrainer.folder.path, each))}
     return {each.label: found[each.label] for each in retrainings}
 
 
 def _score_further(
     retrainer: Retrainer,
     retrainings: Sequence[Retraining],
-    models: Sequence[TestedModel],
+    models: Sequence[TestedModel | None],
     choices: Choices,
     study: OpenStudy,
 ) -> list[str]:
     """Score the models on the further tests that they lack; return a sentence for each failure."""
-    due = list_due(retrainer.folder.path, [model.label for model in models], list_tests(choices))
+    due = list_due(retrainer.folder.path, [model.label for model in models if model], list_tests(choices))
     if not due:
         return []
     retrainer.console.print("Scoring the models on further images, without training:")

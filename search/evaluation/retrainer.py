@@ -38,14 +38,22 @@ class Retrainer:
     sources: Sequence[PackedSource] = ()
     """Images of other sources, on which stored models are scored."""
 
-    def retrain(self, retrainings: Sequence[Retraining]) -> dict[str, TestedModel | Failure]:
+    def retrain(
+        self, retrainings: Sequence[Retraining], tests: Sequence[FurtherTest] = ()
+    ) -> dict[str, TestedModel | Failure]:
         """Train on all training images and test; return label -> tested model, or why there is none.
+
+        Args:
+            retrainings: What is trained.
+            tests: Further tests of each model. One that fails stays due.
 
         Raises:
             OSError: If a disk failed or is full; the finished models are kept.
         """
-        finish = functools.partial(save_tested, self.folder, {each.label: each for each in retrainings})
-        return self._run(retrainings, finish, val_fraction=None)
+        deliver, by_label = build_delivery(self.config, self.pack), {each.label: each for each in retrainings}
+        openers = {test: self._build_opener(test, deliver) for test in tests}
+        finish = functools.partial(save_tested, self.folder, by_label, openers)
+        return self._run(deliver, retrainings, finish, val_fraction=None)
 
     def calibrate(self, retrainings: Sequence[Retraining]) -> dict[str, Calibration | Failure]:
         """Train on train alone; return label -> values from validation, or why there are none.
@@ -56,7 +64,8 @@ class Retrainer:
         finish = functools.partial(
             measure_on_validation, self.config.search.metric, temperature=self.config.evaluation.temperature
         )
-        return self._run(retrainings, finish, val_fraction=self.config.data.val_fraction)
+        deliver = build_delivery(self.config, self.pack)
+        return self._run(deliver, retrainings, finish, val_fraction=self.config.data.val_fraction)
 
     def score(self, retrainings: Sequence[Retraining], due: Mapping[str, Due]) -> dict[str, int | Failure]:
         """Score stored models on further images; return label -> number of tests, or why it failed.
@@ -107,10 +116,14 @@ class Retrainer:
         return queue.results
 
     def _run(
-        self, retrainings: Sequence[Retraining], finish: Callable[[Job, Trained], T], val_fraction: float | None
+        self,
+        deliver: Deliver,
+        retrainings: Sequence[Retraining],
+        finish: Callable[[Job, Trained], T],
+        val_fraction: float | None,
     ) -> dict[str, T | Failure]:
         jobs = self._build_jobs(retrainings, val_fraction)
-        return self.run(jobs, functools.partial(run_job, build_delivery(self.config, self.pack), finish))
+        return self.run(jobs, functools.partial(run_job, deliver, finish))
 
     def _build_jobs(self, retrainings: Sequence[Retraining], val_fraction: float | None) -> list[Job]:
         own_hashes = hash_own(self.config.code)

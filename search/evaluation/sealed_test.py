@@ -1,6 +1,6 @@
-"""The work after the last epoch of a retraining: test it once, or measure on validation; later score further images.
+"""The work after the last epoch of a retraining: test it once and score further images, or measure on validation.
 
-This is the only module that opens the test split. The checkpoint is deleted after the model's record is written, so a
+This is the only module that opens the test split. The checkpoint is deleted last, after the further tests, so a
 retraining that is killed before that continues from the checkpoint, bit for bit.
 """
 
@@ -17,12 +17,12 @@ from torch import nn
 
 from search.cluster.job import Failure, Finished, Job, Report
 from search.cluster.launch import Deliver
-from search.cluster.worker import Trained, guard, import_code, prepare_device, train_job
+from search.cluster.worker import Trained, catch, guard, import_code, prepare_device, train_job
 from search.config.schema import ResourceConfig
 from search.evaluation.calibration import fit_temperature
 from search.evaluation.cost import measure_cost
 from search.evaluation.further import Due, FurtherTest, Opener, is_stored, name_file, save_logits
-from search.evaluation.model_file import describe_preprocessing, save_model
+from search.evaluation.model_file import RECORD, describe_preprocessing, load_record, save_model
 from search.evaluation.model_record import ModelRecord, Retraining
 from search.evaluation.perturbations import perturb
 from search.evaluation.result import Calibration, TestedModel
@@ -54,12 +54,21 @@ class Tested:
     of the most confident mistakes, and mistake_images (K, size, size, 3) uint8."""
 
 
-def save_tested(folder: ModelFolder, retrainings: Mapping[str, Retraining], job: Job, trained: Trained) -> TestedModel:
-    """Test a winner that was trained on all training images, and write its weights and its record.
+def save_tested(
+    folder: ModelFolder,
+    retrainings: Mapping[str, Retraining],
+    openers: Mapping[FurtherTest, Opener],
+    job: Job,
+    trained: Trained,
+) -> TestedModel:
+    """Test a winner that was trained on all training images, write its weights and its record, and score it further.
+
+    An error in a further test is not reported: the test stays due, and is tried again after all trainings.
 
     Args:
         folder: Folder of the models.
         retrainings: Label -> retraining, that of the job among them.
+        openers: Functions that open the images of each further test.
         job: The job of the retraining.
         trained: The training after its last epoch.
     """
@@ -74,6 +83,12 @@ def save_tested(folder: ModelFolder, retrainings: Mapping[str, Retraining], job:
     )
     save_model(folder.path, record, tested.model.state_dict(), tested.predictions)
     folder.upload(job.label)
+    weights = load_record(folder.path / f"{job.label}{RECORD}").sha256["weights"]
+    for test, opener in openers.items():
+        score_one = functools.partial(_score_one, folder, job.label, weights, test, opener)
+        failure = catch(functools.partial(score_one, tested.model, trained.config, trained.device))
+        if failure is not None and failure.disk_fault is not None:
+            break
     folder.delete_checkpoint(job.label)
     return tested.summary
 
@@ -190,16 +205,27 @@ def _score_further(
     import_code(job)
     model = folder.load(job.label, due.weights)
     for number, test in enumerate(due.tests, start=1):
-        if not is_stored(folder.path, job.label, test, due.weights):
-            parts = [
-                (_score(model.model, part, model.config, device), part.labels.index_select(0, part.indices))
-                for part in openers[test]()
-            ]
-            logits, labels = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
-            save_logits(folder.path, job.label, test, due.weights, logits=logits, labels=labels)
-            folder.upload_file(name_file(job.label, test))
+        _score_one(folder, job.label, due.weights, test, openers[test], model.model, model.config, device)
         yield Report({"epoch": number}, name, is_new=False)
     yield Finished(len(due.tests))
+
+
+def _score_one(
+    folder: ModelFolder,
+    label: str,
+    weights: str,
+    test: FurtherTest,
+    opener: Opener,
+    model: nn.Module,
+    config: TrainConfig,
+    device: torch.device,
+) -> None:
+    """Score a model on the images of a further test, unless its logits are stored here."""
+    if not is_stored(folder.path, label, test, weights):
+        parts = [(_score(model, part, config, device), part.labels.index_select(0, part.indices)) for part in opener()]
+        logits, labels = (torch.cat(each).numpy() for each in zip(*parts, strict=True))
+        save_logits(folder.path, label, test, weights, logits=logits, labels=labels)
+    folder.upload_file(name_file(label, test))
 
 
 def _score(model: nn.Module, split: Split, config: TrainConfig, device: torch.device) -> torch.Tensor:

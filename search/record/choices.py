@@ -29,7 +29,7 @@ class Winner:
     temperature: Temperature | None = 1.0
     """Number that divides its logits before they become probabilities; None until it is fitted on validation."""
     recipe: str | None = None
-    """Recipe that it comes from, if baselines are enabled."""
+    """Recipe that it comes from, if that recipe may be a baseline."""
     front: bool = False
     """Whether it is on the front of metric and cost, if `evaluation.front` is true."""
     curve: tuple[float, ...] | None = None
@@ -108,6 +108,8 @@ class Choices:
     """The temperature of all models, or `validation`."""
     fingerprint: str
     """Fingerprint of the data."""
+    calibrate: Literal["all"] | tuple[Label, ...] = dataclasses.field(default="all", compare=False)
+    """Architectures whose winners may be trained on train alone; what this changes is compared in `winners`."""
     max_train_images: Count | Literal["all"] | None = None
     """Images of the retrainings; None is those of the search."""
     perturbations: tuple[Perturbation, ...] = ()
@@ -120,7 +122,8 @@ class Choices:
     def needs_calibration(self, winner: Winner) -> bool:
         """Return whether a winner still needs a training on train alone, for threshold, temperature or curve."""
         has_curve = self.max_train_images is not None and winner.rank <= self.top_k
-        return None in (winner.threshold, winner.temperature) or (has_curve and winner.curve is None)
+        lacks = None in (winner.threshold, winner.temperature) or (has_curve and winner.curve is None)
+        return lacks and self._may_calibrate(winner)
 
     def count_seeds(self, winner: Winner) -> int:
         """Return the number of retrainings of a winner."""
@@ -128,13 +131,16 @@ class Choices:
 
     def find_measured(self, winner: Winner) -> Winner | None:
         """Return the same winner if these choices have values that validation gave for it."""
-        is_measured = winner.rank <= self.top_k or self.threshold == "validation"
+        is_measured = self._may_calibrate(winner) and (winner.rank <= self.top_k or self.threshold == "validation")
         return next((each for each in self.winners if is_measured and each.is_trained_like(winner)), None)
 
     def is_measured_like(self, other: "Choices") -> bool:
         """Return whether the same trainings give the values from validation of these and of other choices."""
         names = "fingerprint", "max_train_images", "threshold", "temperature"
         return all(getattr(self, name) == getattr(other, name) for name in names)
+
+    def _may_calibrate(self, winner: Winner) -> bool:
+        return self.calibrate == "all" or shorten(winner.architecture) in self.calibrate
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -46,8 +46,6 @@ def describe_recipes(
 
 def describe_lost_baselines(config: StudyConfig, trials: Sequence[Trial]) -> list[str]:
     """Return a note for each recipe that is missing as a baseline, because its trial failed or has not ended."""
-    if not config.evaluation.baselines:
-        return []
     recipes: dict[str, list[Trial]] = {}
     for number, name in name_recipes(config, trials).items():
         recipes.setdefault(name, []).append(trials[number])

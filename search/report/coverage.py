@@ -12,7 +12,7 @@ from search.evaluation.calibration import TEMPERATURES, is_sure
 from search.evaluation.result import Result, TestedModel
 from search.evaluation.statistics import call_positive
 from search.report.cells import Table, format_percent, format_rank
-from search.report.schedules import is_failed
+from search.report.schedules import is_failed, is_left_out
 
 CONFIDENCES = (0.5, 0.8, 0.9, 0.95, 0.99)
 """Confidences in the rows of the table."""
@@ -55,7 +55,11 @@ def trace_coverage(result: Result) -> dict[str, list[tuple[NDArray[np.float64], 
 
 def describe_temperatures(choices: Mapping[str, Any], models: Sequence[TestedModel]) -> list[str]:
     """Return a note about the temperatures, if any is not 1."""
-    failed = {(each["architecture"], each["rank"]) for each in choices.get("winners", ()) if is_failed(each)}
+    left_out = {
+        (each["architecture"], each["rank"])
+        for each in choices.get("winners", ())
+        if is_failed(each) or is_left_out(choices, each)
+    }
     known = {(model.architecture, model.rank): model.temperature for model in models}
     if all(temperature == 1.0 for temperature in known.values()):
         return []
@@ -63,7 +67,7 @@ def describe_temperatures(choices: Mapping[str, Any], models: Sequence[TestedMod
     origin = "fitted on validation by a training on train alone" if is_fitted else "that evaluation.temperature sets"
     others = is_fitted and choices.get("threshold") != "validation"
     temperatures = {
-        key: value for key, value in known.items() if not others or (key[1] <= choices["top_k"] and key not in failed)
+        key: value for key, value in known.items() if not others or (key[1] <= choices["top_k"] and key not in left_out)
     }
     told = ", ".join(f"{name}{format_rank(rank)} {value:.4f}" for (name, rank), value in temperatures.items())
     notes = [f"A probability is the sigmoid of the logit divided by a temperature {origin}: {told}."]

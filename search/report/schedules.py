@@ -7,6 +7,7 @@ from search.config.printable import escape
 from search.evaluation.result import TestedModel
 from search.report import figures
 from search.report.cells import format_rank
+from trainables.names import shorten
 
 
 def describe_schedules(choices: Mapping[str, Any], models: Sequence[TestedModel], metric: str) -> list[str]:
@@ -23,17 +24,19 @@ def describe_schedules(choices: Mapping[str, Any], models: Sequence[TestedModel]
 
 
 def describe_lost_schedules(choices: Mapping[str, Any]) -> list[str]:
-    """Return a note for each winner whose training on train alone failed, with what is missing."""
+    """Return a note for each winner that was not trained on train alone or whose such training failed."""
     notes = []
     for winner in choices.get("winners", ()):
-        if not is_failed(winner):
+        is_left = is_left_out(choices, winner)
+        if not is_failed(winner) and not is_left:
             continue
-        has_no_curve = winner.get("curve") is not None
+        has_no_curve = winner.get("curve") is not None or (is_left and choices.get("max_train_images") is not None)
         missing = ["its temperature is not fitted"] if choices.get("temperature") == "validation" else []
         missing += ["nothing says whether its schedule was long enough"] if has_no_curve else []
         reason = f" ({escape(winner['failure'])})" if winner.get("failure") else ""
+        what = "was left out (evaluation.calibrate)" if is_left else f"failed{reason}"
         name = winner["architecture"] + format_rank(winner["rank"])
-        notes.append(f"The training of {name} on train alone failed{reason}, so {', and '.join(missing)}.")
+        notes += [f"The training of {name} on train alone {what}, so {', and '.join(missing)}."] if missing else []
     return notes
 
 
@@ -47,6 +50,14 @@ def is_failed(winner: Mapping[str, Any]) -> bool:
     """Return whether a winner's training on train alone failed; early versions recorded only that it has no curve."""
     has_no_curve = winner.get("curve") is not None and not winner["curve"]
     return bool(winner.get("failure")) or has_no_curve
+
+
+def is_left_out(choices: Mapping[str, Any], winner: Mapping[str, Any]) -> bool:
+    """Return whether `evaluation.calibrate` leaves out a winner's training on train alone; never that of baselines."""
+    calibrate = choices.get("calibrate", "all")
+    return (
+        calibrate != "all" and shorten(winner["architecture"]) not in calibrate and winner["rank"] <= choices["top_k"]
+    )
 
 
 def draw_schedules(choices: Mapping[str, Any], models: Sequence[TestedModel], metric: str) -> list[tuple[str, str]]:

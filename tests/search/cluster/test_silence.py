@@ -53,7 +53,7 @@ def test_a_silence_is_said_once_and_the_next_one_again():
         silence.hear()
         assert notes.spoke.wait(60)
     assert len(notes.said) == 2
-    sentence = r"no training has reported for \d+ seconds: an epoch takes long, or a worker hangs; wait"
+    sentence = r"no training has reported for \d+ seconds: an epoch or a test takes long, or a worker hangs; wait"
     assert re.fullmatch(sentence, notes.said[0])
 
 

@@ -51,7 +51,7 @@ def study(tmp_path, image_folder, cache):
         threshold=0.5,
     )
     models = ModelFolder(str(folder / "models"))
-    finish = functools.partial(save_tested, models, {"cnn-seed0": retraining})
+    finish = functools.partial(save_tested, models, {"cnn-seed0": retraining}, {})
     job = build_job(retraining, packed, ResourceConfig(), folder=models)
     *_, tested = run_job(lambda: str(packed), finish, job)
     assert tested.result.label == "cnn-seed0", tested

@@ -80,6 +80,17 @@ def test_a_dumped_study_parses_to_itself():
             )
             for value in (0, -1.0, 1e9, "test", True)
         ),
+        ({"evaluation": {"baselines": "x"}}, "evaluation.baselines = 'x': expected true, false, or a list"),
+        (
+            {"evaluation": {"baselines": ["x"]}},
+            "evaluation.baselines: expected true, false, or names of recipes",
+        ),
+        ({"evaluation": {"calibrate": "cnn"}}, "evaluation.calibrate = 'cnn': expected all, or a list of arch"),
+        ({"evaluation": {"calibrate": ["vgg"]}}, "evaluation.calibrate: expected all, or a list of search."),
+        (
+            {"evaluation": {"calibrate": ["cnn"], "threshold": "validation"}},
+            "with evaluation.threshold=validation only all",
+        ),
         ({"evaluation": {"threshold": 1}}, "evaluation.threshold = 1: expected a number above 0 and below 1, or valid"),
         (
             {"evaluation": {"also": "front"}},

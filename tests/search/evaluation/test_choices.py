@@ -146,6 +146,26 @@ def test_values_from_validation_are_kept_when_only_other_models_or_seeds_are_add
     assert [winner.label for winner in other.winners if other.needs_calibration(winner)] == ["cnn-rank2"]
 
 
+def test_only_the_winners_of_chosen_architectures_are_trained_on_train_alone():
+    trials = [make_trial(0, 0.9), make_trial(1, 0.8, architecture="resnet50")]
+    wanted = {"temperature": "validation", "max_train_images": "all", "seeds": 1}
+    some = choose(make_config(**wanted, calibrate=("cnn",)), trials, FINGERPRINT)
+    assert [(winner.label, winner.temperature, some.needs_calibration(winner)) for winner in some.winners] == [
+        ("cnn", None, True),
+        ("resnet50", 1.0, False),
+    ]
+    cnn, resnet50 = some.winners
+    some = dataclasses.replace(some, winners=(cnn.complete(None, 1.7, (0.6, 0.7)), resnet50))
+    assert not any(map(some.needs_calibration, some.winners))
+    everything = reuse_calibration([build_entry(some)], choose(make_config(**wanted), trials, FINGERPRINT))
+    assert [(winner.temperature, everything.needs_calibration(winner)) for winner in everything.winners] == [
+        (1.7, False),
+        (None, True),
+    ]
+    none = choose(make_config(**wanted, calibrate=()), trials, FINGERPRINT)
+    assert not any(map(none.needs_calibration, none.winners))
+
+
 def test_a_training_on_train_alone_that_failed_is_known_to_have_failed_and_not_repeated():
     config, trials = make_config(temperature="validation", seeds=1), [make_trial(0, 0.7)]
     fresh = choose(config, trials, FINGERPRINT)

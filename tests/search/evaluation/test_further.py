@@ -5,15 +5,19 @@ import functools
 import json
 import os
 import signal
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from rich.console import Console
 
 from search.cluster.job import Failure, Finished
 from search.cluster.worker import run_job
 from search.config.schema import ResourceConfig
 from search.evaluation import sealed_test as worker
+from search.evaluation.evaluate import _retrain
 from search.evaluation.further import (
     Due,
     FurtherTest,
@@ -55,7 +59,7 @@ RETRAINING = Retraining(
 def folder(packed, tmp_path):
     """The folder of one trained model."""
     models = ModelFolder(str(tmp_path / "models"))
-    finish = functools.partial(save_tested, models, {LABEL: RETRAINING})
+    finish = functools.partial(save_tested, models, {LABEL: RETRAINING}, {})
     list(run_job(lambda: str(packed), finish, build_job(RETRAINING, packed, ResourceConfig(), folder=models)))
     return models.path
 
@@ -113,6 +117,43 @@ def test_what_is_stored_is_not_scored_again_and_a_further_name_is_scored_alone(p
     after = read_files(folder)
     assert {name: after[name] for name in before} == before
     assert set(after) == {name_file(LABEL, test).removeprefix("further/") for test in TESTS}
+
+
+def test_a_model_is_scored_further_as_soon_as_it_is_tested_and_what_fails_stays_due(packed, folder, tmp_path):
+    list(score(packed, folder))
+    first, *others = TESTS
+    openers = {test: functools.partial(open_perturbed, functools.partial(str, packed), test.name) for test in others}
+    models = ModelFolder(str(tmp_path / "again"))
+    finish = functools.partial(save_tested, models, {LABEL: RETRAINING}, {first: lambda: 1 / 0} | openers)
+    *_, last = run_job(lambda: str(packed), finish, build_job(RETRAINING, packed, ResourceConfig(), folder=models))
+    assert isinstance(last, Finished)
+    assert list_due(models.path, [LABEL], TESTS)[LABEL].tests == (first,)
+    assert not Path(models.get_checkpoint(LABEL)).exists()
+    list(score(packed, models.path))
+    assert read_files(models.path) == read_files(folder)
+
+
+def test_a_worker_that_dies_in_a_further_test_leaves_a_tested_model(packed, tmp_path):
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    models = ModelFolder(str(tmp_path / "models"))
+
+    def retrain(pending, tests):
+        finish = functools.partial(save_tested, models, {LABEL: RETRAINING}, dict.fromkeys(tests, kill))
+        with pytest.raises(Killed):
+            list(run_job(lambda: str(packed), finish, build_job(RETRAINING, packed, ResourceConfig(), folder=models)))
+        return {each.label: Failure("its worker broke down 3 times", "", is_breakdown=True) for each in pending}
+
+    retrainer = SimpleNamespace(folder=models, console=Console(quiet=True), retrain=retrain)
+    choices = SimpleNamespace(perturbations=("grey",), sources=(), fingerprint="f" * 64)
+    found = _retrain(retrainer, [RETRAINING], choices, SimpleNamespace(fetch_models=lambda: None))
+    assert found[LABEL].label == LABEL
+    assert Path(models.get_checkpoint(LABEL)).exists()
+    assert list_due(models.path, [LABEL], TESTS)[LABEL].tests == tuple(TESTS)
 
 
 @pytest.mark.parametrize("lines", range(3))
@@ -228,7 +269,7 @@ def test_a_node_that_lacks_the_model_takes_it_from_the_store_and_leaves_the_logi
     there = ModelFolder(str(tmp_path / "there"), url)
     if has_other:
         retraining = dataclasses.replace(RETRAINING, train_seed=6)
-        finish = functools.partial(save_tested, ModelFolder(there.folder), {LABEL: retraining})
+        finish = functools.partial(save_tested, ModelFolder(there.folder), {LABEL: retraining}, {})
         list(run_job(lambda: str(packed), finish, build_job(retraining, packed, ResourceConfig())))
     due = list_due(folder, [LABEL], TESTS)
     openers = {test: functools.partial(open_perturbed, functools.partial(str, packed), test.name) for test in TESTS}

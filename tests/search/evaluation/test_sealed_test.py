@@ -46,7 +46,7 @@ def make_retraining(**changes):
 def retrain(retraining, packed, folder):
     """Return the steps of a retraining."""
     models = ModelFolder(str(folder))
-    finish = functools.partial(save_tested, models, {retraining.label: retraining})
+    finish = functools.partial(save_tested, models, {retraining.label: retraining}, {})
     return run_job(lambda: str(packed), finish, build_job(retraining, packed, ResourceConfig(), folder=models))
 
 

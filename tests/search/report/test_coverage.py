@@ -79,6 +79,14 @@ def test_a_temperature_is_told_with_its_origin_and_one_of_1_is_not():
     assert len(describe_temperatures({"temperature": "validation", "top_k": 1}, [bound])) == 2
 
 
+def test_a_winner_that_is_not_trained_on_train_alone_has_no_fitted_temperature():
+    winners = [{"architecture": name, "rank": 1} for name in ("cnn", "resnet50")]
+    choices = {"temperature": "validation", "top_k": 1, "calibrate": ["cnn"], "winners": winners}
+    models = [dataclasses.replace(make_model(), temperature=1.25), make_model(architecture="resnet50")]
+    (note,) = describe_temperatures(choices, models)
+    assert "on train alone: cnn 1.2500. Other models have none" in note
+
+
 @pytest.mark.parametrize(
     ("threshold", "told"), [(0.5, "cnn 1.2500."), ("validation", "cnn 1.2500, cnn (rank 2) 1.0000.")]
 )

@@ -34,6 +34,19 @@ def test_a_training_on_train_alone_that_failed_is_told():
     assert len(draw_schedules(choices, MODELS, "accuracy")) == 2
 
 
+def test_a_training_on_train_alone_that_was_left_out_is_told_of_the_winners_alone():
+    winners = [{"architecture": "resnet50", "rank": rank, "curve": None} for rank in (1, 2)]
+    choices = {"calibrate": ["cnn"], "top_k": 1, "temperature": "validation", "winners": winners}
+    head = (
+        "The training of resnet50 on train alone was left out (evaluation.calibrate), so its temperature is not fitted"
+    )
+    assert describe_lost_schedules(choices) == [f"{head}."]
+    other_images = choices | {"max_train_images": "all"}
+    assert describe_lost_schedules(other_images) == [f"{head}, and nothing says whether its schedule was long enough."]
+    assert describe_lost_schedules(choices | {"temperature": 1.0}) == []
+    assert describe_lost_schedules(choices | {"calibrate": "all"}) == []
+
+
 def test_a_temperature_that_could_not_be_fitted_is_told_with_the_reason():
     winner = {"architecture": "cnn", "rank": 1, "curve": None, "failure": "loss is nan in epoch 1"}
     choices = {"temperature": "validation", "winners": [winner]}
