@@ -8,6 +8,7 @@ of all models but the weights of one: the best on validation of those that are s
 data set are not published. What `reference/NAME/README.md` says is computed, so no figure is typed by hand.
 """
 
+import contextlib
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +17,14 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from docs.published import WEIGHTS_BYTES, describe, describe_open, name_no_machine, read_summary
+from docs.published import STORED_BYTES, WEIGHTS_BYTES, describe, describe_open, name_no_machine, read_summary
 from search.commands.terminal import build_console, explain_errors
 from search.config.schema import StudyConfig
 from search.config.yaml import format_yaml
 from search.evaluation.choices import list_retrainings, read_entry
 from search.evaluation.evaluate import load_result
-from search.evaluation.further import list_due, list_tests
-from search.evaluation.model_file import CARD, RECORD, WEIGHTS
+from search.evaluation.further import FOLDER, list_due, list_tests
+from search.evaluation.model_file import CARD, RECORD, WEIGHTS, load_predictions, load_record, load_weights, save_model
 from search.evaluation.openings import complete_entries
 from search.evaluation.result import Result
 from search.evaluation.retrainings import load_tested
@@ -105,7 +106,9 @@ def list_missing(study: OpenStudy) -> list[str]:
 
 
 def store_open(study: Path, root: Path, console: Console) -> Path:
-    """Write what continues a study on another machine to reference/open/NAME: study.yaml and the journal.
+    """Write what continues a study on another machine to reference/open/NAME.
+
+    That is study.yaml, the journal, and the models and checkpoints of the evaluation that are small enough.
 
     Args:
         study: Folder of a study whose search or evaluation is interrupted.
@@ -125,9 +128,24 @@ def store_open(study: Path, root: Path, console: Console) -> Path:
             raise InputError(f"{study} is evaluated: publish it without --open")
         folder = _empty(root, config.name)
         _copy(study, folder, ["study.journal"])
+        _store_models(study, folder)
         save_manifest(folder, name_no_machine(opened.manifest))
         (folder / "README.md").write_text(describe_open(config, opened.manifest, opened.journal, missing))
     return _replace(root / "reference" / "open" / config.name, folder)
+
+
+def _store_models(study: Path, target: Path) -> None:
+    """Store small models with their further logits and without pictures of their mistakes, and small checkpoints."""
+    source = study / "models"
+    small = {path.name for path in source.glob("*.*") if path.stat().st_size <= STORED_BYTES}
+    for label in [path.stem for path in source.glob(f"*{RECORD}") if path.stem + WEIGHTS in small]:
+        with contextlib.suppress(InputError):  # what is damaged is trained again
+            record = load_record(source / (label + RECORD))
+            found = load_predictions(source, record)
+            found |= {name: found[name][:0] for name in ("mistakes", "mistake_images")}
+            save_model(target / "models", record, load_weights(source / (label + WEIGHTS), record), found)
+            _copy(study, target, [f"models/{FOLDER}/{label}.*"])
+    _copy(study, target, [f"models/{name}" for name in small if name.endswith(".ckpt")])
 
 
 def _load_config(study: Path) -> StudyConfig:

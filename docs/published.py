@@ -42,6 +42,8 @@ SUMMARY = "<!-- results -->"
 """Stands before and after the lines that the README of the repository repeats."""
 WEIGHTS_BYTES = 6_000_000
 """Most bytes of the published weights."""
+STORED_BYTES = 16_000_000
+"""Most bytes of a file of models/ that is stored for an interrupted study: enough for a CNN's checkpoint."""
 
 
 def name_no_machine(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,8 +134,9 @@ def describe_open(config: StudyConfig, manifest: Mapping[str, Any], journal: Jou
         f"mkdir -p results && cp -r reference/open/{config.name} results/",
         f"{name_no_machine(manifest)['command']} --resume --accept-changes",
         *("```", ""),
-        "Checkpoints and models are not stored here. Trials that were running train their recorded epochs again, and",
-        "these are not recorded twice. `python -m docs.publish --open` wrote this folder.",
+        f"Of the evaluation, models and checkpoints of at most {STORED_BYTES / 1e6:g} MB are in `models/`; other",
+        "retrainings begin again. Checkpoints of trials are not stored: trials that were running train their recorded",
+        "epochs again, and these are not recorded twice. `python -m docs.publish --open` wrote this folder.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -162,8 +165,8 @@ def list_facts(result: Result, journal: Journal, folder: Path) -> list[str]:
         f"Search: {len(result.trials)} trials in {format_duration(journal.elapsed_s)}, {format_duration(searched)} of "
         f"{name_device(result.config)} time; continued {resumptions}.",
         f"Trials by machine: {_count_machines(result)}.",
-        f"Evaluation: {len(result.models)} models, {format_duration(seconds)} of training, without the trainings on "
-        "train alone and the scoring.",
+        f"Evaluation: {format_amount(len(result.models), 'model')}, {format_duration(seconds)} of training, without "
+        "the trainings on train alone and the scoring.",
         f"Machine of the evaluation: {'; '.join(sorted(machines))}.",
         f"Images for train and validation: {images} in the search, {result.choices['max_train_images'] or images} in "
         "the retrainings.",

@@ -38,10 +38,11 @@ def environment(tmp_path_factory):
             shutil.copytree(ROOT / name, folder / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, folder / "source" / name)
-    for name in BUNDLED:
-        path = folder / "source/reference/night" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("to be replaced")
+    for study in ("night", "open/other"):
+        for name in BUNDLED:
+            path = folder / "source/reference" / study / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("to be replaced")
     (folder / "source/reference/night/study.yaml").write_text("not installed")
     offline = ("--no-deps", "--no-index", "--quiet")
     pip = (sys.executable, "-m", "pip")
@@ -77,6 +78,7 @@ def test_the_default_study_runs_in_an_empty_folder(environment, repository):
 
     [published] = environment.glob("lib/*/site-packages/reference/night")
     assert sorted(str(path.relative_to(published)) for path in published.rglob("*.*")) == sorted(BUNDLED)
+    assert not (published.parent / "open").exists()
     for name in BUNDLED:
         shutil.copy(repository / "results/local" / name, published / name)
     [sample] = (repository / "cache").glob("sample-*.zip")

@@ -28,6 +28,7 @@ from search.config.space import build_distributions, list_specs
 from search.config.yaml import read_yaml
 from search.evaluation.model_file import load_model, load_record
 from search.evaluation.openings import describe_openings
+from search.evaluation.retrainings import load_tests
 from search.record.folder import create_folder, open_study
 from search.record.journal import Journal
 from search.record.reading import load_study
@@ -124,7 +125,8 @@ def check_open(folder):
     ]
     stored = read_yaml(folder / "study.yaml")["config"]
     assert (stored["results"], Path(stored["data"]["path"]).name) == ("results", stored["data"]["path"])
-    assert {path.name for path in folder.iterdir()} == {"README.md", "study.journal", "study.yaml"}
+    assert {path.name for path in folder.iterdir()} - {"models"} == {"README.md", "study.journal", "study.yaml"}
+    assert all(path.stat().st_size <= published.STORED_BYTES for path in list_files(folder))
     ended = sum(trial.state is not State.RUNNING for trial in journal.load())
     text = (folder / "README.md").read_text()
     assert f"{ended} of {config.search.num_trials} trials have ended." in text
@@ -330,8 +332,21 @@ def test_an_evaluated_study_is_not_stored_as_one_that_goes_on(study, tmp_path):
 def test_an_evaluation_that_is_not_complete_is_stored_with_its_opening_and_published_only_on_demand(study, tmp_path):
     cut = shutil.copytree(study, tmp_path / "results/tiny")
     (cut / "models/cnn-seed1.json").unlink()
+    (cut / "models/cnn-seed1.ckpt").write_bytes(b"epoch 1")
+    (cut / "models/resnet50-seed0.ckpt").write_bytes(bytes(published.STORED_BYTES + 1))
     folder = publish.store_open(cut, tmp_path, Console(quiet=True))
     check_open(folder)
+    stored = {path.relative_to(folder).as_posix() for path in list_files(folder / "models")}
+    assert {"models/cnn-seed0.safetensors", "models/cnn-seed1.ckpt"} <= stored
+    assert not {"models/cnn-seed1.safetensors", "models/resnet50-seed0.ckpt"} & stored
+    (labels, probabilities, mistakes), (same_labels, same, none) = (
+        load_tests(each / "models", "cnn-seed0") for each in (cut, folder)
+    )
+    assert (labels.tolist(), probabilities.tolist()) == (same_labels.tolist(), same.tolist())
+    assert (len(mistakes) > 0, none) == (True, [])
+    further = [path.name for path in sorted((cut / "models/further").glob("cnn-seed0.*"))]
+    assert len(further) == 2
+    assert all((folder / "models/further" / name).is_file() for name in further)
     text = " ".join((folder / "README.md").read_text().split())
     assert "The test split was opened at " in text
     assert "Missing on the machine that wrote this: the retraining cnn-seed1." in text
