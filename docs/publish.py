@@ -98,10 +98,11 @@ def list_missing(study: OpenStudy) -> list[str]:
         return ["the test of the last evaluation"]
     choices = read_entry(evaluations[-1])
     retrainings = list_retrainings(study.config, study.journal.load(), choices)
-    tested = [each.label for each in retrainings if load_tested(folder, each)]
+    tests = list_tests(choices)
+    tested = [each.label for each in retrainings if load_tested(folder, each, tests)]
     return [
         *(f"the retraining {each.label}" for each in retrainings if each.label not in tested),
-        *(f"a further test of {label}" for label in list_due(folder, tested, list_tests(choices))),
+        *(f"a further test of {label}" for label in list_due(folder, tested, tests)),
     ]
 
 
@@ -135,17 +136,25 @@ def store_open(study: Path, root: Path, console: Console) -> Path:
 
 
 def _store_models(study: Path, target: Path) -> None:
-    """Store small models with their further logits and without pictures of their mistakes, and small checkpoints."""
-    source = study / "models"
-    small = {path.name for path in source.glob("*.*") if path.stat().st_size <= STORED_BYTES}
-    for label in [path.stem for path in source.glob(f"*{RECORD}") if path.stem + WEIGHTS in small]:
+    """Store the models without pictures of their mistakes, with their further logits, and checkpoints.
+
+    Files of weights and checkpoints that are too large are left out.
+    """
+    source, folder = study / "models", target / "models"
+    for label in [path.stem for path in source.glob(f"*{RECORD}")]:
         with contextlib.suppress(InputError):  # what is damaged is trained again
             record = load_record(source / (label + RECORD))
             found = load_predictions(source, record)
-            found |= {name: found[name][:0] for name in ("mistakes", "mistake_images")}
-            save_model(target / "models", record, load_weights(source / (label + WEIGHTS), record), found)
+            if (source / (label + WEIGHTS)).exists() or len(found["mistakes"]):
+                found |= {name: found[name][:0] for name in ("mistakes", "mistake_images")}
+                save_model(folder, record, load_weights(source / (label + WEIGHTS), record), found)
+            else:  # was stored without both before
+                _copy(study, target, [f"models/{label}.*"])
             _copy(study, target, [f"models/{FOLDER}/{label}.*"])
-    _copy(study, target, [f"models/{name}" for name in small if name.endswith(".ckpt")])
+    _copy(study, target, ["models/*.ckpt"])
+    for path in folder.glob("*.*"):
+        if path.stat().st_size > STORED_BYTES:
+            path.unlink()
 
 
 def _load_config(study: Path) -> StudyConfig:
@@ -175,7 +184,8 @@ def choose_bundled(study: Path, result: Result) -> str:
     """Return the label of the model whose weights are published; the test has no say in it."""
     labels = {model.label for model in result.models}
     for label in (f"{winner.label}-seed0" for winner in _rank(result)):
-        if label in labels and (study / "models" / f"{label}{WEIGHTS}").stat().st_size <= WEIGHTS_BYTES:
+        weights = study / "models" / f"{label}{WEIGHTS}"
+        if label in labels and weights.exists() and weights.stat().st_size <= WEIGHTS_BYTES:
             return label
     raise InputError(f"{study} has no model of at most {WEIGHTS_BYTES:,} bytes: retrain a smaller one")
 

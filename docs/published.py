@@ -134,9 +134,10 @@ def describe_open(config: StudyConfig, manifest: Mapping[str, Any], journal: Jou
         f"mkdir -p results && cp -r reference/open/{config.name} results/",
         f"{name_no_machine(manifest)['command']} --resume --accept-changes",
         *("```", ""),
-        f"Of the evaluation, models and checkpoints of at most {STORED_BYTES / 1e6:g} MB are in `models/`; other",
-        "retrainings begin again. Checkpoints of trials are not stored: trials that were running train their recorded",
-        "epochs again, and these are not recorded twice. `python -m docs.publish --open` wrote this folder.",
+        f"Of the evaluation, weights and checkpoints of at most {STORED_BYTES / 1e6:g} MB are in `models/`. A tested",
+        "model stays tested without its weights; a retraining without checkpoint begins again. Checkpoints of trials",
+        "are not stored: trials that were running train their recorded epochs again, and these are not recorded twice.",
+        "`python -m docs.publish --open` wrote this folder.",
     ]
     return "\n".join(lines) + "\n"
 

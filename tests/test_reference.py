@@ -361,6 +361,29 @@ def test_an_evaluation_that_is_not_complete_is_stored_with_its_opening_and_publi
     check_open(folder)
 
 
+def test_a_tested_model_whose_weights_are_too_large_is_stored_without_them_and_stays_tested(
+    study, tmp_path, monkeypatch
+):
+    cut = shutil.copytree(study, tmp_path / "results/tiny")
+    (cut / "models/cnn-seed1.json").unlink()
+    monkeypatch.setattr(publish, "STORED_BYTES", (cut / "models/cnn-seed0.safetensors").stat().st_size - 1)
+    folder = publish.store_open(cut, tmp_path, Console(quiet=True))
+    assert not list(folder.glob("models/cnn-seed0.safetensors"))
+    moved = shutil.copytree(folder, tmp_path / "moved/tiny")
+    again = publish.store_open(moved, tmp_path / "again", Console(quiet=True))
+    stored, *others = (sorted(path.read_bytes() for path in each.glob("models/**/cnn*")) for each in (folder, again))
+    assert others == [stored]
+    for path in study.glob("models/**/cnn-seed1.*"):
+        shutil.copy(path, moved / path.relative_to(study))
+    with open_study(load_study(moved)[0], print) as opened:
+        assert publish.list_missing(opened) == []
+    with pytest.raises(InputError, match="has no model of at most"):
+        publish.publish(moved, tmp_path, Console(quiet=True))
+    next(moved.glob("models/further/cnn-seed0*grey*")).unlink()
+    with open_study(load_study(moved)[0], print) as opened:
+        assert publish.list_missing(opened) == ["the retraining cnn-seed0"]
+
+
 def test_a_study_without_some_further_test_is_not_published(study, tmp_path):
     cut = shutil.copytree(study, tmp_path / "results/tiny")
     next(cut.glob("models/further/cnn-seed0*grey*")).unlink()

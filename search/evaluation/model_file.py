@@ -7,7 +7,7 @@ between there are weights without a record, which no command accepts as a model.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,14 +178,15 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(_serialize(weights)).hexdigest()
 
 
-def check_files(folder: Path, record: ModelRecord) -> None:
-    """Check the files of a model against the checksums in its record.
+def check_files(folder: Path, record: ModelRecord, kinds: Collection[str] = KINDS.keys()) -> None:
+    """Check the files of a model, or those of some of KINDS, against the checksums in its record.
 
     Raises:
         InputError: If one is missing or altered.
     """
     for kind, sha256 in record.sha256.items():
-        _read(folder / (record.label + KINDS[kind]), sha256)
+        if kind in kinds:
+            _read(folder / (record.label + KINDS[kind]), sha256)
 
 
 def load_predictions(folder: Path, record: ModelRecord) -> dict[str, NDArray[Any]]:
