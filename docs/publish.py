@@ -98,11 +98,10 @@ def list_missing(study: OpenStudy) -> list[str]:
         return ["the test of the last evaluation"]
     choices = read_entry(evaluations[-1])
     retrainings = list_retrainings(study.config, study.journal.load(), choices)
-    tests = list_tests(choices)
-    tested = [each.label for each in retrainings if load_tested(folder, each, tests)]
+    tested = [each.label for each in retrainings if load_tested(folder, each)]
     return [
         *(f"the retraining {each.label}" for each in retrainings if each.label not in tested),
-        *(f"a further test of {label}" for label in list_due(folder, tested, tests)),
+        *(f"a further test of {label}" for label in list_due(folder, tested, list_tests(choices))),
     ]
 
 

@@ -381,7 +381,7 @@ def test_a_tested_model_whose_weights_are_too_large_is_stored_without_them_and_s
         publish.publish(moved, tmp_path, Console(quiet=True))
     next(moved.glob("models/further/cnn-seed0*grey*")).unlink()
     with open_study(load_study(moved)[0], print) as opened:
-        assert publish.list_missing(opened) == ["the retraining cnn-seed0"]
+        assert publish.list_missing(opened) == ["a further test of cnn-seed0"]
 
 
 def test_a_study_without_some_further_test_is_not_published(study, tmp_path):

@@ -45,10 +45,10 @@ def is_trained(
     )
     if any(map(choices.needs_calibration, choices.winners)):
         return False
-    folder, retrainings, tests = _get_folder(config), list_retrainings(config, trials, choices), list_tests(choices)
-    if not all(load_tested(folder, each, tests) for each in retrainings):
+    folder, retrainings = _get_folder(config), list_retrainings(config, trials, choices)
+    if not all(load_tested(folder, each) for each in retrainings):
         return False
-    return not list_due(folder, [each.label for each in retrainings], tests)
+    return not list_due(folder, [each.label for each in retrainings], list_tests(choices))
 
 
 def evaluate(study: OpenStudy, packed: Path, console: Console, notes: Sequence[str] = ()) -> Result:
@@ -157,15 +157,14 @@ def _retrain(
     retrainer: Retrainer, retrainings: Sequence[Retraining], choices: Choices, study: OpenStudy
 ) -> dict[str, TestedModel | Failure]:
     """Return label -> tested model, or why there is none; train only the retrainings without a model."""
-    tests = list_tests(choices)
-    stored = {each.label: load_tested(retrainer.folder.path, each, tests) for each in retrainings}
+    stored = {each.label: load_tested(retrainer.folder.path, each) for each in retrainings}
     found: dict[str, TestedModel | Failure] = {label: model for label, model in stored.items() if model is not None}
     for label in found:  # a kill after the record was written may have left the checkpoint
         retrainer.folder.delete_checkpoint(label)
     if pending := [each for each in retrainings if each.label not in found]:
         _score_further(retrainer, retrainings, list(stored.values()), choices, study)  # of a scoring that was killed
         retrainer.console.print("Retraining the winners on train and validation, testing each once:")
-        found |= retrainer.retrain(pending, tests)
+        found |= retrainer.retrain(pending, list_tests(choices))
         study.fetch_models()
         # a worker that broke down in a further test leaves a tested model
         found |= {each.label: model for each in pending if (model := load_tested(retrainer.folder.path, each))}

@@ -237,7 +237,9 @@ def _read(path: Path, sha256: str) -> bytes:
     try:
         content = read_file(path, WEIGHTS_BYTES)
     except OSError as error:
-        raise InputError(f"cannot read {path} ({error.strerror}): evaluate the study again") from None
+        record = path.name.removesuffix(WEIGHTS).removesuffix(".predictions") + RECORD
+        cure = f"to train the model again, delete {record} and evaluate the study"
+        raise InputError(f"cannot read {path} ({error.strerror}): {cure}") from None
     if hashlib.sha256(content).hexdigest() != sha256:
         raise InputError(f"{path} differs from its record: it was altered; evaluate the study again")
     return content

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from search.cluster.job import Job
 from search.config.schema import ResourceConfig
-from search.evaluation.further import FurtherTest, list_due
 from search.evaluation.model_file import (
     CARD,
     KINDS,
@@ -132,21 +131,19 @@ def build_job(
     )
 
 
-def load_tested(folder: Path, retraining: Retraining, tests: Sequence[FurtherTest] = ()) -> TestedModel | None:
+def load_tested(folder: Path, retraining: Retraining) -> TestedModel | None:
     """Return the result of the same retraining in an earlier evaluation; None if it is missing or incomplete.
 
-    A tested model stays tested without its file of weights, unless one of `tests` is still to be made with them.
+    A tested model stays tested without its file of weights, so that it is not trained again unasked.
     """
-    path, label = folder / (retraining.label + RECORD), retraining.label
+    path = folder / (retraining.label + RECORD)
     if not path.exists():
         return None
     try:
         record = load_record(path)
-        has_weights = (folder / (label + WEIGHTS)).exists()
+        has_weights = (folder / (retraining.label + WEIGHTS)).exists()
         check_files(folder, record, KINDS if has_weights else ["predictions"])
     except InputError:
-        return None
-    if not has_weights and list_due(folder, [label], tests):
         return None
     if record.retraining != json.loads(retraining.describe()):
         return None

@@ -12,12 +12,12 @@ from search.cluster.job import Failure, Report
 from search.cluster.worker import run_job
 from search.config.schema import ResourceConfig
 from search.evaluation import result
-from search.evaluation.further import FurtherTest, save_logits
-from search.evaluation.model_file import load_predictions, load_record
+from search.evaluation.model_file import load_model, load_predictions, load_record
 from search.evaluation.model_record import Retraining
 from search.evaluation.retrainings import ModelFolder, build_job, load_tested, load_tests
 from search.evaluation.sealed_test import NUM_MISTAKES, measure_on_validation, save_tested
 from trainables import checkpoint
+from trainables.errors import InputError
 from trainables.splits import open_test
 
 TEST_IMAGES = 10
@@ -169,23 +169,17 @@ def test_a_retraining_whose_files_are_damaged_or_missing_is_done_again(packed, t
     path.write_bytes(path.read_bytes()[:-1])
     assert load_tested(tmp_path, make_retraining()) is None
     path.unlink()
-    due = [FurtherTest(kind="perturbation", name="grey", fingerprint="f" * 64)]
-    assert load_tested(tmp_path, make_retraining(), due) is None
+    assert (load_tested(tmp_path, make_retraining()) is None) == (suffix != ".safetensors")
 
 
-def test_a_tested_model_stays_tested_without_its_weights_unless_a_further_test_needs_them(packed, tmp_path):
+def test_a_tested_model_stays_tested_without_its_weights_and_what_needs_them_says_how_to_train_it_again(
+    packed, tmp_path
+):
     tested = list(retrain(make_retraining(), packed, tmp_path))[-1].result
-    weights = load_record(tmp_path / "cnn-seed0.json").sha256["weights"]
     (tmp_path / "cnn-seed0.safetensors").unlink()
-    test = FurtherTest(kind="perturbation", name="grey", fingerprint="f" * 64)
     assert load_tested(tmp_path, make_retraining()) == tested
-    assert load_tested(tmp_path, make_retraining(), [test]) is None
-    (tmp_path / "further").mkdir()
-    found = {"logits": np.zeros(2, np.float32), "labels": np.ones(2, np.uint8)}
-    save_logits(tmp_path, "cnn-seed0", test, weights, **found)
-    assert load_tested(tmp_path, make_retraining(), [test]) == tested
-    (tmp_path / "cnn-seed0.predictions.safetensors").unlink()
-    assert load_tested(tmp_path, make_retraining()) is None
+    with pytest.raises(InputError, match=r"cnn-seed0.safetensors \(No such .*, delete cnn-seed0.json and evaluate the"):
+        load_model(tmp_path / "cnn-seed0.safetensors")
 
 
 def test_a_threshold_is_chosen_without_opening_the_test_split(pack_copy, tmp_path):
