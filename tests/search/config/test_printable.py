@@ -128,7 +128,7 @@ def test_every_command_prints_hostile_names_on_an_output_that_knows_ascii_alone(
             ("search.run", "--plain", *settings),
             ("search", "inspect", nowhere),
             ("search", "evaluate", nowhere),
-            ("search", "predict", nowhere, hostile_data),
+            ("search", "predict", f"{nowhere}.safetensors", hostile_data),
             ("search", "audit", nowhere),
         ],
     }
