@@ -71,6 +71,8 @@ def publish(study: Path, root: Path, console: Console, *, accept_missing: bool =
         result = load_result(opened)
         if (missing := list_missing(opened)) and not accept_missing:
             raise InputError(f"{study}: {missing[0]} is missing: evaluate again, or pass --accept-missing")
+        for each in missing:
+            console.print(f"Not published, since it is missing or damaged: {each}.")
         result = publish_report(result, opened.journal, console)
         bundled = choose_bundled(study, result)
         target = root / "reference" / config.name

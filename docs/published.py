@@ -158,7 +158,8 @@ def list_facts(result: Result, journal: Journal, folder: Path) -> list[str]:
     seconds = sum(each.cost["training_seconds"] for each in result.models)
     searched = sum(search.device_seconds for search in summarize_search(result.config, result.trials))
     resumptions = format_amount(count_resumptions(folder / "study.journal"), "time")
-    images = result.config.data.max_train_images or "all"
+    limit = result.config.data.max_train_images
+    images = format_count(limit) if limit else "all"
     first = min(filter(None, (trial.started for trial in result.trials))).astimezone(UTC)
     last = datetime.fromisoformat(result.choices["opened"]["time"]).astimezone(UTC)
     commits = {describe_commit(code) for code in (result.manifest["code"], *(record["code"] for record in records))}

@@ -48,7 +48,7 @@ def count_confusion(logits: Tensor, labels: Tensor) -> list[int]:
 
 
 def score_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, float]:
-    """Compute accuracy, precision, recall, F1 and the error rate of each class from counts of images.
+    """Compute accuracy, precision, recall, F1 and the rates of false negatives and positives from counts of images.
 
     Args:
         tn: Negative images that are called negative.
@@ -61,8 +61,8 @@ def score_confusion(tn: int, fp: int, fn: int, tp: int) -> dict[str, float]:
         "precision": _divide(tp, tp + fp),
         "recall": _divide(tp, tp + fn),
         "f1": _divide(2 * tp, 2 * tp + fp + fn),
-        "error_real": _divide(fn, tp + fn),
-        "error_fake": _divide(fp, tn + fp),
+        "false_negative_rate": _divide(fn, tp + fn),
+        "false_positive_rate": _divide(fp, tn + fp),
     }
 
 

@@ -35,8 +35,8 @@ def test_every_metric_equals_scikit_learns(seed: int, levels: int | None) -> Non
         "f1": sklearn_metrics.f1_score(truth, called),
         "auroc": sklearn_metrics.roc_auc_score(truth, logits.numpy()),
         "average_precision": sklearn_metrics.average_precision_score(truth, logits.numpy()),
-        "error_fake": 1.0 - recalls[0],
-        "error_real": 1.0 - recalls[1],
+        "false_positive_rate": 1.0 - recalls[0],
+        "false_negative_rate": 1.0 - recalls[1],
     }
     assert score(logits, labels) == pytest.approx(expected, abs=1e-12)
 
@@ -85,8 +85,8 @@ def test_the_papers_cnn_row_follows_from_its_confusion_matrix() -> None:
     values = score_confusion(tn=9428, fp=572, fn=458, tp=9542)
     rounded = {name: round(value, 4) for name, value in values.items()}
     assert rounded == {
-        "accuracy": 0.9485, "precision": 0.9434, "recall": 0.9542, "f1": 0.9488, "error_real": 0.0458,
-        "error_fake": 0.0572,
+        "accuracy": 0.9485, "precision": 0.9434, "recall": 0.9542, "f1": 0.9488, "false_negative_rate": 0.0458,
+        "false_positive_rate": 0.0572,
     }  # fmt: skip
 
 

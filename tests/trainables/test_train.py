@@ -309,8 +309,8 @@ def test_an_epoch_tells_all_metrics_and_without_validation_those_of_training() -
         "f1",
         "auroc",
         "average_precision",
-        "error_real",
-        "error_fake",
+        "false_negative_rate",
+        "false_positive_rate",
     }
     config = TrainConfig(model=SMALL, epochs=1)
     with_validation = next(train(config, draw_split(20), draw_split(10), device=CPU))
