@@ -17,7 +17,14 @@ from trainables.errors import InputError, TrainingError
 from trainables.metrics import score
 from trainables.models.model import build_model
 from trainables.optim import build_optimizer, schedule
-from trainables.runtime import autocast, build_generator, choose_precision, deterministic_block, seed_block
+from trainables.runtime import (
+    autocast,
+    build_generator,
+    choose_precision,
+    describe_hardware,
+    deterministic_block,
+    seed_block,
+)
 from trainables.seed import derive_seed
 from trainables.splits import Split
 from trainables.step import STEPS, Step
@@ -50,7 +57,8 @@ class Epoch:
     """Returns a copy of the state to resume from; valid until the next epoch is asked for.
 
     `model` has the weights for predictions. With `ema_decay` they are the average, and `last` has the trained weights.
-    `precision` is that of the training, which it keeps if it continues on another machine.
+    `precision` is that of the training, which it keeps if it continues on another machine. `hardware` has what
+    `describe_hardware` says of each machine so far, once.
     """
 
 
@@ -117,17 +125,20 @@ class _Training:
         """The model to validate and to predict with."""
         self.history: list[dict[str, float]] = []
         """Metrics of each epoch."""
+        self.hardware = [describe_hardware(device)]
+        """Each different hardware that trained, this process last."""
         if resume is not None:
             self.model.load_state_dict(resume["model" if self.average is None else "last"])
             self.scored.load_state_dict(resume["model"])
             self.optimizer.load_state_dict(resume["optimizer"])
             self.history += resume["history"]
+            self.hardware[:0] = [each for each in resume.get("hardware", ()) if each not in self.hardware]
 
     def copy_state(self) -> dict[str, Any]:
         live = {"model": self.scored.state_dict(), "optimizer": self.optimizer.state_dict(), "history": self.history}
         last = {} if self.average is None else {"last": self.model.state_dict()}
-        precision = self.config.precision
-        return copy.deepcopy({**live, **last, "epoch": len(self.history), "precision": precision})
+        known = {"epoch": len(self.history), "precision": self.config.precision, "hardware": self.hardware}
+        return copy.deepcopy({**live, **last, **known})
 
 
 def predict(

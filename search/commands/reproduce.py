@@ -89,10 +89,10 @@ def choose_records(study: Path, place: str, model: str | None, seed: int | None)
 
 
 def list_obstacles(record: ModelRecord, hardware: Mapping[str, Any], code: Mapping[str, Any]) -> list[str]:
-    """Return why the bits may differ: other hardware or versions, or a GPU without `deterministic`."""
+    """Return why the bits may differ: other or several hardware, other versions, or a GPU without `deterministic`."""
     found = [
-        f"{name} {record.hardware[name]} became {hardware[name]}"
-        for name in hardware
+        f"{'native precision' if name == 'precision' else name} {record.hardware[name]} became {hardware[name]}"
+        for name in hardware  # its precision is what `auto` would choose; the training's stands in the parameters
         if record.hardware.get(name) != hardware[name]
     ]
     before = record.code["packages"]
@@ -101,6 +101,8 @@ def list_obstacles(record: ModelRecord, hardware: Mapping[str, Any], code: Mappi
         for name in DEPENDENCIES
         if before.get(name) != code["packages"][name]
     ]
+    if record.hardware.get("earlier"):
+        found.append("it was trained on several machines, or with several numbers of threads")
     if record.hardware["type"] == "cuda" and not record.parameters.get("deterministic"):
         found.append("it was trained on a GPU without `deterministic`")
     return found

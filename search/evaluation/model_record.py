@@ -108,7 +108,10 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
-    """The device that a model was trained on, as `trainables.runtime.describe_hardware` gives it, and its resources."""
+    """The device that a model was trained on, as `trainables.runtime.describe_hardware` gives it, and its resources.
+
+    If earlier epochs were trained on others, `earlier` lists these.
+    """
 
     type: Literal["cpu", "cuda"]
     name: str

@@ -78,7 +78,7 @@ def save_tested(
         parameters=list_values(trained.config),
         tested=dataclasses.asdict(tested.summary),
         preprocessing=describe_preprocessing(load_info(Path(str(job.pack))).classes, trained.config),
-        hardware=describe_hardware(trained.device) | {"cpus": job.cpus, "gpus": job.gpus},
+        hardware=_describe_hardware(job, trained),
         code=describe_code(job.code),
     )
     save_model(folder.path, record, tested.model.state_dict(), tested.predictions)
@@ -91,6 +91,13 @@ def save_tested(
             break
     folder.delete_checkpoint(job.label)
     return tested.summary
+
+
+def _describe_hardware(job: Job, trained: Trained) -> dict[str, Any]:
+    """Return the hardware of this process, with that of earlier epochs if it was another."""
+    here = describe_hardware(trained.device)
+    earlier = [each for each in trained.state.get("hardware", ()) if each != here]
+    return here | {"cpus": job.cpus, "gpus": job.gpus} | ({"earlier": earlier} if earlier else {})
 
 
 def measure_on_validation(

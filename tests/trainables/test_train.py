@@ -227,7 +227,10 @@ def test_a_training_keeps_the_precision_that_it_began_with(monkeypatch: pytest.M
     monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: began == "bfloat16")
     straight = run(HARD)
     monkeypatch.setattr("trainables.runtime.multiplies_bfloat16", lambda: began != "bfloat16")
-    assert is_equal(straight[1:], run(HARD, resume=straight[0][1]))
+    resumed = run(HARD, resume=straight[0][1])
+    assert all(len(state.pop("hardware")) == 2 for _, state in resumed)
+    assert all(len(state.pop("hardware")) == 1 for _, state in straight)
+    assert is_equal(straight[1:], resumed)
 
 
 def test_a_state_of_a_version_without_precisions_continues_in_float32() -> None:

@@ -169,10 +169,14 @@ def test_what_stands_in_the_way_of_equal_bits_is_listed(make_record):
     assert list_obstacles(record, same, {"packages": packages}) == []
     other = {"precision": "float32"}
     record.hardware.update(precision="bfloat16")
-    assert list_obstacles(record, same | other, {"packages": packages}) == ["precision bfloat16 became float32"]
+    assert list_obstacles(record, same | other, {"packages": packages}) == ["native precision bfloat16 became float32"]
     assert list_obstacles(record, same | {"threads": 1}, {"packages": packages}) == ["threads 2 became 1"]
     newer = packages | {"numpy": "2"}
     assert list_obstacles(record, same, {"packages": newer}) == ["numpy 1 became 2"]
+    record.hardware.update(earlier=[{"threads": 1}])
+    found = list_obstacles(record, same, {"packages": packages})
+    assert found == ["it was trained on several machines, or with several numbers of threads"]
+    del record.hardware["earlier"]
     record.hardware.update(type="cuda", name="a GPU")
     found = list_obstacles(record, same | {"type": "cuda", "name": "a GPU"}, {"packages": packages})
     assert found == ["it was trained on a GPU without `deterministic`"]

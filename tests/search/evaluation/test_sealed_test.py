@@ -86,6 +86,30 @@ def test_a_killed_retraining_continues_to_the_same_weights_bit_for_bit(packed, t
     assert hash_weights(killed) == hash_weights(straight)
 
 
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_the_record_names_the_hardware_of_earlier_epochs_if_it_was_another(packed, tmp_path, monkeypatch, epochs):
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("torch.backends.cpu.get_cpu_capability", lambda: "OLD")
+        steps = retrain(make_retraining(), packed, tmp_path)
+        for _ in range(epochs):
+            next(steps)
+        del steps
+    steps = retrain(make_retraining(), packed, tmp_path)
+    for _ in range(2):  # one is trained here, or none
+        next(steps)
+    del steps
+    list(retrain(make_retraining(), packed, tmp_path))
+    hardware = load_record(tmp_path / "cnn-seed0.json").hardware
+    assert [each["vectors"] for each in hardware["earlier"]] == ["OLD"]
+    assert hardware["vectors"] == torch.backends.cpu.get_cpu_capability()
+
+
+def test_the_record_of_a_retraining_on_one_machine_names_no_other(packed, tmp_path):
+    next(retrain(make_retraining(), packed, tmp_path))
+    list(retrain(make_retraining(), packed, tmp_path))
+    assert "earlier" not in load_record(tmp_path / "cnn-seed0.json").hardware
+
+
 def test_a_retraining_killed_after_its_last_epoch_is_only_tested_again(packed, tmp_path):
     steps = retrain(make_retraining(), packed, tmp_path)
     for _ in range(3):
