@@ -48,7 +48,6 @@ DOORS = {
     "matplotlib": {"search/report/figures.py", "search/report/overview.py"},
     "plotly": {"search/report/charts.py"},
     "jinja2": {"search/report/page.py"},
-    "torchmetrics": {"search/evaluation/statistics.py"},
     "pandas": {"search/evaluation/comparison.py", "search/report/trials.py"},
     "safetensors": {"search/evaluation/model_file.py", "search/evaluation/further.py", "search/datasets/prepare.py"},
     "PIL": {

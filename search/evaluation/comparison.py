@@ -11,16 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from search.evaluation.bootstrap import Interval, bound, resample
 from search.evaluation.result import Key, Result, TestedModel
-from search.evaluation.statistics import (
-    Interval,
-    Pairing,
-    Predictions,
-    bound,
-    compare_pair,
-    resample,
-    score_probabilities,
-)
+from search.evaluation.statistics import Pairing, Predictions, compare_pair, score_probabilities
 
 METRICS = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "f1": "F1", "auroc": "AUROC"}
 """Compared metrics with their headings, of the positive class."""

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from search.evaluation.bootstrap import Interval, bound, resample_rights
 from search.evaluation.result import Result, TestedModel
-from search.evaluation.statistics import Interval, bound, call_positive, resample_rights
+from search.evaluation.statistics import call_positive
 
 METRICS = ("accuracy", "recall_fake", "recall")
 """Metrics that count right images: of all images, of label 0, of label 1."""

@@ -9,8 +9,8 @@ from typing import Any
 from search.config.data import CIFAKE
 from search.config.printable import escape
 from search.config.schema import StudyConfig
+from search.evaluation.bootstrap import NUM_RESAMPLES
 from search.evaluation.result import TestedModel
-from search.evaluation.statistics import NUM_RESAMPLES
 from search.record.trial import State, Trial
 from search.report.baselines import describe_lost_baselines, describe_recipes
 from search.report.cells import format_amount, format_rank

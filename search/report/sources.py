@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.config.printable import defuse, escape
+from search.evaluation.bootstrap import bound, resample, resample_class
 from search.evaluation.result import FurtherResult, Result, TestedModel
-from search.evaluation.statistics import bound, call_positive, measure, resample, resample_class
+from search.evaluation.statistics import call_positive, measure
 from search.report.cells import Table, format_count, format_interval, format_percent
 from trainables.errors import InputError
 

@@ -11,9 +11,9 @@ import pytest
 
 from search.config.load import parse
 from search.evaluation import result as results
+from search.evaluation.bootstrap import bound, resample, resample_rights
 from search.evaluation.result import FurtherResult, Result
 from search.evaluation.robustness import METRICS, UNCHANGED, compare_robustness, measure_robustness
-from search.evaluation.statistics import bound, resample, resample_rights
 from search.report.robustness import COLUMNS, draw_robustness, format_robustness, tabulate_robustness
 
 LABELS = np.random.default_rng(1).permutation(np.repeat([0, 1], [130, 170])).astype(np.uint8)

@@ -10,12 +10,9 @@ from sklearn import metrics
 
 from search.config.yaml import read_yaml, write_yaml
 from search.evaluation.statistics import (
-    NUM_RESAMPLES,
-    bound,
     call_positive,
     choose_threshold,
     compare_pair,
-    resample,
     score,
 )
 from trainables.metrics import to_probabilities
@@ -83,12 +80,6 @@ def test_the_surest_answers_share_a_bin_with_the_nearly_sure_ones():
     )
 
 
-def test_a_model_that_is_never_wrong_here_has_no_interval():
-    labels = np.r_[np.zeros(20), np.ones(20)].astype(np.uint8)
-    found = bound(resample(labels, [(labels.astype(np.float32), 0.5)])["accuracy"])
-    assert np.isnan([found.low, found.high]).all()
-
-
 def test_the_threshold_moves_which_images_are_called_real_and_nothing_else():
     labels, logits = draw(200)
     low, high = (score(labels, logits, threshold)["metrics"] for threshold in (0.1, 0.9))
@@ -154,44 +145,6 @@ def test_among_equally_good_thresholds_the_one_nearest_to_a_half_is_chosen():
     assert choose_threshold(labels, probabilities) == pytest.approx(0.55)
     labels, probabilities = np.array([0, 1, 0, 1], np.uint8), np.array([0.1, 0.3, 0.5, 0.9], np.float32)
     assert choose_threshold(labels, probabilities) == pytest.approx(0.7)  # 0.2 calls as many right
-
-
-def test_resampled_figures_scatter_around_the_true_ones_as_theory_says():
-    labels, logits = draw(400)
-    found = resample(labels, [(squash(logits), 0.5)])
-    true = score(labels, logits, 0.5)["metrics"]
-    assert set(found) == set(true) - {"ece", "loss"}
-    for name, values in found.items():
-        assert values.shape == (NUM_RESAMPLES,)
-        assert bound(values).low < true[name] < bound(values).high
-    accuracy = true["accuracy"]
-    assert found["accuracy"].std() == pytest.approx(np.sqrt(accuracy * (1 - accuracy) / 400), rel=0.1)
-
-
-def test_the_mean_over_seeds_is_resampled_on_the_same_images_in_each_call():
-    labels, first = draw(100)
-    first, second = squash(first), squash(draw(100, seed=0, spread=4.0)[1])
-    both = resample(labels, [(first, 0.5), (second, 0.5)])
-    single = [resample(labels, [(one, 0.5)]) for one in (first, second)]
-    for name in both:
-        np.testing.assert_allclose(both[name], (single[0][name] + single[1][name]) / 2)
-
-
-def test_resampling_equals_scikit_learn_on_the_images_that_were_drawn():
-    labels, logits = draw(50)
-    generator = np.random.default_rng(0)
-    classes = [np.flatnonzero(labels == label) for label in (0, 1)]
-    images = np.hstack([generator.choice(own, size=(50, len(own))) for own in classes])
-    found = resample(labels, [(squash(logits), 0.5)])
-    for name in ("accuracy", "precision_fake", "f1", "auroc", "average_precision", "brier"):
-        wanted = [score(labels[drawn], logits[drawn], 0.5)["metrics"][name] for drawn in images]
-        np.testing.assert_allclose(found[name][:50], wanted, rtol=1e-5)
-
-
-def test_both_classes_are_in_every_draw_even_of_few_images():
-    labels = np.array([0, 1, 1], np.uint8)
-    found = resample(labels, [(np.array([0.2, 0.7, 0.9], np.float32), 0.5)])
-    assert set(found["auroc"]) == {1.0}
 
 
 def test_mcnemar_counts_the_images_that_only_one_model_calls_right():

@@ -8,8 +8,9 @@ import pytest
 
 from search.config.load import parse
 from search.evaluation import result as results
+from search.evaluation.bootstrap import bound, resample
 from search.evaluation.result import RATES, FurtherResult, Result
-from search.evaluation.statistics import bound, resample, score
+from search.evaluation.statistics import score
 from search.report.sources import COLUMNS, describe_sources, format_sources, summarize_sources, tabulate_sources
 from trainables.errors import InputError
 
