@@ -39,7 +39,6 @@ from trainables.pack import pack
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = sorted(path.parent for path in (ROOT / "reference").glob("*/study.yaml"))
-OPEN = sorted(path.parent for path in (ROOT / "reference/open").glob("*/study.yaml"))
 MAX_BYTES = 10_000_000
 """Most bytes of a published study."""
 
@@ -291,12 +290,6 @@ def test_prediction_on_the_test_files_gives_the_published_confusion_matrix(root,
     assert [[counts[truth, label] for label in record.classes] for truth in record.classes] == [
         list(row) for row in record.tested["confusion"]
     ]
-
-
-@pytest.mark.skipif(not OPEN, reason="no search is interrupted")
-def test_the_searches_that_go_on_can_be_continued():
-    for folder in OPEN:
-        check_open(folder)
 
 
 def test_what_continues_a_search_is_stored_and_opens(study, tmp_path):

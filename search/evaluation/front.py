@@ -25,10 +25,14 @@ class Point:
 
 
 def list_points(config: StudyConfig, trials: Sequence[Trial]) -> list[Point]:
-    """Return the finished trials by number; of equal configurations only the best."""
+    """Return the finished trials by number; of equal configurations only the best.
+
+    Multiply-accumulates are counted only if the study's front compares them: that takes up to half a second a trial.
+    """
     names = dict.fromkeys(trial.architecture for trial in trials if not trial.is_foreign)
     found = [trial for name in names for trial in choose_winners(trials, name, None, config.data.size)]
-    return [_measure(config, trial) for trial in sorted(found, key=lambda each: each.number)]
+    with_work = config.evaluation.front_cost == "multiply_accumulates"
+    return [measure_point(config, trial, with_work=with_work) for trial in sorted(found, key=lambda each: each.number)]
 
 
 def find_front(points: Sequence[Point], cost: FrontCost) -> list[Point]:
@@ -52,8 +56,14 @@ def find_front(points: Sequence[Point], cost: FrontCost) -> list[Point]:
     return front
 
 
-def _measure(config: StudyConfig, trial: Trial) -> Point:
-    """Return a trial with the costs of its model, and the seconds of training per image from the record."""
+def measure_point(config: StudyConfig, trial: Trial, *, with_work: bool = True) -> Point:
+    """Return a trial with the costs of its model, and the seconds of training per image from the record.
+
+    Args:
+        config: The study.
+        trial: A finished trial.
+        with_work: Whether to count the multiply-accumulates.
+    """
     speed = trial.attributes.get("images_per_second")
     costs: dict[FrontCost, float] = {"seconds": 1 / speed} if speed else {}
     try:
@@ -67,17 +77,18 @@ def _measure(config: StudyConfig, trial: Trial) -> Point:
     except Exception as error:  # noqa: BLE001 parameters of another version, or code that was not imported
         return Point(trial=trial, costs=costs, reason=f"{type(error).__name__}: {error}")
     model: Any = built.model  # a frozen dataclass, so it can be hashed
-    counted, reason = _count(model, flip_average=built.flip_average, size=built.size)
+    counted, reason = _count(model, flip_average=built.flip_average if with_work else None, size=built.size)
     return Point(trial=trial, costs=costs | counted, reason=reason)
 
 
 @functools.lru_cache(maxsize=1024)
-def _count(model: Any, *, flip_average: bool, size: int) -> tuple[dict[FrontCost, float], str | None]:
-    """Return the costs of a model, and why one could not be counted."""
+def _count(model: Any, *, flip_average: bool | None, size: int) -> tuple[dict[FrontCost, float], str | None]:
+    """Return the costs of a model, and why one could not be counted; no work if `flip_average` is None."""
     costs: dict[FrontCost, float] = {}
     try:
         costs["parameters"] = count_weights(model, size=size)
-        costs["multiply_accumulates"] = count_work(model, flip_average=flip_average, size=size)
+        if flip_average is not None:
+            costs["multiply_accumulates"] = count_work(model, flip_average=flip_average, size=size)
     except Exception as error:  # noqa: BLE001 a network of the user may need the values of its images
         return costs, f"{type(error).__name__}: {error}"
     return costs, None

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from search.config.printable import escape, format_params
 from search.config.schema import StudyConfig
-from search.evaluation.front import find_front, list_points
+from search.evaluation.front import find_front, list_points, measure_point
 from search.evaluation.result import Result
 from search.listeners.status import list_differing
 from search.record.trial import Trial
@@ -16,6 +16,7 @@ from trainables.names import shorten
 def tabulate_front(result: Result) -> list[Table]:
     """Return a table of the trials on the front, or none if no trial has its cost."""
     metric, cost = result.config.search.metric, result.config.evaluation.front_cost
+    front = find_front(list_points(result.config, result.trials), cost)
     rows = [
         [
             str(point.trial.number),
@@ -26,7 +27,7 @@ def tabulate_front(result: Result) -> list[Table]:
             format_duration(point.costs.get("seconds", math.nan)),
             format_params(list_differing(point.trial)),
         ]
-        for point in find_front(list_points(result.config, result.trials), cost)
+        for point in (measure_point(result.config, each.trial) for each in front)
     ]
     title = f"Trade-off: trials whose validation {metric} no other one reaches with fewer {cost.replace('_', '-')}"
     header = ["Trial", "Architecture", f"Best {metric}", "Parameters", "MACs per image", "Training per image"]

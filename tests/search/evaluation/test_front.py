@@ -1,17 +1,19 @@
 import random
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from search.config.load import parse
-from search.evaluation import cost
+from search.evaluation import cost, front
 from search.evaluation.choices import choose
 from search.evaluation.cost import MAX_BATCH, count_batch, count_weights, count_work, measure_cost
 from search.evaluation.front import Point, find_front, list_points
+from search.evaluation.result import Result
 from search.record.trial import State, Trial
 from search.report.charts import build_front_chart
-from search.report.front import describe_uncounted
+from search.report.front import describe_uncounted, tabulate_front
 from trainables.config import build_train_config
 from trainables.errors import InputError
 from trainables.models.model import build_model, count_parameters
@@ -53,6 +55,11 @@ def make_trial(number, value, *, metric="accuracy", sign=1, architecture="cnn", 
         state=state,
         attributes={"images_per_second": 100.0 + number},
     )
+
+
+def make_result(config, trials):
+    empty = {"manifest": {}, "models": [], "predictions": {}, "mistakes": {}, "notes": []}
+    return Result(study="x", config=config, trials=trials, labels=np.zeros(0, np.uint8), **empty)
 
 
 def find_by_force(points):
@@ -161,7 +168,8 @@ def test_a_network_that_needs_the_values_of_its_images_is_on_a_front_of_paramete
     (tmp_path / "picky_front.py").write_text(PICKY)
     name = "picky_front:Picky"
     import_own(name, str(tmp_path), "search.architectures")
-    config = parse({"name": "x", "search": {"architectures": ["cnn", name]}})
+    study = {"name": "x", "search": {"architectures": ["cnn", name]}}
+    config = parse(study | {"evaluation": {"front_cost": "multiply_accumulates"}})
     trials = [
         make_trial(0, 0.9, filters=16),
         make_trial(1, 0.8, architecture=name),
@@ -175,6 +183,17 @@ def test_a_network_that_needs_the_values_of_its_images_is_on_a_front_of_paramete
     picky, cnn = describe_uncounted(config, trials)
     assert picky.startswith("Picky: the multiply-accumulates of trial 1, 2 cannot be counted, so no such front has it:")
     assert cnn.startswith("cnn: the parameters and multiply-accumulates of trial 3 cannot be counted")
+    [cnn] = describe_uncounted(parse(study), trials)
+    assert cnn.startswith("cnn: the parameters and multiply-accumulates of trial 3 cannot be counted")
+
+
+def test_work_is_counted_for_the_rows_of_the_front_alone(monkeypatch):
+    counted = []
+    monkeypatch.setattr(front, "count_work", lambda model, **_: counted.append(model.filters) or 1.0)
+    config = parse({"name": "x"})
+    trials = [make_trial(number, 0.9 - number / 100, filters=101 + number) for number in range(4)]
+    [table] = tabulate_front(make_result(config, trials))
+    assert ([row[0] for row in table.rows], counted) == (["0"], [101])
 
 
 def test_without_a_finished_trial_there_is_no_chart():
@@ -186,8 +205,8 @@ def test_without_a_finished_trial_there_is_no_chart():
 def test_the_front_is_chosen_besides_the_winners_and_marked():
     config = parse({"name": "x", "evaluation": {"front": True}})
     trials = [make_trial(0, 0.9, filters=16), make_trial(1, 0.8, filters=8), make_trial(2, 0.7, filters=32)]
-    front = [point.trial.number for point in find_front(list_points(config, trials), "parameters")]
-    choices = choose(config, trials, "0" * 64, front)
+    chosen = [point.trial.number for point in find_front(list_points(config, trials), "parameters")]
+    choices = choose(config, trials, "0" * 64, chosen)
     assert [(winner.trial, winner.rank, winner.front) for winner in choices.winners] == [(0, 1, True), (1, 2, True)]
     assert choices.rule.endswith("; also the trials on the front of accuracy and parameters")
     assert choose(parse({"name": "x"}), trials, "0" * 64).winners[0].front is False
